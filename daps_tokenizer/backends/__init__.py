@@ -1,0 +1,87 @@
+"""One file per runtime, behind one small protocol; nothing heavy is imported until a backend is opened."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from daps_tokenizer.errors import BackendError
+from daps_tokenizer.hub import ModelFolder
+
+BACKENDS = ("onnx", "torch")
+
+
+class Encoded(NamedTuple):
+    """Codes (B, N) int32 and log q(z_t | z_<t, x) of each at temperature 1, in nats, (B, N) float32."""
+
+    codes: np.ndarray
+    log_probs: np.ndarray
+
+
+class Decoded(NamedTuple):
+    """The reconstruction in input units, and mean and variance of p(x|z) in standardised units, each (B, *input_shape)."""
+
+    reconstruction: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+
+
+class Scored(NamedTuple):
+    """log q(z_t | z_<t, x) (B, N) float32 and the k most probable codes at each position (B, N, k) int32."""
+
+    log_probs: np.ndarray
+    top_codes: np.ndarray
+
+
+class CellLikelihood(NamedTuple):
+    """log p(x|z) in nats and squared error in standardised units, summed over each code's own cell, each (B, N)."""
+
+    log_likelihood: np.ndarray
+    squared_error: np.ndarray
+
+
+class Backend(Protocol):
+    """A model that is loaded in some runtime. Every method is safe to call from several threads.
+
+    ``inputs`` are uint8 images (B, height, width, channels) or float32 features (B, frames, features), of the model's
+    size: normalisation is the backend's business, resizing is not.
+    """
+
+    name: str
+    device: str
+
+    def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
+        """Draw codes; ``uniform`` is (B, N) float32 in [0, 1), temperature 0 is greedy."""
+
+    def decode(self, codes: np.ndarray) -> Decoded:
+        """Reconstruct from codes (B, N) int32."""
+
+    def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
+        """Score given codes (B, N), teacher-forced, in one parallel pass."""
+
+    def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
+        """How well codes (B, N) explain the inputs, cell by cell."""
+
+
+def open_backend(folder: ModelFolder, *, backend: str, device: str | None, dtype: str) -> Backend:
+    """Load a model folder into a runtime.
+
+    Args:
+        folder: the model's files.
+        backend: ``auto``, ``onnx`` or ``torch``; auto is ONNX Runtime, which is always installed.
+        device: ``cpu`` or ``cuda``; None takes the backend's default.
+        dtype: ``float32``, or ``bfloat16`` and ``float16`` where the backend has them.
+
+    Raises:
+        BackendError: a backend that is not known or not installed, or a device it cannot use.
+    """
+    if backend in ("auto", "onnx"):
+        from daps_tokenizer.backends.onnx import OnnxBackend
+
+        return OnnxBackend.open(folder, device=device, dtype=dtype)
+    if backend == "torch":
+        from daps_tokenizer.backends.torch import TorchBackend
+
+        return TorchBackend.open(folder, device=device, dtype=dtype)
+    raise BackendError(f"unknown backend {backend!r}; accepted are auto, {', '.join(BACKENDS)}")

@@ -1,0 +1,298 @@
+"""``config.json`` of a model folder: what the model is, written once, checked whenever it is read.
+
+The file mirrors the dataclasses below field by field. Unknown keys are refused, because a key that is silently ignored
+is a setting that silently does nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from daps_tokenizer.errors import ConfigError
+
+FORMAT_VERSION = 1
+
+Modality = Literal["image", "motion"]
+GenerativeKind = Literal["mlp", "resnet", "transformer"]
+LikelihoodKind = Literal["bernoulli", "gaussian", "gaussian_constant"]
+
+_Config = TypeVar("_Config")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _require_positive(owner: str, **sizes: int) -> None:
+    for name, size in sizes.items():
+        is_integer = isinstance(size, int) and not isinstance(size, bool)
+        _require(is_integer and size > 0, f"{owner}.{name} must be a positive integer, not {size!r}")
+
+
+def _require_choice(owner: str, value: object, choices: object) -> None:
+    _require(value in get_args(choices), f"{owner} must be one of {', '.join(get_args(choices))}, not {value!r}")
+
+
+@dataclass(frozen=True)
+class RecognitionConfig:
+    """Sizes of the recognition model q(z|x), an encoder-decoder transformer (paper, Figure 1 and Appendix F).
+
+    ``patch_size`` is (height, width) of an image patch; motion has none, as its frames are up-sampled by a transposed
+    convolution instead.
+    """
+
+    patch_size: tuple[int, ...] = ()
+    hidden_size: int = 128
+    num_heads: int = 4
+    num_layers: int = 2
+    mlp_ratio: int = 4
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            "recognition",
+            hidden_size=self.hidden_size,
+            num_heads=self.num_heads,
+            num_layers=self.num_layers,
+            mlp_ratio=self.mlp_ratio,
+        )
+        _require_positive("recognition", **{f"patch_size[{i}]": size for i, size in enumerate(self.patch_size)})
+        _require(
+            self.hidden_size % self.num_heads == 0,
+            f"recognition.hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}",
+        )
+
+
+@dataclass(frozen=True)
+class GenerativeConfig:
+    """Sizes of the generative model p(x|z).
+
+    ``mlp``: hidden_size, then hidden_size × mlp_ratio, then the pixels. ``resnet``: num_layers residual blocks of
+    hidden_size channels, then transposed convolutions. ``transformer``: num_layers blocks of hidden_size (motion).
+    """
+
+    kind: GenerativeKind
+    embedding_size: int = 128
+    hidden_size: int = 64
+    num_layers: int = 2
+    num_heads: int = 4
+    mlp_ratio: int = 4
+
+    def __post_init__(self) -> None:
+        _require_choice("generative.kind", self.kind, GenerativeKind)
+        _require_positive(
+            "generative",
+            embedding_size=self.embedding_size,
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+        )
+
+
+@dataclass(frozen=True)
+class LikelihoodConfig:
+    """The distribution of x given the output of the generative model.
+
+    ``bernoulli``: black-or-white pixels. ``gaussian``: mean and variance are both learned, the variance per pixel and
+    channel and clipped to [min_variance, max_variance]. ``gaussian_constant``: the variance is ``variance`` throughout.
+    Variances are in standardised units.
+    """
+
+    kind: LikelihoodKind
+    min_variance: float = 0.01
+    max_variance: float = 1.0
+    variance: float = 0.25
+
+    def __post_init__(self) -> None:
+        _require_choice("likelihood.kind", self.kind, LikelihoodKind)
+        _require(
+            0.0 < self.min_variance < self.max_variance,
+            f"likelihood needs 0 < min_variance < max_variance, not {self.min_variance} and {self.max_variance}",
+        )
+        _require(self.variance > 0.0, f"likelihood.variance must be positive, not {self.variance}")
+
+
+@dataclass(frozen=True)
+class NormalisationConfig:
+    """Mean and standard deviation of the training set: per channel of pixels in [0, 1], or per motion feature."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.mean) == len(self.std),
+            f"normalisation has {len(self.mean)} means and {len(self.std)} standard deviations",
+        )
+        _require(
+            all(math.isfinite(m) for m in self.mean) and all(math.isfinite(s) and s > 0 for s in self.std),
+            "normalisation needs finite means and positive, finite standard deviations",
+        )
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """One tokenizer: what goes in, how many codes come out, and the networks between.
+
+    Args:
+        name: the name that codes carry as their origin.
+        modality: ``image`` (uint8 pixels) or ``motion`` (float features).
+        input_shape: (height, width, channels) or (frames, features).
+        num_tokens: N, codes per item ("block size" in the paper).
+        vocab_size: V, values a code can take ("vocab size" in the paper).
+        training: how the weights came to be; for people, never read by the code.
+        files: sha256 of every file in the model folder, by its path in the folder.
+
+    Raises:
+        ConfigError: a value that no model could have, with its name.
+    """
+
+    name: str
+    modality: Modality
+    input_shape: tuple[int, ...]
+    num_tokens: int
+    vocab_size: int
+    recognition: RecognitionConfig
+    generative: GenerativeConfig
+    likelihood: LikelihoodConfig
+    normalisation: NormalisationConfig
+    training: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        _require(
+            self.format_version == FORMAT_VERSION,
+            f"format_version {self.format_version} is not known; this version of daps-tokenizer reads {FORMAT_VERSION}",
+        )
+        _require_choice("modality", self.modality, Modality)
+        _require_positive("config", num_tokens=self.num_tokens, vocab_size=self.vocab_size)
+        _require(2 <= self.vocab_size <= 65536, f"vocab_size must be between 2 and 65536, not {self.vocab_size}")
+        rank = 3 if self.modality == "image" else 2
+        _require(
+            len(self.input_shape) == rank,
+            f"input_shape of a {self.modality} model has {rank} sizes, not {list(self.input_shape)}",
+        )
+        _require_positive("config", **{f"input_shape[{i}]": size for i, size in enumerate(self.input_shape)})
+        channels = self.input_shape[-1]
+        _require(
+            len(self.normalisation.mean) == channels,
+            f"normalisation has {len(self.normalisation.mean)} values for {channels} channels or features",
+        )
+        if self.modality == "image":
+            _require(channels in (1, 3), f"an image model has 1 or 3 channels, not {channels}")
+            _require(len(self.recognition.patch_size) == 2, "recognition.patch_size of an image model is (height, width)")
+        if self.generative.kind == "resnet":
+            self._check_resnet_grid()
+
+    def _check_resnet_grid(self) -> None:
+        side = math.isqrt(self.num_tokens)
+        _require(side * side == self.num_tokens, f"resnet needs a square number of tokens, not {self.num_tokens}")
+        height, width, _ = self.input_shape
+        scale = height // side
+        _require(
+            height == width == side * scale and scale >= 2 and scale & (scale - 1) == 0,
+            f"resnet doubles a {side}×{side} grid until it is the image, which {height}×{width} is not",
+        )
+
+    @property
+    def bits_per_item(self) -> float:
+        """N · log2 V, the size of one item's codes in bits."""
+        return self.num_tokens * math.log2(self.vocab_size)
+
+    @property
+    def token_grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of the codes where each belongs to a place in the image, else None."""
+        if self.generative.kind != "resnet":
+            return None
+        side = math.isqrt(self.num_tokens)
+        return side, side
+
+    def to_json(self) -> str:
+        """The text of ``config.json``."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = "config.json") -> TokenizerConfig:
+        """Read and check the text of ``config.json``.
+
+        Raises:
+            ConfigError: not JSON, a key that is unknown, missing or of the wrong type, or impossible sizes.
+        """
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{source}: not valid JSON ({error})") from error
+        return config_from_dict(cls, content, source=source)
+
+    @classmethod
+    def from_file(cls, path: Path) -> TokenizerConfig:
+        """Read and check a ``config.json`` file."""
+        return cls.from_json(path.read_text(encoding="utf-8"), source=str(path))
+
+
+def config_from_dict(cls: type[_Config], content: object, *, source: str) -> _Config:
+    """Build a frozen dataclass from plain JSON or YAML content, nested dataclasses and tuples included.
+
+    Raises:
+        ConfigError: naming ``source`` and the key, where the content does not fit the dataclass.
+    """
+    if not isinstance(content, dict):
+        raise ConfigError(f"{source}: expected a mapping of settings, found {type(content).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    # An unknown version explains unknown keys better than the keys themselves do.
+    if "format_version" in fields and content.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        raise ConfigError(
+            f"{source}: format_version {content['format_version']!r} is not known; "
+            f"this version of daps-tokenizer reads {FORMAT_VERSION}"
+        )
+    unknown = sorted(set(content) - set(fields))
+    if unknown:
+        raise ConfigError(f"{source}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(fields))}")
+    required = {
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    missing = sorted(required - set(content))
+    if missing:
+        raise ConfigError(f"{source}: key {missing[0]!r} is missing")
+    hints = get_type_hints(cls)
+    values = {name: _convert(hints[name], value, f"{source}: {name}") for name, value in content.items()}
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        message = str(error)
+        raise ConfigError(message if message.startswith(source) else f"{source}: {message}") from None
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """A JSON value as the annotated type: lists become tuples, mappings become dataclasses, integers become floats."""
+    if dataclasses.is_dataclass(hint):
+        return config_from_dict(hint, value, source=where)  # type: ignore[arg-type]
+    arguments = get_args(hint)
+    if type(None) in arguments:  # Optional[...]
+        if value is None:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    if getattr(hint, "__origin__", None) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, found {value!r}")
+        return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if getattr(hint, "__origin__", None) is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a mapping, found {value!r}")
+        return value
+    if getattr(hint, "__origin__", None) is Literal:
+        return value  # the dataclass itself says what it accepts
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""The networks, in PyTorch: only ``backends/torch.py``, ``export`` and ``train`` import this."""

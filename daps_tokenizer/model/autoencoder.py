@@ -1,0 +1,126 @@
+"""Recognition model, generative model and likelihood together, with the normalisation between them and the world."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.errors import ModelFileError
+from daps_tokenizer.model.generative import build_generative_model
+from daps_tokenizer.model.likelihoods import build_likelihood
+from daps_tokenizer.model.recognition import PatchEmbedding, RecognitionModel
+
+
+class CellValues(NamedTuple):
+    """What each code's own part of the input adds to the whole, each (B, N) float32."""
+
+    log_likelihood: Tensor
+    squared_error: Tensor
+
+
+class Autoencoder(nn.Module):
+    """A discrete variational autoencoder (paper, section 2)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.likelihood = build_likelihood(config.likelihood)
+        self.recognition = RecognitionModel(config)
+        self.generative = build_generative_model(config, self.likelihood.num_parameters)
+        self.register_buffer("mean", torch.tensor(config.normalisation.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(config.normalisation.std), persistent=False)
+        self.apply(_initialise)
+
+    def standardise(self, inputs: Tensor) -> Tensor:
+        """Input units to standardised units.
+
+        Args:
+            inputs: uint8 images (B, height, width, channels) or float32 features (B, frames, features).
+
+        Returns:
+            (B, *input_shape) float32; black (0) or white (1) where the likelihood is Bernoulli.
+        """
+        if self.config.likelihood.kind == "bernoulli":
+            return (inputs > 127).float()
+        x = inputs.float()
+        return (x / 255.0 - self.mean) / self.std if self.config.modality == "image" else (x - self.mean) / self.std
+
+    def to_input_units(self, mean: Tensor) -> Tensor:
+        """Standardised means to uint8 images or float32 features, the inverse of :meth:`standardise`."""
+        if self.config.modality == "motion":
+            return mean * self.std + self.mean
+        scaled = mean if self.config.likelihood.kind == "bernoulli" else mean * self.std + self.mean
+        return (scaled * 255.0).round().clamp(0, 255).to(torch.uint8)
+
+    def log_likelihood(self, x: Tensor, codes: Tensor) -> Tensor:
+        """log p(x|z) in nats, (B,), of standardised x (B, *input_shape) and codes (B, N)."""
+        return self.likelihood.log_prob(self.generative(codes), x).flatten(1).sum(1)
+
+    def cell_values(self, x: Tensor, codes: Tensor) -> CellValues:
+        """log p(x|z) and squared error, summed over each code's own cell of the input (see :meth:`sum_cells`)."""
+        parameters = self.generative(codes)
+        error = (x - self.likelihood.moments(parameters).mean).square()
+        return CellValues(self.sum_cells(self.likelihood.log_prob(parameters, x)), self.sum_cells(error))
+
+    def sum_cells(self, values: Tensor) -> Tensor:
+        """Sum a value per dimension over the part of the input that each code stands for.
+
+        An image is cut as the recognition model cuts it, into one patch per code. A frame of motion is shared equally
+        by the codes that fall on it.
+
+        Args:
+            values: (B, *input_shape).
+
+        Returns:
+            (B, N); the sum over N is the sum over all dimensions.
+        """
+        embedding = self.recognition.input_embedding
+        if isinstance(embedding, PatchEmbedding):
+            padded = nn.functional.pad(values, embedding.padding) if any(embedding.padding) else values
+            rows = padded.unflatten(2, (embedding.columns, embedding.patch_width))
+            grid = rows.unflatten(1, (embedding.rows, embedding.patch_height))
+            return grid.sum(dim=(2, 4, 5)).flatten(1)
+        share = self.config.num_tokens // values.shape[1]
+        return (values.sum(-1) / share).repeat_interleave(share, dim=1)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Flax's defaults, which the paper's networks start from: LeCun-normal kernels, zero biases, N(0, 1) code tables."""
+    if isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight)
+    elif isinstance(module, nn.Linear | nn.Conv2d | nn.Conv1d | nn.ConvTranspose2d | nn.ConvTranspose1d):
+        transposed = isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose1d)
+        inputs_axis = 0 if transposed else 1
+        fan_in = module.weight.shape[inputs_axis] * math.prod(module.weight.shape[2:])
+        nn.init.normal_(module.weight, std=fan_in**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def save_weights(model: Autoencoder, path: Path) -> None:
+    """Write ``model.safetensors``: all parameters and BatchNorm statistics, float32."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, path)
+
+
+def load_weights(model: Autoencoder, path: Path) -> None:
+    """Read ``model.safetensors`` into a model of the same config.
+
+    Raises:
+        ModelFileError: missing, damaged, or of another model.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no such file; expected the weights of {model.config.name}") from None
+    except Exception as error:  # safetensors and torch raise many types for a file that is not what it should be
+        reason = str(error).splitlines()[0]
+        raise ModelFileError(f"{path}: not the weights of {model.config.name} ({reason})") from error

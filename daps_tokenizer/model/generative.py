@@ -1,0 +1,136 @@
+"""The generative models p(x|z): codes to the parameters of a distribution over x (paper, Appendix F and G).
+
+Each has a code table ``embedding`` (V, H) and :meth:`decode_embedded`, so that a quantiser can pass vectors straight
+through. Outputs are channels-last, (B, *input_shape[:-1], channels × parameters): the likelihood splits the last axis.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.model.transformer import EncoderBlock, layer_norm, sinusoidal_positions
+
+# Flax's default of 0.99, in PyTorch's convention.
+BATCH_NORM_MOMENTUM = 0.01
+
+
+class GenerativeModel(nn.Module):
+    """A code table and a network on the embedded codes."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocab_size, config.generative.embedding_size)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Codes (B, N) -> distribution parameters (B, *input_shape[:-1], channels × parameters)."""
+        return self.decode_embedded(self.embedding(codes))
+
+    def decode_embedded(self, embedded: Tensor) -> Tensor:
+        """Embedded codes (B, N, H) -> distribution parameters."""
+        raise NotImplementedError(f"{type(self).__name__} has no network")
+
+
+class MLPGenerator(GenerativeModel):
+    """Concatenated embeddings, two hidden ReLU layers, pixels: MNIST."""
+
+    def __init__(self, config: TokenizerConfig, num_parameters: int) -> None:
+        super().__init__(config)
+        sizes = config.generative
+        self.output_shape = (*config.input_shape[:-1], config.input_shape[-1] * num_parameters)
+        wide = sizes.hidden_size * sizes.mlp_ratio
+        self.input = nn.Linear(config.num_tokens * sizes.embedding_size, sizes.hidden_size)
+        self.hidden = nn.Linear(sizes.hidden_size, wide)
+        self.output = nn.Linear(wide, math.prod(self.output_shape))
+
+    def decode_embedded(self, embedded: Tensor) -> Tensor:
+        """(B, N, H) -> (B, height, width, channels × parameters)."""
+        hidden = F.relu(self.hidden(F.relu(self.input(embedded.flatten(1)))))
+        return self.output(hidden).unflatten(1, self.output_shape)
+
+
+class ResidualBlock(nn.Module):
+    """ReLU, 3×3, BN, ReLU, 1×1, BN, added to the input (van den Oord et al., 2017)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.convolution_norm = nn.BatchNorm2d(channels, momentum=BATCH_NORM_MOMENTUM)
+        self.mixing = nn.Conv2d(channels, channels, kernel_size=1)
+        self.mixing_norm = nn.BatchNorm2d(channels, momentum=BATCH_NORM_MOMENTUM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, rows, columns) -> the same shape."""
+        y = self.convolution_norm(self.convolution(F.relu(x)))
+        return x + self.mixing_norm(self.mixing(F.relu(y)))
+
+
+class ResNetGenerator(GenerativeModel):
+    """A square grid of embedded codes, residual blocks, then transposed convolutions up to the image: CIFAR, photos."""
+
+    def __init__(self, config: TokenizerConfig, num_parameters: int) -> None:
+        super().__init__(config)
+        sizes = config.generative
+        height, _, channels = config.input_shape
+        self.side = math.isqrt(config.num_tokens)
+        num_doublings = int(math.log2(height // self.side))
+        self.input = nn.Conv2d(sizes.embedding_size, sizes.hidden_size, kernel_size=3, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(sizes.hidden_size) for _ in range(sizes.num_layers))
+        widths = [sizes.hidden_size >> i for i in range(num_doublings)] + [channels * num_parameters]
+        self.upsamplings = nn.ModuleList(
+            nn.ConvTranspose2d(before, after, kernel_size=4, stride=2, padding=1)
+            for before, after in zip(widths, widths[1:], strict=False)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width, momentum=BATCH_NORM_MOMENTUM) for width in widths[1:-1])
+
+    def decode_embedded(self, embedded: Tensor) -> Tensor:
+        """(B, N, H) -> (B, height, width, channels × parameters).
+
+        Any square number of codes is accepted: the network is convolutional, so a crop of the grid is a smaller image.
+        """
+        side = math.isqrt(embedded.shape[1])
+        x = self.input(embedded.unflatten(1, (side, side)).permute(0, 3, 1, 2))
+        for block in self.blocks:
+            x = block(x)
+        x = F.relu(x)
+        for upsampling, norm in zip(self.upsamplings, self.norms, strict=False):
+            x = F.relu(norm(upsampling(x)))
+        return self.upsamplings[-1](x).permute(0, 2, 3, 1)
+
+
+class TransformerGenerator(GenerativeModel):
+    """Embedded codes, transformer blocks, a strided convolution down to the clip's frames: motion."""
+
+    positions: Tensor
+
+    def __init__(self, config: TokenizerConfig, num_parameters: int) -> None:
+        super().__init__(config)
+        sizes = config.generative
+        num_frames, num_features = config.input_shape
+        hidden = sizes.hidden_size
+        self.register_buffer("positions", sinusoidal_positions(config.num_tokens, hidden), persistent=False)
+        self.blocks = nn.ModuleList(
+            EncoderBlock(hidden, sizes.num_heads, sizes.mlp_ratio) for _ in range(sizes.num_layers)
+        )
+        self.norm = layer_norm(hidden)
+        self.dense = nn.Linear(hidden, hidden)
+        self.downsampling = nn.Conv1d(hidden, hidden, kernel_size=4, stride=config.num_tokens // num_frames, padding=1)
+        self.output = nn.Linear(hidden, num_features * num_parameters)
+
+    def decode_embedded(self, embedded: Tensor) -> Tensor:
+        """(B, N, H) -> (B, frames, features × parameters)."""
+        x = embedded + self.positions
+        for block in self.blocks:
+            x = block(x)
+        x = F.relu(self.dense(self.norm(x)))
+        x = F.relu(self.downsampling(x.transpose(1, 2)).transpose(1, 2))
+        return self.output(x)
+
+
+def build_generative_model(config: TokenizerConfig, num_parameters: int) -> GenerativeModel:
+    """The generative model that a config asks for, with ``num_parameters`` outputs per dimension of x."""
+    kinds = {"mlp": MLPGenerator, "resnet": ResNetGenerator, "transformer": TransformerGenerator}
+    return kinds[config.generative.kind](config, num_parameters)

@@ -1,0 +1,159 @@
+"""The recognition model q(z|x) = Π q(z_t | z_<t, x): an encoder-decoder transformer (paper, section 3 and Appendix F).
+
+Two ways through the same weights: :meth:`RecognitionModel.logits` for codes that are known (training, scoring: one
+parallel pass) and :meth:`RecognitionModel.step` for codes that are being drawn (encoding: one position a call, with the
+keys and values of earlier positions kept).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.model.transformer import DecoderBlock, EncoderBlock, Memory, layer_norm, sinusoidal_positions
+
+
+class PatchEmbedding(nn.Module):
+    """Images to one vector per patch: cut into patches row by row, then one dense layer.
+
+    An image whose sides are not multiples of the patch is padded with zeros at the right and at the bottom.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], patch_size: tuple[int, ...], hidden_size: int) -> None:
+        super().__init__()
+        height, width, channels = input_shape
+        self.patch_height, self.patch_width = patch_size
+        self.rows, self.columns = math.ceil(height / self.patch_height), math.ceil(width / self.patch_width)
+        self.padding = (0, 0, 0, self.columns * self.patch_width - width, 0, self.rows * self.patch_height - height)
+        self.dense = nn.Linear(self.patch_height * self.patch_width * channels, hidden_size)
+
+    @property
+    def num_positions(self) -> int:
+        """Patches per image."""
+        return self.rows * self.columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, height, width, channels) -> (B, patches, H)."""
+        x = F.pad(x, self.padding) if any(self.padding) else x
+        x = x.unflatten(2, (self.columns, self.patch_width)).unflatten(1, (self.rows, self.patch_height))
+        return self.dense(x.transpose(2, 3).flatten(1, 2).flatten(2))
+
+
+class FrameUpsampling(nn.Module):
+    """Motion features to two vectors per frame: a transposed convolution in time, kernel 4, stride 2."""
+
+    def __init__(self, input_shape: tuple[int, ...], hidden_size: int) -> None:
+        super().__init__()
+        self.num_frames, num_features = input_shape
+        self.convolution = nn.ConvTranspose1d(num_features, hidden_size, kernel_size=4, stride=2, padding=1)
+
+    @property
+    def num_positions(self) -> int:
+        """Vectors per clip."""
+        return 2 * self.num_frames
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, frames, features) -> (B, 2 · frames, H)."""
+        return self.convolution(x.transpose(1, 2)).transpose(1, 2)
+
+
+class RecognitionModel(nn.Module):
+    """q(z|x) over N codes out of V."""
+
+    positions: Tensor
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        sizes = config.recognition
+        block = (sizes.hidden_size, sizes.num_heads, sizes.mlp_ratio)
+        self.num_tokens, self.vocab_size = config.num_tokens, config.vocab_size
+        self.input_embedding: PatchEmbedding | FrameUpsampling = (
+            PatchEmbedding(config.input_shape, sizes.patch_size, sizes.hidden_size)
+            if config.modality == "image"
+            else FrameUpsampling(config.input_shape, sizes.hidden_size)
+        )
+        self.encoder_blocks = nn.ModuleList(EncoderBlock(*block) for _ in range(sizes.num_layers))
+        self.encoder_norm = layer_norm(sizes.hidden_size)
+        self.code_embedding = nn.Embedding(config.vocab_size, sizes.hidden_size)
+        self.decoder_blocks = nn.ModuleList(DecoderBlock(*block) for _ in range(sizes.num_layers))
+        self.decoder_norm = layer_norm(sizes.hidden_size)
+        self.head = nn.Linear(sizes.hidden_size, config.vocab_size)
+        table_length = max(self.input_embedding.num_positions, config.num_tokens)
+        self.register_buffer("positions", sinusoidal_positions(table_length, sizes.hidden_size), persistent=False)
+
+    def context(self, x: Tensor) -> list[Memory]:
+        """What every step attends to, computed once per item.
+
+        Args:
+            x: standardised inputs (B, *input_shape).
+
+        Returns:
+            For each decoder block the cross-attention keys and values, (B, heads, positions, head_size).
+        """
+        x = self.input_embedding(x)
+        x = x + self.positions[: x.shape[1]]
+        for block in self.encoder_blocks:
+            x = block(x)
+        x = self.encoder_norm(x)
+        return [block.cross_attention.memory(x) for block in self.decoder_blocks]
+
+    def hidden(self, context: list[Memory], codes: Tensor) -> Tensor:
+        """The last hidden state at each position given all earlier codes: (B·K, N) -> (B·K, N, H)."""
+        return self._decode(context, self.code_embedding(F.pad(codes[:, :-1], (1, 0))))
+
+    def hidden_without_codes(self, context: list[Memory]) -> Tensor:
+        """The last hidden state of a decoder that sees positions only, (B, N, H).
+
+        This is the parallel encoder of a VQ-VAE that is trained through this network; with a code embedding of zero
+        the autoregressive model computes just the same.
+        """
+        batch, size = context[0].keys.shape[0], self.positions.shape[1]
+        return self._decode(context, self.positions.new_zeros(batch, self.num_tokens, size))
+
+    def _decode(self, context: list[Memory], embedded: Tensor) -> Tensor:
+        h = embedded + self.positions[: self.num_tokens]
+        for block, memory in zip(self.decoder_blocks, context, strict=True):
+            h = block(h, memory)
+        return self.decoder_norm(h)
+
+    def logits(self, context: list[Memory], codes: Tensor) -> Tensor:
+        """Teacher-forced logits: row t is given codes before t.
+
+        Args:
+            context: from :meth:`context`, batch B.
+            codes: (B·K, N) integers, the K rows of one item next to each other.
+
+        Returns:
+            (B·K, N, V).
+        """
+        return self.head(self.hidden(context, codes))
+
+    def log_prob(self, context: list[Memory], codes: Tensor) -> Tensor:
+        """log q(z_t | z_<t, x) in nats, (B·K, N), of codes (B·K, N)."""
+        logits = self.logits(context, codes).float()
+        return torch.gather(logits.log_softmax(-1), -1, codes.long()[..., None])[..., 0]
+
+    def step(
+        self, context: list[Memory], previous: Tensor, position: Tensor, past: list[Memory]
+    ) -> tuple[Tensor, list[Memory]]:
+        """Logits of one position.
+
+        Args:
+            context: from :meth:`context`, batch B.
+            previous: the codes just drawn (B·K,); zeros at the first position.
+            position: the position's index, integer ().
+            past: for each decoder block the keys and values of earlier positions (B·K, heads, t, head_size).
+
+        Returns:
+            Logits (B·K, V), and for each block this position's keys and values (B·K, heads, 1, head_size).
+        """
+        h = (self.code_embedding(previous) + self.positions[position])[:, None]
+        present = []
+        for block, memory, earlier in zip(self.decoder_blocks, context, past, strict=True):
+            h, own = block.step(h, earlier, memory)
+            present.append(own)
+        return self.head(self.decoder_norm(h))[:, 0], present

@@ -1,0 +1,141 @@
+"""Pre-LN transformer blocks with an explicit key-value memory (paper, Appendix F).
+
+Attention never computes its own keys and values in passing: they are projected first, as a :class:`Memory`, and then
+attended to. So teacher-forced training, one cached step, and many samples that share one image are the same code.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LAYER_NORM_EPS = 1e-6
+
+
+class Memory(NamedTuple):
+    """Keys and values of one attention, each (B, heads, T, head_size)."""
+
+    keys: Tensor
+    values: Tensor
+
+
+def sinusoidal_positions(length: int, size: int) -> Tensor:
+    """The fixed sin/cos table of Vaswani et al. (2017), section 3.5.
+
+    Returns:
+        (length, size) float32; even columns are sines, odd columns cosines.
+    """
+    position = torch.arange(length, dtype=torch.float32)[:, None]
+    frequency = torch.exp(torch.arange(0, size, 2, dtype=torch.float32) * (-math.log(10000.0) / size))
+    table = torch.zeros(length, size)
+    table[:, 0::2] = torch.sin(position * frequency)
+    table[:, 1::2] = torch.cos(position * frequency)
+    return table
+
+
+class Attention(nn.Module):
+    """Multi-head attention, projections without bias, in two stops: :meth:`memory` and :meth:`forward`."""
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.key = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.value = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.out = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(B, T, H) -> (B, heads, T, head_size)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def memory(self, x: Tensor) -> Memory:
+        """Keys and values of x (B, T, H)."""
+        return Memory(self._split_heads(self.key(x)), self._split_heads(self.value(x)))
+
+    def forward(self, x: Tensor, memory: Memory, *, causal: bool = False) -> Tensor:
+        """Attend from x (B·K, T, H) to a memory of batch B: the K consecutive rows of one item share its memory.
+
+        Sharing is free: the K rows are laid side by side as queries, so keys and values are read once and never copied.
+        ``causal`` needs K = 1 and as many queries as keys.
+        """
+        batch = memory.keys.shape[0]
+        queries = self._split_heads(self.query(x).reshape(batch, -1, x.shape[-1]))
+        attended = F.scaled_dot_product_attention(queries, memory.keys, memory.values, is_causal=causal)
+        return self.out(attended.transpose(1, 2).reshape(x.shape))
+
+
+class FeedForward(nn.Module):
+    """Dense, ReLU, dense."""
+
+    def __init__(self, hidden_size: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(hidden_size, hidden_size * mlp_ratio)
+        self.down = nn.Linear(hidden_size * mlp_ratio, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., H) -> (..., H)."""
+        return self.down(F.relu(self.up(x)))
+
+
+def layer_norm(hidden_size: int) -> nn.LayerNorm:
+    """LayerNorm with scale and bias, as throughout the paper's networks."""
+    return nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
+
+
+class EncoderBlock(nn.Module):
+    """Self-attention without mask, then a feed-forward layer."""
+
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.attention_norm = layer_norm(hidden_size)
+        self.attention = Attention(hidden_size, num_heads)
+        self.feed_forward_norm = layer_norm(hidden_size)
+        self.feed_forward = FeedForward(hidden_size, mlp_ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, H) -> (B, T, H)."""
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, self.attention.memory(normed))
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention, cross-attention to the encoder's output, then a feed-forward layer."""
+
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.self_attention_norm = layer_norm(hidden_size)
+        self.self_attention = Attention(hidden_size, num_heads)
+        self.cross_attention_norm = layer_norm(hidden_size)
+        self.cross_attention = Attention(hidden_size, num_heads)
+        self.feed_forward_norm = layer_norm(hidden_size)
+        self.feed_forward = FeedForward(hidden_size, mlp_ratio)
+
+    def forward(self, x: Tensor, context: Memory) -> Tensor:
+        """Whole sequences at once: x (B·K, N, H), context of batch B."""
+        normed = self.self_attention_norm(x)
+        x = x + self.self_attention(normed, self.self_attention.memory(normed), causal=True)
+        return self._attend_context(x, context)
+
+    def step(self, x: Tensor, past: Memory, context: Memory) -> tuple[Tensor, Memory]:
+        """One position: x (B·K, 1, H) and the keys and values of all earlier positions (B·K, heads, t, head_size).
+
+        Returns:
+            The block's output (B·K, 1, H) and this position's own keys and values (B·K, heads, 1, head_size).
+        """
+        normed = self.self_attention_norm(x)
+        present = self.self_attention.memory(normed)
+        reachable = Memory(
+            torch.cat([past.keys, present.keys], dim=2),
+            torch.cat([past.values, present.values], dim=2),
+        )
+        x = x + self.self_attention(normed, reachable)
+        return self._attend_context(x, context), present
+
+    def _attend_context(self, x: Tensor, context: Memory) -> Tensor:
+        x = x + self.cross_attention(self.cross_attention_norm(x), context)
+        return x + self.feed_forward(self.feed_forward_norm(x))

@@ -1,0 +1,54 @@
+"""The four settings of the paper (REFERENCE: "Settings of the four tokenizers"), as configs to build tests on."""
+
+from daps_tokenizer.config import (
+    GenerativeConfig,
+    LikelihoodConfig,
+    NormalisationConfig,
+    RecognitionConfig,
+    TokenizerConfig,
+)
+
+MNIST = TokenizerConfig(
+    name="mnist",
+    modality="image",
+    input_shape=(28, 28, 1),
+    num_tokens=8,
+    vocab_size=256,
+    recognition=RecognitionConfig(patch_size=(14, 8), hidden_size=64, num_layers=1),
+    generative=GenerativeConfig("mlp", embedding_size=64, hidden_size=64),
+    likelihood=LikelihoodConfig("bernoulli"),
+    normalisation=NormalisationConfig((0.0,), (1.0,)),
+)
+CIFAR10 = TokenizerConfig(
+    name="cifar10",
+    modality="image",
+    input_shape=(32, 32, 3),
+    num_tokens=64,
+    vocab_size=512,
+    recognition=RecognitionConfig(patch_size=(4, 4)),
+    generative=GenerativeConfig("resnet"),
+    likelihood=LikelihoodConfig("gaussian", min_variance=1e-4, max_variance=10.0),
+    normalisation=NormalisationConfig((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
+)
+IMAGENET256 = TokenizerConfig(
+    name="imagenet256",
+    modality="image",
+    input_shape=(256, 256, 3),
+    num_tokens=1024,
+    vocab_size=1024,
+    recognition=RecognitionConfig(patch_size=(8, 8)),
+    generative=GenerativeConfig("resnet"),
+    likelihood=LikelihoodConfig("gaussian"),
+    normalisation=NormalisationConfig((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+)
+LAFAN = TokenizerConfig(
+    name="lafan",
+    modality="motion",
+    input_shape=(32, 127),
+    num_tokens=64,
+    vocab_size=1024,
+    recognition=RecognitionConfig(),
+    generative=GenerativeConfig("transformer", hidden_size=128),
+    likelihood=LikelihoodConfig("gaussian_constant"),
+    normalisation=NormalisationConfig((0.0,) * 127, (1.0,) * 127),
+)
