@@ -187,7 +187,7 @@ class TokenizerConfig:
         )
         if self.modality == "image":
             _require(channels in (1, 3), f"an image model has 1 or 3 channels, not {channels}")
-            _require(len(self.recognition.patch_size) == 2, "recognition.patch_size of an image model is (height, width)")
+            _require(len(self.recognition.patch_size) == 2, "recognition.patch_size of an image model has 2 sizes")
         if self.generative.kind == "resnet":
             self._check_resnet_grid()
 

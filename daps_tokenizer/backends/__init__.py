@@ -20,7 +20,7 @@ class Encoded(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """The reconstruction in input units, and mean and variance of p(x|z) in standardised units, each (B, *input_shape)."""
+    """The reconstruction in input units, mean and variance of p(x|z) in standardised units, each (B, *input_shape)."""
 
     reconstruction: np.ndarray
     mean: np.ndarray

@@ -94,7 +94,7 @@ class Autoencoder(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Flax's defaults, which the paper's networks start from: LeCun-normal kernels, zero biases, N(0, 1) code tables."""
+    """Flax's defaults, where the paper's networks start: LeCun-normal kernels, zero biases, N(0, 1) code tables."""
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight)
     elif isinstance(module, nn.Linear | nn.Conv2d | nn.Conv1d | nn.ConvTranspose2d | nn.ConvTranspose1d):

@@ -6,6 +6,7 @@ through. Outputs are channels-last, (B, *input_shape[:-1], channels × parameter
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ class ResNetGenerator(GenerativeModel):
         widths = [sizes.hidden_size >> i for i in range(num_doublings)] + [channels * num_parameters]
         self.upsamplings = nn.ModuleList(
             nn.ConvTranspose2d(before, after, kernel_size=4, stride=2, padding=1)
-            for before, after in zip(widths, widths[1:], strict=False)
+            for before, after in itertools.pairwise(widths)
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(width, momentum=BATCH_NORM_MOMENTUM) for width in widths[1:-1])
 

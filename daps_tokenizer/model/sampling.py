@@ -51,9 +51,7 @@ def empty_past(model: RecognitionModel, batch: int, like: Tensor) -> list[Memory
 
 
 @torch.no_grad()
-def sample_codes(
-    model: RecognitionModel, context: list[Memory], uniform: Tensor, temperature: float = 1.0
-) -> Sampled:
+def sample_codes(model: RecognitionModel, context: list[Memory], uniform: Tensor, temperature: float = 1.0) -> Sampled:
     """Draw every position in turn.
 
     Args:

@@ -1,0 +1,17 @@
+"""Images and robot motion to discrete codes and back.
+
+>>> from daps_tokenizer import Tokenizer
+>>> tok = Tokenizer.from_pretrained("daps-cifar10")
+>>> codes = tok.encode("examples/cat.png")
+>>> tok.decode_to_pil(codes)[0].save("reconstruction.png")  # doctest: +SKIP
+"""
+
+from daps_tokenizer.codes import Codes, TileLayout
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.errors import DapsError
+from daps_tokenizer.search import BestOf
+from daps_tokenizer.tokenizer import Distribution, Tokenizer
+
+__version__ = "0.1.0"
+
+__all__ = ["BestOf", "Codes", "DapsError", "Distribution", "TileLayout", "Tokenizer", "TokenizerConfig", "__version__"]

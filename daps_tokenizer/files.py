@@ -1,0 +1,44 @@
+"""Output files that are either there whole or not there at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from daps_tokenizer.errors import DapsError, OutputExistsError
+
+
+def write_bytes_atomically(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = True) -> None:
+    """Write ``data`` to a temporary name in the folder of ``path``, then rename it to ``path``.
+
+    A program that reads ``path`` meanwhile sees the old file or the new one, never half of one, and a failure leaves
+    neither a temporary file nor a change. A symbolic link is written through, as ``open`` would.
+
+    Raises:
+        OutputExistsError: ``path`` is there and ``overwrite`` is False, or it is no regular file (a folder, a device).
+        DapsError: the folder is missing, not writable or full.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        # Renaming onto a device such as /dev/null would put a regular file in its place.
+        if target.exists() and not target.is_file():
+            raise OutputExistsError(f"{path}: is not a regular file; give the name of a file to write")
+        if target.exists() and not overwrite:
+            raise OutputExistsError(f"{path}: already exists and is not overwritten")
+        _write_and_rename(target, data)
+    except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DapsError(f"{os.fspath(path)!r}: cannot be written ({reason})") from error
+
+
+def _write_and_rename(target: Path, data: bytes) -> None:
+    # The tempfile module makes files that only their owner can read; "x" gives the permissions of any other new file.
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+        temporary.replace(target)
+    except BaseException:  # also when interrupted from the keyboard
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,267 @@
+"""Where a model's files come from: built into the package, a folder, or the Hugging Face Hub.
+
+The layout is the same in all three places: ``config.json`` and the files it lists with their sha256. A file is handed
+out only after its content was checked against that list, so a damaged download never reaches a runtime.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.errors import ConfigError, HubError, ModelFileError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
+Origin = Literal["built-in", "folder", "hub"]
+
+_BUILT_IN_FOLDER = Path(__file__).parent / "pretrained"
+_LISTED_FILES = ["model.safetensors", "onnx/*"]
+# What makes a model; nothing else is fetched from a repository or sent to one.
+_MODEL_FILES = ["config.json", "README.md", *_LISTED_FILES]
+_EXPORT = "`python -m export onnx`"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model on this disk: its folder, its ``config.json``, and where the folder came from.
+
+    Raises:
+        ModelFileError: ``config.json`` lists a file outside the folder.
+    """
+
+    path: Path
+    config: TokenizerConfig
+    origin: Origin = "folder"
+
+    def __post_init__(self) -> None:
+        for name in self.config.files:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ModelFileError(f"{self.path / 'config.json'} lists {name!r}, which is not inside the folder")
+
+    def file(self, name: str) -> Path:
+        """The path of a file of the model, for example ``onnx/encoder.onnx``, after its content was checked.
+
+        Raises:
+            ModelFileError: the file is missing, not listed in ``config.json``, unreadable or damaged.
+        """
+        path = self.path / name
+        if not path.is_file():
+            raise ModelFileError(f"{self.path} has no {name}; export it with {_EXPORT}")
+        if name not in self.config.files:
+            raise ModelFileError(f"{path} has no sha256 in config.json to check it by; export it with {_EXPORT}")
+        try:
+            with path.open("rb") as content:
+                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        except OSError as error:
+            raise ModelFileError(f"{path} cannot be read ({error.strerror}); expected a readable file") from error
+        if sha256 != self.config.files[name]:
+            raise ModelFileError(f"{path} is damaged, its sha256 is not the one in config.json; {self._remedy(path)}")
+        return path
+
+    def _remedy(self, path: Path) -> str:
+        if self.origin == "hub":
+            # The cache links snapshots to blobs: with only the link gone, the same damaged blob would be linked again.
+            return f"delete {path.resolve()} and open the model again to download it anew"
+        if self.origin == "built-in":
+            return "install daps-tokenizer again"
+        return f"copy it anew or export it again with {_EXPORT}"
+
+
+def built_in_models() -> dict[str, Path]:
+    """Name and folder of every model that comes with the package, sorted by name."""
+    return {config.parent.name: config.parent for config in sorted(_BUILT_IN_FOLDER.glob("*/config.json"))}
+
+
+def open_model(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> ModelFolder:
+    """Find a model and read its ``config.json``; a model on the Hub is downloaded unless it is cached.
+
+    Args:
+        name_or_path: a folder (a :class:`~pathlib.Path`, ``"./folder"``, or any existing path with a separator in it),
+            the name of a built-in model, or ``"org/name"`` on the Hub; looked up in that order.
+        revision: branch, tag or commit hash on the Hub; the default branch if None.
+        cache_dir: where downloads are kept; the Hub client's own cache if None.
+        token: access token for private and gated models; the one saved by ``hf auth login`` if None.
+        local_files_only: use what is cached and never the network.
+
+    Raises:
+        ModelNotFoundError: no model or no such revision goes by that name, or it may not be read without a token.
+        ModelFileError: the folder's ``config.json`` cannot be read or lists files outside the folder.
+        ConfigError: the ``config.json`` is not valid.
+        HubError: the Hub cannot be reached and nothing is cached, or the download failed.
+
+    >>> open_model("daps-cifar10").file("onnx/encoder.onnx")  # doctest: +SKIP
+    PosixPath('.../daps_tokenizer/pretrained/daps-cifar10/onnx/encoder.onnx')
+    """
+    name = str(name_or_path)
+    is_path = isinstance(name_or_path, Path) or name.startswith(".") or Path(name).is_absolute()
+    if is_path or ((os.sep in name or "/" in name) and _is_folder(Path(name))):
+        _refuse_revision(revision, f"{name} is a folder")
+        return _open_folder(Path(name), "folder")
+    if name in built_in_models():
+        _refuse_revision(revision, f"{name} is built in")
+        return _open_folder(built_in_models()[name], "built-in")
+    if name.count("/") != 1:
+        raise ModelNotFoundError(_not_found_message(name))
+    with _hub_errors(name, revision):
+        from huggingface_hub import snapshot_download  # not at the top: it takes longer than all our own imports
+
+        snapshot = snapshot_download(
+            name,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            allow_patterns=_MODEL_FILES,
+        )
+    return _open_folder(Path(snapshot), "hub")
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    revision: str | None = None,
+    private: bool = False,
+    commit_message: str = "Upload model",
+) -> str:
+    """Send a model folder to ``repo_id`` on the Hub in one commit and return that commit's URL.
+
+    Every file is checked before anything is sent. The repository is created if there is none (``private`` counts only
+    then), and so is the branch that ``revision`` names. Graphs of an earlier version that this one does not have are
+    removed.
+
+    Raises:
+        ModelNotFoundError: ``folder`` is not a model, or ``repo_id`` is not ``"org/name"`` or may not be written to.
+        ModelFileError: a file of the model is missing, not listed in ``config.json``, unreadable or damaged.
+        ConfigError: the ``config.json`` is not valid.
+        HubError: the Hub cannot be reached, or refused the upload.
+    """
+    model = _open_folder(Path(folder), "folder")
+    to_be_sent = {path.relative_to(model.path).as_posix() for glob in _LISTED_FILES for path in model.path.glob(glob)}
+    for name in sorted(to_be_sent | set(model.config.files)):
+        model.file(name)
+    if repo_id.count("/") != 1:
+        raise ModelNotFoundError(f"{repo_id!r} is not a repository on the Hub; expected 'org/name'")
+    with _hub_errors(repo_id, revision):
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None and not revision.startswith("refs/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=model.path,
+            revision=revision,
+            commit_message=commit_message,
+            allow_patterns=_MODEL_FILES,
+            delete_patterns="onnx/*",
+        )
+    return commit.commit_url
+
+
+def _open_folder(folder: Path, origin: Origin) -> ModelFolder:
+    if origin != "hub" and not _is_folder(folder):
+        raise ModelNotFoundError(f"{folder} is not a folder; expected a model folder, which has a config.json")
+    config_path = folder / "config.json"
+    try:
+        config = TokenizerConfig.from_file(config_path)
+    except FileNotFoundError:
+        raise ModelNotFoundError(f"{folder} is not a model folder: it has no config.json") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{config_path}: not UTF-8 text") from error
+    except OSError as error:
+        raise ModelFileError(f"{config_path} cannot be read ({error.strerror}); expected a readable file") from error
+    return ModelFolder(folder, config, origin)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long for the file system, or a parent that may not be entered
+        return False
+
+
+def _refuse_revision(revision: str | None, what: str) -> None:
+    if revision is not None:
+        raise ModelNotFoundError(f"{what} and has no revision {revision!r}; only a model on the Hub has revisions")
+
+
+def _not_found_message(name: str) -> str:
+    built_in = list(built_in_models())
+    guesses = difflib.get_close_matches(name.lower(), built_in, n=1) or [f"./{name}"] * _is_folder(Path(name))
+    guess = f"did you mean {guesses[0]!r}? " if name and guesses else ""
+    names = ", ".join(built_in) or "this package has none"
+    forms = f"a built-in model ({names}), a folder ('./folder') or 'org/name' on the Hub"
+    return f"no model is named {name!r}; {guess}expected {forms}"
+
+
+@contextmanager
+def _hub_errors(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Turn whatever the Hub client raises into one of our errors, in one line that names the repository."""
+    from huggingface_hub import errors as hub
+
+    sign_in = "pass token=... or run `hf auth login`"
+    try:
+        yield
+    except hub.HFValidationError as error:
+        raise ModelNotFoundError(
+            f"{repo_id!r} is not a repository on the Hub; expected 'org/name' of letters, digits, '-', '_' and '.'"
+        ) from error
+    except hub.RevisionNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{repo_id} has no revision {revision!r} on the Hub; expected a branch, a tag or a commit hash"
+        ) from error
+    except hub.GatedRepoError as error:
+        raise ModelNotFoundError(f"{repo_id} is gated on the Hub; ask for access there, then {sign_in}") from error
+    except hub.RepositoryNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{repo_id} is neither a folder here nor a model on the Hub; if it is private or gated, {sign_in}"
+        ) from error
+    except hub.LocalEntryNotFoundError as error:
+        raise HubError(f"{repo_id}: no complete copy is cached and {_why_not_downloaded(error.__cause__)}") from error
+    except hub.HfHubHTTPError as error:
+        if error.response.status_code == 401:
+            raise ModelNotFoundError(f"{repo_id}: {_answer(error)}; {sign_in}") from error
+        raise HubError(f"{repo_id}: {_answer(error)}") from error
+    except Exception as error:
+        # The client lets through errors of its HTTP library (which changed between its releases), of its storage
+        # library and of the operating system. Only its calls run in here, so all of them are failures of the transfer.
+        raise HubError(f"{repo_id}: the transfer failed ({_one_line(error)}); try again") from error
+
+
+def _why_not_downloaded(cause: BaseException | None) -> str:
+    from huggingface_hub import errors as hub
+
+    if cause is None or isinstance(cause, hub.OfflineModeIsEnabled):
+        return "local_files_only=True or HF_HUB_OFFLINE=1 forbids a download; open it once without them"
+    if isinstance(cause, hub.HfHubHTTPError):
+        return f"{_answer(cause)}; try again later"
+    return f"there is no network ({_one_line(cause)}); open it once with a connection"
+
+
+def _answer(error: HfHubHTTPError) -> str:
+    details = f" ({' '.join(error.server_message.split())})" if error.server_message else ""
+    return f"the Hub answered {error.response.status_code}{details}"
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).replace("Please retry with `force_download=True`.", "")  # an option of the client, not of ours
+    return f"{type(error).__name__}: {' '.join(text.split())}"

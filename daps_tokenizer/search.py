@@ -1,0 +1,73 @@
+"""Better codes for the same bits: spend more time on encoding, and keep what explains the input best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from daps_tokenizer.backends import Backend
+from daps_tokenizer.errors import InputError
+
+
+class Search(Protocol):
+    """A way to choose codes for inputs."""
+
+    def run(self, backend: Backend, inputs: np.ndarray, num_tokens: int) -> np.ndarray:
+        """Codes (B, N) int32 for inputs (B, *input_shape)."""
+
+
+def draw_uniform(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """The uniform numbers that sampling inverts the cumulative distribution at, float32 in [0, 1).
+
+    Raises:
+        InputError: a seed that is not an integer of at least 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed must be an integer of at least 0, not {seed!r}")
+    return np.random.default_rng(seed).random(shape, dtype=np.float32)
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse what is not a finite number of at least 0.
+
+    Raises:
+        InputError: naming the value.
+    """
+    if not isinstance(temperature, int | float | np.floating) or not 0 <= temperature < float("inf"):
+        raise InputError(f"temperature must be a finite number of at least 0, not {temperature!r}")
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """The best of ``num_samples`` candidates by log p(x|z): the greedy codes, and samples at ``temperature``.
+
+    As the greedy codes are among them, the result never explains an input worse than ``encode`` without search does.
+    Time grows in proportion to ``num_samples``.
+
+    >>> tok.encode(image, search=BestOf(8))  # doctest: +SKIP
+    """
+
+    num_samples: int
+    temperature: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.num_samples, bool) or not isinstance(self.num_samples, int) or self.num_samples < 1:
+            raise InputError(f"BestOf needs an integer number of samples of at least 1, not {self.num_samples!r}")
+        check_temperature(self.temperature)
+        draw_uniform((), self.seed)
+
+    def run(self, backend: Backend, inputs: np.ndarray, num_tokens: int) -> np.ndarray:
+        """Codes (B, N) int32 for inputs (B, *input_shape)."""
+        uniform = draw_uniform((len(inputs), self.num_samples, num_tokens), self.seed)
+        best = backend.encode(inputs, uniform[:, 0], 0.0).codes
+        best_value = backend.likelihood(inputs, best).log_likelihood.sum(1)
+        for k in range(1, self.num_samples):
+            candidate = backend.encode(inputs, uniform[:, k], self.temperature).codes
+            value = backend.likelihood(inputs, candidate).log_likelihood.sum(1)
+            better = value > best_value
+            best = np.where(better[:, None], candidate, best)
+            best_value = np.where(better, value, best_value)
+        return best

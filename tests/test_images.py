@@ -1,0 +1,450 @@
+"""Anything image-like becomes uint8 (H, W, C), is brought to size or cut into tiles, and comes back."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from daps_tokenizer.errors import InputError
+from daps_tokenizer.images import fit_image, load_images, to_pil
+
+
+def picture(height: int = 12, width: int = 16, channels: int = 3) -> np.ndarray:
+    """A smooth picture without any symmetry: brightness rises to the right, and faster downwards."""
+    y, x = np.mgrid[:height, :width]
+    planes = [40 * c + 120 * y / height + 60 * x / width for c in range(channels)]
+    return np.stack(planes, axis=-1).astype(np.uint8)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def load_one(image: object, *, channels: int = 3) -> np.ndarray:
+    (pixels,) = load_images(image, channels=channels)
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[-1] == channels
+    return pixels
+
+
+def refusal(image: object, **options: int) -> str:
+    """The one line that load_images refuses this input with."""
+    with pytest.raises(InputError) as caught:
+        load_images(image, **{"channels": 3, **options})
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Paths
+
+
+def test_a_file_is_read_by_str_and_by_path(tmp_path: Path) -> None:
+    file = tmp_path / "photo.png"
+    to_pil(picture()).save(file)
+    np.testing.assert_array_equal(load_one(file), picture())
+    np.testing.assert_array_equal(load_one(str(file)), picture())
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm", "webp", "jpg"])
+def test_common_formats_are_read(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"photo.{suffix}"
+    to_pil(picture()).save(file, **({"lossless": True} if suffix == "webp" else {}))
+    tolerance = 12 if suffix == "jpg" else 0
+    np.testing.assert_allclose(load_one(file).astype(int), picture().astype(int), atol=tolerance)
+
+
+def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
+    first, second = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "moving.gif", save_all=True, append_images=[second])
+    assert load_one(tmp_path / "moving.gif")[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff"])
+def test_every_exif_orientation_gives_the_same_upright_picture(tmp_path: Path, orientation: int, suffix: str) -> None:
+    upright = to_pil(picture(16, 32))
+    turn = Image.Transpose  # how a camera held in this way would have stored the picture
+    stored = {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_90,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_270,
+    }
+    image = upright.transpose(stored[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"photo.{suffix}"
+    image.save(file, exif=exif)
+    tolerance = 6 if suffix == "jpg" else 0
+    for source in (file, Image.open(file)):
+        np.testing.assert_allclose(load_one(source).astype(int), picture(16, 32).astype(int), atol=tolerance)
+
+
+# PIL modes
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_white_is_white_in_every_pil_mode(mode: str, channels: int) -> None:
+    white = Image.new("RGB", (5, 4), "white")
+    if mode in ("La", "PA"):  # Pillow leads there only by these ways
+        image = white.convert("LA").convert("La") if mode == "La" else white.convert("P").convert("PA")
+    elif mode == "RGBa":
+        image = white.convert("RGBA").convert("RGBa")
+    elif mode == "LAB":
+        image = Image.new("LAB", (5, 4), (255, 128, 128))  # a and b are kept with an offset of 128
+    else:
+        image = white.convert(mode)
+    pixels = load_one(image, channels=channels)
+    assert image.mode == mode and pixels.shape == (4, 5, channels)
+    assert pixels.min() >= 254
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBX", "CMYK", "YCbCr", "HSV"])
+def test_colours_survive_the_conversion_from_other_modes(mode: str) -> None:
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]]], np.uint8)
+    pixels = load_one(to_pil(colours).convert(mode))
+    np.testing.assert_allclose(pixels.astype(int), colours.astype(int), atol=3)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "RGBa", "La"])
+def test_half_transparent_black_over_white_is_mid_grey(mode: str) -> None:
+    image = Image.new("RGBA", (2, 2), (0, 0, 0, 128))
+    image = image.convert("LA").convert("La") if mode == "La" else image.convert(mode)
+    assert load_one(image)[0, 0].tolist() == [127, 127, 127]
+
+
+@pytest.mark.parametrize(("mode", "transparent"), [("P", 0), ("L", 7), ("1", 0), ("RGB", (1, 2, 3)), ("I;16", 300)])
+def test_a_colour_declared_transparent_in_a_png_becomes_white(tmp_path: Path, mode: str, transparent: object) -> None:
+    image = Image.new(mode, (2, 1), transparent)  # type: ignore[arg-type]
+    image.putpixel((1, 0), 1 if mode in "1P" else (0, 0, 0) if mode == "RGB" else 0)
+    if mode == "P":
+        image.putpalette([9, 9, 9, 0, 0, 0])
+    image.save(tmp_path / "icon.png", transparency=transparent)
+    pixels = load_one(tmp_path / "icon.png", channels=1)
+    assert pixels.ravel().tolist() == [255, 255 if mode == "1" else 0]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_greyscale_is_scaled_to_8_bits(tmp_path: Path, suffix: str, channels: int) -> None:
+    levels = np.array([[0, 128, 129, 257, 32768, 65535]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / f"scan.{suffix}")
+    pixels = load_one(tmp_path / f"scan.{suffix}", channels=channels)
+    assert pixels[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]  # round(level / 257)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I;16N"])
+def test_16_bit_modes_are_read_whatever_their_byte_order(mode: str) -> None:
+    assert load_one(Image.new(mode, (3, 2), 257 * 100), channels=1)[0, 0, 0] == 100
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("I", "32-bit integer"), ("F", "floating-point")])
+def test_pixels_without_an_agreed_range_are_refused(mode: str, kind: str) -> None:
+    message = refusal(Image.new(mode, (3, 2)))
+    assert message.startswith(f"the image: {kind} pixels") and "expected 8-bit pixels or 16-bit greyscale" in message
+
+
+def test_greyscale_and_rgb_are_converted_into_each_other_as_pillow_does() -> None:
+    grey, colour = noise(9, 8, 1), noise(9, 8, 3)
+    np.testing.assert_array_equal(load_one(grey, channels=3), np.repeat(grey, 3, axis=-1))
+    np.testing.assert_array_equal(load_one(colour, channels=1)[..., 0], np.asarray(to_pil(colour).convert("L")))
+    np.testing.assert_array_equal(load_one(to_pil(grey), channels=1), grey)
+
+
+def test_the_callers_image_is_left_as_it_was() -> None:
+    image = Image.new("RGBA", (3, 2), (10, 20, 30, 40))
+    image.getexif()[0x0112] = 6
+    assert load_one(image).shape == (3, 2, 3)
+    assert image.size == (3, 2) and image.getpixel((0, 0)) == (10, 20, 30, 40) and image.getexif()[0x0112] == 6
+
+
+# Arrays and tensors
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 3), (8, 9, 4)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_array_is_one_image(shape: tuple[int, ...], channels: int) -> None:
+    assert load_one(noise(*shape), channels=channels).shape == (8, 9, channels)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_batched_array_is_as_many_images(channels: int) -> None:
+    batch = noise(5, 8, 9, channels)
+    images = load_images(batch, channels=3)
+    assert len(images) == 5
+    np.testing.assert_array_equal(images[2], load_one(batch[2]))
+
+
+def test_an_array_that_needs_no_conversion_keeps_its_pixels() -> None:
+    np.testing.assert_array_equal(load_one(noise(8, 9, 3)), noise(8, 9, 3))
+    np.testing.assert_array_equal(load_one(noise(8, 9, 3)[::-1, ::2]), noise(8, 9, 3)[::-1, ::2])
+
+
+def test_the_alpha_of_an_array_is_laid_over_white() -> None:
+    pixels = np.array([[[0, 0, 0, 0], [10, 20, 30, 255]]], np.uint8)
+    assert load_one(pixels).tolist() == [[[255, 255, 255], [10, 20, 30]]]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_torch_tensors_may_have_channels_first_or_last(channels: int) -> None:
+    torch = pytest.importorskip("torch")
+    batch = noise(5, 8, 9, channels)
+    last = torch.from_numpy(batch)
+    for tensor in (last, last.permute(0, 3, 1, 2)):
+        np.testing.assert_array_equal(load_images(tensor, channels=channels), batch)
+        np.testing.assert_array_equal(load_one(tensor[0], channels=channels), batch[0])
+    np.testing.assert_array_equal(load_one(last[0, :, :, 0], channels=1), batch[0, :, :, :1])
+
+
+def test_a_tensor_with_two_possible_readings_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    message = refusal(torch.zeros((3, 32, 3), dtype=torch.uint8))
+    assert "(3, 32, 3) can be read with channels first or last; expected a PIL image or a NumPy array" in message
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64", "bool"])
+def test_tensors_of_another_dtype_are_refused(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    message = refusal(torch.zeros((3, 32, 32), dtype=getattr(torch, dtype)))
+    assert message == f"the image: dtype is {dtype}; expected uint8 with values 0..255"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "uint16", "bool", "object"])
+def test_arrays_of_another_dtype_are_refused(dtype: str) -> None:
+    message = refusal(np.zeros((32, 32, 3), dtype))
+    assert message == f"the image: dtype is {dtype}; expected uint8 with values 0..255"
+
+
+@pytest.mark.parametrize("shape", [(), (9,), (3, 32, 32), (8, 9, 2), (2, 3, 32, 32), (1, 1, 8, 9, 3)])
+def test_arrays_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    message = refusal(np.zeros(shape, np.uint8))
+    assert f"shape {shape} is not that of images; expected (H, W), (H, W, C) or (B, H, W, C)" in message
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0, 3), (0, 8, 9, 3), (2, 8, 0, 1)])
+def test_empty_arrays_are_refused(shape: tuple[int, ...]) -> None:
+    assert refusal(np.zeros(shape, np.uint8)).startswith(f"the image: is empty, shape {shape}; expected")
+
+
+# Lists
+
+
+def test_a_list_may_mix_everything(tmp_path: Path) -> None:
+    file = tmp_path / "photo.png"
+    to_pil(picture()).save(file)
+    images = load_images([file, str(file), Image.open(file), picture(), noise(2, 8, 9, 1)], channels=3)
+    assert [image.shape for image in images] == [(12, 16, 3)] * 4 + [(8, 9, 3)] * 2
+    for image in images[:4]:
+        np.testing.assert_array_equal(image, picture())
+
+
+def test_a_tuple_is_a_list_too() -> None:
+    assert len(load_images((picture(), picture()), channels=1)) == 2
+
+
+def test_an_empty_list_is_refused() -> None:
+    assert refusal([]) == "the list of images is empty; expected at least one image"
+
+
+def test_an_error_names_the_place_in_the_list_counted_from_one() -> None:
+    message = refusal([picture(), picture(), np.zeros((8, 9, 3))])
+    assert message.startswith("image 3 of the list: dtype is float64")
+
+
+def test_an_error_names_the_file_where_the_list_has_one(tmp_path: Path) -> None:
+    assert refusal([picture(), tmp_path / "none.png"]).startswith(f"{tmp_path / 'none.png'}: no such file")
+
+
+@pytest.mark.parametrize("value", [None, 3, b"\x89PNG", {"image": 1}, np.uint8(3)])
+def test_other_types_are_refused_with_what_is_accepted(value: object) -> None:
+    expected = "a path, a PIL image, a uint8 array or tensor, or a list of these"
+    assert refusal(value) == f"the image: expected {expected}, not {type(value).__name__}"
+
+
+def test_a_list_in_a_list_is_refused() -> None:
+    assert refusal([[picture()]]).startswith("image 1 of the list: expected a path") and "not list" in refusal([[1]])
+
+
+# Files that are no images
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path / "none.png")
+    assert message == f"{tmp_path / 'none.png'}: no such file; expected the path of an image"
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"{tmp_path}: is a folder; expected the path of an image"
+
+
+@pytest.mark.parametrize("content", [b"", b"just text", b"\x89PNG\r\n\x1a\n", bytes(1000)])
+def test_a_file_that_is_not_an_image_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "notes.png"
+    file.write_bytes(content)
+    message = refusal(file)
+    assert message.startswith(f"{file}: not an image, or its beginning is damaged; expected PNG, JPEG, WebP")
+
+
+def test_a_path_that_no_file_can_have_is_refused() -> None:
+    assert "cannot be read as an image" in refusal("x" * 5000)
+    assert "cannot be read as an image" in refusal("photo\0.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp"])
+def test_a_truncated_file_is_refused_by_path_and_as_a_lazily_opened_image(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"photo.{suffix}"
+    to_pil(noise(64, 64, 3)).save(file)
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) * 2 // 3])
+    assert refusal(file).startswith(f"{file}: ")
+    if suffix != "webp":  # whose header alone does not open
+        assert refusal([Image.open(file)]).startswith("image 1 of the list: cannot be read as an image (")
+
+
+@given(cut=st.integers(0, 2000), place=st.integers(0, 2000), value=st.integers(0, 255))
+@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("suffix", ["PNG", "JPEG", "GIF", "TIFF"])
+@pytest.mark.filterwarnings("ignore")  # Pillow's own remarks about damaged metadata
+def test_a_damaged_file_gives_an_image_or_an_input_error(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, cut: int, place: int, value: int
+) -> None:
+    buffer = io.BytesIO()
+    to_pil(picture()).save(buffer, suffix)
+    content = bytearray(buffer.getvalue())
+    content[place % len(content)] = value
+    file = tmp_path_factory.getbasetemp() / f"damaged.{suffix}"
+    file.write_bytes(content[: 1 + cut])
+    try:
+        load_one(file)
+    except InputError as error:
+        assert str(error).startswith(f"{file}: ")
+
+
+# The pixel limit
+
+
+def test_an_image_over_the_pixel_limit_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:
+    file = tmp_path / "photo.png"
+    to_pil(picture(12, 16)).save(file)
+    assert load_images(file, channels=3, max_pixels=192)
+    for image in (file, Image.open(file), picture(12, 16)):
+        assert "16×12 are 192 pixels, more than the limit of 191" in refusal(image, max_pixels=191)
+    assert refusal(file, max_pixels=191).startswith(f"{file}: ")
+
+
+def header_of_a_bmp(width: int, height: int) -> bytes:
+    """A file that claims a size and holds no pixels: whoever decodes it fails in another way."""
+    header = np.array([width, height], "<i4").tobytes() + b"\1\0\x18\0" + bytes(24)
+    return b"BM" + np.array([54, 0, 54, 40], "<u4").tobytes() + header
+
+
+@pytest.mark.parametrize("side", [12_000, 30_000])  # above Pillow's warning, above Pillow's error
+def test_the_limit_holds_before_decoding_and_pillows_own_alarm_stays_silent(tmp_path: Path, side: int) -> None:
+    file = tmp_path / "bomb.bmp"
+    file.write_bytes(header_of_a_bmp(side, side))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        message = refusal(file)
+    assert message.startswith(f"{file}: ") and "pixels" in message and "limit of 134,217,728" in message
+
+
+def test_between_pillows_two_limits_an_image_is_read_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "photo.png"
+    to_pil(picture(12, 16)).save(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow warns from here and refuses from twice as many
+        assert load_one(file).shape == (12, 16, 3)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+        assert refusal(file) == f"{file}: has more pixels than the limit of 100"
+
+
+def test_an_image_without_pixels_is_refused() -> None:
+    assert "is empty, 0×5 pixels; expected at least one pixel" in refusal(Image.new("RGB", (0, 5)))
+
+
+# Bringing to size
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_an_image_of_the_right_size_is_returned_as_it_is(fit: str) -> None:
+    image = noise(12, 16, 3)
+    assert fit_image(image, 12, 16, fit=fit) is image  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("shape", [(50, 40, 3), (5, 7, 1), (1, 300, 3), (300, 1, 3), (1, 1, 1), (33, 32, 3)])
+def test_every_fit_gives_the_size_asked_for_and_keeps_a_flat_colour(fit: str, shape: tuple[int, ...]) -> None:
+    image = fit_image(np.full(shape, 77, np.uint8), 32, 24, fit=fit)  # type: ignore[arg-type]
+    assert image.shape == (32, 24, shape[-1]) and image.dtype == np.uint8
+    assert (image == 77).all()
+
+
+def test_crop_keeps_the_centre() -> None:
+    image = np.zeros((40, 120, 1), np.uint8)
+    image[:, 40:80] = 200  # the middle third of a wide picture
+    assert fit_image(image, 20, 20, fit="crop")[:, 1:-1].min() > 190
+    np.testing.assert_array_equal(
+        fit_image(np.swapaxes(image, 0, 1), 20, 20, fit="crop"), np.swapaxes(fit_image(image, 20, 20, fit="crop"), 0, 1)
+    )
+
+
+@pytest.mark.parametrize("width", [35, 36])
+def test_crop_does_not_resample_where_it_need_not_scale(width: int) -> None:
+    image = noise(32, width, 3)
+    left = (width - 32) // 2
+    np.testing.assert_array_equal(fit_image(image, 32, 32, fit="crop"), image[:, left : left + 32])
+
+
+def test_pad_keeps_the_whole_image_and_repeats_its_edge() -> None:
+    image = noise(32, 20, 3)
+    padded = fit_image(image, 32, 33, fit="pad")
+    np.testing.assert_array_equal(padded[:, 6:26], image)
+    np.testing.assert_array_equal(padded[:, :6], np.repeat(image[:, :1], 6, axis=1))
+    np.testing.assert_array_equal(padded[:, 26:], np.repeat(image[:, -1:], 7, axis=1))
+
+
+def test_stretch_keeps_the_corners_of_the_image() -> None:
+    quarters = np.kron(np.array([[0, 80], [160, 240]], np.uint8), np.ones((20, 30), np.uint8))[..., None]
+    corners = fit_image(quarters, 16, 16, fit="stretch")[[0, 0, -1, -1], [0, -1, 0, -1], 0]
+    np.testing.assert_allclose(corners.astype(int), [0, 80, 160, 240], atol=2)
+
+
+def test_shrinking_is_antialiased() -> None:
+    stripes = np.zeros((64, 64, 1), np.uint8)
+    stripes[:, ::2] = 255
+    for fit in ("crop", "pad", "stretch"):
+        np.testing.assert_allclose(fit_image(stripes, 8, 8, fit=fit).astype(int), 128, atol=8)  # type: ignore[arg-type]
+
+
+def test_an_unknown_fit_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InputError, match="fit must be one of crop, pad, stretch, not 'squeeze'"):
+        fit_image(picture(), 8, 8, fit="squeeze")  # type: ignore[arg-type]
+
+
+# Back to PIL
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_an_array_becomes_a_pil_image_and_comes_back(channels: int, mode: str) -> None:
+    image = to_pil(noise(5, 7, channels))
+    assert image.mode == mode and image.size == (7, 5)
+    np.testing.assert_array_equal(load_one(image, channels=channels), noise(5, 7, channels))
+
+
+@pytest.mark.parametrize("image", [noise(5, 7), noise(5, 7, 4), noise(2, 5, 7, 3), noise(5, 7, 3).astype(float)])
+def test_an_array_that_is_no_image_does_not_become_one(image: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"the image: .* expected"):
+        to_pil(image)

@@ -1,0 +1,83 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped, without a pickle in sight.
+
+A checkpoint is a folder: ``config.json`` and ``model.safetensors`` (all that export needs), ``training.json`` (what was
+done so far) and ``state.safetensors`` (optimiser moments, η, and whatever else the method remembers).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from daps_tokenizer.errors import ModelFileError
+from daps_tokenizer.model.autoencoder import load_weights, save_weights
+from train.methods import Method
+
+
+def save_checkpoint(folder: Path, method: Method, optimiser: torch.optim.Optimizer, training: dict[str, Any]) -> None:
+    """Write a checkpoint to a temporary folder, then put it in place of ``folder``."""
+    temporary = folder.with_name(folder.name + ".writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    (temporary / "config.json").write_text(method.model.config.to_json(), encoding="utf-8")
+    save_weights(method.model, temporary / "model.safetensors")
+    save_file(_optimiser_tensors(optimiser) | _method_tensors(method), temporary / "state.safetensors")
+    (temporary / "training.json").write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+    previous = folder.with_name(folder.name + ".previous")
+    shutil.rmtree(previous, ignore_errors=True)
+    if folder.exists():
+        folder.rename(previous)
+    temporary.rename(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path, method: Method, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Restore weights, method and optimiser in place; returns the content of ``training.json``.
+
+    Raises:
+        ModelFileError: a file is missing, damaged, or of another model or method.
+    """
+    load_weights(method.model, folder / "model.safetensors")
+    try:
+        state = load_file(folder / "state.safetensors")
+        training: dict[str, Any] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        for name, value in _method_tensors(method).items():
+            value.copy_(state[name])
+        for group, index, parameter in _parameters(optimiser):
+            prefix = f"optimiser.{group}.{index}."
+            saved = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            if saved:
+                step = saved.pop("step")
+                moments = {key: value.to(parameter.device) for key, value in saved.items()}
+                optimiser.state[parameter] = {"step": step, **moments}
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise ModelFileError(f"{folder}: not a checkpoint of this run ({str(error).splitlines()[0]})") from error
+    return training
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[tuple[int, int, torch.nn.Parameter]]:
+    return [
+        (number, index, parameter)
+        for number, group in enumerate(optimiser.param_groups)
+        for index, parameter in enumerate(group["params"])
+    ]
+
+
+def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"optimiser.{group}.{index}.{key}": torch.as_tensor(value).detach().cpu().clone().contiguous()
+        for group, index, parameter in _parameters(optimiser)
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def _method_tensors(method: Method) -> dict[str, Tensor]:
+    """The method's own parameters and buffers, without the model's."""
+    own = {f"method.{name}": value for name, value in method.state_dict().items() if not name.startswith("model.")}
+    return {name: value.detach() for name, value in own.items()}

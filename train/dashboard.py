@@ -1,0 +1,69 @@
+"""One picture that tells how a run is doing: curves, code usage and reconstructions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from train.methods import Method
+
+PICTURES = 8
+CURVES = (
+    ("log p(x|z), nats", ("log_p", "sampled_log_p", "greedy_log_p")),
+    ("ELBO, nats", ("elbo",)),
+    ("effective sample size", ("ess",)),
+    ("η", ("eta",)),
+    ("β", ("beta",)),
+    ("entropy of q, nats", ("entropy",)),
+    ("code usage (perplexity)", ("code_perplexity", "codes_in_batch")),
+    ("PSNR, dB", ("sampled_psnr", "greedy_psnr")),
+)
+
+
+def draw_dashboard(path: Path, metrics_file: Path, method: Method, items: np.ndarray) -> None:
+    """Draw ``metrics_file`` and the reconstructions of the first items to a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
+    figure = Figure(figsize=(16, 10), layout="constrained")
+    FigureCanvasAgg(figure)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(3, 1))
+    for axes, (title, names) in zip(top.subplots(2, 4).flat, CURVES, strict=True):
+        for name in names:
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=name)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        if axes.lines:
+            axes.legend()
+        if title == "log p(x|z), nats" and axes.lines:
+            # The first steps are far below everything that follows.
+            everything = np.concatenate([line.get_ydata() for line in axes.lines])
+            axes.set_ylim(bottom=float(np.quantile(everything, 0.1)) - 1.0)
+    if method.model.config.modality == "image":
+        originals, reconstructions = _reconstruct(method, items[:PICTURES])
+        rows = bottom.subplots(2, PICTURES)
+        for row, pictures in zip(rows, (originals, reconstructions), strict=True):
+            for axes, picture in zip(row, pictures, strict=False):
+                axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
+                axes.set_axis_off()
+        rows[0][0].set_title("original")
+        rows[1][0].set_title("greedy")
+    figure.savefig(path, dpi=70)
+
+
+@torch.no_grad()
+def _reconstruct(method: Method, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    was_training = method.training
+    method.eval()
+    model = method.model
+    x = model.standardise(torch.from_numpy(items).to(model.mean.device))
+    uniform = torch.zeros(len(items), model.config.num_tokens, device=x.device)
+    mean = model.likelihood.moments(model.generative(method.encode(x, uniform, 0.0).codes)).mean
+    method.train(was_training)
+    return items, model.to_input_units(mean).cpu().numpy()

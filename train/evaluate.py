@@ -1,0 +1,64 @@
+"""How good a tokenizer is on held-out items: never averaged per batch, sampled and greedy codes side by side."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train.methods import Method
+
+EVALUATION_BATCH = 100
+
+
+@torch.no_grad()
+def evaluate(method: Method, items: np.ndarray, *, seed: int = 0) -> dict[str, float]:
+    """Means over all items.
+
+    Args:
+        method: encodes with the weights it trains.
+        items: uint8 images or float32 features (B, *input_shape).
+        seed: of the uniforms that sampled codes are drawn with.
+
+    Returns:
+        ``sampled_log_p`` and ``greedy_log_p`` (nats), their ``_psnr`` (dB, images; of clipped 8-bit pixels) and
+        ``_l2`` (norm of the error per item, standardised units); ``entropy`` of q (nats, estimated by −log q of the
+        samples); ``code_perplexity`` and ``codes_used`` of the sampled codes over all positions.
+    """
+    was_training = method.training
+    method.eval()
+    model = method.model
+    generator = torch.Generator().manual_seed(seed)
+    values: dict[str, list[Tensor]] = {}
+    usage = torch.zeros(model.config.vocab_size)
+    for start in range(0, len(items), EVALUATION_BATCH):
+        inputs = torch.from_numpy(items[start : start + EVALUATION_BATCH])
+        uniform = torch.rand(len(inputs), model.config.num_tokens, generator=generator).to(model.mean.device)
+        inputs = inputs.to(model.mean.device)
+        x = model.standardise(inputs)
+        for kind, temperature in (("sampled", 1.0), ("greedy", 0.0)):
+            sampled = method.encode(x, uniform, temperature)
+            parameters = model.generative(sampled.codes)
+            mean = model.likelihood.moments(parameters).mean
+            error = (mean - x).square().flatten(1)
+            found = {
+                f"{kind}_log_p": model.likelihood.log_prob(parameters, x).flatten(1).sum(1),
+                f"{kind}_l2": error.sum(1).sqrt(),
+            }
+            if model.config.modality == "image":
+                target = inputs if model.config.likelihood.kind != "bernoulli" else model.to_input_units(x)
+                difference = model.to_input_units(mean).float() - target.float()
+                mse = difference.square().flatten(1).mean(1).clamp_min(1e-3)
+                found[f"{kind}_psnr"] = 10 * torch.log10(255.0**2 / mse)
+            if kind == "sampled":
+                found["entropy"] = -sampled.log_probs.sum(1)
+                usage += torch.bincount(sampled.codes.flatten(), minlength=usage.shape[0]).cpu()
+            for name, value in found.items():
+                values.setdefault(name, []).append(value.cpu())
+    method.train(was_training)
+    share = usage / usage.sum()
+    perplexity = math.exp(-float((share * share.clamp_min(1e-12).log()).sum()))
+    means = {name: float(torch.cat(parts).double().mean()) for name, parts in values.items()}
+    return means | {"code_perplexity": perplexity, "codes_used": float((usage > 0).sum()), "items": float(len(items))}

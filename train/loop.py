@@ -1,0 +1,175 @@
+"""The training loop: one for every method, on CPU, one GPU or several, stopping and going on without a trace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from daps_tokenizer.errors import ConfigError, DapsError
+from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from train.checkpoint import load_checkpoint, save_checkpoint
+from train.data import Dataset, batch_indices
+from train.evaluate import evaluate
+from train.experiment import Experiment
+from train.methods import Method, build_method
+from train.recorder import Recorder
+
+MAX_SKIPPED_IN_A_ROW = 100
+
+
+class TrainingDiverged(DapsError):  # noqa: N818 - it is an outcome, not a mistake in the call
+    """Gradients were not finite for too many steps in a row."""
+
+
+def fit(
+    experiment: Experiment,
+    dataset: Dataset,
+    run_folder: Path,
+    *,
+    max_seconds: float | None = None,
+    show_progress: bool = True,
+) -> dict[str, Any]:
+    """Train until the experiment's last step, or until ``max_seconds`` have passed; resumes by itself.
+
+    Args:
+        experiment: what to train, and how.
+        dataset: uint8 items.
+        run_folder: receives ``checkpoint/``, ``metrics.jsonl``, ``tensorboard/`` and ``dashboard.png``.
+        max_seconds: stop, evaluate and save after this many seconds, to be resumed by the same call.
+
+    Returns:
+        The run's record, as in ``checkpoint/training.json``.
+
+    Raises:
+        ConfigError: the run folder holds a run of other settings.
+        TrainingDiverged: 100 updates in a row had gradients that were not finite.
+    """
+    started = time.monotonic()
+    accelerator = Accelerator(mixed_precision="bf16" if experiment.precision == "bf16" else "no")
+    torch.manual_seed(experiment.seed)
+    model = Autoencoder(experiment.model).to(accelerator.device, memory_format=torch.channels_last)
+    method = build_method(experiment.method, model, experiment.settings).to(accelerator.device)
+    optimiser = build_optimiser(method, experiment)
+    record = _restore_or_start(experiment, run_folder, method, optimiser)
+    prepared, optimiser = accelerator.prepare(method, optimiser)
+
+    recorder = Recorder(run_folder, experiment, first_step=record["steps"], show_progress=show_progress)
+    skipped_in_a_row = 0
+    with recorder:
+        for step in range(record["steps"], experiment.steps):
+            prepared.train()
+            batch = _batch(experiment, dataset, step, accelerator)
+            generator = step_generator(experiment.seed, step, accelerator)
+            apply_schedule(optimiser, experiment, step)
+            losses = prepared(batch, generator, step / experiment.steps)
+            optimiser.zero_grad()
+            accelerator.backward(losses.total)
+            if clip_gradients(method, experiment.optimiser.clip_norm):
+                optimiser.step()
+                method.after_step(step, generator)
+                skipped_in_a_row = 0
+            else:
+                skipped_in_a_row += 1
+                if skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
+                    raise TrainingDiverged(f"{run_folder}: gradients not finite for {skipped_in_a_row} steps in a row")
+
+            record["steps"] = step + 1
+            recorder.step(step, losses.metrics)
+            out_of_time = max_seconds is not None and time.monotonic() - started > max_seconds
+            last = step + 1 == experiment.steps or out_of_time
+            if accelerator.is_main_process and (last or (step + 1) % experiment.evaluate_every == 0):
+                method.before_checkpoint()
+                record["validation"] = evaluate(method, dataset.test[: experiment.evaluation_items])
+                recorder.evaluation(step, record["validation"], method, dataset.test)
+            if accelerator.is_main_process and (last or (step + 1) % experiment.checkpoint_every == 0):
+                method.before_checkpoint()
+                elapsed = time.monotonic() - started
+                save_checkpoint(
+                    run_folder / "checkpoint", method, optimiser, record | {"seconds": record["seconds"] + elapsed}
+                )
+            if out_of_time:
+                break
+    record["seconds"] += time.monotonic() - started
+    return record
+
+
+def build_optimiser(method: Method, experiment: Experiment) -> torch.optim.AdamW:
+    """AdamW over what the method trains: the recognition model, the generative model, and the method's own."""
+    settings = experiment.optimiser
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in part.parameters() if p.requires_grad], "lr": settings.learning_rate}
+        for part in (method.model.recognition, method.model.generative)
+    ]
+    groups = [group for group in groups if group["params"]] + method.extra_parameters()
+    for group in groups:
+        group["base_lr"] = group["lr"]
+    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+
+
+def apply_schedule(optimiser: torch.optim.Optimizer, experiment: Experiment, step: int) -> None:
+    """Set each group's learning rate for a step; it depends on the step alone."""
+    factor = experiment.optimiser.factor(step, experiment.steps)
+    for group in optimiser.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def clip_gradients(method: Method, clip_norm: float) -> bool:
+    """Clip recognition and generative model each to a norm of its own; False where a gradient is not finite.
+
+    Apart, because the gradient of log p grows with the size of the input and would drown that of log q.
+    """
+    norms = [
+        torch.nn.utils.clip_grad_norm_(part.parameters(), clip_norm)
+        for part in (method.model.recognition, method.model.generative)
+    ]
+    return bool(torch.isfinite(torch.stack(norms)).all())
+
+
+def step_generator(seed: int, step: int, accelerator: Accelerator) -> torch.Generator:
+    """All randomness of one step on one process: a function of seed, step and rank, so there is no state to save."""
+    digest = hashlib.sha256(f"{seed}/{step}/{accelerator.process_index}".encode()).digest()
+    return torch.Generator(accelerator.device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _batch(experiment: Experiment, dataset: Dataset, step: int, accelerator: Accelerator) -> Tensor:
+    """This process's share of a step's batch, on its device."""
+    indices = batch_indices(len(dataset.train), experiment.batch_size, step, experiment.seed)
+    own = indices[accelerator.process_index :: accelerator.num_processes]
+    return torch.from_numpy(dataset.train[own]).to(accelerator.device)
+
+
+def _restore_or_start(
+    experiment: Experiment, run_folder: Path, method: Method, optimiser: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Continue the run that is in the folder, or begin one; returns its record so far."""
+    settings = json.loads(json.dumps(asdict(experiment)))  # as it will be read back: tuples become lists
+    checkpoint = run_folder / "checkpoint"
+    if checkpoint.is_dir():
+        record = load_checkpoint(checkpoint, method, optimiser)
+        changed = [key for key in settings if settings[key] != record["experiment"].get(key)]
+        if changed:
+            raise ConfigError(
+                f"{run_folder}: holds a run with another {', '.join(changed)}; choose another --run folder or delete it"
+            )
+        return record
+    stages: list[dict[str, Any]] = []
+    if experiment.start_from is not None:
+        source = Path(experiment.start_from)
+        load_weights(method.model, source / "model.safetensors")
+        before = json.loads((source / "training.json").read_text(encoding="utf-8"))
+        stages = [*before["stages_before"], {key: value for key, value in before.items() if key != "stages_before"}]
+    method.start()
+    return {"experiment": settings, "steps": 0, "seconds": 0.0, "stages_before": stages, "versions": _versions()}
+
+
+def _versions() -> dict[str, str]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return {"torch": torch.__version__, "device": device}

@@ -1,0 +1,27 @@
+"""One file per training method, behind one small protocol; :func:`build_method` finds them by name."""
+
+from __future__ import annotations
+
+from daps_tokenizer.config import config_from_dict
+from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.model.autoencoder import Autoencoder
+from train.methods.base import Losses, Method
+from train.methods.daps import DAPS
+from train.methods.distil import Distillation
+from train.methods.vqvae import VQVAE
+
+METHODS: dict[str, type[Method]] = {"daps": DAPS, "vqvae": VQVAE, "distil": Distillation}
+
+__all__ = ["METHODS", "Losses", "Method", "build_method"]
+
+
+def build_method(name: str, model: Autoencoder, settings: dict[str, object]) -> Method:
+    """The named method around a model.
+
+    Raises:
+        ConfigError: an unknown method, or settings that are not its own.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"method {name!r} is not known; known methods are {', '.join(METHODS)}")
+    method = METHODS[name]
+    return method(model, config_from_dict(method.settings_type, settings, source=f"settings of {name}"))

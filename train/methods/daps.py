@@ -1,0 +1,163 @@
+"""DAPS, Discrete Autoencoding via Policy Search (paper, section 3, Algorithm 1).
+
+The recognition model draws K codes per item; each is weighted by how much a closed-form better policy q* would prefer
+it; weighted maximum likelihood moves the recognition model there. Nothing is differentiated through the sampling.
+
+With weights that are normalised over the K samples the baseline of the advantage (log-sum-exp or mean) cancels: it
+shifts every log-weight of an item alike. So there is no option for it; :func:`advantages` is there for what is logged.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.sampling import sample_codes
+from train.methods.base import Losses, Method, expand_samples
+
+
+def advantages(rewards: Tensor) -> Tensor:
+    """A^k = R^k − logsumexp_k R^k, for rewards (..., K) (paper, section 3)."""
+    return rewards - rewards.logsumexp(-1, keepdim=True)
+
+
+def importance_weights(advantage: Tensor, log_q: Tensor, eta: Tensor, beta: float) -> Tensor:
+    """Self-normalised w^k = softmax_k log(q*/q) with log(q*/q) = (A^k − β log q^k)/(η + β) (paper, Eq. 5 and 6).
+
+    Args:
+        advantage, log_q: (..., K), nats.
+        eta: the trust-region multiplier, a scalar.
+        beta: weight of the entropy bonus.
+
+    Returns:
+        (..., K), summing to 1 over K.
+    """
+    return torch.softmax((advantage - beta * log_q) / (eta + beta), dim=-1)
+
+
+def effective_sample_size(weights: Tensor) -> Tensor:
+    """(Σ w)² / Σ w² over K, averaged over everything else (paper, Eq. 8): a scalar between 1 and K."""
+    return (weights.sum(-1).square() / weights.square().sum(-1)).mean()
+
+
+def beta_schedule(initial: float, final: float, progress: float) -> float:
+    """Exponential decay from initial to final as progress goes from 0 to 1."""
+    return initial * (final / initial) ** progress
+
+
+def sum_neighbourhood(values: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    """Sum each code's value with those of the size × size codes around it on the grid: (B, N) -> (B, N)."""
+    maps = values.unflatten(1, grid)[:, None]
+    ones = values.new_ones(1, 1, size, size)
+    return F.conv2d(maps, ones, padding=size // 2).flatten(1)
+
+
+@dataclass(frozen=True)
+class DAPSSettings:
+    """Settings of the paper's Figure 11; the defaults are CIFAR-10's.
+
+    ``ess_target`` is a share of K. ``credit``: ``global`` is the paper's one weight per sample; ``local`` gives every
+    code its own weight, from log p(x|z) summed over the ``neighbourhood`` × ``neighbourhood`` codes around it.
+    ``batch_norm``: ``frozen`` keeps the running statistics, for runs that start from a trained model.
+    """
+
+    num_samples: int = 8
+    beta_initial: float = 6.0
+    beta_final: float = 0.01
+    ess_target: float = 0.33
+    eta_initial: float = 100.0
+    eta_learning_rate: float = 1e-3
+    credit: Literal["global", "local"] = "global"
+    neighbourhood: int = 3
+    batch_norm: Literal["batch", "frozen"] = "batch"
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 2:
+            raise ConfigError(f"daps compares samples, so num_samples must be at least 2, not {self.num_samples}")
+        if min(self.beta_initial, self.beta_final, self.eta_initial) <= 0 or not 0 < self.ess_target < 1:
+            raise ConfigError("daps needs positive beta and eta, and an ess_target between 0 and 1 (a share of K)")
+        if self.credit not in ("global", "local") or self.batch_norm not in ("batch", "frozen"):
+            raise ConfigError("daps: credit is global or local, batch_norm is batch or frozen")
+        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
+            raise ConfigError(f"neighbourhood must be odd, not {self.neighbourhood}")
+
+
+class DAPS(Method):
+    """Weighted maximum likelihood for q, maximum likelihood for p, and η following the effective sample size."""
+
+    settings_type = DAPSSettings
+
+    def __init__(self, model: Autoencoder, settings: DAPSSettings) -> None:
+        super().__init__(model)
+        if settings.credit == "local" and model.config.token_grid is None:
+            raise ConfigError(f"credit: local needs codes on a grid, which {model.config.generative.kind} has not")
+        self.settings = settings
+        self.log_eta = nn.Parameter(torch.tensor(math.log(settings.eta_initial)))
+
+    def extra_parameters(self) -> list[dict[str, Any]]:
+        """η has a learning rate of its own."""
+        return [{"params": [self.log_eta], "lr": self.settings.eta_learning_rate}]
+
+    def forward(self, inputs: Tensor, generator: torch.Generator, progress: float) -> Losses:
+        """L(θ) + L(φ) + L(η): they share no parameters, so one backward pass serves all three."""
+        settings, model = self.settings, self.model
+        if settings.batch_norm == "frozen":
+            model.generative.eval()
+        beta = beta_schedule(settings.beta_initial, settings.beta_final, progress)
+        x = model.standardise(inputs)
+        context = model.recognition.context(x)
+        codes = self._draw(x, generator)
+        log_q = model.recognition.log_prob(context, codes)
+        log_p = model.likelihood.log_prob(model.generative(codes), expand_samples(x, settings.num_samples))
+
+        rewards, log_q_terms = self._credit(log_p, log_q)
+        eta = self.log_eta.exp()
+        weights = importance_weights(advantages(rewards), log_q_terms.detach(), eta, beta)
+        ess = effective_sample_size(weights)
+        # The terms are (B, 1 or N, K): sum over codes, average over the batch.
+        loss_theta = -(weights.detach() * log_q_terms).sum(dim=(-1, -2)).mean()
+        loss_phi = -log_p.flatten(1).sum(1).mean()
+        loss_eta = (ess - settings.ess_target * settings.num_samples).square()
+
+        entropy = -log_q.detach().sum(1).mean()
+        reconstruction = -loss_phi.detach()
+        maximum_entropy = model.config.num_tokens * math.log(model.config.vocab_size)
+        metrics = {
+            "log_p": reconstruction,
+            "elbo": reconstruction - (maximum_entropy - entropy),
+            "entropy": entropy,
+            "ess": ess.detach(),
+            "eta": eta.detach(),
+            "beta": torch.tensor(beta),
+            "codes_in_batch": torch.tensor(float(codes.unique().numel())),
+        }
+        return Losses(loss_theta + loss_phi + loss_eta, metrics)
+
+    @torch.no_grad()
+    def _draw(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """K samples per item at temperature 1 with the current weights, in full precision: (B·K, N)."""
+        recognition = self.model.recognition
+        rows = x.shape[0] * self.settings.num_samples
+        uniform = torch.rand(rows, recognition.num_tokens, generator=generator, device=x.device)
+        with torch.autocast(x.device.type, enabled=x.device.type == "cuda", dtype=torch.bfloat16):
+            return sample_codes(recognition, recognition.context(x), uniform).codes
+
+    def _credit(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards (no gradient) and the log q that they pay for, each (B, 1, K), or (B, N, K) with local credit."""
+        settings, model = self.settings, self.model
+        if settings.credit == "global":
+            rewards, paid = log_p.detach().flatten(1).sum(1)[:, None], log_q.sum(1, keepdim=True)
+        else:
+            grid = model.config.token_grid
+            assert grid is not None  # checked in __init__
+            rewards = sum_neighbourhood(model.sum_cells(log_p.detach()), grid, settings.neighbourhood)
+            paid = log_q
+        samples_last = (-1, settings.num_samples)
+        return rewards.unflatten(0, samples_last).transpose(1, 2), paid.unflatten(0, samples_last).transpose(1, 2)

@@ -1,0 +1,57 @@
+"""Maximum likelihood of the autoregressive recognition model on the codes of a VQ-VAE.
+
+The run starts from the VQ-VAE's checkpoint; the teacher is the parallel encoder in it, frozen. The generative model is
+left alone. A student whose decoder is initialised anew (``from_scratch``) is the textbook distillation; the default
+keeps the teacher's weights, whose greedy codes agree already, and fits the probabilities.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from daps_tokenizer.model.autoencoder import Autoencoder
+from train.methods.base import Losses, Method
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """``from_scratch``: initialise the student anew instead of from the teacher's weights."""
+
+    from_scratch: bool = False
+
+
+class Distillation(Method):
+    """−log q(z|x) on the teacher's codes."""
+
+    settings_type = DistillationSettings
+
+    def __init__(self, model: Autoencoder, settings: DistillationSettings) -> None:
+        super().__init__(model)
+        self.settings = settings
+        self.teacher = copy.deepcopy(model.recognition).requires_grad_(False)
+        model.generative.requires_grad_(False)
+
+    def start(self) -> None:
+        """The weights that were loaded become the teacher's; prepare the student."""
+        model = self.model
+        self.teacher.load_state_dict(model.recognition.state_dict())
+        if self.settings.from_scratch:
+            model.recognition.load_state_dict(Autoencoder(model.config).recognition.state_dict())
+        else:
+            torch.nn.init.normal_(model.recognition.code_embedding.weight, std=0.02)
+
+    def forward(self, inputs: Tensor, generator: torch.Generator, progress: float) -> Losses:
+        """Mean over the batch of −log q(z|x) in nats; ``agreement`` is the share of codes that are most probable."""
+        self.model.generative.eval()
+        x = self.model.standardise(inputs)
+        with torch.no_grad():
+            codes = self.teacher.head(self.teacher.hidden_without_codes(self.teacher.context(x))).argmax(-1)
+        recognition = self.model.recognition
+        logits = recognition.logits(recognition.context(x), codes).float()
+        log_q = logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0].sum(1)
+        agreement = (logits.argmax(-1) == codes).float().mean()
+        return Losses(-log_q.mean(), {"log_q": log_q.mean().detach(), "agreement": agreement.detach()})

@@ -1,0 +1,138 @@
+"""VQ-VAE (van den Oord et al., 2017; paper, Eq. 2), trained through the recognition network itself.
+
+The decoder blocks of the recognition model see positions only, so they form a parallel encoder; its last hidden states
+are quantised to the generative model's own code table C. With codes = argmin ‖h − C‖², a head of weight 2αC and bias
+−α‖C‖² has the same codes as its most probable ones, and a code embedding of zero makes the autoregressive model ignore
+what it has drawn. So the checkpoint of a VQ-VAE *is* an autoregressive recognition model with the same greedy codes:
+DAPS starts from it as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.sampling import Sampled
+from train.methods.base import Losses, Method
+
+NEXT_CODES = 7  # the gap that sets α is the mean distance from the nearest code to the next 7
+
+
+@dataclass(frozen=True)
+class VQVAESettings:
+    """Settings of the quantiser and of the head that is made of it.
+
+    ``commitment``: weight of the commitment loss. ``revive_every``: steps between revivals of codes that are used less
+    than ``revive_below`` times their even share, 0 for never; revivals end at ``revive_until`` of the run.
+    ``logit_gap``: the mean gap in nats between a code and the next 7 that the autoregressive head is scaled to.
+    """
+
+    commitment: float = 0.25
+    revive_every: int = 50
+    revive_below: float = 0.03
+    revive_until: float = 0.7
+    logit_gap: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.commitment < 0 or self.revive_every < 0 or self.logit_gap <= 0:
+            raise ConfigError("vqvae needs commitment and revive_every of at least 0 and a positive logit_gap")
+
+
+class VQVAE(Method):
+    """Straight-through quantisation; the codebook follows by its own loss and unused codes are revived."""
+
+    settings_type = VQVAESettings
+    usage: Tensor
+    distance_gap: Tensor
+
+    def __init__(self, model: Autoencoder, settings: VQVAESettings) -> None:
+        super().__init__(model)
+        table = model.generative.embedding.weight
+        if table.shape[1] != model.recognition.positions.shape[1]:
+            raise ConfigError("vqvae needs the generative model's embedding_size to equal recognition.hidden_size")
+        self.settings = settings
+        torch.nn.init.zeros_(model.recognition.code_embedding.weight)
+        # Neither is used by a parallel encoder; weight decay or gradients must not move them.
+        model.recognition.code_embedding.requires_grad_(False)
+        model.recognition.head.requires_grad_(False)
+        self.register_buffer("usage", torch.zeros(table.shape[0]))
+        self.register_buffer("recent", torch.zeros(1024, table.shape[1]))
+        self.register_buffer("distance_gap", torch.tensor(1.0))
+
+    def forward(self, inputs: Tensor, generator: torch.Generator, progress: float) -> Losses:
+        """−log p(x|z) per dimension + ‖sg(h) − C‖² + commitment · ‖h − sg(C)‖², means over all elements."""
+        x = self.model.standardise(inputs)
+        h = self._hidden(x)
+        codes = self._quantise(h)
+        quantised = F.embedding(codes, self.model.generative.embedding.weight)
+        parameters = self.model.generative.decode_embedded(h + (quantised - h).detach())
+        log_p = self.model.likelihood.log_prob(parameters, x).flatten(1)
+        codebook = (quantised - h.detach()).square().mean()
+        commitment = (quantised.detach() - h).square().mean()
+        if self.training:
+            self._observe(h.detach(), codes, progress)
+        metrics = {
+            "log_p": log_p.sum(1).mean().detach(),
+            "codebook_loss": codebook.detach(),
+            "codes_in_batch": torch.tensor(float(codes.unique().numel())),
+        }
+        return Losses(-log_p.mean() + codebook + self.settings.commitment * commitment, metrics)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        recognition = self.model.recognition
+        return recognition.hidden_without_codes(recognition.context(x)).float()
+
+    @torch.no_grad()
+    def _distances(self, h: Tensor) -> Tensor:
+        """‖h − C‖² − ‖h‖² to every code, (B, N, V), in float32 also under autocast."""
+        table = self.model.generative.embedding.weight
+        with torch.autocast(h.device.type, enabled=False):
+            return table.square().sum(1) - 2 * h @ table.T
+
+    def _quantise(self, h: Tensor) -> Tensor:
+        return self._distances(h).argmin(-1)
+
+    @torch.no_grad()
+    def _observe(self, h: Tensor, codes: Tensor, progress: float) -> None:
+        """Keep what revival and the autoregressive head need to know of recent batches."""
+        flat = h.flatten(0, 1)
+        if progress < self.settings.revive_until:
+            self.usage += torch.bincount(codes.flatten(), minlength=self.usage.shape[0])
+            stride = max(1, flat.shape[0] // self.recent.shape[0])
+            rows = flat[::stride][: self.recent.shape[0]]
+            self.recent[: rows.shape[0]] = rows
+        else:
+            self.usage.fill_(1.0)  # too late to revive: count every code as used
+        nearest = self._distances(h[:8]).topk(NEXT_CODES + 1, largest=False).values
+        gap = (nearest[..., 1:].mean(-1) - nearest[..., 0]).mean()
+        self.distance_gap.lerp_(gap, 0.01 if progress > 0 else 1.0)
+
+    @torch.no_grad()
+    def after_step(self, step: int, generator: torch.Generator) -> None:
+        """Move codes that almost nothing chose since the last revival to recent hidden states."""
+        if not self.settings.revive_every or (step + 1) % self.settings.revive_every:
+            return
+        dead = (self.usage < self.settings.revive_below * self.usage.mean()).nonzero()[:, 0]
+        order = torch.randperm(self.recent.shape[0], generator=generator, device=generator.device)
+        chosen = order[: dead.shape[0]].to(self.recent.device)
+        self.model.generative.embedding.weight[dead[: chosen.shape[0]]] = self.recent[chosen]
+        self.usage.zero_()
+
+    @torch.no_grad()
+    def before_checkpoint(self) -> None:
+        """Write the autoregressive head that has this quantiser's codes as its most probable ones."""
+        table, head = self.model.generative.embedding.weight, self.model.recognition.head
+        alpha = self.settings.logit_gap / self.distance_gap
+        head.weight.copy_(2 * alpha * table)
+        head.bias.copy_(-alpha * table.square().sum(1))
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, uniform: Tensor, temperature: float) -> Sampled:
+        """The quantiser's codes: one parallel pass, nothing drawn, so probability 1 each."""
+        codes = self._quantise(self._hidden(x))
+        return Sampled(codes, torch.zeros_like(codes, dtype=torch.float32))

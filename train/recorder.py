@@ -1,0 +1,91 @@
+"""What a run leaves to look at: metrics as JSONL and TensorBoard, a dashboard picture, and a progress bar."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from train.dashboard import draw_dashboard
+from train.experiment import Experiment
+from train.methods import Method
+
+
+class Recorder:
+    """Writes to a run's folder; a context manager, so that the bar is closed and files are flushed on every way out."""
+
+    def __init__(self, folder: Path, experiment: Experiment, *, first_step: int, show_progress: bool) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.experiment = folder, experiment
+        self.metrics_file = folder / "metrics.jsonl"
+        _drop_lines_after(self.metrics_file, first_step)
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=Console(stderr=True),
+            disable=not show_progress,
+        )
+        self.task = self.progress.add_task(experiment.name, total=experiment.steps, completed=first_step, status="")
+
+    def __enter__(self) -> Recorder:
+        self.progress.start()
+        self.last_time, self.last_step = time.monotonic(), None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+        self.board.close()
+
+    last_step: int | None
+
+    def step(self, step: int, metrics: dict[str, Tensor]) -> None:
+        """Called after every step; reads the metrics only when they are due, because that waits for the device."""
+        if (step + 1) % self.experiment.log_every == 0:
+            values = {name: float(value) for name, value in metrics.items()}
+            now = time.monotonic()
+            if self.last_step is not None:
+                values["seconds_per_step"] = (now - self.last_time) / (step - self.last_step)
+            self.last_time, self.last_step = now, step
+            self._write(step, "train", values)
+            self.progress.update(self.task, status=f"log p {values.get('log_p', float('nan')):.1f}")
+        self.progress.update(self.task, completed=step + 1)
+
+    def evaluation(self, step: int, values: dict[str, float], method: Method, items: np.ndarray) -> None:
+        """Called after an evaluation: writes it down and redraws the dashboard."""
+        self._write(step, "validation", values)
+        draw_dashboard(self.folder / "dashboard.png", self.metrics_file, method, items)
+        self.last_time, self.last_step = time.monotonic(), step
+
+    def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
+        line = json.dumps({"step": step + 1, "kind": kind, **values})
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(f"{kind}/{name}", value, step + 1)
+
+
+def read_metrics(path: Path) -> list[dict[str, float | str]]:
+    """The lines of a ``metrics.jsonl``."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Forget what was recorded after the checkpoint that the run goes on from."""
+    if path.exists():
+        kept = [json.dumps(line) for line in read_metrics(path) if int(line["step"]) <= step]
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
