@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,12 +16,9 @@ from daps_tokenizer.codes import Codes, TileLayout
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import BackendError, CodesError, InputError, OutputExistsError
 from daps_tokenizer.hub import ModelFolder, open_model, push_folder
-from daps_tokenizer.images import fit_image, load_images, to_pil
+from daps_tokenizer.images import to_pil
+from daps_tokenizer.inputs import FitMode, join_leading, prepare_images
 from daps_tokenizer.search import Search, check_temperature, draw_uniform
-from daps_tokenizer.tiles import cut_tiles, join_tiles
-
-FitMode = Literal["crop", "pad", "stretch", "tile"]
-FIT_MODES = ("crop", "pad", "stretch", "tile")
 
 # Reconstructions are made in pieces of about this many values, so that decoding a large photograph needs little memory.
 _VALUES_PER_PIECE = 2**23
@@ -31,14 +29,6 @@ class Distribution(NamedTuple):
 
     mean: np.ndarray
     variance: np.ndarray
-
-
-class _Prepared(NamedTuple):
-    """Inputs of the model's size (n, *input_shape); n is the product of ``leading``: (B,), or (B, tiles)."""
-
-    inputs: np.ndarray
-    leading: tuple[int, ...]
-    layout: TileLayout | None
 
 
 class Tokenizer:
@@ -66,7 +56,7 @@ class Tokenizer:
         *,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
-        token: str | bool | None = None,
+        token: str | None = None,
         local_files_only: bool = False,
         backend: Literal["auto", "onnx", "torch"] = "auto",
         device: str | None = None,
@@ -148,13 +138,13 @@ class Tokenizer:
         Raises:
             InputError: an input that cannot be read or is none of these, or tiled images of unequal sizes.
         """
-        prepared = self._prepare(images, fit)
+        batch = prepare_images(images, self.input_shape, fit=fit)
         if search is None:
-            unused = np.zeros((len(prepared.inputs), self.num_tokens), np.float32)
-            codes = self._backend.encode(prepared.inputs, unused, 0.0).codes
+            unused = np.zeros((len(batch.pieces), self.num_tokens), np.float32)
+            codes = self._backend.encode(batch.pieces, unused, 0.0).codes
         else:
-            codes = search.run(self._backend, prepared.inputs, self.num_tokens)
-        return self._codes(codes.reshape(*prepared.leading, -1), prepared.layout)
+            codes = search.run(self._backend, batch.pieces, self.num_tokens)
+        return self._codes(codes.reshape(*batch.leading, -1), batch.layout)
 
     def sample(
         self,
@@ -178,12 +168,11 @@ class Tokenizer:
         if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
             raise InputError(f"num_samples must be an integer of at least 1, not {num_samples!r}")
         check_temperature(temperature)
-        prepared = self._prepare(images, fit)
-        leading = (prepared.leading[0], num_samples, *prepared.leading[1:])
+        batch = prepare_images(images, self.input_shape, fit=fit)
+        leading = (batch.leading[0], num_samples, *batch.leading[1:])
         uniform = draw_uniform((*leading, self.num_tokens), seed)
-        inputs = self._repeat(prepared, leading)
-        codes = self._backend.encode(inputs, uniform.reshape(len(inputs), -1), temperature).codes
-        return self._codes(codes.reshape(*leading, -1), prepared.layout)
+        codes = self._backend.encode(batch.repeat(num_samples), uniform.reshape(-1, self.num_tokens), temperature).codes
+        return self._codes(codes.reshape(*leading, -1), batch.layout)
 
     def log_prob(self, images: object, codes: Codes | np.ndarray, *, fit: FitMode = "crop") -> np.ndarray:
         """log q(z|x) of given codes in nats, summed over the codes of an image (paper, section 3).
@@ -207,6 +196,13 @@ class Tokenizer:
         """
         return self._sum_per_image(images, codes, fit, lambda x, z: self._backend.likelihood(x, z).log_likelihood)
 
+    def squared_error(self, images: object, codes: Codes | np.ndarray, *, fit: FitMode = "crop") -> np.ndarray:
+        """Σ (x − mean of p(x|z))² in standardised units.
+
+        Arguments, shapes and errors as for :meth:`log_prob`.
+        """
+        return self._sum_per_image(images, codes, fit, lambda x, z: self._backend.likelihood(x, z).squared_error)
+
     def decode(self, codes: Codes | np.ndarray) -> np.ndarray:
         """Codes to images.
 
@@ -226,9 +222,7 @@ class Tokenizer:
         images = np.concatenate(pieces)
         if layout is None:
             return images.reshape(*values.shape[:-1], *self.input_shape)
-        tiled = images.reshape(-1, values.shape[-2], *self.input_shape)
-        joined = np.stack([join_tiles(tiles, layout) for tiles in tiled])
-        return joined.reshape(*values.shape[:-2], *joined.shape[1:])
+        return join_leading(images.reshape(*values.shape[:-1], *self.input_shape), layout)
 
     def decode_to_pil(self, codes: Codes | np.ndarray) -> list[Image.Image]:
         """Like :meth:`decode`, as a flat list of PIL images (mode L or RGB)."""
@@ -248,11 +242,7 @@ class Tokenizer:
 
     def prepare(self, images: object, *, fit: FitMode = "crop") -> np.ndarray:
         """What the model sees of the images: (B, height, width, C) uint8; the images themselves where tiled."""
-        prepared = self._prepare(images, fit)
-        if prepared.layout is None:
-            return prepared.inputs
-        tiles = prepared.inputs.reshape(*prepared.leading, *self.input_shape)
-        return np.stack([join_tiles(image, prepared.layout) for image in tiles])
+        return prepare_images(images, self.input_shape, fit=fit).images()
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Copy the model's files to a new folder, which :meth:`from_pretrained` loads.
@@ -282,7 +272,7 @@ class Tokenizer:
         self,
         repo_id: str,
         *,
-        token: str | bool | None = None,
+        token: str | None = None,
         revision: str | None = None,
         private: bool = False,
         commit_message: str = "Upload model",
@@ -296,44 +286,26 @@ class Tokenizer:
             self._folder.path, repo_id, token=token, revision=revision, private=private, commit_message=commit_message
         )
 
-    def _prepare(self, images: object, fit: FitMode) -> _Prepared:
-        """Load images and bring them to the model's size."""
-        if fit not in FIT_MODES:
-            raise InputError(f"fit must be one of {', '.join(FIT_MODES)}, not {fit!r}")
-        height, width, channels = self.input_shape
-        loaded = load_images(images, channels=channels)
-        if fit != "tile":
-            return _Prepared(np.stack([fit_image(i, height, width, fit=fit) for i in loaded]), (len(loaded),), None)
-        sizes = {image.shape for image in loaded}
-        if len(sizes) > 1:
-            found = ", ".join(f"{h}×{w}" for h, w, _ in sorted(sizes))
-            raise InputError(f'fit="tile" needs images of one size, not {found}; encode them one at a time')
-        cut = [cut_tiles(image, height, width) for image in loaded]
-        tiles = np.concatenate([image_tiles for image_tiles, _ in cut])
-        layout = cut[0][1]
-        return _Prepared(tiles, (len(loaded), layout.rows * layout.columns), layout)
-
-    def _repeat(self, prepared: _Prepared, leading: tuple[int, ...]) -> np.ndarray:
-        """Inputs (n, *input_shape) for codes of shape (B, S, ...): each image S times, tiles innermost."""
-        grouped = prepared.inputs.reshape(*prepared.leading, *self.input_shape)
-        repeated = np.repeat(grouped[:, None], leading[1], axis=1)
-        return repeated.reshape(-1, *self.input_shape)
-
-    def _sum_per_image(self, images: object, codes: Codes | np.ndarray, fit: FitMode, values_of: Any) -> np.ndarray:
+    def _sum_per_image(
+        self,
+        images: object,
+        codes: Codes | np.ndarray,
+        fit: FitMode,
+        values_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    ) -> np.ndarray:
+        """Sum ``values_of(inputs, codes)`` (n, N) over the codes and tiles of each image, or of each of its samples."""
         values, layout = self._check(codes)
-        prepared = self._prepare(images, fit)
-        if layout != prepared.layout:
+        batch = prepare_images(images, self.input_shape, fit=fit)
+        if layout != batch.layout:
+            raise CodesError("the codes are not tiled as the images are; pass the images and fit they were made with")
+        samples = values.shape[1 : values.ndim - len(batch.leading)]
+        if values.ndim < 2 or len(values) != batch.leading[0] or len(samples) > 1:
+            count = batch.leading[0]
             raise CodesError(
-                "the codes are not tiled as the images are; pass the images and the fit they were made with"
+                f"codes of shape {values.shape} are not of {count} images; "
+                f"expected ({count}, {self.num_tokens}) or ({count}, S, {self.num_tokens})"
             )
-        tile_axes = len(prepared.leading) - 1
-        samples = values.shape[1 : values.ndim - 1 - tile_axes]
-        if values.ndim < 2 or len(values) != prepared.leading[0] or len(samples) > 1:
-            raise CodesError(
-                f"codes of shape {values.shape} are not of {prepared.leading[0]} images; "
-                f"expected ({prepared.leading[0]}, {self.num_tokens}) or ({prepared.leading[0]}, S, {self.num_tokens})"
-            )
-        inputs = self._repeat(prepared, values.shape[:-1]) if samples else prepared.inputs
+        inputs = batch.repeat(samples[0]) if samples else batch.pieces
         per_code = values_of(inputs, values.reshape(-1, self.num_tokens))
         return per_code.astype(np.float64).reshape(*values.shape[: 1 + len(samples)], -1).sum(-1)
 

@@ -1,0 +1,1 @@
+"""Measurements of latency and quality: ``python -m benchmarks latency``, ``python -m benchmarks quality``."""

@@ -1,0 +1,198 @@
+"""Tokenizer: images to codes and back, with real graphs of a small model whose weights are random."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daps_tokenizer import Codes, Tokenizer
+from daps_tokenizer.errors import CodesError, InputError, ModelFileError, OutputExistsError
+
+
+def digits(count: int, seed: int = 0) -> np.ndarray:
+    """Something with strokes, (count, 28, 28, 1) uint8."""
+    blurred = np.random.default_rng(seed).normal(size=(count, 7, 7, 1)).repeat(4, 1).repeat(4, 2)
+    return np.where(blurred > 0.3, 255, 0).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def tok(random_mnist_folder: Path) -> Tokenizer:
+    return Tokenizer.from_pretrained(random_mnist_folder)
+
+
+def test_it_says_what_it_is(tok: Tokenizer) -> None:
+    assert (tok.num_tokens, tok.vocab_size, tok.bits_per_item) == (8, 256, 64.0)
+    assert (tok.modality, tok.input_shape, tok.backend, tok.device) == ("image", (28, 28, 1), "onnx", "cpu")
+    assert repr(tok) == f"Tokenizer({tok.config.name!r}, backend='onnx', device='cpu')"
+
+
+def test_encode_gives_codes_of_every_image_and_decode_gives_images(tok: Tokenizer) -> None:
+    codes = tok.encode(digits(3))
+    assert isinstance(codes, Codes) and codes.shape == (3, 8) and codes.numpy().dtype == np.int32
+    assert codes.model == tok.config.name and len(codes.weights_sha256) == 64
+    reconstruction = tok.decode(codes)
+    assert reconstruction.shape == (3, 28, 28, 1) and reconstruction.dtype == np.uint8
+    np.testing.assert_array_equal(reconstruction, tok.reconstruct(digits(3)))
+
+
+def test_an_image_has_the_same_codes_alone_and_in_a_batch(tok: Tokenizer) -> None:
+    together = tok.encode(digits(5)).numpy()
+    alone = np.concatenate([tok.encode(image).numpy() for image in digits(5)])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_paths_pil_images_tensors_and_lists_of_them_are_the_same_images(tok: Tokenizer, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    array = digits(1)[0]
+    picture = Image.fromarray(array[..., 0])
+    picture.save(tmp_path / "digit.png")
+    expected = tok.encode(array).numpy()
+    for same in (tmp_path / "digit.png", str(tmp_path / "digit.png"), picture, torch.from_numpy(array), [array]):
+        np.testing.assert_array_equal(tok.encode(same).numpy(), expected)
+    assert tok.encode([tmp_path / "digit.png", picture, array]).shape == (3, 8)
+
+
+def test_samples_always_have_a_samples_axis(tok: Tokenizer) -> None:
+    assert tok.sample(digits(2)).shape == (2, 1, 8)
+    assert tok.sample(digits(2), num_samples=4).shape == (2, 4, 8)
+    assert tok.decode(tok.sample(digits(2), num_samples=4)).shape == (2, 4, 28, 28, 1)
+
+
+def test_the_seed_decides_the_samples(tok: Tokenizer) -> None:
+    first, again, other = (tok.sample(digits(2), num_samples=3, seed=seed).numpy() for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any() and (first[:, 0] != first[:, 1]).any()
+
+
+def test_temperature_zero_is_greedy(tok: Tokenizer) -> None:
+    greedy = tok.encode(digits(2)).numpy()
+    np.testing.assert_array_equal(
+        tok.sample(digits(2), num_samples=2, temperature=0.0).numpy(), greedy[:, None].repeat(2, 1)
+    )
+
+
+def test_log_prob_has_the_shape_of_the_codes_and_is_largest_where_sampling_is_likely(tok: Tokenizer) -> None:
+    samples = tok.sample(digits(2), num_samples=3)
+    log_q = tok.log_prob(digits(2), samples)
+    assert log_q.shape == (2, 3) and (log_q < 0).all()
+    np.testing.assert_allclose(tok.log_prob(digits(2), samples[:, 1]), log_q[:, 1], atol=1e-3)
+
+
+def test_log_likelihood_and_squared_error_agree_with_the_decoded_distribution(tok: Tokenizer) -> None:
+    images = digits(3)
+    codes = tok.encode(images)
+    mean, variance = tok.decode_distribution(codes)
+    assert mean.shape == variance.shape == (3, 28, 28, 1)
+    x = images > 127
+    expected = np.log(np.where(x, mean, 1 - mean)).sum((1, 2, 3))
+    np.testing.assert_allclose(tok.log_likelihood(images, codes), expected, rtol=1e-4)
+    np.testing.assert_allclose(tok.squared_error(images, codes), np.square(x - mean).sum((1, 2, 3)), rtol=1e-4)
+
+
+def test_any_leading_shape_of_plain_integers_decodes(tok: Tokenizer) -> None:
+    codes = np.arange(2 * 3 * 8).reshape(2, 3, 8)
+    assert tok.decode(codes).shape == (2, 3, 28, 28, 1)
+    assert tok.decode(codes[0, 0]).shape == (28, 28, 1)
+    assert len(tok.decode_to_pil(codes)) == 6
+
+
+def test_tiles_make_an_image_of_any_size_and_come_back_to_that_size(tok: Tokenizer) -> None:
+    image = np.tile(digits(1)[0, ..., 0], (3, 2))[:70, :45]
+    codes = tok.encode(image, fit="tile")
+    assert codes.shape == (1, 6, 8) and codes.layout is not None
+    assert tok.decode(codes).shape == (1, 70, 45, 1)
+    np.testing.assert_array_equal(tok.prepare(image, fit="tile")[0, ..., 0], image)
+    np.testing.assert_array_equal(tok.encode(image[:28, :28]).numpy()[0], codes.numpy()[0, 0])
+    assert tok.log_prob(image, codes, fit="tile").shape == (1,)
+    samples = tok.sample(image, num_samples=2, fit="tile")
+    assert samples.shape == (1, 2, 6, 8) and tok.decode(samples).shape == (1, 2, 70, 45, 1)
+    assert tok.log_likelihood(image, samples, fit="tile").shape == (1, 2)
+
+
+def test_tiles_need_images_of_one_size(tok: Tokenizer) -> None:
+    with pytest.raises(InputError, match="images of one size, not 28×28 and 30×40"):
+        tok.encode([np.zeros((30, 40), np.uint8), np.zeros((28, 28), np.uint8)], fit="tile")
+
+
+def test_eight_threads_give_the_codes_of_one(tok: Tokenizer) -> None:
+    batches = [digits(4, seed) for seed in range(8)]
+    expected = [tok.encode(batch).numpy() for batch in batches]
+    found: dict[int, list[np.ndarray]] = {i: [] for i in range(8)}
+
+    def work(i: int) -> None:
+        for _ in range(5):
+            found[i].append(tok.encode(batches[i]).numpy())
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(8):
+        assert len(found[i]) == 5
+        for codes in found[i]:
+            np.testing.assert_array_equal(codes, expected[i])
+
+
+def test_codes_of_another_model_are_refused(tok: Tokenizer) -> None:
+    codes = Codes(tok.encode(digits(1)).numpy(), vocab_size=256, model="another", weights_sha256="0" * 64)
+    with pytest.raises(CodesError, match=r"made by another \(weights 000000000000\), not by .*use the model that made"):
+        tok.decode(codes)
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (np.full((1, 8), 256), "256"),
+        (np.full((1, 8), -1), "-1"),
+        (np.zeros((1, 7), int), "codes have 7 tokens out of 256; .* has 8 out of 256"),
+        (np.zeros((1, 8)), "integer"),
+    ],
+)
+def test_codes_that_do_not_fit_the_model_are_refused(tok: Tokenizer, codes: np.ndarray, message: str) -> None:
+    with pytest.raises(CodesError, match=message):
+        tok.decode(codes)
+
+
+def test_codes_of_another_number_of_images_are_refused(tok: Tokenizer) -> None:
+    with pytest.raises(
+        CodesError, match=r"codes of shape \(3, 8\) are not of 2 images; expected \(2, 8\) or \(2, S, 8\)"
+    ):
+        tok.log_prob(digits(2), tok.encode(digits(3)))
+    with pytest.raises(CodesError, match="not tiled as the images are"):
+        tok.log_prob(digits(2), tok.encode(digits(2)), fit="tile")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 0}, "num_samples must be an integer of at least 1, not 0"),
+        ({"temperature": -1.0}, "temperature must be a finite number of at least 0, not -1.0"),
+        ({"temperature": float("nan")}, "temperature must be a finite number of at least 0, not nan"),
+        ({"seed": -3}, "seed must be an integer of at least 0, not -3"),
+        ({"fit": "squeeze"}, "fit must be one of crop, pad, stretch, tile, not 'squeeze'"),
+    ],
+)
+def test_impossible_options_are_refused(tok: Tokenizer, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        tok.sample(digits(1), **options)  # type: ignore[arg-type]
+
+
+def test_a_saved_model_is_the_same_model(tok: Tokenizer, tmp_path: Path) -> None:
+    saved = tok.save_pretrained(tmp_path / "copy")
+    again = Tokenizer.from_pretrained(saved)
+    assert again.config == tok.config
+    np.testing.assert_array_equal(again.encode(digits(2)).numpy(), tok.encode(digits(2)).numpy())
+    with pytest.raises(OutputExistsError, match="copy: already exists"):
+        tok.save_pretrained(saved)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_damaged_graph_is_named(tok: Tokenizer, tmp_path: Path) -> None:
+    saved = tok.save_pretrained(tmp_path / "copy")
+    graph = saved / "onnx" / "decoder.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1])
+    with pytest.raises(ModelFileError, match="decoder.onnx"):
+        Tokenizer.from_pretrained(saved).decode(np.zeros((1, 8), int))
