@@ -8,6 +8,7 @@ size, :func:`to_pil` leads back. Pixels are always uint8 arrays (height, width, 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import threading
 import warnings
@@ -25,7 +26,7 @@ Fit = Literal["crop", "pad", "stretch"]
 # 134 megapixels: any camera's photograph, and half a gigabyte at most while one is decoded.
 MAX_PIXELS = 2**27
 
-_ACCEPTED = "a path, a PIL image, a uint8 array or tensor, or a list of these"
+_ACCEPTED = "a path, a file opened in binary mode, a PIL image, a uint8 array or tensor, or a list of these"
 _ACCEPTED_SHAPES = "(H, W), (H, W, C) or (B, H, W, C) with C = 1, 3 or 4"
 _CHANNELS = (1, 3, 4)
 # These formats hold at most 16 bits a pixel, which Pillow widens to 32 when it reads them.
@@ -38,6 +39,7 @@ def load_images(images: object, *, channels: int, max_pixels: int = MAX_PIXELS) 
     """Read images from whatever holds them.
 
     - A path (str or Path) of a file in any format that Pillow reads; of an animation, the first frame.
+    - A file opened in binary mode, for example standard input; it is read to its end, and need not be seekable.
     - A PIL image of any mode; of an animation, the current frame. It is not changed.
     - A uint8 array (H, W), (H, W, C) or (B, H, W, C) with values 0..255, where C is 1 (greyscale), 3 (RGB) or 4 (RGBA).
     - A uint8 torch tensor of these shapes, or (C, H, W) or (B, C, H, W) where only one reading is possible.
@@ -75,7 +77,12 @@ def load_images(images: object, *, channels: int, max_pixels: int = MAX_PIXELS) 
 
 def _load(image: object, source: str, channels: int, max_pixels: int) -> list[np.ndarray]:
     if isinstance(image, str | os.PathLike):
-        return [_load_file(Path(image), channels, max_pixels)]
+        path = Path(image)
+        return [_load_file(path, str(path), channels, max_pixels)]
+    if hasattr(image, "read"):
+        name = getattr(image, "name", None)  # a number where the file was opened by its descriptor
+        source = name if isinstance(name, str) else source
+        return [_load_file(_read_all(image, source, max_pixels), source, channels, max_pixels)]
     if isinstance(image, Image.Image):
         with _failures_as_input_errors(source, max_pixels):
             return [_decode(image, source, channels, max_pixels)]
@@ -89,13 +96,25 @@ def _load(image: object, source: str, channels: int, max_pixels: int) -> list[np
     raise InputError(f"{source}: expected {_ACCEPTED}, not {type(image).__name__}")
 
 
-def _load_file(path: Path, channels: int, max_pixels: int) -> np.ndarray:
-    with _failures_as_input_errors(str(path), max_pixels):
+def _load_file(file: Path | io.BytesIO, source: str, channels: int, max_pixels: int) -> np.ndarray:
+    with _failures_as_input_errors(source, max_pixels):
         with _WARNING_FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides, with an error
-            opened = Image.open(path)
+            opened = Image.open(file)
         with opened as image:
-            return _decode(image, str(path), channels, max_pixels)
+            return _decode(image, source, channels, max_pixels)
+
+
+def _read_all(file: Any, source: str, max_pixels: int) -> io.BytesIO:
+    """What is left of an open file, which Pillow would rewind if it could."""
+    with _failures_as_input_errors(source, max_pixels):
+        try:
+            content = file.read()
+        except UnicodeDecodeError:
+            content = ""
+        if not isinstance(content, bytes):
+            raise InputError(f"{source}: is opened as text; expected a file opened in binary mode")
+    return io.BytesIO(content)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,6 @@
-"""The four settings of the paper (REFERENCE: "Settings of the four tokenizers"), as configs to build tests on."""
+"""The four settings of the paper (REFERENCE: "Settings of the four tokenizers") and tiny ones, to build tests on."""
+
+from dataclasses import replace
 
 from daps_tokenizer.config import (
     GenerativeConfig,
@@ -51,4 +53,33 @@ LAFAN = TokenizerConfig(
     generative=GenerativeConfig("transformer", hidden_size=128),
     likelihood=LikelihoodConfig("gaussian_constant"),
     normalisation=NormalisationConfig((0.0,) * 127, (1.0,) * 127),
+)
+
+# Small enough to train in a test: the same networks with other sizes.
+_TINY_RECOGNITION = {"hidden_size": 16, "num_heads": 2, "num_layers": 1, "mlp_ratio": 2}
+TINY_MLP = replace(
+    MNIST,
+    name="tiny-mlp",
+    vocab_size=16,
+    recognition=RecognitionConfig(patch_size=(14, 8), **_TINY_RECOGNITION),
+    generative=GenerativeConfig("mlp", embedding_size=16, hidden_size=8),
+)
+TINY_GRID = replace(
+    CIFAR10,
+    name="tiny-grid",
+    input_shape=(16, 16, 3),
+    num_tokens=16,
+    vocab_size=16,
+    recognition=RecognitionConfig(patch_size=(4, 4), **_TINY_RECOGNITION),
+    generative=GenerativeConfig("resnet", embedding_size=16, hidden_size=8, num_layers=1),
+)
+TINY_MOTION = replace(
+    LAFAN,
+    name="tiny-motion",
+    input_shape=(4, 5),
+    num_tokens=8,
+    vocab_size=16,
+    recognition=RecognitionConfig(**_TINY_RECOGNITION),
+    generative=GenerativeConfig("transformer", embedding_size=16, hidden_size=16, num_layers=1, num_heads=2),
+    normalisation=NormalisationConfig((0.5,) * 5, (2.0,) * 5),
 )

@@ -1,6 +1,7 @@
 """Anything image-like becomes uint8 (H, W, C), is brought to size or cut into tiles, and comes back."""
 
 import io
+import os
 import warnings
 from pathlib import Path
 
@@ -267,12 +268,61 @@ def test_an_error_names_the_file_where_the_list_has_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [None, 3, b"\x89PNG", {"image": 1}, np.uint8(3)])
 def test_other_types_are_refused_with_what_is_accepted(value: object) -> None:
-    expected = "a path, a PIL image, a uint8 array or tensor, or a list of these"
+    expected = "a path, a file opened in binary mode, a PIL image, a uint8 array or tensor, or a list of these"
     assert refusal(value) == f"the image: expected {expected}, not {type(value).__name__}"
 
 
 def test_a_list_in_a_list_is_refused() -> None:
     assert refusal([[picture()]]).startswith("image 1 of the list: expected a path") and "not list" in refusal([[1]])
+
+
+# Open files
+
+
+def png_bytes() -> bytes:
+    buffer = io.BytesIO()
+    to_pil(picture()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_an_open_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(png_bytes())
+    with (tmp_path / "photo.png").open("rb") as file:
+        np.testing.assert_array_equal(load_one(file), picture())
+    np.testing.assert_array_equal(load_one(io.BytesIO(png_bytes())), picture())
+
+
+def test_an_open_file_is_read_from_where_it_stands() -> None:
+    file = io.BytesIO(b"header" + png_bytes())
+    file.seek(6)
+    np.testing.assert_array_equal(load_one(file), picture())
+
+
+def test_a_pipe_is_read() -> None:
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "wb") as writer:
+        writer.write(png_bytes())
+    with os.fdopen(read_end, "rb") as reader:
+        np.testing.assert_array_equal(load_one(reader), picture())
+
+
+def test_an_open_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "photo.png"
+    file.write_bytes(b"no image")
+    with file.open("rb") as opened:
+        assert refusal(opened).startswith(f"{file}: not an image")
+    assert refusal([picture(), io.BytesIO(b"")]).startswith("image 2 of the list: not an image")
+
+
+def test_a_file_opened_as_text_or_closed_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "photo.png"
+    file.write_bytes(png_bytes())
+    for encoding in ("utf-8", "latin-1"):
+        with file.open(encoding=encoding) as opened:
+            assert refusal(opened) == f"{file}: is opened as text; expected a file opened in binary mode"
+    with file.open("rb") as opened:
+        pass
+    assert refusal(opened).startswith(f"{file}: cannot be read as an image (read of closed file)")
 
 
 # Files that are no images

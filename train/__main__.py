@@ -2,51 +2,98 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-from daps_tokenizer.errors import DapsError
+from daps_tokenizer.errors import ConfigError, DapsError
 
 
-@click.group(help=__doc__)
+class _Group(click.Group):
+    """Shows our own errors as one line."""
+
+    def invoke(self, context: click.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except DapsError as error:
+            raise click.UsageError(str(error)) from None
+
+
+@click.group(cls=_Group, help=__doc__)
 def main() -> None:
     """Train tokenizers."""
 
 
-@main.command("fit")
-@click.argument("config", type=click.Path(path_type=Path))
-@click.option("--run", "run_folder", type=click.Path(path_type=Path), help="Run folder; runs/NAME without it.")
-@click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
-@click.option("--start-from", type=click.Path(path_type=Path), help="Start from this checkpoint, not the config's.")
-@click.option("--max-seconds", type=float, help="Stop, save and evaluate after this long; the same command resumes.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def fit_command(
+def _run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What ``fit`` and ``distil`` have in common."""
+    options = (
+        click.argument("config", type=click.Path(path_type=Path)),
+        click.option("--run", "run_folder", type=click.Path(path_type=Path), help="Run folder; runs/NAME without it."),
+        click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data."),
+        click.option("--start-from", type=click.Path(path_type=Path), help="This checkpoint, not the config's."),
+        click.option("--max-seconds", type=float, help="Stop, evaluate and save after this long; run again to resume."),
+        click.option("--quiet", is_flag=True, help="No progress bar."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_run_options
+def fit(config: Path, **options: Any) -> None:
+    """Run the experiment in CONFIG, from its last checkpoint if there is one."""
+    _run(config, None, **options)
+
+
+@main.command()
+@_run_options
+def distil(config: Path, **options: Any) -> None:
+    """Fit the autoregressive recognition model to the codes of a VQ-VAE by maximum likelihood."""
+    _run(config, "distil", **options)
+
+
+def _run(
     config: Path,
+    required_method: str | None,
+    *,
     run_folder: Path | None,
     data: Path | None,
     start_from: Path | None,
     max_seconds: float | None,
     quiet: bool,
 ) -> None:
-    """Run the experiment in CONFIG, from its last checkpoint if there is one."""
-    import dataclasses
-
     from train.data import data_folder, load_dataset
     from train.experiment import load_experiment
-    from train.loop import fit
+    from train.loop import fit as run_experiment
 
-    try:
-        experiment = load_experiment(config)
-        if start_from is not None:
-            experiment = dataclasses.replace(experiment, start_from=str(start_from))
-        folder = run_folder or Path("runs") / experiment.name
-        dataset = load_dataset(experiment.dataset, data_folder(data))
-        record = fit(experiment, dataset, folder, max_seconds=max_seconds, show_progress=not quiet)
-    except DapsError as error:
-        raise click.UsageError(str(error)) from None
-    click.echo(json.dumps({"run": str(folder), "steps": record["steps"], **record["validation"]}))
+    experiment = load_experiment(config)
+    if required_method not in (None, experiment.method):
+        raise ConfigError(f"{config}: method is {experiment.method}, not {required_method}; run it with `fit`")
+    if start_from is not None:
+        experiment = dataclasses.replace(experiment, start_from=str(start_from))
+    folder = run_folder or Path("runs") / experiment.name
+    dataset = load_dataset(experiment.dataset, data_folder(data))
+    record = run_experiment(experiment, dataset, folder, max_seconds=max_seconds, show_progress=not quiet)
+    if "validation" in record:  # only the main process evaluates
+        click.echo(json.dumps({"run": str(folder), "steps": record["steps"], **record["validation"]}))
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
+@click.option("--seed", default=0, show_default=True, help="Of the sampled codes.")
+def evaluate(checkpoint: Path, data: Path | None, seed: int) -> None:
+    """Evaluate the autoregressive model in CHECKPOINT on the whole test set, and add that to its training.json."""
+    from train.data import data_folder
+    from train.evaluate import evaluate_checkpoint
+
+    click.echo(json.dumps(evaluate_checkpoint(checkpoint, data_folder(data), seed=seed)))
 
 
 if __name__ == "__main__":

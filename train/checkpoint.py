@@ -6,18 +6,22 @@ done so far) and ``state.safetensors`` (optimiser moments, η, and whatever else
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.model.autoencoder import load_weights, save_weights
 from train.methods import Method
+
+RECORD_KEYS = {"experiment", "steps", "seconds", "stages_before"}
 
 
 def save_checkpoint(folder: Path, method: Method, optimiser: torch.optim.Optimizer, training: dict[str, Any]) -> None:
@@ -43,10 +47,10 @@ def load_checkpoint(folder: Path, method: Method, optimiser: torch.optim.Optimiz
     Raises:
         ModelFileError: a file is missing, damaged, or of another model or method.
     """
+    training = read_record(folder)
     load_weights(method.model, folder / "model.safetensors")
     try:
         state = load_file(folder / "state.safetensors")
-        training: dict[str, Any] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         for name, value in _method_tensors(method).items():
             value.copy_(state[name])
         for group, index, parameter in _parameters(optimiser):
@@ -56,9 +60,39 @@ def load_checkpoint(folder: Path, method: Method, optimiser: torch.optim.Optimiz
                 step = saved.pop("step")
                 moments = {key: value.to(parameter.device) for key, value in saved.items()}
                 optimiser.state[parameter] = {"step": step, **moments}
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise ModelFileError(f"{folder}: not a checkpoint of this run ({str(error).splitlines()[0]})") from error
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelFileError(f"{folder / 'state.safetensors'}: not the state of this run ({reason})") from error
     return training
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The content of a checkpoint's ``training.json``.
+
+    Raises:
+        ModelFileError: missing, or not the record of a run.
+    """
+    path = folder / "training.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ModelFileError(
+            f"{path}: cannot be read; expected a checkpoint folder that python -m train wrote"
+        ) from None
+    except ValueError as error:
+        raise ModelFileError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
+        raise ModelFileError(f"{path}: not the record of a run; expected the keys {', '.join(sorted(RECORD_KEYS))}")
+    return record
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a checkpoint; puts the last one back if a run ended just while it was being replaced."""
+    previous = folder.with_name(folder.name + ".previous")
+    if not folder.exists():
+        with contextlib.suppress(FileNotFoundError):
+            previous.rename(folder)
+    return folder.is_dir()
 
 
 def _parameters(optimiser: torch.optim.Optimizer) -> list[tuple[int, int, torch.nn.Parameter]]:

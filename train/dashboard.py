@@ -31,7 +31,7 @@ def draw_dashboard(path: Path, metrics_file: Path, method: Method, items: np.nda
     lines = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
     figure = Figure(figsize=(16, 10), layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(3, 1))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(3, 1))  # type: ignore[misc]
     for axes, (title, names) in zip(top.subplots(2, 4).flat, CURVES, strict=True):
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]
@@ -44,16 +44,15 @@ def draw_dashboard(path: Path, metrics_file: Path, method: Method, items: np.nda
         if title == "log p(x|z), nats" and axes.lines:
             # The first steps are far below everything that follows.
             everything = np.concatenate([line.get_ydata() for line in axes.lines])
-            axes.set_ylim(bottom=float(np.quantile(everything, 0.1)) - 1.0)
+            finite = everything[np.isfinite(everything)]
+            if finite.size:
+                axes.set_ylim(bottom=float(np.quantile(finite, 0.1)) - 1.0)
     if method.model.config.modality == "image":
-        originals, reconstructions = _reconstruct(method, items[:PICTURES])
-        rows = bottom.subplots(2, PICTURES)
-        for row, pictures in zip(rows, (originals, reconstructions), strict=True):
-            for axes, picture in zip(row, pictures, strict=False):
-                axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255)
-                axes.set_axis_off()
-        rows[0][0].set_title("original")
-        rows[1][0].set_title("greedy")
+        axes = bottom.subplots()
+        rows = [np.concatenate(list(pictures), axis=1) for pictures in _reconstruct(method, items[:PICTURES])]
+        axes.imshow(np.concatenate(rows).squeeze(), cmap="gray", vmin=0, vmax=255)
+        axes.set_axis_off()
+        axes.set_title("originals above, greedy reconstructions below")
     figure.savefig(path, dpi=70)
 
 

@@ -6,6 +6,9 @@ Because nothing is remembered between batches, an interrupted run continues with
 from __future__ import annotations
 
 import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +29,11 @@ class Dataset:
     train_labels: np.ndarray
     test_labels: np.ndarray
 
+    def __post_init__(self) -> None:
+        for split, items, labels in (("train", self.train, self.train_labels), ("test", self.test, self.test_labels)):
+            if len(items) != len(labels):
+                raise InputError(f"{split} has {len(items)} items and {len(labels)} labels; expected as many of both")
+
 
 def data_folder(folder: Path | None) -> Path:
     """Where datasets are: the folder given, else ``$DAPS_DATA``, else ``../shared/data``.
@@ -43,16 +51,26 @@ def load_dataset(kind: str, folder: Path) -> Dataset:
     """Load MNIST (``mnist.npz``) or CIFAR-10 (``cifar10/*.webp`` mosaics).
 
     Raises:
-        InputError: files missing or not of the expected shape; names what would be accepted.
+        InputError: a file is missing, damaged or not of the expected shape; names what would be accepted.
     """
     return {"mnist": _load_mnist, "cifar10": _load_cifar10}[kind](folder)
 
 
+@contextmanager
+def _reading(path: Path, expected: str) -> Iterator[None]:
+    """Say which file is to blame, and what it should have been."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected {expected}") from None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read ({error}); expected {expected}") from error
+
+
 def _load_mnist(folder: Path) -> Dataset:
     path = folder / "mnist.npz"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected the Keras archive with x_train, y_train, x_test and y_test")
-    with np.load(path, allow_pickle=False) as archive:
+    expected = "the Keras archive with x_train, y_train, x_test and y_test"
+    with _reading(path, expected), np.load(path, allow_pickle=False) as archive:
         train, test = archive["x_train"][..., None], archive["x_test"][..., None]
         return Dataset(train, test, archive["y_train"], archive["y_test"])
 
@@ -64,8 +82,8 @@ def _load_cifar10(folder: Path) -> Dataset:
     return Dataset(
         _read_mosaics(mosaics, "train"),
         _read_mosaics(mosaics, "test"),
-        np.load(mosaics / "train_labels.npy"),
-        np.load(mosaics / "test_labels.npy"),
+        _read_labels(mosaics / "train_labels.npy"),
+        _read_labels(mosaics / "test_labels.npy"),
     )
 
 
@@ -73,10 +91,16 @@ def _read_mosaics(folder: Path, split: str) -> np.ndarray:
     rows, columns = CIFAR10_MOSAIC
     parts = []
     for path in sorted(folder.glob(f"{split}_*.webp")):
-        mosaic = np.asarray(Image.open(path).convert("RGB"))
-        tiles = mosaic.reshape(rows, 32, columns, 32, 3).swapaxes(1, 2)
-        parts.append(tiles.reshape(-1, 32, 32, 3))
-    return np.concatenate(parts)
+        with _reading(path, "a mosaic of 25×40 tiles of 32×32 pixels"), Image.open(path) as image:
+            tiles = np.asarray(image.convert("RGB")).reshape(rows, 32, columns, 32, 3).swapaxes(1, 2)
+            parts.append(tiles.reshape(-1, 32, 32, 3))
+    return np.concatenate(parts) if parts else np.empty((0, 32, 32, 3), np.uint8)
+
+
+def _read_labels(path: Path) -> np.ndarray:
+    with _reading(path, "one label per image"):
+        labels: np.ndarray = np.load(path, allow_pickle=False)
+        return labels
 
 
 def batch_indices(num_items: int, batch_size: int, step: int, seed: int) -> np.ndarray:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.errors import ModelFileError
+from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from train.data import load_dataset
 from train.methods import Method
 
 EVALUATION_BATCH = 100
@@ -62,3 +71,26 @@ def evaluate(method: Method, items: np.ndarray, *, seed: int = 0) -> dict[str, f
     perplexity = math.exp(-float((share * share.clamp_min(1e-12).log()).sum()))
     means = {name: float(torch.cat(parts).double().mean()) for name, parts in values.items()}
     return means | {"code_perplexity": perplexity, "codes_used": float((usage > 0).sum()), "items": float(len(items))}
+
+
+def evaluate_checkpoint(checkpoint: Path, data: Path, *, seed: int = 0) -> dict[str, Any]:
+    """Evaluate a checkpoint's autoregressive model on the whole test set and record it in ``training.json``.
+
+    Returns:
+        What :func:`evaluate` returns, with dataset, seed and date.
+
+    Raises:
+        ModelFileError: the folder is no checkpoint.
+    """
+    config_file, record_file = checkpoint / "config.json", checkpoint / "training.json"
+    if not config_file.is_file() or not record_file.is_file():
+        raise ModelFileError(f"{checkpoint}: no config.json and training.json; expected a checkpoint folder")
+    record: dict[str, Any] = json.loads(record_file.read_text(encoding="utf-8"))
+    model = Autoencoder(TokenizerConfig.from_file(config_file))
+    load_weights(model, checkpoint / "model.safetensors")
+    dataset = record["experiment"]["dataset"]
+    found: dict[str, Any] = evaluate(Method(model), load_dataset(dataset, data).test, seed=seed)
+    found |= {"dataset": f"{dataset}, test set", "seed": seed, "date": datetime.date.today().isoformat()}
+    record["evaluation"] = found
+    write_bytes_atomically(record_file, (json.dumps(record, indent=2) + "\n").encode())
+    return found

@@ -5,14 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
 from daps_tokenizer.config import TokenizerConfig, config_from_dict
 from daps_tokenizer.errors import ConfigError
+from train.methods import method_settings
 
 DatasetKind = Literal["mnist", "cifar10"]
+Schedule = Literal["constant", "cosine"]
+Precision = Literal["fp32", "bf16"]
+
+
+def _require_choice(name: str, value: object, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -22,9 +30,22 @@ class OptimiserConfig:
     learning_rate: float = 3e-4
     weight_decay: float = 1e-4
     warmup_steps: int = 0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     final_fraction: float = 0.0
     clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_choice("schedule", self.schedule, Schedule)
+        if self.learning_rate <= 0 or self.clip_norm <= 0:
+            raise ConfigError(
+                f"learning_rate and clip_norm must be positive, not {self.learning_rate} and {self.clip_norm}"
+            )
+        if self.weight_decay < 0 or self.warmup_steps < 0:
+            raise ConfigError(
+                f"weight_decay and warmup_steps must be at least 0, not {self.weight_decay} and {self.warmup_steps}"
+            )
+        if not 0 <= self.final_fraction <= 1:
+            raise ConfigError(f"final_fraction must be between 0 and 1, not {self.final_fraction}")
 
     def factor(self, step: int, total_steps: int) -> float:
         """What the learning rates are multiplied by at a step, in [0, 1]."""
@@ -58,7 +79,7 @@ class Experiment:
     settings: dict[str, Any] = field(default_factory=dict)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     start_from: str | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     seed: int = 0
     log_every: int = 50
     evaluate_every: int = 1000
@@ -66,6 +87,9 @@ class Experiment:
     checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
+        _require_choice("dataset", self.dataset, DatasetKind)
+        _require_choice("precision", self.precision, Precision)
+        method_settings(self.method, self.settings)
         for name in ("steps", "batch_size", "log_every", "evaluate_every", "evaluation_items", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -87,6 +111,8 @@ def _read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+        raise ConfigError(f"{path}: no such file; expected an experiment in YAML") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected an experiment in YAML") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor
 
 from daps_tokenizer.errors import ConfigError, DapsError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
-from train.checkpoint import load_checkpoint, save_checkpoint
+from train.checkpoint import has_checkpoint, load_checkpoint, read_record, save_checkpoint
 from train.data import Dataset, batch_indices
 from train.evaluate import evaluate
 from train.experiment import Experiment
@@ -50,31 +52,35 @@ def fit(
 
     Raises:
         ConfigError: the run folder holds a run of other settings.
-        TrainingDiverged: 100 updates in a row had gradients that were not finite.
+        TrainingDiverged: more than 100 updates in a row had gradients that were not finite.
     """
     started = time.monotonic()
     accelerator = Accelerator(mixed_precision="bf16" if experiment.precision == "bf16" else "no")
     torch.manual_seed(experiment.seed)
-    model = Autoencoder(experiment.model).to(accelerator.device, memory_format=torch.channels_last)
+    model = Autoencoder(experiment.model).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     method = build_method(experiment.method, model, experiment.settings).to(accelerator.device)
     optimiser = build_optimiser(method, experiment)
     record = _restore_or_start(experiment, run_folder, method, optimiser)
     prepared, optimiser = accelerator.prepare(method, optimiser)
 
-    recorder = Recorder(run_folder, experiment, first_step=record["steps"], show_progress=show_progress)
     skipped_in_a_row = 0
-    with recorder:
+    with (
+        Recorder(run_folder, experiment, first_step=record["steps"], show_progress=show_progress)
+        if accelerator.is_main_process
+        else nullcontext()
+    ) as recorder:
         for step in range(record["steps"], experiment.steps):
             prepared.train()
             batch = _batch(experiment, dataset, step, accelerator)
-            generator = step_generator(experiment.seed, step, accelerator)
+            generator = step_generator(experiment.seed, step, accelerator.process_index, accelerator.device)
             apply_schedule(optimiser, experiment, step)
             losses = prepared(batch, generator, step / experiment.steps)
             optimiser.zero_grad()
             accelerator.backward(losses.total)
             if clip_gradients(method, experiment.optimiser.clip_norm):
                 optimiser.step()
-                method.after_step(step, generator)
+                _share_buffers(method, accelerator)
+                method.after_step(step, step_generator(experiment.seed, step, 0, accelerator.device))
                 skipped_in_a_row = 0
             else:
                 skipped_in_a_row += 1
@@ -82,14 +88,15 @@ def fit(
                     raise TrainingDiverged(f"{run_folder}: gradients not finite for {skipped_in_a_row} steps in a row")
 
             record["steps"] = step + 1
-            recorder.step(step, losses.metrics)
-            out_of_time = max_seconds is not None and time.monotonic() - started > max_seconds
+            out_of_time = max_seconds is not None and _agree(time.monotonic() - started > max_seconds, accelerator)
             last = step + 1 == experiment.steps or out_of_time
-            if accelerator.is_main_process and (last or (step + 1) % experiment.evaluate_every == 0):
+            if recorder is not None:
+                recorder.step(step, losses.metrics)
+            if recorder is not None and (last or (step + 1) % experiment.evaluate_every == 0):
                 method.before_checkpoint()
                 record["validation"] = evaluate(method, dataset.test[: experiment.evaluation_items])
                 recorder.evaluation(step, record["validation"], method, dataset.test)
-            if accelerator.is_main_process and (last or (step + 1) % experiment.checkpoint_every == 0):
+            if recorder is not None and (last or (step + 1) % experiment.checkpoint_every == 0):
                 method.before_checkpoint()
                 elapsed = time.monotonic() - started
                 save_checkpoint(
@@ -97,6 +104,7 @@ def fit(
                 )
             if out_of_time:
                 break
+    accelerator.wait_for_everyone()  # until the checkpoint is written
     record["seconds"] += time.monotonic() - started
     return record
 
@@ -130,13 +138,28 @@ def clip_gradients(method: Method, clip_norm: float) -> bool:
         torch.nn.utils.clip_grad_norm_(part.parameters(), clip_norm)
         for part in (method.model.recognition, method.model.generative)
     ]
-    return bool(torch.isfinite(torch.stack(norms)).all())
+    # One by one: the norm of a part that is not trained is on the CPU.
+    return all(bool(norm.isfinite()) for norm in norms)
 
 
-def step_generator(seed: int, step: int, accelerator: Accelerator) -> torch.Generator:
-    """All randomness of one step on one process: a function of seed, step and rank, so there is no state to save."""
-    digest = hashlib.sha256(f"{seed}/{step}/{accelerator.process_index}".encode()).digest()
-    return torch.Generator(accelerator.device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+def step_generator(seed: int, step: int, process: int, device: torch.device) -> torch.Generator:
+    """All randomness of one step on one process: a function of these, so there is no state to save."""
+    digest = hashlib.sha256(f"{seed}/{step}/{process}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _agree(value: bool, accelerator: Accelerator) -> bool:
+    """The main process's answer on all processes: they must stop at the same step."""
+    if accelerator.num_processes == 1:
+        return value
+    return bool(broadcast(torch.tensor(float(value), device=accelerator.device)))
+
+
+def _share_buffers(method: Method, accelerator: Accelerator) -> None:
+    """The main process's buffers on all processes: what a method makes of them must not depend on the process."""
+    if accelerator.num_processes > 1:
+        for buffer in method.buffers():
+            broadcast(buffer)
 
 
 def _batch(experiment: Experiment, dataset: Dataset, step: int, accelerator: Accelerator) -> Tensor:
@@ -152,20 +175,20 @@ def _restore_or_start(
     """Continue the run that is in the folder, or begin one; returns its record so far."""
     settings = json.loads(json.dumps(asdict(experiment)))  # as it will be read back: tuples become lists
     checkpoint = run_folder / "checkpoint"
-    if checkpoint.is_dir():
-        record = load_checkpoint(checkpoint, method, optimiser)
-        changed = [key for key in settings if settings[key] != record["experiment"].get(key)]
+    if has_checkpoint(checkpoint):
+        before = read_record(checkpoint)["experiment"]
+        changed = [key for key in settings if settings[key] != before.get(key)]
         if changed:
             raise ConfigError(
                 f"{run_folder}: holds a run with another {', '.join(changed)}; choose another --run folder or delete it"
             )
-        return record
+        return load_checkpoint(checkpoint, method, optimiser)
     stages: list[dict[str, Any]] = []
     if experiment.start_from is not None:
         source = Path(experiment.start_from)
         load_weights(method.model, source / "model.safetensors")
-        before = json.loads((source / "training.json").read_text(encoding="utf-8"))
-        stages = [*before["stages_before"], {key: value for key, value in before.items() if key != "stages_before"}]
+        stage = read_record(source)
+        stages = [*stage.pop("stages_before"), stage]
     method.start()
     return {"experiment": settings, "steps": 0, "seconds": 0.0, "stages_before": stages, "versions": _versions()}
 

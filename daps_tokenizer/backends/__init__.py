@@ -64,7 +64,9 @@ class Backend(Protocol):
         """How well codes (B, N) explain the inputs, cell by cell."""
 
 
-def open_backend(folder: ModelFolder, *, backend: str, device: str | None, dtype: str) -> Backend:
+def open_backend(
+    folder: ModelFolder, *, backend: str, device: str | None, dtype: str, num_threads: int | None = None
+) -> Backend:
     """Load a model folder into a runtime.
 
     Args:
@@ -72,16 +74,25 @@ def open_backend(folder: ModelFolder, *, backend: str, device: str | None, dtype
         backend: ``auto``, ``onnx`` or ``torch``; auto is ONNX Runtime, which is always installed.
         device: ``cpu`` or ``cuda``; None takes the backend's default.
         dtype: ``float32``, or ``bfloat16`` and ``float16`` where the backend has them.
+        num_threads: CPU threads one call may use; None takes the backend's default.
 
     Raises:
-        BackendError: a backend that is not known or not installed, or a device it cannot use.
+        BackendError: a backend that is not known or not installed, or an option it cannot use here.
+        ModelFileError: a file that the backend needs at once is missing or damaged.
     """
     if backend in ("auto", "onnx"):
         from daps_tokenizer.backends.onnx import OnnxBackend
 
-        return OnnxBackend.open(folder, device=device, dtype=dtype)
+        return OnnxBackend.open(folder, device=device, dtype=dtype, num_threads=num_threads)
     if backend == "torch":
-        from daps_tokenizer.backends.torch import TorchBackend
-
-        return TorchBackend.open(folder, device=device, dtype=dtype)
+        try:
+            from daps_tokenizer.backends.torch import TorchBackend
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise BackendError(
+                "backend 'torch' needs PyTorch, which is not installed; install daps-tokenizer[torch] or use "
+                "backend='onnx'"
+            ) from error
+        return TorchBackend.open(folder, device=device, dtype=dtype, num_threads=num_threads)
     raise BackendError(f"unknown backend {backend!r}; accepted are auto, {', '.join(BACKENDS)}")

@@ -28,7 +28,9 @@ class Moments(NamedTuple):
 class Likelihood(Protocol):
     """A family of distributions over x, factorised over its dimensions."""
 
-    num_parameters: int
+    @property
+    def num_parameters(self) -> int:
+        """Outputs of the generative model per dimension of x."""
 
     def moments(self, parameters: Tensor) -> Moments:
         """Mean and variance, each (B, *input_shape)."""

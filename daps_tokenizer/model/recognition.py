@@ -8,6 +8,7 @@ keys and values of earlier positions kept).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,7 @@ class RecognitionModel(nn.Module):
     """q(z|x) over N codes out of V."""
 
     positions: Tensor
+    decoder_blocks: Sequence[DecoderBlock]
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -79,7 +81,10 @@ class RecognitionModel(nn.Module):
         self.encoder_blocks = nn.ModuleList(EncoderBlock(*block) for _ in range(sizes.num_layers))
         self.encoder_norm = layer_norm(sizes.hidden_size)
         self.code_embedding = nn.Embedding(config.vocab_size, sizes.hidden_size)
-        self.decoder_blocks = nn.ModuleList(DecoderBlock(*block) for _ in range(sizes.num_layers))
+        # The declared type says what a ModuleList cannot: what its modules are.
+        self.decoder_blocks = nn.ModuleList(  # type: ignore[assignment]
+            DecoderBlock(*block) for _ in range(sizes.num_layers)
+        )
         self.decoder_norm = layer_norm(sizes.hidden_size)
         self.head = nn.Linear(sizes.hidden_size, config.vocab_size)
         table_length = max(self.input_embedding.num_positions, config.num_tokens)
@@ -137,23 +142,17 @@ class RecognitionModel(nn.Module):
         logits = self.logits(context, codes).float()
         return torch.gather(logits.log_softmax(-1), -1, codes.long()[..., None])[..., 0]
 
-    def step(
-        self, context: list[Memory], previous: Tensor, position: Tensor, past: list[Memory]
-    ) -> tuple[Tensor, list[Memory]]:
-        """Logits of one position.
+    def step(self, context: list[Memory], previous: Tensor, position: int, cache: list[Memory]) -> Tensor:
+        """Logits of one position, (B·K, V).
 
         Args:
             context: from :meth:`context`, batch B.
             previous: the codes just drawn (B·K,); zeros at the first position.
-            position: the position's index, integer ().
-            past: for each decoder block the keys and values of earlier positions (B·K, heads, t, head_size).
-
-        Returns:
-            Logits (B·K, V), and for each block this position's keys and values (B·K, heads, 1, head_size).
+            position: the position's index.
+            cache: for each decoder block the keys and values of earlier positions, with room for all,
+                (B·K, heads, N, head_size); this position's are added.
         """
         h = (self.code_embedding(previous) + self.positions[position])[:, None]
-        present = []
-        for block, memory, earlier in zip(self.decoder_blocks, context, past, strict=True):
-            h, own = block.step(h, earlier, memory)
-            present.append(own)
-        return self.head(self.decoder_norm(h))[:, 0], present
+        for block, memory, earlier in zip(self.decoder_blocks, context, cache, strict=True):
+            h = block.step(h, earlier, position, memory)
+        return self.head(self.decoder_norm(h))[:, 0]

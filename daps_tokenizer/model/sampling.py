@@ -6,6 +6,7 @@ distribution at a uniform number that the caller supplies. The same uniforms giv
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -43,11 +44,41 @@ def choose_codes(logits: Tensor, uniform: Tensor, temperature: Tensor | float) -
     return torch.where(temperature > 0, drawn, logits.argmax(-1))
 
 
-def empty_past(model: RecognitionModel, batch: int, like: Tensor) -> list[Memory]:
-    """A cache that holds no position yet, one memory (batch, heads, 0, head_size) per decoder block."""
-    heads = model.decoder_blocks[0].self_attention.num_heads  # type: ignore[union-attr]
-    nothing = like.new_zeros(batch, heads, 0, model.positions.shape[1] // heads)
-    return [Memory(nothing, nothing) for _ in model.decoder_blocks]
+@dataclass(frozen=True)
+class Draw:
+    """Everything that drawing codes reads and writes, allocated once: what a CUDA graph needs to stay in place.
+
+    ``uniform``, ``codes`` and ``log_probs`` are (B·K, N); ``cache`` holds a memory (B·K, heads, N, head_size) for each
+    decoder block.
+    """
+
+    context: list[Memory]
+    uniform: Tensor
+    cache: list[Memory]
+    codes: Tensor
+    log_probs: Tensor
+
+    @classmethod
+    def allocate(cls, model: RecognitionModel, context: list[Memory], uniform: Tensor) -> Draw:
+        """Room for drawing with this context and these uniforms."""
+        rows, num_tokens = uniform.shape
+        _, heads, _, head_size = context[0].keys.shape
+        cache = [
+            Memory(*(context[0].keys.new_empty(rows, heads, num_tokens, head_size) for _ in range(2)))
+            for _ in model.decoder_blocks
+        ]
+        codes = torch.zeros(rows, num_tokens, dtype=torch.long, device=uniform.device)
+        return cls(context, uniform, cache, codes, torch.zeros_like(uniform, dtype=torch.float32))
+
+
+def draw_positions(model: RecognitionModel, draw: Draw, positions: range, temperature: float) -> None:
+    """Draw the codes of some positions; those of all earlier positions have been drawn."""
+    for t in positions:
+        previous = draw.codes[:, t - 1] if t else torch.zeros_like(draw.codes[:, 0])
+        logits = model.step(draw.context, previous, t, draw.cache).float()
+        chosen = choose_codes(logits, draw.uniform[:, t], temperature)
+        draw.codes[:, t] = chosen
+        draw.log_probs[:, t] = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
 
 
 @torch.no_grad()
@@ -60,19 +91,6 @@ def sample_codes(model: RecognitionModel, context: list[Memory], uniform: Tensor
         uniform: (B·K, N) in [0, 1); K samples of an item are next to each other.
         temperature: 0 for greedy codes, 1 for samples of q.
     """
-    batch = uniform.shape[0]
-    previous = torch.zeros(batch, dtype=torch.long, device=uniform.device)
-    past = empty_past(model, batch, context[0].keys)
-    codes, log_probs = [], []
-    for t in range(model.num_tokens):
-        position = torch.tensor(t, device=uniform.device)
-        logits, present = model.step(context, previous, position, past)
-        past = [
-            Memory(torch.cat([old.keys, new.keys], 2), torch.cat([old.values, new.values], 2))
-            for old, new in zip(past, present, strict=True)
-        ]
-        logits = logits.float()
-        previous = choose_codes(logits, uniform[:, t], temperature)
-        codes.append(previous)
-        log_probs.append(logits.log_softmax(-1).gather(-1, previous[:, None])[:, 0])
-    return Sampled(torch.stack(codes, 1), torch.stack(log_probs, 1))
+    draw = Draw.allocate(model, context, uniform)
+    draw_positions(model, draw, range(model.num_tokens), temperature)
+    return Sampled(draw.codes, draw.log_probs)

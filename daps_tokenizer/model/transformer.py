@@ -133,20 +133,18 @@ class DecoderBlock(nn.Module):
         x = x + self.self_attention(normed, self.self_attention.memory(normed), causal=True)
         return self._attend_context(x, context)
 
-    def step(self, x: Tensor, past: Memory, context: Memory) -> tuple[Tensor, Memory]:
-        """One position: x (B·K, 1, H) and the keys and values of all earlier positions (B·K, heads, t, head_size).
+    def step(self, x: Tensor, cache: Memory, position: int, context: Memory) -> Tensor:
+        """One position: x (B·K, 1, H) -> (B·K, 1, H).
 
-        Returns:
-            The block's output (B·K, 1, H) and this position's own keys and values (B·K, heads, 1, head_size).
+        ``cache`` (B·K, heads, N, head_size) holds the keys and values of earlier positions; this one's are added to it.
         """
         normed = self.self_attention_norm(x)
-        present = self.self_attention.memory(normed)
-        reachable = Memory(
-            torch.cat([past.keys, present.keys], dim=2),
-            torch.cat([past.values, present.values], dim=2),
-        )
+        own = self.self_attention.memory(normed)
+        cache.keys[:, :, position : position + 1] = own.keys
+        cache.values[:, :, position : position + 1] = own.values
+        reachable = Memory(cache.keys[:, :, : position + 1], cache.values[:, :, : position + 1])
         x = x + self.self_attention(normed, reachable)
-        return self._attend_context(x, context), present
+        return self._attend_context(x, context)
 
     def _attend_context(self, x: Tensor, context: Memory) -> Tensor:
         x = x + self.cross_attention(self.cross_attention_norm(x), context)

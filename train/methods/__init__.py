@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
@@ -12,16 +14,25 @@ from train.methods.vqvae import VQVAE
 
 METHODS: dict[str, type[Method]] = {"daps": DAPS, "vqvae": VQVAE, "distil": Distillation}
 
-__all__ = ["METHODS", "Losses", "Method", "build_method"]
+__all__ = ["METHODS", "Losses", "Method", "build_method", "method_settings"]
 
 
-def build_method(name: str, model: Autoencoder, settings: dict[str, object]) -> Method:
-    """The named method around a model.
+def method_settings(name: str, settings: dict[str, Any]) -> Any:
+    """The named method's settings, an instance of its ``settings_type``.
 
     Raises:
         ConfigError: an unknown method, or settings that are not its own.
     """
     if name not in METHODS:
         raise ConfigError(f"method {name!r} is not known; known methods are {', '.join(METHODS)}")
-    method = METHODS[name]
-    return method(model, config_from_dict(method.settings_type, settings, source=f"settings of {name}"))
+    return config_from_dict(METHODS[name].settings_type, settings, source=f"settings of {name}")
+
+
+def build_method(name: str, model: Autoencoder, settings: dict[str, Any]) -> Method:
+    """The named method around a model.
+
+    Raises:
+        ConfigError: an unknown method, settings that are not its own, or that do not fit the model.
+    """
+    checked = method_settings(name, settings)
+    return METHODS[name](model, checked)

@@ -23,9 +23,9 @@ class Method(nn.Module):
 
     settings_type: ClassVar[type[Any]]
 
-    def __init__(self, model: Autoencoder) -> None:
+    def __init__(self, model: Autoencoder, settings: Any = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.settings = model, settings
 
     def forward(self, inputs: Tensor, generator: torch.Generator, progress: float) -> Losses:
         """The loss of one batch.
@@ -45,7 +45,7 @@ class Method(nn.Module):
         """Called once when a run begins, after the weights it starts from are loaded; not when it resumes."""
 
     def after_step(self, step: int, generator: torch.Generator) -> None:
-        """Called after each update of the weights."""
+        """Called after each update of the weights, on every process with the same buffers and the same generator."""
 
     def before_checkpoint(self) -> None:
         """Called before weights are written."""

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import sample_codes
+from train.cuda_sampler import GraphedSampler
 from train.methods.base import Losses, Method, expand_samples
 
 
@@ -55,8 +56,8 @@ def beta_schedule(initial: float, final: float, progress: float) -> float:
 def sum_neighbourhood(values: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     """Sum each code's value with those of the size × size codes around it on the grid: (B, N) -> (B, N)."""
     maps = values.unflatten(1, grid)[:, None]
-    ones = values.new_ones(1, 1, size, size)
-    return F.conv2d(maps, ones, padding=size // 2).flatten(1)
+    # Not a convolution with ones: autocast would run that in bfloat16, and be nats away from the sum.
+    return F.avg_pool2d(maps, size, stride=1, padding=size // 2, divisor_override=1).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class DAPSSettings:
 
     ``ess_target`` is a share of K. ``credit``: ``global`` is the paper's one weight per sample; ``local`` gives every
     code its own weight, from log p(x|z) summed over the ``neighbourhood`` × ``neighbourhood`` codes around it.
-    ``batch_norm``: ``frozen`` keeps the running statistics, for runs that start from a trained model.
+    For runs that start from a trained model: ``batch_norm`` ``frozen`` keeps the running statistics, and
+    ``start_sharpness`` multiplies the logits once, which lowers the entropy that the run starts with.
     """
 
     num_samples: int = 8
@@ -77,12 +79,14 @@ class DAPSSettings:
     credit: Literal["global", "local"] = "global"
     neighbourhood: int = 3
     batch_norm: Literal["batch", "frozen"] = "batch"
+    start_sharpness: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_samples < 2:
             raise ConfigError(f"daps compares samples, so num_samples must be at least 2, not {self.num_samples}")
-        if min(self.beta_initial, self.beta_final, self.eta_initial) <= 0 or not 0 < self.ess_target < 1:
-            raise ConfigError("daps needs positive beta and eta, and an ess_target between 0 and 1 (a share of K)")
+        positive = (self.beta_initial, self.beta_final, self.eta_initial, self.start_sharpness)
+        if min(positive) <= 0 or not 0 < self.ess_target < 1:
+            raise ConfigError("daps needs positive beta, eta and sharpness, and an ess_target between 0 and 1")
         if self.credit not in ("global", "local") or self.batch_norm not in ("batch", "frozen"):
             raise ConfigError("daps: credit is global or local, batch_norm is batch or frozen")
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
@@ -93,13 +97,20 @@ class DAPS(Method):
     """Weighted maximum likelihood for q, maximum likelihood for p, and η following the effective sample size."""
 
     settings_type = DAPSSettings
+    settings: DAPSSettings
 
     def __init__(self, model: Autoencoder, settings: DAPSSettings) -> None:
-        super().__init__(model)
+        super().__init__(model, settings)
         if settings.credit == "local" and model.config.token_grid is None:
             raise ConfigError(f"credit: local needs codes on a grid, which {model.config.generative.kind} has not")
-        self.settings = settings
+        self._sampler: GraphedSampler | None = None
         self.log_eta = nn.Parameter(torch.tensor(math.log(settings.eta_initial)))
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Sharpen what was loaded."""
+        for parameter in self.model.recognition.head.parameters():
+            parameter.mul_(self.settings.start_sharpness)
 
     def extra_parameters(self) -> list[dict[str, Any]]:
         """η has a learning rate of its own."""
@@ -142,12 +153,16 @@ class DAPS(Method):
 
     @torch.no_grad()
     def _draw(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """K samples per item at temperature 1 with the current weights, in full precision: (B·K, N)."""
+        """K samples per item at temperature 1 with the current weights: (B·K, N). float32 on CPU, bfloat16 on GPU."""
         recognition = self.model.recognition
         rows = x.shape[0] * self.settings.num_samples
         uniform = torch.rand(rows, recognition.num_tokens, generator=generator, device=x.device)
-        with torch.autocast(x.device.type, enabled=x.device.type == "cuda", dtype=torch.bfloat16):
-            return sample_codes(recognition, recognition.context(x), uniform).codes
+        with torch.autocast(x.device.type, enabled=False):
+            if x.device.type != "cuda":
+                return sample_codes(recognition, recognition.context(x), uniform).codes
+            if self._sampler is None or self._sampler.draw.uniform.shape != uniform.shape:
+                self._sampler = GraphedSampler(recognition, x, self.settings.num_samples)
+            return self._sampler.sample(x, uniform)
 
     def _credit(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
         """Rewards (no gradient) and the log q that they pay for, each (B, 1, K), or (B, N, K) with local credit."""

@@ -28,10 +28,10 @@ class Distillation(Method):
     """−log q(z|x) on the teacher's codes."""
 
     settings_type = DistillationSettings
+    settings: DistillationSettings
 
     def __init__(self, model: Autoencoder, settings: DistillationSettings) -> None:
-        super().__init__(model)
-        self.settings = settings
+        super().__init__(model, settings)
         self.teacher = copy.deepcopy(model.recognition).requires_grad_(False)
         model.generative.requires_grad_(False)
 

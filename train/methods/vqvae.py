@@ -47,22 +47,27 @@ class VQVAE(Method):
     """Straight-through quantisation; the codebook follows by its own loss and unused codes are revived."""
 
     settings_type = VQVAESettings
+    settings: VQVAESettings
     usage: Tensor
+    recent: Tensor
     distance_gap: Tensor
 
     def __init__(self, model: Autoencoder, settings: VQVAESettings) -> None:
-        super().__init__(model)
+        super().__init__(model, settings)
         table = model.generative.embedding.weight
         if table.shape[1] != model.recognition.positions.shape[1]:
             raise ConfigError("vqvae needs the generative model's embedding_size to equal recognition.hidden_size")
-        self.settings = settings
-        torch.nn.init.zeros_(model.recognition.code_embedding.weight)
         # Neither is used by a parallel encoder; weight decay or gradients must not move them.
         model.recognition.code_embedding.requires_grad_(False)
         model.recognition.head.requires_grad_(False)
         self.register_buffer("usage", torch.zeros(table.shape[0]))
         self.register_buffer("recent", torch.zeros(1024, table.shape[1]))
         self.register_buffer("distance_gap", torch.tensor(1.0))
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """With a code embedding of zero the autoregressive model ignores what it has drawn."""
+        self.model.recognition.code_embedding.weight.zero_()
 
     def forward(self, inputs: Tensor, generator: torch.Generator, progress: float) -> Losses:
         """−log p(x|z) per dimension + ‖sg(h) − C‖² + commitment · ‖h − sg(C)‖², means over all elements."""
@@ -105,7 +110,7 @@ class VQVAE(Method):
             self.usage += torch.bincount(codes.flatten(), minlength=self.usage.shape[0])
             stride = max(1, flat.shape[0] // self.recent.shape[0])
             rows = flat[::stride][: self.recent.shape[0]]
-            self.recent[: rows.shape[0]] = rows
+            self.recent.copy_(torch.cat([rows, self.recent])[: self.recent.shape[0]])
         else:
             self.usage.fill_(1.0)  # too late to revive: count every code as used
         nearest = self._distances(h[:8]).topk(NEXT_CODES + 1, largest=False).values

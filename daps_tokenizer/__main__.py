@@ -1,0 +1,5 @@
+"""``python -m daps_tokenizer`` is ``daps-tokenize``."""
+
+from daps_tokenizer.cli import main
+
+main(prog_name="daps-tokenize")

@@ -1,0 +1,65 @@
+"""How backends cut large batches: memory stays bounded, and every core has something to do."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from daps_tokenizer.config import TokenizerConfig
+
+_Result = TypeVar("_Result", bound=tuple[np.ndarray, ...])
+
+# Measured on CPUs: an encoding step reads all keys and values so far, and up to about this many stay in a core's cache.
+_CODES_IN_FLIGHT = 1024
+_MAX_ENCODE_CHUNK = 32
+# Elements of the largest array of a parallel pass: 8 MB of float32, beyond which CPUs were measured to get slower for
+# lack of cache, and on a GPU 256 MB, which is only a matter of memory.
+_MAX_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
+
+
+def encode_chunk(config: TokenizerConfig) -> int:
+    """Items that a CPU encodes fastest together: 32 at N = 8, 16 at N = 64, single items at N = 1024."""
+    return max(1, min(_MAX_ENCODE_CHUNK, _CODES_IN_FLIGHT // config.num_tokens))
+
+
+def parallel_chunk(config: TokenizerConfig, device: str) -> int:
+    """Items of one parallel pass (decode, score, likelihood; on a GPU also encode), for arrays of bounded size."""
+    logits = config.num_tokens * config.vocab_size
+    attention = config.num_tokens**2 * config.recognition.num_heads
+    largest = max(logits, attention, math.prod(config.input_shape))
+    return max(1, _MAX_ELEMENTS[device] // largest)
+
+
+def slices(size: int, chunk: int) -> list[slice]:
+    """Cut ``size`` rows into as few nearly equal parts of at most ``chunk`` rows as possible."""
+    count = max(1, -(-size // chunk))
+    edges = [size * i // count for i in range(count + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+def join(make: Callable[..., _Result], parts: Sequence[Sequence[np.ndarray]]) -> _Result:
+    """Put results of consecutive parts of a batch together; ``make`` builds the named tuple from its arrays."""
+    if len(parts) == 1:
+        return make(*parts[0])
+    return make(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def physical_cores() -> int:
+    """Cores this process may run on, hyper-threads not counted where the system tells them apart."""
+    if not hasattr(os, "sched_getaffinity"):  # macOS and Windows
+        return os.cpu_count() or 1
+    return len({_siblings(cpu) for cpu in os.sched_getaffinity(0)})
+
+
+def _siblings(cpu: int) -> str:
+    """The logical CPUs that share a core with this one, as Linux writes them."""
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+    except OSError:
+        return str(cpu)

@@ -1,0 +1,143 @@
+"""ONNX Runtime: the backend that is always there, on the CPU and, with onnxruntime-gpu, on NVIDIA GPUs.
+
+Encoding is a chain of N small steps that more threads do not make faster, so a batch is cut into chunks which run side
+by side, one thread each. The other graphs are one parallel pass each: their chunks follow one another and each uses all
+threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from daps_tokenizer.backends import CellLikelihood, Decoded, Encoded, Scored
+from daps_tokenizer.backends.batching import encode_chunk, join, parallel_chunk, physical_cores, slices
+from daps_tokenizer.errors import BackendError, ModelFileError
+from daps_tokenizer.hub import ModelFolder
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_ERRORS_ONLY = 3  # ONNX Runtime's log level: its warnings are about graphs, which users cannot change
+
+
+class OnnxBackend:
+    """A model folder's graphs in ONNX Runtime; a graph is loaded when it is first used. Made by :meth:`open`."""
+
+    name = "onnx"
+
+    def __init__(self, folder: ModelFolder, *, device: str, num_threads: int) -> None:
+        self.device = device
+        self.num_threads = num_threads
+        self._folder = folder
+        self._input_name = "images" if folder.config.modality == "image" else "features"
+        self._sessions: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls, folder: ModelFolder, *, device: str | None = None, dtype: str = "float32", num_threads: int | None = None
+    ) -> OnnxBackend:
+        """Prepare to run a model folder.
+
+        Args:
+            folder: a model folder with the graphs that will be used.
+            device: ``cpu`` (the default) or ``cuda``.
+            dtype: ``float32``, the precision of the graphs.
+            num_threads: threads one call may use on the CPU; all physical cores if None.
+
+        Raises:
+            BackendError: a device, dtype or number of threads that cannot be used here.
+        """
+        device = device or "cpu"
+        if device not in _PROVIDERS:
+            raise BackendError(f"backend 'onnx' knows no device {device!r}; accepted are {', '.join(_PROVIDERS)}")
+        if dtype != "float32":
+            raise BackendError(f"backend 'onnx' has no dtype {dtype!r}; accepted is float32")
+        if num_threads is not None and num_threads < 1:
+            raise BackendError(f"num_threads must be at least 1, not {num_threads}")
+        if _PROVIDERS[device] not in onnxruntime.get_available_providers():
+            raise BackendError(
+                "device 'cuda' needs onnxruntime-gpu, and the onnxruntime installed here has no CUDA; install "
+                "daps-tokenizer[gpu] in place of onnxruntime or use device='cpu'"
+            )
+        return cls(folder, device=device, num_threads=num_threads or physical_cores())
+
+    def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
+        """Draw codes; ``uniform`` is (B, N) float32 in [0, 1), temperature 0 is greedy.
+
+        Raises:
+            ModelFileError: the folder has no ``onnx/encoder.onnx``, or a damaged one.
+            BackendError: the GPU cannot be used.
+        """
+        on_cpu = self.device == "cpu"
+        session = self._session("encoder", num_threads=1)
+        config = self._folder.config
+        share = -(-len(inputs) // self.num_threads)
+        chunks = slices(
+            len(inputs), min(share, encode_chunk(config)) if on_cpu else parallel_chunk(config, self.device)
+        )
+
+        def run(rows: slice) -> list[np.ndarray]:
+            feed = {
+                self._input_name: inputs[rows],
+                "uniform": uniform[rows],
+                "temperature": np.array(temperature, np.float32),
+            }
+            return session.run(["codes", "log_probs"], feed)
+
+        if len(chunks) == 1 or self.num_threads == 1 or not on_cpu:
+            return join(Encoded, [run(rows) for rows in chunks])
+        with ThreadPoolExecutor(min(self.num_threads, len(chunks))) as pool:
+            return join(Encoded, list(pool.map(run, chunks)))
+
+    def decode(self, codes: np.ndarray) -> Decoded:
+        """Reconstruct from codes (B, N) int32; errors as of :meth:`encode`, for ``onnx/decoder.onnx``."""
+        return join(Decoded, self._in_chunks("decoder", ["reconstruction", "mean", "variance"], {"codes": codes}))
+
+    def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
+        """Score given codes (B, N), with the ``k`` ≤ V best; errors as of :meth:`encode`, for ``onnx/scorer.onnx``."""
+        feed = {self._input_name: inputs, "codes": codes}
+        return join(Scored, self._in_chunks("scorer", ["log_probs", "top_codes"], feed, k=np.array(k, np.int64)))
+
+    def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
+        """log p(x|z) of codes (B, N); errors as of :meth:`encode`, for ``onnx/likelihood.onnx``."""
+        feed = {self._input_name: inputs, "codes": codes}
+        return join(CellLikelihood, self._in_chunks("likelihood", ["log_likelihood", "squared_error"], feed))
+
+    def _in_chunks(
+        self, graph: str, outputs: list[str], batch: dict[str, np.ndarray], **constants: np.ndarray
+    ) -> list[list[np.ndarray]]:
+        session = self._session(graph, num_threads=self.num_threads)
+        size = len(next(iter(batch.values())))
+        return [
+            session.run(outputs, {name: array[rows] for name, array in batch.items()} | constants)
+            for rows in slices(size, parallel_chunk(self._folder.config, self.device))
+        ]
+
+    def _session(self, graph: str, *, num_threads: int) -> Any:
+        """The graph's session, loaded once; running one session from several threads is safe."""
+        with self._lock:
+            if graph not in self._sessions:
+                self._sessions[graph] = self._load(graph, num_threads)
+            return self._sessions[graph]
+
+    def _load(self, graph: str, num_threads: int) -> Any:
+        path = self._folder.file(f"onnx/{graph}.onnx")
+        self._folder.file("onnx/weights.bin")  # lies beside the graphs, which refer to it
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        provider = _PROVIDERS[self.device]
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=[provider])
+        except Exception as error:  # ONNX Runtime has its own exception types, all of them derived from this one
+            reason = str(error).strip().partition("\n")[0]
+            raise ModelFileError(f"{path}: ONNX Runtime cannot load it ({reason}); export the model again") from error
+        # Where CUDA's libraries are missing, ONNX Runtime only logs that and carries on, slowly, on the CPU.
+        if provider not in session.get_providers():
+            raise BackendError("device 'cuda' cannot be used: ONNX Runtime found no working CUDA and cuDNN libraries")
+        return session

@@ -1,0 +1,141 @@
+"""PyTorch: an eager loop with a key-value cache, from the weights alone; what exports are compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from daps_tokenizer.backends import CellLikelihood, Decoded, Encoded, Scored
+from daps_tokenizer.backends.batching import encode_chunk, join, parallel_chunk, slices
+from daps_tokenizer.errors import BackendError
+from daps_tokenizer.hub import ModelFolder
+from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from daps_tokenizer.model.sampling import sample_codes
+
+_DEVICES = ("cpu", "cuda")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TorchBackend:
+    """A model in PyTorch. Made by :meth:`open`.
+
+    ``model`` is the network itself, on its device, in evaluation mode.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: Autoencoder, *, device: str, dtype: torch.dtype) -> None:
+        self.model = model
+        self.device = device
+        self._dtype = dtype
+        self._parallel_chunk = parallel_chunk(model.config, device)
+
+    @classmethod
+    def open(
+        cls, folder: ModelFolder, *, device: str | None = None, dtype: str = "float32", num_threads: int | None = None
+    ) -> TorchBackend:
+        """Load ``model.safetensors``; no other file of the model folder is needed.
+
+        Args:
+            folder: a model folder.
+            device: ``cpu`` (the default) or ``cuda``.
+            dtype: of weights and activations: ``float32``, ``bfloat16`` or ``float16``. Normalisation layers, logits
+                and likelihoods are float32 always.
+            num_threads: threads of PyTorch, for the whole process; left as it is if None.
+
+        Raises:
+            BackendError: a device, dtype or number of threads that cannot be used here.
+            ModelFileError: the weights are missing or damaged.
+        """
+        device = device or "cpu"
+        if device not in _DEVICES:
+            raise BackendError(f"backend 'torch' knows no device {device!r}; accepted are {', '.join(_DEVICES)}")
+        if dtype not in _DTYPES:
+            raise BackendError(f"backend 'torch' has no dtype {dtype!r}; accepted are {', '.join(_DTYPES)}")
+        if num_threads is not None and num_threads < 1:
+            raise BackendError(f"num_threads must be at least 1, not {num_threads}")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise BackendError("device 'cuda' cannot be used: PyTorch finds no NVIDIA GPU here; use device='cpu'")
+        model = Autoencoder(folder.config)
+        load_weights(model, folder.file("model.safetensors"))
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        _use_dtype(model, _DTYPES[dtype])
+        return cls(model.to(device).eval().requires_grad_(False), device=device, dtype=_DTYPES[dtype])
+
+    @torch.inference_mode()
+    def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
+        """Draw codes; ``uniform`` is (B, N) float32 in [0, 1), temperature 0 is greedy."""
+        config, recognition = self.model.config, self.model.recognition
+        chunk = encode_chunk(config) if self.device == "cpu" else self._parallel_chunk
+        parts = []
+        for rows in slices(len(inputs), chunk):
+            context = recognition.context(self._standardise(inputs[rows]).to(self._dtype))
+            sampled = sample_codes(recognition, context, self._tensor(uniform[rows]), temperature)
+            parts.append(_arrays(sampled.codes.int(), sampled.log_probs))
+        return join(Encoded, parts)
+
+    @torch.inference_mode()
+    def decode(self, codes: np.ndarray) -> Decoded:
+        """Reconstruct from codes (B, N) int32."""
+        parts = []
+        for rows in slices(len(codes), self._parallel_chunk):
+            moments = self.model.likelihood.moments(self.model.generative(self._tensor(codes[rows])))
+            parts.append(_arrays(self.model.to_input_units(moments.mean), moments.mean, moments.variance))
+        return join(Decoded, parts)
+
+    @torch.inference_mode()
+    def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
+        """Score given codes (B, N), with the ``k`` ≤ V best, teacher-forced, in one parallel pass."""
+        recognition = self.model.recognition
+        parts = []
+        for rows in slices(len(inputs), self._parallel_chunk):
+            context = recognition.context(self._standardise(inputs[rows]).to(self._dtype))
+            given = self._tensor(codes[rows]).long()
+            log_q = recognition.logits(context, given).float().log_softmax(-1)
+            log_probs = log_q.gather(-1, given[..., None])[..., 0]
+            parts.append(_arrays(log_probs, log_q.topk(k).indices.int()))
+        return join(Scored, parts)
+
+    @torch.inference_mode()
+    def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
+        """How well codes (B, N) explain the inputs, cell by cell."""
+        parts = []
+        for rows in slices(len(inputs), self._parallel_chunk):
+            values = self.model.cell_values(self._standardise(inputs[rows]), self._tensor(codes[rows]))
+            parts.append(_arrays(*values))
+        return join(CellLikelihood, parts)
+
+    def _standardise(self, inputs: np.ndarray) -> Tensor:
+        return self.model.standardise(self._tensor(inputs))
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        # A copy: PyTorch warns about arrays that must not be written to, and callers pass those.
+        return torch.tensor(array, device=self.device)
+
+
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    return [tensor.cpu().numpy() for tensor in tensors]
+
+
+def _use_dtype(model: Autoencoder, dtype: torch.dtype) -> None:
+    """Hold the networks in ``dtype``, but keep in float32 what loses most by it: normalisation and the logits."""
+    if dtype == torch.float32:
+        return
+
+    def to_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(tensor.float() for tensor in inputs)
+
+    def to_dtype(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output.to(dtype)
+
+    for network in (model.recognition, model.generative):
+        network.to(dtype)
+        for module in network.modules():
+            if isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
+                module.float().register_forward_pre_hook(to_float32)
+                module.register_forward_hook(to_dtype)
+    model.recognition.head.float().register_forward_pre_hook(to_float32)

@@ -1,0 +1,305 @@
+"""``daps-tokenize``: images to codes and back from the command line.
+
+Files are written beside their inputs unless ``-o`` names another, and never over others without ``--force``. Whatever
+is wrong with an input is said in one line on standard error, and the exit code is 2.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import numpy as np
+
+from daps_tokenizer import Codes, Tokenizer, __version__
+from daps_tokenizer.cli_bench import bench
+from daps_tokenizer.cli_common import (
+    STANDARD_STREAM,
+    Encoding,
+    Outputs,
+    Report,
+    Runtime,
+    encoding_options,
+    for_each,
+    force_option,
+    json_option,
+    name_of,
+    open_source,
+    print_error,
+    read_codes,
+    runtime_options,
+)
+from daps_tokenizer.cli_models import info, models
+from daps_tokenizer.errors import CodesError, DapsError, InputError
+from daps_tokenizer.hub import built_in_models, open_model
+from daps_tokenizer.images import to_pil
+from daps_tokenizer.inputs import prepare_images
+
+_BAD_INPUT, _INTERRUPTED = 2, 130
+
+
+class _Commands(click.Group):
+    """Takes a file in place of a command, and shows every error as one line."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """``daps-tokenize cat.png`` encodes and ``daps-tokenize cat.daps`` decodes."""
+        file = Path(args[0])
+        if self.get_command(ctx, args[0]) is None and (file.suffix or file.is_file()):
+            args = ["decode" if file.suffix.lower() == ".daps" else "encode", *args]
+        return super().resolve_command(ctx, args)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = False,
+        **extra: Any,
+    ) -> NoReturn:
+        """Run, and exit: 0 if all went well, 2 on bad input, 130 when interrupted."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what no terminal can show
+        try:
+            status = super().main(args, prog_name, complete_var, standalone_mode, **extra)
+        except click.Abort:
+            sys.exit(_INTERRUPTED)
+        except click.UsageError as error:
+            command = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+            print_error(error.format_message().rstrip(".") + command)
+            sys.exit(_BAD_INPUT)
+        except (click.ClickException, DapsError) as error:
+            print_error(str(error))
+            sys.exit(_BAD_INPUT)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+@click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="daps-tokenize")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Images to discrete codes and back.
+
+    `daps-tokenize cat.png` writes cat.daps and `daps-tokenize cat.daps` writes cat.png; - is standard input or output.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True)
+@click.option("-o", "output", metavar="OUT", help="Where to write the codes; - is standard output.")
+@encoding_options
+@click.option("--show", is_flag=True, help="Draw the codes and the surprisal of each, -log2 q(code).")
+@click.option("--show-png", metavar="FILE", help="The same as a picture, of a single image.")
+@runtime_options
+@force_option
+@json_option
+def encode(
+    images: tuple[str, ...],
+    output: str | None,
+    model: str,
+    encoding: Encoding,
+    show: bool,
+    show_png: str | None,
+    runtime: Runtime,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Encode IMAGES, each as a .daps file beside it."""
+    outputs = Outputs(images, output, ending=".daps", force=force, as_json=as_json)
+    if show_png == STANDARD_STREAM:
+        raise click.UsageError("--show-png writes a file, standard output is for codes.")
+    picture = Outputs(images, show_png, option="--show-png", ending=".png", force=force) if show_png else None
+    folder = open_model(model)
+    backend = runtime.open(folder)
+    tokenizer = Tokenizer(folder, backend)
+
+    def work(source: str) -> Report:
+        if Path(source).suffix.lower() == ".daps":
+            raise InputError(f"{source}: is a .daps file already; `daps-tokenize decode` makes an image of it")
+        (file,) = outputs.claim(source)
+        if picture:
+            picture.claim(source)
+        started = time.perf_counter()
+        pixels = tokenizer.prepare(open_source(source), fit=encoding.fit)
+        codes = encoding.codes(tokenizer, pixels)
+        milliseconds = 1e3 * (time.perf_counter() - started)
+        data = codes.to_bytes()
+        if show or picture:
+            from daps_tokenizer.cli_show import CodeGrids, draw, print_grids
+
+            pieces = prepare_images(pixels, tokenizer.input_shape, fit=encoding.fit).pieces
+            log_q = backend.score(pieces, codes.numpy().reshape(-1, codes.num_tokens), 1).log_probs
+            grids = CodeGrids.of(codes, log_q, tokenizer.config.token_grid)
+            if show:
+                print_grids(grids, to_stderr=as_json or outputs.to_stdout)
+            if picture:
+                picture.write(picture.claim(source)[0], draw(grids))
+        outputs.write(file, data)
+        return _encode_report(source, file, codes, len(data), milliseconds)
+
+    for_each(images, work, as_json=as_json, to_stderr=outputs.to_stdout)
+
+
+def _encode_report(source: str, file: str, codes: Codes, file_bytes: int, milliseconds: float) -> Report:
+    code_bits = codes.num_bits // math.prod(codes.shape)
+    payload_bytes = -(-codes.num_bits // 8)
+    count = " x ".join(str(size) for size in codes.shape[1:])
+    line = (
+        f"{name_of(source)} -> {name_of(file, stream='standard output')}  {count} codes of {code_bits} bits, "
+        f"{payload_bytes} bytes of codes (file {file_bytes} bytes), {codes.model}, {milliseconds:.0f} ms"
+    )
+    record = {
+        "input": source,
+        "output": file,
+        "model": codes.model,
+        "shape": codes.shape,
+        "vocab_size": codes.vocab_size,
+        "bits": codes.num_bits,
+        "file_bytes": file_bytes,
+        "milliseconds": milliseconds,
+    }
+    return Report(line, record)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("-o", "output", metavar="OUT.png", help="Where to write the image; - is standard output.")
+@click.option("--model", help="The model that made the codes; default: the built-in one that the file names.")
+@runtime_options
+@force_option
+@json_option
+def decode(
+    files: tuple[str, ...], output: str | None, model: str | None, runtime: Runtime, force: bool, as_json: bool
+) -> None:
+    """Decode .daps FILES, each to a PNG beside it.
+
+    Several items of one file become FILE-0.png, FILE-1.png and so on.
+    """
+    outputs = Outputs(files, output, ending=".png", force=force, as_json=as_json)
+
+    @functools.cache
+    def open_tokenizer(name: str) -> Tokenizer:
+        folder = open_model(name)
+        return Tokenizer(folder, runtime.open(folder))
+
+    def work(source: str) -> Report:
+        codes = read_codes(source)
+        if model is None and codes.model not in built_in_models():
+            raise CodesError(
+                f"made by {codes.model!r}, which is not built in; pass --model with its ./folder or org/name"
+            )
+        names = outputs.claim(source, count=math.prod(codes.shape[: -1 if codes.layout is None else -2]))
+        tokenizer = open_tokenizer(model or codes.model)
+        started = time.perf_counter()
+        images = tokenizer.decode_to_pil(codes)
+        milliseconds = 1e3 * (time.perf_counter() - started)
+        for name, image in zip(names, images, strict=True):
+            outputs.write(name, _png(image))
+        width, height = images[0].size
+        shown = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+        count = "" if len(names) == 1 else f"{len(names)} images of "
+        line = (
+            f"{name_of(source)} -> {name_of(shown, stream='standard output')}  {count}{width}x{height} pixels, "
+            f"{codes.model}, {milliseconds:.0f} ms"
+        )
+        record = {
+            "input": source,
+            "outputs": names,
+            "model": codes.model,
+            "width": width,
+            "height": height,
+            "milliseconds": milliseconds,
+        }
+        return Report(line, record)
+
+    for_each(files, work, as_json=as_json, to_stderr=outputs.to_stdout)
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True)
+@click.option("-o", "output", metavar="OUT.png", help="Where to write the image; - is standard output.")
+@click.option("--compare", is_flag=True, help="Write the original, as the model sees it, to the left of it.")
+@encoding_options
+@runtime_options
+@force_option
+@json_option
+def reconstruct(
+    images: tuple[str, ...],
+    output: str | None,
+    compare: bool,
+    model: str,
+    encoding: Encoding,
+    runtime: Runtime,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Encode and decode IMAGES.
+
+    Writes what is left of each to IMAGE.reconstruction.png, and says how close that is to what the model saw of it.
+    """
+    outputs = Outputs(images, output, ending=".reconstruction.png", force=force, as_json=as_json)
+    folder = open_model(model)
+    tokenizer = Tokenizer(folder, runtime.open(folder))
+
+    def work(source: str) -> Report:
+        (file,) = outputs.claim(source)
+        started = time.perf_counter()
+        pixels = tokenizer.prepare(open_source(source), fit=encoding.fit)
+        codes = encoding.codes(tokenizer, pixels)
+        reconstruction = tokenizer.decode(codes)[0]
+        milliseconds = 1e3 * (time.perf_counter() - started)
+        original = pixels[0]
+        if tokenizer.config.likelihood.kind == "bernoulli":  # such a model sees black and white
+            original = np.where(original > 127, 255, 0).astype(np.uint8)
+        picture = _side_by_side(original, reconstruction) if compare else reconstruction
+        outputs.write(file, _png(to_pil(picture)))
+        psnr = _psnr(original, reconstruction)
+        line = (
+            f"{name_of(source)} -> {name_of(file, stream='standard output')}  PSNR {psnr:.2f} dB, "
+            f"{codes.num_bits} bits, {codes.model}, {milliseconds:.0f} ms"
+        )
+        record = {
+            "input": source,
+            "output": file,
+            "model": codes.model,
+            "psnr": psnr if math.isfinite(psnr) else None,  # JSON has no infinity
+            "bits": codes.num_bits,
+            "milliseconds": milliseconds,
+        }
+        return Report(line, record)
+
+    for_each(images, work, as_json=as_json, to_stderr=outputs.to_stdout)
+
+
+def _psnr(original: np.ndarray, reconstruction: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 pixels; infinite where they are equal."""
+    mse = np.square(original.astype(np.float64) - reconstruction).mean()
+    return 10 * math.log10(255.0**2 / mse) if mse > 0 else math.inf
+
+
+def _side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Two images (H, W, C) uint8 with a white gap between them."""
+    height, width, channels = left.shape
+    gap = np.full((height, max(1, width // 16), channels), 255, np.uint8)
+    return np.concatenate([left, gap, right], axis=1)
+
+
+def _png(image: Any) -> bytes:
+    """A PIL image as the content of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+for _command in (info, models, bench):
+    main.add_command(_command)

@@ -1,0 +1,291 @@
+"""What the commands of ``daps-tokenize`` share: options, standard streams, names of outputs, many inputs in a row."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import click
+import numpy as np
+
+from daps_tokenizer import BestOf, Tokenizer
+from daps_tokenizer.backends import BACKENDS, Backend, open_backend
+from daps_tokenizer.codes import Codes
+from daps_tokenizer.errors import CodesError, DapsError, OutputExistsError
+from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.hub import ModelFolder
+from daps_tokenizer.inputs import FitMode
+
+DEFAULT_MODEL = "daps-cifar10"
+STANDARD_STREAM = "-"
+
+Command = Callable[..., None]
+
+force_option = click.option("--force", is_flag=True, help="Overwrite outputs that are already there.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, and nothing else.")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What runs a model, as chosen by ``--backend``, ``--device`` and ``--threads``."""
+
+    backend: Literal["auto", "onnx", "torch"]
+    device: str | None
+    threads: int | None
+
+    def open(self, folder: ModelFolder) -> Backend:
+        """Load a model; errors as of :func:`~daps_tokenizer.backends.open_backend`."""
+        return open_backend(folder, backend=self.backend, device=self.device, dtype="float32", num_threads=self.threads)
+
+
+def add_options(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    """Decorate a command with options, which its help lists in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def runtime_options(command: Command) -> Command:
+    """Give a command the options that choose a runtime, and hand them to it as ``runtime``."""
+
+    @functools.wraps(command)
+    def with_runtime(
+        *, backend: Literal["auto", "onnx", "torch"], device: str | None, threads: int | None, **others: Any
+    ) -> None:
+        command(runtime=Runtime(backend, device, threads), **others)
+
+    backends = click.Choice(["auto", *BACKENDS])
+    options: list[Callable[[Command], Command]] = [
+        click.option("--backend", type=backends, default="auto", show_default=True, help="The runtime to use."),
+        click.option("--device", help="cpu or cuda; default: the backend's own."),
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores."),
+    ]
+    return add_options(with_runtime, options)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How images become codes, as chosen by the options of ``encode`` and ``reconstruct``."""
+
+    fit: FitMode
+    best_of: int | None
+    sample: bool
+    temperature: float | None
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        if self.sample and self.best_of is not None:
+            raise click.UsageError("--sample and --best-of exclude each other.")
+        if not self.sample and self.best_of is None:
+            for name, value in (("--temperature", self.temperature), ("--seed", self.seed)):
+                if value is not None:
+                    raise click.UsageError(f"{name} needs --sample or --best-of; otherwise nothing is drawn.")
+
+    def codes(self, tokenizer: Tokenizer, images: np.ndarray) -> Codes:
+        """Codes (B, N) of images (B, H, W, C) uint8, or (B, T, N) of tiled ones."""
+        chosen = {"temperature": self.temperature, "seed": self.seed}
+        given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        if self.sample:
+            return tokenizer.sample(images, fit=self.fit, **given)[:, 0]
+        search = None if self.best_of is None else BestOf(self.best_of, **given)
+        return tokenizer.encode(images, fit=self.fit, search=search)
+
+
+def encoding_options(command: Command) -> Command:
+    """Give a command the options that say how to encode, and hand them to it as ``encoding``."""
+
+    @functools.wraps(command)
+    def with_encoding(
+        *, fit: FitMode, best_of: int | None, sample: bool, temperature: float | None, seed: int | None, **others: Any
+    ) -> None:
+        command(encoding=Encoding(fit, best_of, sample, temperature, seed), **others)
+
+    fits = "How an image of another size is fitted: tile cuts it up, the others scale it."
+    best_of = "Draw N candidates and keep the one that explains the image best."
+    options: list[Callable[[Command], Command]] = [
+        click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Built-in name, ./folder or org/name."),
+        click.option("--fit", type=click.Choice(get_args(FitMode)), default="crop", show_default=True, help=fits),
+        click.option("--best-of", type=click.IntRange(min=1), metavar="N", help=best_of),
+        click.option("--sample", is_flag=True, help="Draw the codes at random, from q(z|x)."),
+        click.option("--temperature", type=click.FloatRange(min=0), help="Of the draw; below 1 it is less random."),
+        click.option("--seed", type=click.IntRange(min=0), help="Of the draw; default: 0."),
+    ]
+    return add_options(with_encoding, options)
+
+
+class _StandardInput(io.BytesIO):
+    name = "standard input"  # what errors call it
+
+
+def open_source(source: str) -> str | _StandardInput:
+    """The path itself, or all of standard input where the source is ``-``."""
+    return _StandardInput(sys.stdin.buffer.read()) if source == STANDARD_STREAM else source
+
+
+def read_codes(source: str) -> Codes:
+    """The codes in a file, or in standard input where the source is ``-``.
+
+    Raises:
+        CodesFileError: it cannot be read, or is no ``.daps`` file or a damaged one.
+    """
+    opened = open_source(source)
+    return Codes.load(opened) if isinstance(opened, str) else Codes.from_bytes(opened.read(), source=opened.name)
+
+
+def name_of(source: str, *, stream: str = "standard input") -> str:
+    """How a source or an output is called in messages."""
+    return stream if source == STANDARD_STREAM else source
+
+
+class Outputs:
+    """Where one run of a command writes: no file is overwritten without ``--force``, and none is written twice.
+
+    Args:
+        sources: all inputs of the run.
+        named: the name that was given for the output, if any.
+        ending: what names of outputs end with; the last suffix of it is that of the file type.
+        force: whether files may be overwritten.
+        as_json: whether standard output is taken by JSON.
+        option: the option that names the output.
+
+    Raises:
+        click.UsageError: a name or ``-`` with several inputs, the wrong suffix, or data meant for a terminal.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        named: str | None,
+        *,
+        ending: str,
+        force: bool,
+        as_json: bool = False,
+        option: str = "-o",
+    ) -> None:
+        self.to_stdout = STANDARD_STREAM in ([named] if named else sources)
+        self._named, self._ending, self._force = named, ending, force
+        self._sources: dict[str, str] = {}  # by the absolute path of what is written for them
+        suffix = Path(f"any{ending}").suffix
+        if len(sources) > 1 and named:
+            raise click.UsageError(f"{option} takes one input, not {len(sources)}.")
+        if len(sources) > 1 and STANDARD_STREAM in sources:
+            raise click.UsageError("'-' (standard input) must be the only input.")
+        if self.to_stdout and as_json:
+            raise click.UsageError("--json and the output both go to standard output; name a file with -o.")
+        if self.to_stdout and sys.stdout.isatty():
+            raise click.UsageError("standard output is a terminal; redirect it, or name a file with -o.")
+        if named and not self.to_stdout and Path(named).suffix.lower() != suffix:
+            raise click.UsageError(f"{option} {named}: expected a name that ends with {suffix}.")
+
+    def claim(self, source: str, *, count: int = 1) -> list[str]:
+        """Names of the ``count`` outputs of a source, none of which may be there already.
+
+        Raises:
+            OutputExistsError: one is there and may not be overwritten, or another source of this run has claimed it.
+            CodesError: several outputs for standard output.
+        """
+        if self.to_stdout:
+            if count > 1:
+                raise CodesError(f"{name_of(source)}: holds {count} items, standard output takes one; use -o NAME")
+            return [STANDARD_STREAM]
+        only = Path(self._named) if self._named else Path(source).parent / f"{Path(source).stem}{self._ending}"
+        paths = [only] if count == 1 else [only.with_name(f"{only.stem}-{i}{only.suffix}") for i in range(count)]
+        for path in paths:
+            other = self._sources.setdefault(os.path.abspath(path), source)  # noqa: PTH100 - keeps symbolic links
+            if other != source:
+                raise OutputExistsError(f"{source}: would be written to {path}, as {other} is; do it alone, with -o")
+            if path.exists() and not self._force:
+                raise OutputExistsError(f"{path} already exists; pass --force to overwrite it or name another with -o")
+        return [str(path) for path in paths]
+
+    def write(self, output: str, data: bytes) -> None:
+        """Write a claimed output, whole or not at all.
+
+        Raises:
+            DapsError: its folder is missing, not writable or full.
+        """
+        if output != STANDARD_STREAM:
+            write_bytes_atomically(output, data, overwrite=self._force)
+            return
+        stdout = sys.stdout.buffer
+        stdout.write(data)
+        stdout.flush()
+
+
+class Report(NamedTuple):
+    """What was done with one input: a line for people, and a record for programs."""
+
+    line: str
+    record: dict[str, Any]
+
+
+def for_each(sources: Sequence[str], work: Callable[[str], Report], *, as_json: bool, to_stderr: bool = False) -> None:
+    """Do the work for every source and print its report; bad sources are reported too, and do not stop the others.
+
+    Exits with 2 at the end if any source was bad.
+    """
+    failed = False
+    with progress_bar(len(sources)) as advance:
+        for source in sources:
+            try:
+                report = work(source)
+            except DapsError as error:
+                failed = True
+                name, message = name_of(source), str(error)
+                named = message.startswith((name, str(Path(name)), repr(name)))
+                print_error(message if named else f"{name}: {message}")
+            else:
+                text = json.dumps(report.record, allow_nan=False) if as_json else report.line
+                print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
+            advance()
+    if failed:
+        click.get_current_context().exit(2)
+
+
+@contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on standard error while that is a terminal; yields the function that moves it on by one."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns: list[progress.ProgressColumn] = [
+        progress.SpinnerColumn(),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    ]
+    # Lines for a terminal are printed above the bar; lines for a pipe must not be caught.
+    with progress.Progress(
+        *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
+    ) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
+
+
+def print_error(message: str) -> None:
+    """One line on standard error."""
+    print("error:", " ".join(message.splitlines()), file=sys.stderr, flush=True)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else 200  # a pipe has no width that a table should fit into
+    Console(width=width, markup=False, highlight=False).print(table)

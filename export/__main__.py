@@ -1,0 +1,103 @@
+"""``python -m export onnx`` makes a model folder of a checkpoint; ``python -m export check`` compares it with torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from daps_tokenizer.errors import DapsError
+from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.hub import open_model
+from export.check import NEAR_TIE, ParityReport, compare, load_test_inputs
+from export.folder import export_folder
+
+_SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+class _OneLineErrors(click.Group):
+    """Shows our own errors as one line and exits with 2, like click does with its own."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DapsError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=_OneLineErrors)
+def main() -> None:
+    """Turn checkpoints into model folders."""
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("out_dir", type=click.Path(path_type=Path))
+@click.option("--name", help="The model's name; default: the name in the checkpoint's config.json.")
+@click.option("--readme", type=click.Path(path_type=Path), help="A model card to put into the folder.")
+@click.option("--force", is_flag=True, help="Replace OUT_DIR if it is a model folder.")
+def onnx(checkpoint: Path, out_dir: Path, name: str | None, readme: Path | None, force: bool) -> None:
+    """Write the model folder OUT_DIR of CHECKPOINT, a folder with config.json and model.safetensors."""
+    folder = export_folder(checkpoint, out_dir, name=name, readme=readme, overwrite=force)
+    for file in folder.config.files:
+        click.echo(f"{(folder.path / file).stat().st_size / 1024:10,.0f} KiB  {folder.path / file}")
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="DAPS_DATA",
+    default=_SHARED_DATA,
+    help="Folder of the data sets; default: $DAPS_DATA, else ../shared/data beside the repository.",
+)
+@click.option(
+    "--images", default=1000, show_default=True, type=click.IntRange(min=1), help="Test images to compare on."
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the report to this file.")
+@click.pass_context
+def check(ctx: click.Context, folder: Path, data: Path, images: int, json_path: Path | None) -> None:
+    """Compare torch and ONNX Runtime on real test images; exit with 1 if they differ by more than rounding."""
+    model = open_model(folder)
+    report = compare(model, load_test_inputs(model.config, data, images))
+    if json_path is not None:
+        content = dataclasses.asdict(report) | {"passed": report.passed}
+        write_bytes_atomically(json_path, (json.dumps(content, indent=2) + "\n").encode())
+    Console().print(_table(report))
+    for failure in report.failures:
+        click.echo(f"Error: {failure}", err=True)
+    ctx.exit(0 if report.passed else 1)
+
+
+def _table(report: ParityReport) -> Table:
+    table = Table(title=f"{report.model}: torch {report.torch_version}, ONNX Runtime {report.onnxruntime_version}")
+    table.add_column(f"{report.num_items} items")
+    table.add_column("", justify="right")
+    differences = (*report.first_differences, *report.step_first_differences)
+    gap = f"{max(difference.top2_gap for difference in differences):.2g}" if differences else "–"
+    rows = {
+        "greedy codes equal, items / codes": f"{report.greedy_items_equal:.2%} / {report.greedy_codes_equal:.2%}",
+        "sampled codes equal, items / codes": f"{report.sampled_items_equal:.2%} / {report.sampled_codes_equal:.2%}",
+        "step graphs' greedy codes equal, items": f"{report.step_items_equal:.2%}",
+        f"top-2 gap at a first difference, below {NEAR_TIE:g}": gap,
+        "log q of codes drawn, difference in nats": f"{report.log_prob_difference:.2g}",
+        "log q of codes scored, difference in nats": f"{report.score_difference:.2g}",
+        "most probable codes equal": f"{report.top_codes_equal:.2%}",
+        "log p of a cell, relative difference": f"{report.likelihood_difference:.2g}",
+        "reconstruction, difference": f"{report.reconstruction_difference:g}",
+        "reconstruction, values that differ": f"{report.reconstruction_values_differing:.3%}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m export")

@@ -1,0 +1,98 @@
+"""The model card: README.md of a model folder, written from its config so that no number in it is typed by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from daps_tokenizer.config import TokenizerConfig
+
+_USAGE = """```python
+from daps_tokenizer import Tokenizer
+
+tok = Tokenizer.from_pretrained("{name}")
+codes = tok.encode("image.png")          # {tokens} integers below {vocab}
+image = tok.decode(codes)                # uint8 (1, {height}, {width}, {channels})
+```"""
+
+_LIMITS = {
+    "mnist": "It knows handwritten digits in black and white, and nothing else: other pictures come back as digits.",
+    "cifar10": (
+        'It sees 32×32 pixels. A larger photograph is either shrunk to that (`fit="crop"`) or cut into tiles of it '
+        '(`fit="tile"`), where seams between tiles can be seen. Fine texture, text and faces do not survive.'
+    ),
+}
+
+
+def model_card(config: TokenizerConfig) -> str:
+    """The text of the card, with the Hub's front matter."""
+    record = config.training
+    experiment = record.get("experiment", {})
+    dataset = experiment.get("dataset", "unknown")
+    height, width, channels = config.input_shape
+    usage = _USAGE.format(
+        name=config.name,
+        tokens=config.num_tokens,
+        vocab=config.vocab_size,
+        height=height,
+        width=width,
+        channels=channels,
+    )
+    sections = [
+        _front_matter(config, dataset),
+        f"# {config.name}",
+        f"A discrete tokenizer: {height}×{width} images to {config.num_tokens} codes out of {config.vocab_size} "
+        f"({config.bits_per_item:g} bits), with exact log-probabilities, and back. Autoregressive recognition model "
+        "trained by policy search (DAPS, Drolet et al., ICLR 2026, arXiv 2509.24716); runs with ONNX Runtime.",
+        usage,
+        "## Quality",
+        _quality(record.get("evaluation")),
+        "## Training",
+        _training(record),
+        "## Limits",
+        _LIMITS.get(dataset, "Not described."),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(config: TokenizerConfig, dataset: str) -> str:
+    lines = [
+        "---",
+        "library_name: daps-tokenizer",
+        "license: apache-2.0",
+        "tags: [tokenizer, discrete-autoencoder, image-tokenizer, onnx]",
+        f"datasets: [{dataset}]",
+        f"model_name: {config.name}",
+        "---",
+    ]
+    return "\n".join(lines)
+
+
+def _quality(evaluation: dict[str, Any] | None) -> str:
+    if evaluation is None:
+        return "Not measured."
+    rows = ["| codes | log p(x\\|z), nats | PSNR, dB | L2 |", "|---|---|---|---|"]
+    rows += [
+        f"| {kind} | {evaluation[f'{kind}_log_p']:.2f} | {evaluation[f'{kind}_psnr']:.2f} "
+        f"| {evaluation[f'{kind}_l2']:.3f} |"
+        for kind in ("sampled", "greedy")
+    ]
+    return "\n".join(rows) + (
+        f"\n\n{evaluation['dataset']}, {evaluation['items']:.0f} images, seed {evaluation['seed']}, "
+        f"{evaluation['date']}, by `python -m train evaluate`. log p is in standardised units, as in the paper's Table 1. "
+        f"Entropy of q(z|x) {evaluation['entropy']:.1f} nats; {evaluation['codes_used']:.0f} codes in use, perplexity "
+        f"{evaluation['code_perplexity']:.0f}."
+    )
+
+
+def _training(record: dict[str, Any]) -> str:
+    stages = [*record.get("stages_before", []), record] if record else []
+    if not stages:
+        return "Weights are random: this model was never trained."
+    rows = ["| stage | method | steps | batch | minutes | device |", "|---|---|---|---|---|---|"]
+    for number, stage in enumerate(stages, start=1):
+        experiment = stage["experiment"]
+        rows.append(
+            f"| {number} | {experiment['method']} | {stage['steps']} | {experiment['batch_size']} "
+            f"| {stage['seconds'] / 60:.0f} | {stage['versions']['device']}, torch {stage['versions']['torch']} |"
+        )
+    return "\n".join(rows) + "\n\nAll settings of every stage are in `config.json` under `training`."

@@ -1,0 +1,136 @@
+"""A checkpoint becomes a model folder: config, weights, graphs, and the sha256 of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError
+from daps_tokenizer.hub import ModelFolder
+from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
+from export import onnx_graphs
+from export.check import compare, random_inputs
+from export.loop import splice_loop
+from export.weights import SharedWeights
+
+_SELF_CHECK_ITEMS = 2
+
+
+def export_folder(
+    checkpoint: Path, out: Path, *, name: str | None = None, readme: Path | None = None, overwrite: bool = False
+) -> ModelFolder:
+    """Write the model folder of a checkpoint; it appears whole or not at all.
+
+    Before it appears, every graph is run on random inputs and compared with torch.
+
+    Args:
+        checkpoint: a folder with ``config.json``, ``model.safetensors`` and optionally ``training.json``, the record of
+            how the weights came to be.
+        out: the folder to write.
+        name: the model's name; the checkpoint's if None.
+        readme: a model card to put into the folder.
+        overwrite: replace a model folder that is already there.
+
+    Raises:
+        OutputExistsError: ``out`` exists and is not to be overwritten, or is something else than a model folder.
+        ModelFileError: the checkpoint lacks a file or has a damaged one, or the graphs do not compute what torch does.
+        ConfigError: ``config.json`` or ``training.json`` is not valid.
+    """
+    _check_free(out, overwrite=overwrite)
+    config = _read_config(checkpoint, name)
+    if readme is not None and not readme.is_file():
+        raise ModelFileError(f"{readme}: no such file; expected a model card to use as README.md")
+    model = Autoencoder(config).eval()
+    load_weights(model, checkpoint / "model.safetensors")
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        (temporary / "onnx").mkdir(parents=True)
+        save_weights(model, temporary / "model.safetensors")
+        (temporary / "model.safetensors").chmod(0o644)  # safetensors makes files that only their owner may read
+        _write_graphs(model, temporary / "onnx")
+        if readme is not None:
+            shutil.copyfile(readme, temporary / "README.md")
+        files = {path.relative_to(temporary).as_posix(): _sha256(path) for path in _files(temporary)}
+        config = dataclasses.replace(config, files=files)
+        (temporary / "config.json").write_text(config.to_json(), encoding="utf-8")
+        report = compare(ModelFolder(temporary, config), random_inputs(config, _SELF_CHECK_ITEMS))
+        if not report.passed:
+            raise ModelFileError(
+                f"{checkpoint}: the exported graphs do not compute what torch does: {report.failures[0]}"
+            )
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return ModelFolder(out, config)
+
+
+def _check_free(out: Path, *, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not overwrite:
+        raise OutputExistsError(f"{out} already exists; choose another folder or pass --force")
+    if not (out / "config.json").is_file():
+        raise OutputExistsError(f"{out} exists and is not a model folder, so --force does not replace it")
+
+
+def _read_config(checkpoint: Path, name: str | None) -> TokenizerConfig:
+    path = checkpoint / "config.json"
+    if not path.is_file():
+        raise ModelFileError(
+            f"{checkpoint} has no config.json; expected a checkpoint folder written by `python -m train`"
+        )
+    config = TokenizerConfig.from_file(path)
+    return dataclasses.replace(config, name=name or config.name, training=_read_training(checkpoint, config.training))
+
+
+def _read_training(checkpoint: Path, default: dict[str, Any]) -> dict[str, Any]:
+    path = checkpoint / "training.json"
+    if not path.is_file():
+        return default
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping, found {type(content).__name__}")
+    return content
+
+
+def _write_graphs(model: Autoencoder, folder: Path) -> None:
+    context, step = onnx_graphs.export_context(model), onnx_graphs.export_growing_step(model)
+    graphs = {
+        "encoder": splice_loop(context, step, model.config),
+        "decoder": onnx_graphs.export_decoder(model),
+        "scorer": onnx_graphs.export_scorer(model),
+        "likelihood": onnx_graphs.export_likelihood(model),
+        "encoder_context": onnx_graphs.export_context(model, opset=onnx_graphs.TENSORRT_OPSET),
+        "encoder_step": onnx_graphs.export_fixed_step(model),
+    }
+    weights = SharedWeights()
+    for name, graph in graphs.items():
+        graph.graph.name = name
+        weights.move_out(graph.graph)
+        onnx.save(graph, folder / f"{name}.onnx")
+    weights.write(folder)
+    for name in graphs:
+        onnx.checker.check_model(folder / f"{name}.onnx", full_check=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,88 @@
+"""Benchmarks measure what they say; how fast the machine is, no test asks."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.latency import Row, measure_all, measure_one
+from benchmarks.machine import describe_machine, machine_line
+from benchmarks.quality import measure_quality, model_view, psnr, with_interval
+from benchmarks.report import write_latency, write_quality
+from daps_tokenizer import Tokenizer
+from daps_tokenizer.errors import BackendError
+from tests.test_tokenizer import digits
+
+
+def test_latency_is_measured_for_every_action_and_batch(random_mnist_folder: Path) -> None:
+    rows = measure_one(str(random_mnist_folder), "onnx", 1, [1, 4], seconds=0.01)
+    assert [(row.action, row.batch) for row in rows] == [("encode", 1), ("decode", 1), ("encode", 4), ("decode", 4)]
+    for row in rows:
+        assert 0 < row.median_ms <= row.p95_ms and row.calls >= 5 and row.peak_memory_mb > 10
+        assert math.isclose(row.items_per_second, 1e3 * row.batch / row.median_ms)
+
+
+@pytest.mark.slow
+def test_each_backend_is_measured_in_a_process_of_its_own(random_mnist_folder: Path) -> None:
+    rows = measure_all([str(random_mnist_folder)], ["onnx", "torch"], [1], [1], seconds=0.01)
+    assert [(row.backend, row.action) for row in rows] == [
+        (backend, action) for backend in ("onnx", "torch") for action in ("encode", "decode")
+    ]
+
+
+def test_a_backend_that_cannot_run_says_why(random_mnist_folder: Path) -> None:
+    with pytest.raises(BackendError, match=r"on abacus with 1 threads could not be .*unknown backend 'abacus'"):
+        measure_all([str(random_mnist_folder)], ["abacus"], [1], [1], seconds=0.01)
+
+
+def test_a_latency_report_is_json_a_table_and_a_plot(tmp_path: Path) -> None:
+    row = Row("m", "onnx", 1, "encode", 8, 10, 2.0, 3.0, 4000.0, 99.0)
+    rows = [row, Row("m", "onnx", 1, "decode", 8, 10, 1.0, 2.0, 8000.0, 99.0)]
+    machine = describe_machine()
+    paths = write_latency(tmp_path, rows, machine, "python -m benchmarks latency")
+    content = json.loads(paths[0].read_text())
+    assert content["rows"][0]["median_ms"] == 2.0 and content["machine"] == machine
+    assert "| m | encode | 8 | 1 | onnx | 2.00 | 3.00 | 4000 | 99 |" in paths[1].read_text()
+    assert machine_line(machine) in paths[1].read_text()
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_quality_of_greedy_codes_is_what_the_tokenizer_says(random_mnist_folder: Path, tmp_path: Path) -> None:
+    tok = Tokenizer.from_pretrained(random_mnist_folder)
+    images = digits(20)
+    results = measure_quality(tok, images, best_of=(2,), seed=0)
+    assert set(results) == {"greedy", "sampled", "best of 2"}
+    expected = tok.log_likelihood(images, tok.encode(images)).mean()
+    assert math.isclose(results["greedy"]["log_p"]["mean"], expected, rel_tol=1e-6)
+    assert results["best of 2"]["log_p"]["mean"] >= results["greedy"]["log_p"]["mean"]
+    assert 1 <= results["greedy"]["code_perplexity"] <= results["greedy"]["codes_used"] <= 256
+    content = {
+        "command": "python -m benchmarks quality",
+        "machine": describe_machine(),
+        "dataset": "mnist",
+        "items": 20,
+        "seed": 0,
+        "weights_sha256": "0" * 64,
+        "results": results,
+    }
+    assert "| greedy |" in write_quality(tmp_path, "m", content)[1].read_text()
+
+
+def test_psnr_is_of_each_image_and_in_decibels() -> None:
+    black, grey = np.zeros((2, 4, 4, 1), np.uint8), np.full((2, 4, 4, 1), 51, np.uint8)
+    np.testing.assert_allclose(psnr(black, grey), 20 * np.log10(255 / 51))
+    assert psnr(black, black)[0] > 70
+
+
+def test_a_black_and_white_model_is_compared_with_black_and_white(random_mnist_folder: Path) -> None:
+    seen = model_view(Tokenizer.from_pretrained(random_mnist_folder), np.array([0, 127, 128, 255], np.uint8))
+    assert seen.tolist() == [0, 0, 255, 255]
+
+
+def test_the_interval_holds_the_mean_and_narrows_with_more_items() -> None:
+    values = np.random.default_rng(0).normal(size=4000)
+    few, many = with_interval(values[:40], 0), with_interval(values, 0)
+    assert few["low"] < few["mean"] < few["high"]
+    assert many["high"] - many["low"] < (few["high"] - few["low"]) / 3

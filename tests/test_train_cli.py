@@ -1,0 +1,234 @@
+"""``python -m train``: experiments in YAML, the datasets they name, and one line for everything that is wrong."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+from settings import TINY_MLP
+
+from daps_tokenizer.errors import ConfigError, InputError
+from daps_tokenizer.model.autoencoder import Autoencoder
+from train.__main__ import main
+from train.data import data_folder, load_dataset
+from train.experiment import Experiment, load_experiment
+from train.methods import build_method
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "train" / "configs").glob("*.yaml"))
+DATA = Path(os.environ.get("DAPS_DATA", ROOT.parent / "shared" / "data"))
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the datasets are neither in $DAPS_DATA nor ../shared/data")
+
+
+def write_yaml(folder: Path, **changes: object) -> Path:
+    """An experiment of one step on the tiny model; a change to None leaves the key out."""
+    content: dict[str, Any] = {
+        "name": "tiny",
+        "model": json.loads(json.dumps(asdict(TINY_MLP))),
+        "dataset": "mnist",
+        "method": "daps",
+        "settings": {"num_samples": 2},
+        "steps": 1,
+        "batch_size": 4,
+        "log_every": 1,
+    } | changes
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+    return path
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """A folder with an ``mnist.npz`` of noise."""
+    folder, rng = tmp_path / "data", np.random.default_rng(0)
+    folder.mkdir()
+    images = {f"x_{split}": rng.integers(0, 256, (8, 28, 28), dtype=np.uint8) for split in ("train", "test")}
+    np.savez(folder / "mnist.npz", y_train=np.arange(8), y_test=np.arange(8), **images)
+    return folder
+
+
+# --- the command
+
+
+@pytest.mark.slow
+def test_fit_trains_in_bfloat16_if_told_and_prints_what_it_reached(digits: Path, tmp_path: Path) -> None:
+    path = write_yaml(tmp_path, precision="bf16")
+    found = subprocess.run(
+        [sys.executable, "-m", "train", "fit", str(path), "--data", str(digits), "--quiet"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    result = json.loads(found.stdout)
+    assert (result["run"], result["steps"], result["items"]) == ("runs/tiny", 1, 8)
+    assert math.isfinite(result["sampled_log_p"])
+    left = {path.name for path in (tmp_path / "runs" / "tiny").iterdir()}
+    assert left == {"checkpoint", "dashboard.png", "metrics.jsonl", "tensorboard"}
+
+
+def test_a_start_given_on_the_command_line_is_the_one_that_counts(digits: Path, tmp_path: Path) -> None:
+    found = CliRunner().invoke(
+        main,
+        ["fit", str(write_yaml(tmp_path, start_from="else/where")), "--data", str(digits), "--start-from", "no/where"],
+    )
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert "no/where/model.safetensors: no such file" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"colour": "red"}, "unknown key 'colour'; known keys are batch_size,"),
+        ({"steps": None}, "key 'steps' is missing"),
+        ({"steps": "many"}, "steps: expected int, found 'many'"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"dataset": "imagenet"}, "dataset must be one of mnist, cifar10, not 'imagenet'"),
+        ({"precision": "fp16"}, "precision must be one of fp32, bf16, not 'fp16'"),
+        ({"method": "gan"}, "method 'gan' is not known; known methods are daps,"),
+        ({"settings": {"temperature": 1.0}}, "settings of daps: unknown key 'temperature'; known keys are"),
+        ({"settings": {"num_samples": 1}}, "num_samples must be at least 2, not 1"),
+        ({"optimiser": {"schedule": "linear"}}, "schedule must be one of constant, cosine, not 'linear'"),
+        ({"optimiser": {"learning_rate": -1.0}}, "learning_rate and clip_norm must be positive, not -1.0"),
+        ({"optimiser": {"warmup_steps": -1}}, "weight_decay and warmup_steps must be at least 0"),
+        ({"optimiser": {"final_fraction": 2.0}}, "final_fraction must be between 0 and 1, not 2.0"),
+        ({"model": "nowhere.yaml"}, "nowhere.yaml: no such file; expected an experiment in YAML"),
+        ({"model": {"name": "x"}}, "model: key 'generative' is missing"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_is_wrong_with_an_experiment_is_said_in_one_line(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    path = write_yaml(tmp_path, **changes)
+    found = CliRunner().invoke(main, ["fit", str(path)])
+    assert (found.exit_code, found.stdout) == (2, "")
+    (line,) = found.stderr.splitlines()
+    assert line.startswith(f"Error: {tmp_path}") and message in line
+
+
+@pytest.mark.parametrize("content", [b"a: [1,\nb: {", b"\xff\xfe\x00", b"- a list", b""])
+def test_a_file_that_is_no_experiment_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"^{path}: (not valid YAML|expected a mapping)[^\n]*$"):
+        load_experiment(path)
+
+
+def test_an_experiment_that_is_not_there_or_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file; expected an experiment in YAML"):
+        load_experiment(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=f"{tmp_path}: cannot be read .*; expected an experiment in YAML"):
+        load_experiment(tmp_path)
+
+
+# --- the experiments that come with the project
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_experiment_of_the_project_is_valid(path: Path) -> None:
+    experiment = load_experiment(path)
+    build_method(experiment.method, Autoencoder(experiment.model), experiment.settings)
+    if experiment.start_from is not None:
+        stages: dict[str, Experiment] = {e.name: e for e in map(load_experiment, CONFIGS)}
+        before = stages[Path(experiment.start_from).parent.name]
+        assert experiment.start_from == f"runs/{before.name}/checkpoint"
+        assert before.model == experiment.model and before.dataset == experiment.dataset
+
+
+def test_the_experiments_of_the_project_have_names_of_their_own() -> None:
+    assert len({load_experiment(path).name for path in CONFIGS}) == len(CONFIGS) > 0
+
+
+# --- datasets
+
+
+@needs_data
+def test_mnist_is_60_000_and_10_000_digits() -> None:
+    mnist = load_dataset("mnist", DATA)
+    assert mnist.train.shape == (60_000, 28, 28, 1) and mnist.test.shape == (10_000, 28, 28, 1)
+    assert mnist.train.dtype == mnist.test.dtype == np.uint8
+    assert mnist.train_labels[:3].tolist() == [5, 0, 4] and mnist.test_labels[:3].tolist() == [7, 2, 1]
+
+
+@needs_data
+@pytest.mark.slow
+def test_cifar10_is_50_000_and_10_000_photographs_in_ten_equal_classes() -> None:
+    cifar10 = load_dataset("cifar10", DATA)
+    assert cifar10.train.shape == (50_000, 32, 32, 3) and cifar10.test.shape == (10_000, 32, 32, 3)
+    assert cifar10.train.dtype == cifar10.test.dtype == np.uint8
+    assert np.bincount(cifar10.train_labels).tolist() == [5000] * 10
+    assert np.bincount(cifar10.test_labels).tolist() == [1000] * 10
+    moments = cifar10.train[::10] / 255.0
+    np.testing.assert_allclose(moments.mean((0, 1, 2)), [0.4914, 0.4822, 0.4465], atol=0.01)  # as configs/models says
+    np.testing.assert_allclose(moments.std((0, 1, 2)), [0.247, 0.2435, 0.2616], atol=0.01)
+
+
+@needs_data
+def test_cifar10_mosaics_are_cut_row_by_row(tmp_path: Path) -> None:
+    (tmp_path / "cifar10").mkdir()
+    for split, labels in (("train", 1000), ("test", 1000)):
+        name = f"cifar10/{split}_00.webp"
+        (tmp_path / name).symlink_to(DATA / name)
+        np.save(tmp_path / f"cifar10/{split}_labels.npy", np.zeros(labels))
+    mosaic = np.asarray(Image.open(DATA / "cifar10" / "train_00.webp").convert("RGB"))
+    train = load_dataset("cifar10", tmp_path).train
+    np.testing.assert_array_equal(train[1], mosaic[:32, 32:64])
+    np.testing.assert_array_equal(train[40], mosaic[32:64, :32])
+
+
+def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{tmp_path}/none: no such folder; .*--data .*DAPS_DATA"):
+        data_folder(tmp_path / "none")
+    with pytest.raises(InputError, match=r"mnist\.npz: no such file; expected the Keras archive with x_train"):
+        load_dataset("mnist", tmp_path)
+    with pytest.raises(InputError, match=r"cifar10: no train_\*\.webp; expected CIFAR-10 as mosaics"):
+        load_dataset("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "empty", "text", "array missing", "other lengths"])
+def test_a_damaged_mnist_is_refused(damage: str, digits: Path) -> None:
+    path = digits / "mnist.npz"
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    content = path.read_bytes()
+    if damage == "array missing":
+        np.savez(path, **{name: array for name, array in arrays.items() if name != "x_test"})
+    elif damage == "other lengths":
+        np.savez(path, **arrays | {"y_train": np.arange(3)})
+    else:
+        path.write_bytes({"cut short": content[:-200], "empty": b"", "text": b"no archive"}[damage])
+    with pytest.raises(InputError, match="expected"):
+        load_dataset("mnist", digits)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "another size", "no labels", "no test"])
+def test_a_damaged_cifar10_is_refused(damage: str, tmp_path: Path) -> None:
+    folder = tmp_path / "cifar10"
+    folder.mkdir()
+    mosaic = Image.fromarray(np.zeros((800, 1280, 3), np.uint8))
+    for split in ("train", "test"):
+        mosaic.save(folder / f"{split}_00.webp", lossless=True)
+        np.save(folder / f"{split}_labels.npy", np.zeros(1000))
+    assert load_dataset("cifar10", tmp_path).train.shape == (1000, 32, 32, 3)
+    victim = folder / ("train_labels.npy" if damage == "no labels" else "test_00.webp")
+    if damage.startswith("no"):
+        victim.unlink()
+    elif damage == "another size":
+        mosaic.resize((640, 800)).save(victim)
+    else:
+        victim.write_bytes(victim.read_bytes()[:20])
+    with pytest.raises(InputError, match=r"(00\.webp|labels\.npy|test has 0 items and 1000 labels).*; expected"):
+        load_dataset("cifar10", tmp_path)
