@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 
 from benchmarks.latency import measure_all
-from benchmarks.machine import describe_machine
 from benchmarks.quality import measure_quality
 from benchmarks.report import write_latency, write_quality
 from daps_tokenizer import DapsError, Tokenizer
 from daps_tokenizer.hub import built_in_models
+from daps_tokenizer.measure import describe_machine
 from train.data import data_folder, load_dataset
 
 RESULTS = Path(__file__).parent / "results"

@@ -1,14 +1,16 @@
-"""How much of an image survives: log p, PSNR and code usage on a test set, through the same Tokenizer that users run."""
+"""How much of an image survives: log p, PSNR and code usage on a test set, through the Tokenizer that users run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from daps_tokenizer import BestOf, Codes, Tokenizer
+from daps_tokenizer.measure import psnr
 
 BATCH = 500
 BOOTSTRAP_SAMPLES = 1000
@@ -27,12 +29,18 @@ def measure_quality(tokenizer: Tokenizer, images: np.ndarray, *, best_of: tuple[
         ``l2`` (norm of the error per image, standardised units) and ``log_q`` (nats); ``code_perplexity`` and
         ``codes_used`` over all positions.
     """
+
+    def sample(x: np.ndarray, batch: int) -> Codes:
+        return tokenizer.sample(x, num_samples=1, seed=seed + batch)[:, 0]
+
+    def search(x: np.ndarray, batch: int, num_samples: int) -> Codes:
+        return tokenizer.encode(x, search=BestOf(num_samples, seed=seed + batch))
+
     ways: dict[str, Callable[[np.ndarray, int], Codes]] = {
         "greedy": lambda x, _: tokenizer.encode(x),
-        "sampled": lambda x, batch: tokenizer.sample(x, num_samples=1, seed=seed + batch)[:, 0],
+        "sampled": sample,
+        **{f"best of {count}": partial(search, num_samples=count) for count in best_of},
     }
-    for count in best_of:
-        ways[f"best of {count}"] = lambda x, batch, n=count: tokenizer.encode(x, search=BestOf(n, seed=seed + batch))
     return {name: _measure(tokenizer, images, encode, seed) for name, encode in ways.items()}
 
 
@@ -47,7 +55,8 @@ def _measure(
         values["log_p"].append(tokenizer.log_likelihood(batch, codes))
         values["log_q"].append(tokenizer.log_prob(batch, codes))
         values["l2"].append(np.sqrt(tokenizer.squared_error(batch, codes)))
-        values["psnr"].append(psnr(model_view(tokenizer, batch), tokenizer.decode(codes)))
+        pairs = zip(tokenizer.prepare(batch), tokenizer.decode(codes), strict=True)
+        values["psnr"].append(np.array([psnr(original, reconstruction) for original, reconstruction in pairs]))
         usage += np.bincount(codes.numpy().ravel(), minlength=len(usage))
     share = usage[usage > 0] / usage.sum()
     per_image = {name: np.concatenate(parts) for name, parts in values.items()}
@@ -56,20 +65,6 @@ def _measure(
         "code_perplexity": math.exp(-float((share * np.log(share)).sum())),
         "codes_used": int((usage > 0).sum()),
     }
-
-
-def model_view(tokenizer: Tokenizer, images: np.ndarray) -> np.ndarray:
-    """The images as the model is asked to reproduce them: black or white where the likelihood is Bernoulli."""
-    if tokenizer.config.likelihood.kind == "bernoulli":
-        return np.where(images > 127, 255, 0).astype(np.uint8)
-    return images
-
-
-def psnr(originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of each image, (B,), from uint8 pixels; at most 78 dB, for equal images."""
-    difference = originals.astype(np.float64) - reconstructions.astype(np.float64)
-    mse = np.square(difference).reshape(len(originals), -1).mean(1)
-    return 10 * np.log10(255.0**2 / np.maximum(mse, 1e-3))
 
 
 def with_interval(values: np.ndarray, seed: int) -> dict[str, float]:

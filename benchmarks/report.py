@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.latency import Row
-from benchmarks.machine import machine_line
+from daps_tokenizer.measure import machine_line
 
 
 def write_latency(folder: Path, rows: list[Row], machine: dict[str, str], command: str) -> list[Path]:

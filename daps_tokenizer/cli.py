@@ -41,6 +41,7 @@ from daps_tokenizer.errors import CodesError, DapsError, InputError
 from daps_tokenizer.hub import built_in_models, open_model
 from daps_tokenizer.images import to_pil
 from daps_tokenizer.inputs import prepare_images
+from daps_tokenizer.measure import psnr
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
 
@@ -259,32 +260,24 @@ def reconstruct(
         reconstruction = tokenizer.decode(codes)[0]
         milliseconds = 1e3 * (time.perf_counter() - started)
         original = pixels[0]
-        if tokenizer.config.likelihood.kind == "bernoulli":  # such a model sees black and white
-            original = np.where(original > 127, 255, 0).astype(np.uint8)
         picture = _side_by_side(original, reconstruction) if compare else reconstruction
         outputs.write(file, _png(to_pil(picture)))
-        psnr = _psnr(original, reconstruction)
+        quality = psnr(original, reconstruction)
         line = (
-            f"{name_of(source)} -> {name_of(file, stream='standard output')}  PSNR {psnr:.2f} dB, "
+            f"{name_of(source)} -> {name_of(file, stream='standard output')}  PSNR {quality:.2f} dB, "
             f"{codes.num_bits} bits, {codes.model}, {milliseconds:.0f} ms"
         )
         record = {
             "input": source,
             "output": file,
             "model": codes.model,
-            "psnr": psnr if math.isfinite(psnr) else None,  # JSON has no infinity
+            "psnr": quality if math.isfinite(quality) else None,  # JSON has no infinity
             "bits": codes.num_bits,
             "milliseconds": milliseconds,
         }
         return Report(line, record)
 
     for_each(images, work, as_json=as_json, to_stderr=outputs.to_stdout)
-
-
-def _psnr(original: np.ndarray, reconstruction: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of uint8 pixels; infinite where they are equal."""
-    mse = np.square(original.astype(np.float64) - reconstruction).mean()
-    return 10 * math.log10(255.0**2 / mse) if mse > 0 else math.inf
 
 
 def _side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:

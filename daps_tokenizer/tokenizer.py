@@ -241,8 +241,14 @@ class Tokenizer:
         return self.decode(self.encode(images, fit=fit, search=search))
 
     def prepare(self, images: object, *, fit: FitMode = "crop") -> np.ndarray:
-        """What the model sees of the images: (B, height, width, C) uint8; the images themselves where tiled."""
-        return prepare_images(images, self.input_shape, fit=fit).images()
+        """What the model is asked to reproduce: (B, height, width, C) uint8, to compare reconstructions with.
+
+        Fitted to the model's size, or of their own size where tiled; black or white where the model knows no greys.
+        """
+        seen = prepare_images(images, self.input_shape, fit=fit).images()
+        if self.config.likelihood.kind == "bernoulli":
+            return np.where(seen > 127, 255, 0).astype(np.uint8)
+        return seen
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Copy the model's files to a new folder, which :meth:`from_pretrained` loads.

@@ -1,4 +1,4 @@
-"""Draw ``digit.png``: a 28×28 digit in the manner of MNIST, white on black, made of strokes and not taken from anywhere."""
+"""Draw ``digit.png``: a 28×28 digit in the manner of MNIST, white on black, made of two strokes."""
 
 from pathlib import Path
 

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from daps_tokenizer.errors import DapsError
 from daps_tokenizer.files import write_bytes_atomically
-from daps_tokenizer.hub import open_model
+from daps_tokenizer.hub import built_in_models, open_model
+from export.card import collection_card
 from export.check import NEAR_TIE, ParityReport, compare, load_test_inputs
 from export.folder import export_folder
 
@@ -27,7 +28,7 @@ class _OneLineErrors(click.Group):
         try:
             return super().invoke(ctx)
         except DapsError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"error: {error}", err=True)
             ctx.exit(2)
 
 
@@ -40,13 +41,21 @@ def main() -> None:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("out_dir", type=click.Path(path_type=Path))
 @click.option("--name", help="The model's name; default: the name in the checkpoint's config.json.")
-@click.option("--readme", type=click.Path(path_type=Path), help="A model card to put into the folder.")
+@click.option("--readme", type=click.Path(path_type=Path), help="A model card; written from the config without it.")
 @click.option("--force", is_flag=True, help="Replace OUT_DIR if it is a model folder.")
 def onnx(checkpoint: Path, out_dir: Path, name: str | None, readme: Path | None, force: bool) -> None:
     """Write the model folder OUT_DIR of CHECKPOINT, a folder with config.json and model.safetensors."""
     folder = export_folder(checkpoint, out_dir, name=name, readme=readme, overwrite=force)
     for file in folder.config.files:
         click.echo(f"{(folder.path / file).stat().st_size / 1024:10,.0f} KiB  {folder.path / file}")
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+def cards(out: Path) -> None:
+    """Write the card of all built-in models to OUT."""
+    configs = [open_model(name).config for name in built_in_models()]
+    write_bytes_atomically(out, collection_card(configs).encode())
 
 
 @main.command()

@@ -24,10 +24,23 @@ _LIMITS = {
 
 
 def model_card(config: TokenizerConfig) -> str:
-    """The text of the card, with the Hub's front matter."""
-    record = config.training
-    experiment = record.get("experiment", {})
-    dataset = experiment.get("dataset", "unknown")
+    """The text of one model's card, with the Hub's front matter."""
+    front = _front_matter(config.name, [_dataset(config)])
+    return "\n\n".join([front, *_sections(config, heading="#")]) + "\n"
+
+
+def collection_card(configs: list[TokenizerConfig]) -> str:
+    """One card for several models: the repository's MODEL_CARD.md."""
+    front = _front_matter("daps-tokenizer", [_dataset(config) for config in configs])
+    intro = (
+        "# The built-in models\n\nWritten by `python -m export cards` from each model's `config.json`, which also holds "
+        "the settings of every training stage. The same text is in each model's folder under `daps_tokenizer/pretrained/`."
+    )
+    models = ["\n\n".join(_sections(config, heading="##")) for config in configs]
+    return "\n\n".join([front, intro, *models]) + "\n"
+
+
+def _sections(config: TokenizerConfig, *, heading: str) -> list[str]:
     height, width, channels = config.input_shape
     usage = _USAGE.format(
         name=config.name,
@@ -37,31 +50,33 @@ def model_card(config: TokenizerConfig) -> str:
         width=width,
         channels=channels,
     )
-    sections = [
-        _front_matter(config, dataset),
-        f"# {config.name}",
+    return [
+        f"{heading} {config.name}",
         f"A discrete tokenizer: {height}×{width} images to {config.num_tokens} codes out of {config.vocab_size} "
         f"({config.bits_per_item:g} bits), with exact log-probabilities, and back. Autoregressive recognition model "
         "trained by policy search (DAPS, Drolet et al., ICLR 2026, arXiv 2509.24716); runs with ONNX Runtime.",
         usage,
-        "## Quality",
-        _quality(record.get("evaluation")),
-        "## Training",
-        _training(record),
-        "## Limits",
-        _LIMITS.get(dataset, "Not described."),
+        f"{heading}# Quality",
+        _quality(config.training.get("evaluation")),
+        f"{heading}# Training",
+        _training(config.training),
+        f"{heading}# Limits",
+        _LIMITS.get(_dataset(config), "Not described."),
     ]
-    return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(config: TokenizerConfig, dataset: str) -> str:
+def _dataset(config: TokenizerConfig) -> str:
+    return str(config.training.get("experiment", {}).get("dataset", "unknown"))
+
+
+def _front_matter(name: str, datasets: list[str]) -> str:
     lines = [
         "---",
         "library_name: daps-tokenizer",
         "license: apache-2.0",
         "tags: [tokenizer, discrete-autoencoder, image-tokenizer, onnx]",
-        f"datasets: [{dataset}]",
-        f"model_name: {config.name}",
+        f"datasets: [{', '.join(datasets)}]",
+        f"model_name: {name}",
         "---",
     ]
     return "\n".join(lines)
@@ -78,7 +93,7 @@ def _quality(evaluation: dict[str, Any] | None) -> str:
     ]
     return "\n".join(rows) + (
         f"\n\n{evaluation['dataset']}, {evaluation['items']:.0f} images, seed {evaluation['seed']}, "
-        f"{evaluation['date']}, by `python -m train evaluate`. log p is in standardised units, as in the paper's Table 1. "
+        f"{evaluation['date']}, by `python -m train evaluate`. log p is in standardised units, as in the paper. "
         f"Entropy of q(z|x) {evaluation['entropy']:.1f} nats; {evaluation['codes_used']:.0f} codes in use, perplexity "
         f"{evaluation['code_perplexity']:.0f}."
     )

@@ -17,6 +17,7 @@ from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from export import onnx_graphs
+from export.card import model_card
 from export.check import compare, random_inputs
 from export.loop import splice_loop
 from export.weights import SharedWeights
@@ -36,7 +37,7 @@ def export_folder(
             how the weights came to be.
         out: the folder to write.
         name: the model's name; the checkpoint's if None.
-        readme: a model card to put into the folder.
+        readme: a model card; one is written from the config if None.
         overwrite: replace a model folder that is already there.
 
     Raises:
@@ -58,10 +59,11 @@ def export_folder(
         save_weights(model, temporary / "model.safetensors")
         (temporary / "model.safetensors").chmod(0o644)  # safetensors makes files that only their owner may read
         _write_graphs(model, temporary / "onnx")
-        if readme is not None:
-            shutil.copyfile(readme, temporary / "README.md")
         files = {path.relative_to(temporary).as_posix(): _sha256(path) for path in _files(temporary)}
         config = dataclasses.replace(config, files=files)
+        # The card is not among the files that are checked: it may be edited on the Hub.
+        card = model_card(config) if readme is None else readme.read_text(encoding="utf-8")
+        (temporary / "README.md").write_text(card, encoding="utf-8")
         (temporary / "config.json").write_text(config.to_json(), encoding="utf-8")
         report = compare(ModelFolder(temporary, config), random_inputs(config, _SELF_CHECK_ITEMS))
         if not report.passed:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from settings import MNIST
 
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
+from tests.settings import MNIST
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from settings import CIFAR10, IMAGENET256, MNIST
 
 from daps_tokenizer.backends import Backend, open_backend
 from daps_tokenizer.backends.batching import encode_chunk, parallel_chunk, physical_cores, slices
 from daps_tokenizer.errors import BackendError, ModelFileError
 from daps_tokenizer.hub import ModelFolder, open_model
+from tests.settings import CIFAR10, IMAGENET256, MNIST
 
 V, N = MNIST.vocab_size, MNIST.num_tokens
 BACKENDS = ("onnx", "torch")

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from settings import TINY_GRID, TINY_MLP, TINY_MOTION
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +18,7 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import sample_codes
+from tests.settings import TINY_GRID, TINY_MLP, TINY_MOTION
 from train.methods.daps import (
     DAPS,
     DAPSSettings,
@@ -306,6 +306,15 @@ def test_frozen_batch_norm_keeps_its_running_statistics(batch_norm: str, moves: 
     assert torch.equal(method.model.generative.norms[0].running_mean, before) != moves
 
 
+@torch.no_grad()
+def test_a_run_can_begin_with_sharper_probabilities_than_it_was_given() -> None:
+    method, codes = tiny_daps(TINY_MLP, start_sharpness=2.0), torch.zeros(2, 8, dtype=torch.long)
+    context = method.model.recognition.context(method.model.standardise(images(TINY_MLP, 2)))
+    before = method.model.recognition.logits(context, codes)
+    method.start()
+    torch.testing.assert_close(method.model.recognition.logits(context, codes), 2 * before)
+
+
 def test_a_short_run_learns_codes_that_tell_images_apart() -> None:
     method = tiny_daps(TINY_MLP, num_samples=6, beta_initial=0.1, ess_target=0.5)
     groups = [{"params": method.model.parameters(), "lr": 1e-2}, {"params": [method.log_eta], "lr": 5e-2}]
@@ -327,7 +336,7 @@ def test_a_short_run_learns_codes_that_tell_images_apart() -> None:
     ("changes", "message"),
     [
         ({"num_samples": 1}, "num_samples must be at least 2, not 1"),
-        ({"beta_final": 0.0}, "positive beta and eta"),
+        ({"beta_final": 0.0}, "daps needs positive beta"),
         ({"ess_target": 3.0}, "ess_target between 0 and 1"),
         ({"credit": "some"}, "credit is global or local"),
         ({"neighbourhood": 4}, "neighbourhood must be odd, not 4"),

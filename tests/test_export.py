@@ -16,7 +16,6 @@ import torch
 from click.testing import CliRunner, Result
 from onnx import GraphProto, NodeProto, external_data_helper
 from PIL import Image
-from settings import CIFAR10, LAFAN, MNIST
 
 from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.backends.torch import TorchBackend
@@ -28,6 +27,7 @@ from export.__main__ import main
 from export.check import compare, encode_by_steps, load_test_inputs, random_inputs
 from export.folder import export_folder
 from export.onnx_graphs import export_likelihood
+from tests.settings import CIFAR10, LAFAN, MNIST
 
 GRAPHS = ("encoder", "decoder", "scorer", "likelihood", "encoder_context", "encoder_step")
 DATA = Path(os.environ.get("DAPS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -153,7 +153,7 @@ def test_a_checkpoint_without_a_file_or_with_a_damaged_one_is_refused(
 ) -> None:
     (tmp_path / "empty").mkdir()
     result = run("onnx", tmp_path / "empty", tmp_path / "out")
-    assert result.exit_code == 2 and result.output.startswith(f"Error: {tmp_path / 'empty'} has no config.json")
+    assert result.exit_code == 2 and result.output.startswith(f"error: {tmp_path / 'empty'} has no config.json")
     damaged = Path(shutil.copytree(random_mnist_checkpoint, tmp_path / "damaged"))
     (damaged / "training.json").write_text("{")
     result = run("onnx", damaged, tmp_path / "out")

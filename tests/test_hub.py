@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hub_server import TOKEN, LocalHub
 from safetensors.numpy import save
-from settings import CIFAR10
 
 from daps_tokenizer import hub as hub_module
 from daps_tokenizer.errors import ConfigError, DapsError, HubError, ModelFileError, ModelNotFoundError
 from daps_tokenizer.hub import ModelFolder, built_in_models, open_model, push_folder
+from tests.hub_server import TOKEN, LocalHub
+from tests.settings import CIFAR10
 
 FILES = {
     "model.safetensors": save({"weight": np.arange(6, dtype=np.float32)}),

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from settings import CIFAR10, IMAGENET256, LAFAN, MNIST, TINY_GRID, TINY_MLP, TINY_MOTION
 from torch.nn import functional as F
 
 from daps_tokenizer.config import TokenizerConfig
@@ -17,6 +16,7 @@ from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_wei
 from daps_tokenizer.model.likelihoods import Bernoulli, ConstantGaussian, Gaussian
 from daps_tokenizer.model.sampling import Sampled, choose_codes, sample_codes
 from daps_tokenizer.model.transformer import Memory, _attend
+from tests.settings import CIFAR10, IMAGENET256, LAFAN, MNIST, TINY_GRID, TINY_MLP, TINY_MOTION
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,17 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
-from settings import TINY_MLP
 
 from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.sampling import sample_codes
+from tests.settings import TINY_MLP
 from train.__main__ import main
 from train.data import data_folder, load_dataset
+from train.evaluate import EVALUATION_BATCH, evaluate
 from train.experiment import Experiment, load_experiment
-from train.methods import build_method
+from train.loop import fit
+from train.methods import Method, build_method
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -86,6 +90,34 @@ def test_a_start_given_on_the_command_line_is_the_one_that_counts(digits: Path, 
     )
     assert (found.exit_code, found.stdout) == (2, "")
     assert "no/where/model.safetensors: no such file" in found.stderr
+
+
+def test_evaluate_measures_a_checkpoint_on_the_whole_test_set_and_writes_it_down(digits: Path, tmp_path: Path) -> None:
+    fit(load_experiment(write_yaml(tmp_path)), load_dataset("mnist", digits), tmp_path / "run", show_progress=False)
+    checkpoint = tmp_path / "run" / "checkpoint"
+    found = CliRunner().invoke(main, ["evaluate", str(checkpoint), "--data", str(digits)])
+    assert found.exit_code == 0, found.output
+    result = json.loads(found.stdout)
+    record = json.loads((checkpoint / "training.json").read_text())
+    assert result == record["evaluation"] and result["dataset"] == "mnist, test set"
+    assert result.items() >= record["validation"].items()  # there, too, all eight items
+
+
+def test_an_evaluation_is_the_mean_over_items_whatever_the_batches() -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(TINY_MLP)
+    items = np.random.default_rng(0).integers(0, 256, (EVALUATION_BATCH + 3, 28, 28, 1), dtype=np.uint8)
+    found = evaluate(Method(model), items)
+    with torch.no_grad():
+        x = model.standardise(torch.from_numpy(items))
+        greedy = sample_codes(model.recognition, model.recognition.context(x), torch.zeros(len(x), 8), temperature=0.0)
+        mean = model.likelihood.moments(model.generative(greedy.codes)).mean
+        log_p = model.log_likelihood(x, greedy.codes)
+        mse = (model.to_input_units(mean).double() - 255 * x).square().mean((1, 2, 3))
+    assert found["greedy_log_p"] == pytest.approx(float(log_p.mean()), rel=1e-5)
+    assert found["greedy_l2"] == pytest.approx(float((mean - x).flatten(1).norm(dim=1).mean()), rel=1e-5)
+    assert found["greedy_psnr"] == pytest.approx(float((10 * torch.log10(255**2 / mse)).mean()), rel=1e-5)
+    assert 0 < found["entropy"] <= 8 * math.log(16) and 1 <= found["code_perplexity"] <= found["codes_used"] <= 16
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from settings import TINY_GRID, TINY_MLP, TINY_MOTION
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError, InputError, ModelFileError
 from daps_tokenizer.model.autoencoder import Autoencoder
+from tests.settings import TINY_GRID, TINY_MLP, TINY_MOTION
 from train.data import Dataset, batch_indices
 from train.experiment import Experiment, OptimiserConfig
 from train.loop import MAX_SKIPPED_IN_A_ROW, TrainingDiverged, fit
@@ -246,10 +246,10 @@ def test_a_run_leaves_a_dashboard_a_tensorboard_and_a_record(model: TokenizerCon
 # --- more than one process
 
 TWO_PROCESSES = """
-import sys; sys.path[:0] = {paths!r}
+import sys; sys.path.insert(0, {root!r})
 import torch
 from pathlib import Path
-from test_training import TINY_MLP, experiment, run
+from tests.test_training import experiment, run
 import train.loop as loop
 made = []
 build = loop.build_method
@@ -269,7 +269,7 @@ def test_two_processes_train_one_model_stop_together_and_keep_one_record(tmp_pat
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    code = TWO_PROCESSES.format(paths=[str(ROOT), str(ROOT / "tests")], folder=str(tmp_path))
+    code = TWO_PROCESSES.format(root=str(ROOT), folder=str(tmp_path))
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
     processes = [
         subprocess.Popen(

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from settings import TINY_GRID, TINY_MLP
 from torch import Tensor
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import sample_codes
+from tests.settings import TINY_GRID, TINY_MLP
 from train.methods.base import Method
 from train.methods.distil import Distillation, DistillationSettings
 from train.methods.vqvae import NEXT_CODES, VQVAE, VQVAESettings

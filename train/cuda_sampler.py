@@ -52,7 +52,7 @@ class GraphedSampler:
 
     @torch.no_grad()
     def sample(self, x: Tensor, uniform: Tensor) -> Tensor:
-        """Codes (B·K, N) for standardised x (B, *input_shape) and uniforms (B·K, N), by the source's present weights."""
+        """Codes (B·K, N) for standardised x (B, *input_shape) and uniforms (B·K, N), by the source's weights of now."""
         for own, current in zip(self.model.parameters(), self.source.parameters(), strict=True):
             own.copy_(current)
         for static, fresh in zip(self.draw.context, self.model.context(x.to(torch.bfloat16)), strict=True):

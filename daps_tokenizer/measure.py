@@ -1,0 +1,88 @@
+"""What ``daps-tokenize bench`` and the benchmarks share: how to time, what to time on, and on which machine it was."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+_FEWEST_CALLS = 5
+_WARM_UP_CALLS = 2
+_PACKAGES = ("daps-tokenizer", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of one call on a whole batch, in milliseconds; ``items_per_second`` follows from the median."""
+
+    calls: int
+    median_ms: float
+    p95_ms: float
+    items_per_second: float
+
+
+def time_calls(call: Callable[[], object], *, batch: int, seconds: float) -> Timing:
+    """Time a call on ``batch`` items, after two to warm up, for as long as asked and at least five times."""
+    for _ in range(_WARM_UP_CALLS):
+        call()
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(times) < _FEWEST_CALLS or time.perf_counter() < until:
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    median = statistics.median(times)
+    return Timing(len(times), 1e3 * median, 1e3 * float(np.quantile(times, 0.95)), batch / median)
+
+
+def synthetic_images(batch: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Smooth images (batch, height, width, C) uint8, each a little different: latency does not depend on content."""
+    height, width, channels = shape
+    item, y, x, channel = np.ogrid[:batch, :height, :width, :channels]
+    shares = y / height + x / width + channel / channels + item / batch
+    return (255 * (0.5 + 0.5 * np.sin(2 * math.pi * shares))).astype(np.uint8)
+
+
+def psnr(original: np.ndarray, reconstruction: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of uint8 pixels in dB; infinite where they are equal."""
+    mse = np.square(original.astype(np.float64) - reconstruction).mean()
+    return 10 * math.log10(255.0**2 / mse) if mse > 0 else math.inf
+
+
+def describe_machine() -> dict[str, str]:
+    """Date, processor, cores and versions: a number without its machine is not a measurement."""
+    described = {
+        "date": datetime.date.today().isoformat(),
+        "processor": _processor(),
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "python": platform.python_version(),
+    }
+    for distribution in _PACKAGES:
+        try:
+            described[distribution] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return described
+
+
+def machine_line(machine: dict[str, str]) -> str:
+    """The same in one line."""
+    return ", ".join(f"{name} {value}" for name, value in machine.items())
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

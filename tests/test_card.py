@@ -1,0 +1,46 @@
+"""A model card says what config.json says, and nothing that was not measured."""
+
+import dataclasses
+
+from export.card import collection_card, model_card
+from tests.settings import CIFAR10, MNIST
+
+STAGE = {
+    "experiment": {"method": "vqvae", "batch_size": 64, "dataset": "cifar10"},
+    "steps": 12000,
+    "seconds": 3600.0,
+    "versions": {"torch": "2.13.0", "device": "CPU, 1 threads"},
+}
+EVALUATION = {
+    "sampled_log_p": 571.234,
+    "sampled_psnr": 24.1,
+    "sampled_l2": 14.0,
+    "greedy_log_p": 600.5,
+    "greedy_psnr": 24.3,
+    "greedy_l2": 13.5,
+    "entropy": 30.0,
+    "codes_used": 512.0,
+    "code_perplexity": 450.0,
+    "items": 10000.0,
+    "dataset": "cifar10, test set",
+    "seed": 0,
+    "date": "2026-11-21",
+}
+TRAINED = dataclasses.replace(CIFAR10, training=STAGE | {"stages_before": [STAGE], "evaluation": EVALUATION})
+
+
+def test_a_trained_model_shows_its_measured_quality_and_every_stage() -> None:
+    card = model_card(TRAINED)
+    assert card.startswith("---\nlibrary_name: daps-tokenizer\n")
+    assert "| sampled | 571.23 | 24.10 | 14.000 |" in card and "10000 images, seed 0, 2026-11-21" in card
+    assert card.count("| vqvae | 12000 | 64 | 60 | CPU, 1 threads, torch 2.13.0 |") == 2
+
+
+def test_what_was_not_measured_is_said_to_be_so() -> None:
+    card = model_card(MNIST)
+    assert "Not measured." in card and "never trained" in card
+
+
+def test_the_collection_has_a_section_for_each_model() -> None:
+    card = collection_card([MNIST, TRAINED])
+    assert "## mnist" in card and "## cifar10" in card and card.count("library_name") == 1
