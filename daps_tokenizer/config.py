@@ -177,7 +177,7 @@ class TokenizerConfig:
         rank = 3 if self.modality == "image" else 2
         _require(
             len(self.input_shape) == rank,
-            f"input_shape of a {self.modality} model has {rank} sizes, not {list(self.input_shape)}",
+            f"input_shape for modality {self.modality} has {rank} sizes, not {list(self.input_shape)}",
         )
         _require_positive("config", **{f"input_shape[{i}]": size for i, size in enumerate(self.input_shape)})
         channels = self.input_shape[-1]
@@ -188,8 +188,19 @@ class TokenizerConfig:
         if self.modality == "image":
             _require(channels in (1, 3), f"an image model has 1 or 3 channels, not {channels}")
             _require(len(self.recognition.patch_size) == 2, "recognition.patch_size of an image model has 2 sizes")
+            patches = math.prod(
+                math.ceil(size / patch)
+                for size, patch in zip(self.input_shape, self.recognition.patch_size, strict=False)
+            )
+            _require(
+                patches == self.num_tokens,
+                f"recognition.patch_size cuts the image into {patches} patches for {self.num_tokens} tokens; "
+                "each token needs a patch of its own",
+            )
         if self.generative.kind == "resnet":
             self._check_resnet_grid()
+        if self.generative.kind == "transformer":
+            self._check_motion()
 
     def _check_resnet_grid(self) -> None:
         side = math.isqrt(self.num_tokens)
@@ -199,6 +210,17 @@ class TokenizerConfig:
         _require(
             height == width == side * scale and scale >= 2 and scale & (scale - 1) == 0,
             f"resnet doubles a {side}×{side} grid until it is the image, which {height}×{width} is not",
+        )
+
+    def _check_motion(self) -> None:
+        _require(
+            self.modality == "motion" and self.num_tokens == 2 * self.input_shape[0],
+            f"generative.kind transformer is for motion with two tokens per frame, not {self.num_tokens} tokens for "
+            f"{self.modality} inputs of {list(self.input_shape)}",
+        )
+        _require(
+            self.generative.embedding_size == self.generative.hidden_size,
+            "generative.kind transformer needs embedding_size equal to hidden_size",
         )
 
     @property

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 Origin = Literal["built-in", "folder", "hub"]
 
 _BUILT_IN_FOLDER = Path(__file__).parent / "pretrained"
-_LISTED_FILES = ["model.safetensors", "onnx/*"]
+_GRAPH_FILES = ["onnx/*.onnx", "onnx/weights.bin"]
+_LISTED_FILES = ["model.safetensors", *_GRAPH_FILES]
 # What makes a model; nothing else is fetched from a repository or sent to one.
 _MODEL_FILES = ["config.json", "README.md", *_LISTED_FILES]
 _EXPORT = "`python -m export onnx`"
@@ -172,7 +173,7 @@ def push_folder(
             revision=revision,
             commit_message=commit_message,
             allow_patterns=_MODEL_FILES,
-            delete_patterns="onnx/*",
+            delete_patterns=_GRAPH_FILES,
         )
     return commit.commit_url
 

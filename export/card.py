@@ -33,8 +33,8 @@ def collection_card(configs: list[TokenizerConfig]) -> str:
     """One card for several models: the repository's MODEL_CARD.md."""
     front = _front_matter("daps-tokenizer", [_dataset(config) for config in configs])
     intro = (
-        "# The built-in models\n\nWritten by `python -m export cards` from each model's `config.json`, which also holds "
-        "the settings of every training stage. The same text is in each model's folder under `daps_tokenizer/pretrained/`."
+        "# The built-in models\n\nWritten by `python -m export cards` from each model's `config.json`, which has "
+        "the settings of every training stage. Each model's folder under `daps_tokenizer/pretrained/` has its own part."
     )
     models = ["\n\n".join(_sections(config, heading="##")) for config in configs]
     return "\n\n".join([front, intro, *models]) + "\n"

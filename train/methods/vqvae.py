@@ -80,7 +80,7 @@ class VQVAE(Method):
         codebook = (quantised - h.detach()).square().mean()
         commitment = (quantised.detach() - h).square().mean()
         if self.training:
-            self._observe(h.detach(), codes, progress)
+            self._observe(h.detach(), codes, progress, generator)
         metrics = {
             "log_p": log_p.sum(1).mean().detach(),
             "codebook_loss": codebook.detach(),
@@ -103,19 +103,21 @@ class VQVAE(Method):
         return self._distances(h).argmin(-1)
 
     @torch.no_grad()
-    def _observe(self, h: Tensor, codes: Tensor, progress: float) -> None:
+    def _observe(self, h: Tensor, codes: Tensor, progress: float, generator: torch.Generator) -> None:
         """Keep what revival and the autoregressive head need to know of recent batches."""
         flat = h.flatten(0, 1)
         if progress < self.settings.revive_until:
             self.usage += torch.bincount(codes.flatten(), minlength=self.usage.shape[0])
-            stride = max(1, flat.shape[0] // self.recent.shape[0])
-            rows = flat[::stride][: self.recent.shape[0]]
+            count = min(flat.shape[0], self.recent.shape[0])
+            rows = flat[torch.randint(flat.shape[0], (count,), generator=generator, device=flat.device)]
             self.recent.copy_(torch.cat([rows, self.recent])[: self.recent.shape[0]])
         else:
             self.usage.fill_(1.0)  # too late to revive: count every code as used
         nearest = self._distances(h[:8]).topk(NEXT_CODES + 1, largest=False).values
         gap = (nearest[..., 1:].mean(-1) - nearest[..., 0]).mean()
-        self.distance_gap.lerp_(gap, 0.01 if progress > 0 else 1.0)
+        followed = self.distance_gap.lerp(gap, 0.01 if progress > 0 else 1.0)
+        # A batch that is not finite is skipped by the loop, and must not stay in here either.
+        self.distance_gap.copy_(torch.where(gap.isfinite(), followed, self.distance_gap))
 
     @torch.no_grad()
     def after_step(self, step: int, generator: torch.Generator) -> None:
