@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from daps_tokenizer import __version__
+
 _FEWEST_CALLS = 5
 _WARM_UP_CALLS = 2
-_PACKAGES = ("daps-tokenizer", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch")
+_PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def describe_machine() -> dict[str, str]:
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "python": platform.python_version(),
+        "daps-tokenizer": __version__,
     }
     for distribution in _PACKAGES:
         try:

@@ -58,9 +58,9 @@ def uniform(count: int, config: TokenizerConfig = MNIST) -> np.ndarray:
 
 
 def test_a_model_folder_holds_these_files_and_lists_the_sha256_of_each(folder: ModelFolder) -> None:
-    expected = {"README.md", "model.safetensors", "onnx/weights.bin", *(f"onnx/{name}.onnx" for name in GRAPHS)}
+    expected = {"model.safetensors", "onnx/weights.bin", *(f"onnx/{name}.onnx" for name in GRAPHS)}
     found = {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file()}
-    assert found == expected | {"config.json"} and set(folder.config.files) == expected
+    assert found == expected | {"config.json", "README.md"} and set(folder.config.files) == expected
     for name, sha256 in folder.config.files.items():
         assert hashlib.sha256((folder.path / name).read_bytes()).hexdigest() == sha256
 
@@ -219,9 +219,9 @@ def test_a_comparison_fails_where_the_graphs_hold_other_weights(folder: ModelFol
 
 def test_test_images_must_be_of_a_known_size_and_be_there(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"no test images of shape \[32, 32, 1\] are known; there are some of 28×28×1, 32×32×3"
+        InputError, match=r"no test images of shape \[28, 32, 1\] are known; there are some of 28×28×1, 32×32×3"
     ):
-        load_test_inputs(dataclasses.replace(MNIST, input_shape=(32, 32, 1)), tmp_path, 5)
+        load_test_inputs(dataclasses.replace(MNIST, input_shape=(28, 32, 1)), tmp_path, 5)
     for config in (MNIST, CIFAR10):
         with pytest.raises(InputError, match=f"no test images for {config.name} .*; name their folder with --data"):
             load_test_inputs(config, tmp_path, 5)
