@@ -1,0 +1,281 @@
+"""daps-tokenize with files: the line it prints, what it writes, and the one line where something is wrong."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daps_tokenizer import Codes, Tokenizer
+from daps_tokenizer.errors import CodesError
+from tests.cli.helpers import digit, refusal, run, run_well, save_codes
+
+# Encode
+
+
+def test_encode_writes_codes_beside_the_image_and_says_so(tok: Tokenizer, model: str) -> None:
+    result = run_well("encode", "digit.png", "--model", model)
+    size = Path("digit.daps").stat().st_size
+    start = f"digit.png -> digit.daps  8 codes of 8 bits, 8 bytes of codes (file {size} bytes), random-mnist, "
+    assert result.stdout.startswith(start) and result.stdout.endswith(" ms\n") and result.stderr == ""
+    assert Codes.load("digit.daps") == tok.encode("digit.png")
+
+
+def test_encode_writes_where_it_is_told(model: str) -> None:
+    run_well("encode", "digit.png", "-o", "elsewhere.daps", "--model", model)
+    assert Path("elsewhere.daps").is_file() and not Path("digit.daps").exists()
+
+
+def test_many_images_are_encoded_each_beside_itself(model: str) -> None:
+    Path("folder").mkdir()
+    digit(1).save("folder/other.jpg")
+    result = run_well("encode", "digit.png", "folder/other.jpg", "--model", model)
+    assert len(result.stdout.splitlines()) == 2
+    assert Path("digit.daps").is_file() and Path("folder/other.daps").is_file()
+
+
+def test_a_bad_image_among_others_is_reported_and_the_others_are_encoded(model: str) -> None:
+    Path("broken.png").write_bytes(b"no image")
+    digit(1).save("last.png")
+    result = run("encode", "digit.png", "broken.png", "none.png", "last.png", "--model", model)
+    assert result.exit_code == 2
+    assert [line.split(" ")[0] for line in result.stdout.splitlines()] == ["digit.png", "last.png"]
+    broken, none = result.stderr.splitlines()
+    assert broken.startswith("error: broken.png: not an image")
+    assert none == "error: none.png: no such file; expected the path of an image"
+    assert Path("digit.daps").is_file() and Path("last.daps").is_file() and not Path("broken.daps").exists()
+
+
+def test_json_is_one_object_a_line_and_nothing_else(model: str) -> None:
+    digit(1).save("other.png")
+    result = run_well("encode", "digit.png", "other.png", "--json", "--show", "--model", model)
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert first.pop("milliseconds") > 0 and first.pop("file_bytes") == Path("digit.daps").stat().st_size
+    assert first == {
+        "input": "digit.png",
+        "output": "digit.daps",
+        "model": "random-mnist",
+        "shape": [1, 8],
+        "vocab_size": 256,
+        "bits": 64,
+    }
+    assert second["output"] == "other.daps"
+
+
+def test_fit_decides_how_an_image_of_another_size_is_seen(tok: Tokenizer, model: str) -> None:
+    digit(size=56).resize((40, 56)).save("tall.png")
+    for fit in ("crop", "pad", "stretch", "tile"):
+        run_well("encode", "tall.png", "--fit", fit, "--force", "--model", model)
+        assert Codes.load("tall.daps") == tok.encode("tall.png", fit=fit)  # type: ignore[arg-type]
+
+
+def test_tiles_are_counted(model: str) -> None:
+    digit(size=56).save("large.png")
+    assert (
+        "  4 x 8 codes of 8 bits, 32 bytes of codes"
+        in run_well("encode", "large.png", "--fit", "tile", "--model", model).stdout
+    )
+
+
+def test_sample_draws_one_sample_by_seed_and_temperature(tok: Tokenizer, model: str) -> None:
+    run_well("encode", "digit.png", "--sample", "--temperature", 0.7, "--seed", 3, "--model", model)
+    assert Codes.load("digit.daps") == tok.sample("digit.png", temperature=0.7, seed=3)[:, 0]
+
+
+def test_best_of_explains_the_image_no_worse(tok: Tokenizer, model: str) -> None:
+    run_well("encode", "digit.png", "--best-of", 4, "--model", model)
+    best, greedy = Codes.load("digit.daps"), tok.encode("digit.png")
+    assert tok.log_likelihood("digit.png", best)[0] >= tok.log_likelihood("digit.png", greedy)[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sample", "--best-of", "2"], "--sample and --best-of exclude each other"),
+        (["--temperature", "1"], "--temperature needs --sample or --best-of"),
+        (["--seed", "1"], "--seed needs --sample or --best-of"),
+        (["--best-of", "0"], "Invalid value for '--best-of': 0 is not in the range x>=1"),
+        (["--sample", "--temperature", "nan"], "temperature must be a finite number of at least 0, not nan"),
+        (["--fit", "squeeze"], "Invalid value for '--fit': 'squeeze' is not one of 'crop', 'pad', 'stretch', 'tile'"),
+        (["--backend", "jax"], "Invalid value for '--backend': 'jax' is not one of 'auto', 'onnx', 'torch'"),
+        (["--device", "tpu"], "backend 'onnx' knows no device 'tpu'; accepted are cpu, cuda"),
+        (["--threads", "0"], "Invalid value for '--threads'"),
+        (["-o", "digit.txt"], "-o digit.txt: expected a name that ends with .daps"),
+        (["-o", "none/digit.daps"], "'none/digit.daps': cannot be written (No such file or directory)"),
+        (["--show-png", "-"], "--show-png writes a file"),
+        (["--show-png", "grid.jpg"], "--show-png grid.jpg: expected a name that ends with .png"),
+        (["--json", "-o", "-"], "--json and the output both go to standard output"),
+        (["--wrong"], "No such option '--wrong'"),
+    ],
+)
+def test_impossible_options_are_refused_in_one_line(model: str, options: list[str], message: str) -> None:
+    assert message in refusal("encode", "digit.png", *options, "--model", model)
+    assert not Path("digit.daps").exists()
+
+
+def test_a_model_that_is_not_there_is_named() -> None:
+    assert refusal("encode", "digit.png", "--model", "nothing").startswith("no model is named 'nothing'")
+
+
+def test_a_daps_file_is_not_encoded(tok: Tokenizer, model: str) -> None:
+    save_codes(tok, "x.daps", 0)
+    assert refusal("encode", "x.daps", "--force", "--model", model).startswith("x.daps: is a .daps file already")
+
+
+# Nothing is overwritten
+
+
+def test_codes_are_overwritten_only_with_force(model: str) -> None:
+    Path("digit.daps").write_bytes(b"precious")
+    message = "digit.png: digit.daps already exists; pass --force to overwrite it or name another with -o"
+    assert refusal("encode", "digit.png", "--model", model) == message
+    assert Path("digit.daps").read_bytes() == b"precious"
+    run_well("encode", "digit.png", "--force", "--model", model)
+    assert Codes.load("digit.daps").num_tokens == 8
+
+
+def test_images_are_overwritten_only_with_force(tok: Tokenizer, model: str) -> None:
+    save_codes(tok, "digit.daps", 1)
+    before = Path("digit.png").read_bytes()
+    assert refusal("decode", "digit.daps", "--model", model).startswith(
+        "digit.daps: digit.png already exists; pass --force"
+    )
+    Path("digit.reconstruction.png").write_bytes(b"precious")
+    assert "pass --force" in refusal("reconstruct", "digit.png", "--model", model)
+    Path("grid.png").write_bytes(b"precious")
+    assert "pass --force" in refusal("encode", "digit.png", "-o", "y.daps", "--show-png", "grid.png", "--model", model)
+    assert Path("digit.png").read_bytes() == before and not Path("y.daps").exists()
+
+
+def test_two_inputs_never_share_an_output(model: str) -> None:
+    digit(1).save("digit.bmp")
+    result = run("encode", "digit.png", "digit.bmp", "--force", "--model", model)
+    assert result.exit_code == 2 and result.stdout.startswith("digit.png -> digit.daps")
+    expected = "error: digit.bmp: would be written to digit.daps, as digit.png is; do it alone, with -o\n"
+    assert result.stderr == expected
+
+
+# Decode
+
+
+def test_decode_writes_the_image_beside_the_codes(tok: Tokenizer, model: str) -> None:
+    codes = save_codes(tok, "x.daps", 1)
+    result = run_well("decode", "x.daps", "--model", model)
+    assert result.stdout.startswith("x.daps -> x.png  28x28 pixels, random-mnist, ")
+    np.testing.assert_array_equal(np.asarray(Image.open("x.png")), tok.decode(codes)[0, ..., 0])
+
+
+def test_the_model_is_the_built_in_one_that_the_file_names(tok: Tokenizer, built_in: str) -> None:
+    save_codes(tok, "x.daps", 1)
+    assert built_in in run_well("decode", "x.daps").stdout
+
+
+def test_a_model_that_is_not_built_in_has_to_be_given(tok: Tokenizer) -> None:
+    save_codes(tok, "x.daps", 1)
+    message = "x.daps: made by 'random-mnist', which is not built in; pass --model with its ./folder or org/name"
+    assert refusal("decode", "x.daps") == message
+
+
+def test_items_of_one_file_are_numbered(tok: Tokenizer, model: str) -> None:
+    codes = save_codes(tok, "x.daps", 1, 2, 3)
+    result = run_well("decode", "x.daps", "--json", "--model", model)
+    assert json.loads(result.stdout)["outputs"] == ["x-0.png", "x-1.png", "x-2.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open("x-2.png")), tok.decode(codes)[2, ..., 0])
+    assert run_well("decode", "x.daps", "-o", "y.png", "--model", model).stdout.startswith(
+        "x.daps -> y-0.png ... y-2.png  3 images of 28x28 pixels"
+    )
+
+
+def test_tiled_codes_become_one_image_of_the_original_size(model: str) -> None:
+    digit(size=64).resize((64, 40)).save("wide.png")
+    run_well("encode", "wide.png", "--fit", "tile", "-o", "x.daps", "--model", model)
+    run_well("decode", "x.daps", "--model", model)
+    assert Image.open("x.png").size == (64, 40)
+
+
+def test_a_bad_file_among_others_is_reported_and_the_others_are_decoded(tok: Tokenizer, model: str) -> None:
+    data = save_codes(tok, "good.daps", 1).to_bytes()
+    Path("cut.daps").write_bytes(data[:-9])
+    Path("changed.daps").write_bytes(data[:-6] + b"!" + data[-5:])
+    Path("other.daps").write_bytes(b"PNG")
+    result = run("decode", "cut.daps", "changed.daps", "other.daps", "none.daps", "good.daps", "--model", model)
+    assert result.exit_code == 2 and Path("good.png").is_file() and result.stdout.count("\n") == 1
+    cut, changed, other, none = result.stderr.splitlines()
+    assert cut.startswith("error: cut.daps: cut short")
+    assert changed.startswith("error: changed.daps: changed after it was written")
+    assert other.startswith("error: other.daps: not a .daps file")
+    assert none == "error: 'none.daps': cannot be read (No such file or directory); expected a .daps file"
+
+
+def test_codes_of_other_weights_are_refused(model: str) -> None:
+    Codes(np.zeros((1, 8), int), 256, "random-mnist", "0" * 64).save("x.daps")
+    message = refusal("decode", "x.daps", "--model", model)
+    assert message.startswith("x.daps: codes were made by random-mnist (weights 000000000000)")
+    with pytest.raises(CodesError):
+        Tokenizer.from_pretrained(model).decode(Codes.load("x.daps"))
+
+
+def test_images_are_written_as_png_only(tok: Tokenizer, model: str) -> None:
+    save_codes(tok, "x.daps", 1)
+    message = refusal("decode", "x.daps", "-o", "x.jpg", "--model", model)
+    assert message.startswith("-o x.jpg: expected a name that ends with .png")
+
+
+def test_one_name_does_for_one_input(tok: Tokenizer, model: str) -> None:
+    for name in ("x.daps", "y.daps"):
+        save_codes(tok, name, 1)
+    assert refusal("decode", "x.daps", "y.daps", "-o", "z.png", "--model", model).startswith(
+        "-o takes one input, not 2"
+    )
+
+
+# Reconstruct
+
+
+def test_reconstruct_writes_what_is_left_and_how_close_it_is(tok: Tokenizer, model: str) -> None:
+    result = run_well("reconstruct", "digit.png", "--json", "--model", model)
+    left = np.asarray(Image.open("digit.reconstruction.png"))
+    np.testing.assert_array_equal(left, tok.reconstruct("digit.png")[0, ..., 0])
+    report = json.loads(result.stdout)
+    mse = np.square(np.asarray(digit(), float) - left).mean()
+    assert report["psnr"] == pytest.approx(10 * np.log10(255**2 / mse)) and report["bits"] == 64
+    line = run_well("reconstruct", "digit.png", "--force", "--model", model).stdout
+    expected = f"digit.png -> digit.reconstruction.png  PSNR {report['psnr']:.2f} dB, 64 bits, random-mnist, "
+    assert line.startswith(expected)
+
+
+def test_compare_puts_what_the_model_sees_beside_what_is_left(tok: Tokenizer, model: str) -> None:
+    Image.fromarray((np.asarray(digit()) * 0.8).astype(np.uint8)).save("grey.png")  # a Bernoulli model sees it as white
+    run_well("reconstruct", "grey.png", "-o", "both.png", "--compare", "--model", model)
+    both = np.asarray(Image.open("both.png"))
+    assert both.shape == (28, 28 + 1 + 28) and (both[:, 28] == 255).all()
+    np.testing.assert_array_equal(both[:, :28], np.asarray(digit()))
+    np.testing.assert_array_equal(both[:, 29:], tok.reconstruct("grey.png")[0, ..., 0])
+
+
+# Show
+
+
+def test_show_prints_codes_and_their_surprisal(tok: Tokenizer, model: str) -> None:
+    codes = tok.encode("digit.png")
+    printed = run_well("encode", "digit.png", "--show", "--model", model).stdout.splitlines()
+    bits = -tok.log_prob("digit.png", codes)[0] / np.log(2)
+    assert printed[0] == "codes, 0 to 255"
+    assert [int(word) for word in printed[1].split()] == codes.numpy()[0].tolist()
+    assert printed[2] == f"surprisal -log2 q(code) in bits, total {bits:.1f}, dark 0 to bright 8"
+    assert sum(float(word) for word in printed[3].split()) == pytest.approx(bits, abs=0.5)
+    assert printed[4].startswith("digit.png -> digit.daps")
+
+
+def test_show_png_draws_a_cell_for_each_code_and_equal_codes_alike(tok: Tokenizer, model: str) -> None:
+    digit(size=56).save("large.png")
+    run_well("encode", "large.png", "--fit", "tile", "--show-png", "grid.png", "--model", model)
+    codes = Codes.load("large.daps").numpy().reshape(2, 16)  # two tiles a row, each of 8 codes in a row
+    cell, margin, caption = 640 // 16, 16, 24
+    picture = np.asarray(Image.open("grid.png").convert("RGB"))
+    middles = picture[margin + caption + cell // 2 :: cell, margin + cell // 2 :: cell][:2, :16]
+    colours = {int(code): tuple(colour) for code, colour in zip(codes.ravel(), middles.reshape(-1, 3), strict=True)}
+    assert len(set(colours.values())) == len(colours) == len(set(codes.ravel().tolist()))
+    for code, colour in zip(codes.ravel().tolist(), middles.reshape(-1, 3), strict=True):
+        assert colours[code] == tuple(colour)
