@@ -11,7 +11,7 @@ from daps_tokenizer import Tokenizer
 
 tok = Tokenizer.from_pretrained("{name}")
 codes = tok.encode("image.png")          # {tokens} integers below {vocab}
-image = tok.decode(codes)                # uint8 (1, {height}, {width}, {channels})
+image = tok.decode(codes)                # (1, {shape})
 ```"""
 
 _LIMITS = {
@@ -41,18 +41,12 @@ def collection_card(configs: list[TokenizerConfig]) -> str:
 
 
 def _sections(config: TokenizerConfig, *, heading: str) -> list[str]:
-    height, width, channels = config.input_shape
-    usage = _USAGE.format(
-        name=config.name,
-        tokens=config.num_tokens,
-        vocab=config.vocab_size,
-        height=height,
-        width=width,
-        channels=channels,
-    )
+    shape = ", ".join(map(str, config.input_shape))
+    usage = _USAGE.format(name=config.name, tokens=config.num_tokens, vocab=config.vocab_size, shape=shape)
+    inputs = "images" if config.modality == "image" else "motion clips"
     return [
         f"{heading} {config.name}",
-        f"A discrete tokenizer: {height}×{width} images to {config.num_tokens} codes out of {config.vocab_size} "
+        f"A discrete tokenizer: {inputs} of shape ({shape}) to {config.num_tokens} codes out of {config.vocab_size} "
         f"({config.bits_per_item:g} bits), with exact log-probabilities, and back. Autoregressive recognition model "
         "trained by policy search (DAPS, Drolet et al., ICLR 2026, arXiv 2509.24716); runs with ONNX Runtime.",
         usage,
