@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 
 from benchmarks.latency import measure_all
 from benchmarks.quality import measure_quality
@@ -14,7 +15,7 @@ from benchmarks.report import write_latency, write_quality
 from daps_tokenizer import DapsError, Tokenizer
 from daps_tokenizer.hub import built_in_models
 from daps_tokenizer.measure import describe_machine
-from train.data import data_folder, load_dataset
+from train.data import DatasetKind, data_folder, load_dataset
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -64,11 +65,18 @@ def latency(
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
 def quality(
-    model: str, dataset: str, data: Path | None, images: int | None, best_of: tuple[int, ...], seed: int, out: Path
+    model: str,
+    dataset: DatasetKind,
+    data: Path | None,
+    images: int | None,
+    best_of: tuple[int, ...],
+    seed: int,
+    out: Path,
 ) -> None:
     """Measure log p, PSNR and code usage on a test set."""
     tokenizer = Tokenizer.from_pretrained(model)
-    items = load_dataset(dataset, data_folder(data)).test[:images]
+    test = load_dataset(dataset, data_folder(data)).test
+    items = test.read(np.arange(len(test))[:images], seed=(seed,))
     content = {
         "command": _command(),
         "machine": describe_machine(),

@@ -20,7 +20,8 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError, InputError, ModelFileError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.settings import TINY_GRID, TINY_MLP, TINY_MOTION
-from train.data import Dataset, batch_indices
+from train.batches import batch_indices
+from train.data import ArrayItems, Dataset
 from train.experiment import Experiment, OptimiserConfig
 from train.loop import MAX_SKIPPED_IN_A_ROW, TrainingDiverged, fit
 from train.recorder import read_metrics
@@ -32,8 +33,15 @@ ROOT = Path(__file__).parents[1]
 
 def experiment(model: TokenizerConfig = TINY_MLP, method: str = "daps", **changes: Any) -> Experiment:
     settings = {"daps": {"num_samples": 3}, "vqvae": {"revive_every": 2}, "distil": {}}[method]
-    values = {"settings": settings, "steps": 4, "batch_size": 8, "log_every": 1, "evaluation_items": 4} | changes
-    return Experiment("test", model, "mnist", method, **values)
+    values = {
+        "dataset": "mnist",
+        "settings": settings,
+        "steps": 4,
+        "batch_size": 8,
+        "log_every": 1,
+        "evaluation_items": 4,
+    } | changes
+    return Experiment("test", model, method=method, **values)
 
 
 def noise(model: TokenizerConfig = TINY_MLP, items: int = 24) -> Dataset:
@@ -42,7 +50,7 @@ def noise(model: TokenizerConfig = TINY_MLP, items: int = 24) -> Dataset:
         train, test = (rng.normal(size=(n, *model.input_shape)).astype(np.float32) for n in (items, 8))
     else:
         train, test = (rng.integers(0, 256, (n, *model.input_shape), dtype=np.uint8) for n in (items, 8))
-    return Dataset(train, test, np.zeros(items), np.zeros(8))
+    return Dataset(ArrayItems(train), ArrayItems(test))
 
 
 def run(settings: Experiment, folder: Path, dataset: Dataset | None = None, **options: Any) -> dict[str, Any]:
@@ -138,6 +146,28 @@ def test_a_run_of_other_settings_is_not_gone_on_with(key: str, value: object, fi
         run(replace(experiment(steps=1), **{key: value}), finished)
 
 
+def test_a_run_from_before_a_setting_was_there_goes_on_with_its_default(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    path = folder / "checkpoint" / "training.json"
+    record = json.loads(path.read_text())
+    del record["experiment"]["data"], record["experiment"]["optimiser"]["final_fraction"]
+    del record["train_items"], record["data_seconds"]
+    path.write_text(json.dumps(record))
+    assert run(experiment(steps=1), folder)["steps"] == 1
+    with pytest.raises(ConfigError, match="holds a run with another optimiser;"):
+        run(experiment(steps=1, optimiser=OptimiserConfig(final_fraction=0.5)), folder)
+
+
+def test_a_run_of_settings_that_are_no_longer_known_is_named(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    path = folder / "checkpoint" / "training.json"
+    record = json.loads(path.read_text())
+    record["experiment"]["colour"] = "red"
+    path.write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"checkpoint/training\.json: unknown key 'colour'; known keys are"):
+        run(experiment(steps=1), folder)
+
+
 def test_a_run_of_another_method_is_not_gone_on_with(finished: Path) -> None:
     with pytest.raises(ConfigError, match="holds a run with another method, settings;"):
         run(experiment(method="vqvae", steps=1), finished)
@@ -190,9 +220,9 @@ def test_a_start_that_is_no_checkpoint_is_named(missing: str, finished: Path, tm
 
 
 def broken_motion(items: int, broken: int) -> Dataset:
-    dataset = noise(TINY_MOTION, items)
-    dataset.train[:broken] = np.nan
-    return dataset
+    train = np.random.default_rng(0).normal(size=(items, *TINY_MOTION.input_shape)).astype(np.float32)
+    train[:broken] = np.nan
+    return replace(noise(TINY_MOTION), train=ArrayItems(train))
 
 
 def test_an_update_whose_gradient_is_not_finite_is_skipped(tmp_path: Path) -> None:

@@ -78,7 +78,9 @@ def _run(
     if start_from is not None:
         experiment = dataclasses.replace(experiment, start_from=str(start_from))
     folder = run_folder or Path("runs") / experiment.name
-    dataset = load_dataset(experiment.dataset, data_folder(data))
+    dataset = load_dataset(
+        experiment.dataset, data_folder(data), photos=experiment.data, input_shape=experiment.model.input_shape
+    )
     record = run_experiment(experiment, dataset, folder, max_seconds=max_seconds, show_progress=not quiet)
     if "validation" in record:  # only the main process evaluates
         click.echo(json.dumps({"run": str(folder), "steps": record["steps"], **record["validation"]}))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from train.data import Items
 from train.methods import Method
 
 PICTURES = 8
@@ -23,7 +24,7 @@ CURVES = (
 )
 
 
-def draw_dashboard(path: Path, metrics_file: Path, method: Method, items: np.ndarray) -> None:
+def draw_dashboard(path: Path, metrics_file: Path, method: Method, items: Items) -> None:
     """Draw ``metrics_file`` and the reconstructions of the first items to a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,7 +50,8 @@ def draw_dashboard(path: Path, metrics_file: Path, method: Method, items: np.nda
                 axes.set_ylim(bottom=float(np.quantile(finite, 0.1)) - 1.0)
     if method.model.config.modality == "image":
         axes = bottom.subplots()
-        rows = [np.concatenate(list(pictures), axis=1) for pictures in _reconstruct(method, items[:PICTURES])]
+        pictured = items.read(np.arange(min(PICTURES, len(items))), seed=(0,))
+        rows = [np.concatenate(list(pictures), axis=1) for pictures in _reconstruct(method, pictured)]
         axes.imshow(np.concatenate(rows).squeeze(), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
         axes.set_title("originals above, greedy reconstructions below")

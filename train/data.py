@@ -1,37 +1,81 @@
-"""Datasets that fit in memory, as uint8 arrays, and an order of batches that depends on seed and step alone.
+"""What a model is trained and tested on: items that are read by index.
 
-Because nothing is remembered between batches, an interrupted run continues with exactly the batches it would have seen.
+MNIST and CIFAR-10 fit in memory as uint8 arrays; photographs (``train/photos.py``) are read when they are needed.
 """
 
 from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 from PIL import Image
 
 from daps_tokenizer.errors import InputError
+from train.photos import PhotosConfig, open_photos
+
+DatasetKind = Literal["mnist", "cifar10", "photos"]
 
 CIFAR10_MOSAIC = (25, 40)  # rows and columns of 32×32 tiles in one lossless WebP file
 
 
+class Items(Protocol):
+    """Items of one shape, in memory or not."""
+
+    def __len__(self) -> int:
+        """How many items there are to choose from."""
+        ...
+
+    def read(self, indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
+        """The items at some indices.
+
+        Args:
+            indices: (B,) integers. An index that is repeated side by side asks for so many random views of one item,
+                where the items are augmented.
+            seed: non-negative integers; together with an item's index and the number of the view they decide every
+                random choice, so the same call returns the same pixels on any machine and in any process.
+
+        Returns:
+            (B, *input_shape), uint8 images or float32 features.
+
+        Raises:
+            InputError: an item cannot be read; names its file.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayItems:
+    """Items in memory, (items, *input_shape); they are not augmented."""
+
+    array: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def read(self, indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
+        """See :meth:`Items.read`."""
+        chosen: np.ndarray = self.array[indices]
+        return chosen
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test items, uint8 (B, height, width, channels), and their labels (B,)."""
+    """Training and test items, and their labels (items,) where there are any."""
 
-    train: np.ndarray
-    test: np.ndarray
-    train_labels: np.ndarray
-    test_labels: np.ndarray
+    train: Items
+    test: Items
+    train_labels: np.ndarray | None = None
+    test_labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for split, items, labels in (("train", self.train, self.train_labels), ("test", self.test, self.test_labels)):
-            if len(items) != len(labels):
+            if labels is not None and len(items) != len(labels):
                 raise InputError(f"{split} has {len(items)} items and {len(labels)} labels; expected as many of both")
 
 
@@ -47,12 +91,22 @@ def data_folder(folder: Path | None) -> Path:
     return chosen
 
 
-def load_dataset(kind: str, folder: Path) -> Dataset:
-    """Load MNIST (``mnist.npz``) or CIFAR-10 (``cifar10/*.webp`` mosaics).
+def load_dataset(
+    kind: DatasetKind, folder: Path, *, photos: PhotosConfig | None = None, input_shape: tuple[int, ...] = ()
+) -> Dataset:
+    """Load MNIST (``mnist.npz``) or CIFAR-10 (``cifar10/*.webp`` mosaics), or list photographs to be read later.
+
+    Args:
+        kind: which dataset.
+        folder: where the files are.
+        photos: where ``kind`` is ``photos``: which ones, and how they become items.
+        input_shape: where ``kind`` is ``photos``: (height, width, channels) of an item.
 
     Raises:
         InputError: a file is missing, damaged or not of the expected shape; names what would be accepted.
     """
+    if kind == "photos":
+        return Dataset(*open_photos(photos or PhotosConfig(), folder, input_shape))
     return {"mnist": _load_mnist, "cifar10": _load_cifar10}[kind](folder)
 
 
@@ -72,7 +126,7 @@ def _load_mnist(folder: Path) -> Dataset:
     expected = "the Keras archive with x_train, y_train, x_test and y_test"
     with _reading(path, expected), np.load(path, allow_pickle=False) as archive:
         train, test = archive["x_train"][..., None], archive["x_test"][..., None]
-        return Dataset(train, test, archive["y_train"], archive["y_test"])
+        return Dataset(ArrayItems(train), ArrayItems(test), archive["y_train"], archive["y_test"])
 
 
 def _load_cifar10(folder: Path) -> Dataset:
@@ -80,8 +134,8 @@ def _load_cifar10(folder: Path) -> Dataset:
     if not sorted(mosaics.glob("train_*.webp")):
         raise InputError(f"{mosaics}: no train_*.webp; expected CIFAR-10 as mosaics of 25×40 tiles of 32×32 pixels")
     return Dataset(
-        _read_mosaics(mosaics, "train"),
-        _read_mosaics(mosaics, "test"),
+        ArrayItems(_read_mosaics(mosaics, "train")),
+        ArrayItems(_read_mosaics(mosaics, "test")),
         _read_labels(mosaics / "train_labels.npy"),
         _read_labels(mosaics / "test_labels.npy"),
     )
@@ -101,19 +155,3 @@ def _read_labels(path: Path) -> np.ndarray:
     with _reading(path, "one label per image"):
         labels: np.ndarray = np.load(path, allow_pickle=False)
         return labels
-
-
-def batch_indices(num_items: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """Which items make up the batch of a step: a new permutation of all items every epoch, the remainder dropped.
-
-    Returns:
-        (batch_size,) int64.
-
-    Raises:
-        InputError: a batch larger than the dataset.
-    """
-    if batch_size > num_items:
-        raise InputError(f"batch_size {batch_size} is larger than the dataset of {num_items} items")
-    epoch, position = divmod(step, num_items // batch_size)
-    order = np.random.default_rng([seed, epoch]).permutation(num_items)
-    return order[position * batch_size : (position + 1) * batch_size]

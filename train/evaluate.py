@@ -12,23 +12,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.config import TokenizerConfig, config_from_dict
 from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
-from train.data import load_dataset
+from train.data import Items, load_dataset
 from train.methods import Method
+from train.photos import PhotosConfig
 
 EVALUATION_BATCH = 100
 
 
 @torch.no_grad()
-def evaluate(method: Method, items: np.ndarray, *, seed: int = 0) -> dict[str, float]:
-    """Means over all items.
+def evaluate(method: Method, items: Items, *, limit: int | None = None, seed: int = 0) -> dict[str, float]:
+    """Means over all items, or over the first ``limit``.
 
     Args:
         method: encodes with the weights it trains.
-        items: uint8 images or float32 features (B, *input_shape).
+        items: uint8 images or float32 features; read in chunks.
+        limit: how many items at most.
         seed: of the uniforms that sampled codes are drawn with.
 
     Returns:
@@ -42,8 +44,10 @@ def evaluate(method: Method, items: np.ndarray, *, seed: int = 0) -> dict[str, f
     generator = torch.Generator().manual_seed(seed)
     values: dict[str, list[Tensor]] = {}
     usage = torch.zeros(model.config.vocab_size)
-    for start in range(0, len(items), EVALUATION_BATCH):
-        inputs = torch.from_numpy(items[start : start + EVALUATION_BATCH])
+    count = len(items) if limit is None else min(limit, len(items))
+    for start in range(0, count, EVALUATION_BATCH):
+        chunk = np.arange(start, min(start + EVALUATION_BATCH, count))
+        inputs = torch.from_numpy(items.read(chunk, seed=(seed,)))
         uniform = torch.rand(len(inputs), model.config.num_tokens, generator=generator).to(model.mean.device)
         inputs = inputs.to(model.mean.device)
         x = model.standardise(inputs)
@@ -70,7 +74,7 @@ def evaluate(method: Method, items: np.ndarray, *, seed: int = 0) -> dict[str, f
     share = usage / usage.sum()
     perplexity = math.exp(-float((share * share.clamp_min(1e-12).log()).sum()))
     means = {name: float(torch.cat(parts).double().mean()) for name, parts in values.items()}
-    return means | {"code_perplexity": perplexity, "codes_used": float((usage > 0).sum()), "items": float(len(items))}
+    return means | {"code_perplexity": perplexity, "codes_used": float((usage > 0).sum()), "items": float(count)}
 
 
 def evaluate_checkpoint(checkpoint: Path, data: Path, *, seed: int = 0) -> dict[str, Any]:
@@ -88,8 +92,15 @@ def evaluate_checkpoint(checkpoint: Path, data: Path, *, seed: int = 0) -> dict[
     record: dict[str, Any] = json.loads(record_file.read_text(encoding="utf-8"))
     model = Autoencoder(TokenizerConfig.from_file(config_file))
     load_weights(model, checkpoint / "model.safetensors")
-    dataset = record["experiment"]["dataset"]
-    found: dict[str, Any] = evaluate(Method(model), load_dataset(dataset, data).test, seed=seed)
+    experiment = record["experiment"]
+    dataset, photos = experiment["dataset"], experiment.get("data")
+    test = load_dataset(
+        dataset,
+        data,
+        photos=photos and config_from_dict(PhotosConfig, photos, source=f"{record_file}: data"),
+        input_shape=model.config.input_shape,
+    ).test
+    found: dict[str, Any] = evaluate(Method(model), test, seed=seed)
     found |= {"dataset": f"{dataset}, test set", "seed": seed, "date": datetime.date.today().isoformat()}
     record["evaluation"] = found
     write_bytes_atomically(record_file, (json.dumps(record, indent=2) + "\n").encode())

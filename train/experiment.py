@@ -11,9 +11,10 @@ import yaml
 
 from daps_tokenizer.config import TokenizerConfig, config_from_dict
 from daps_tokenizer.errors import ConfigError
+from train.data import DatasetKind
 from train.methods import method_settings
+from train.photos import PhotosConfig
 
-DatasetKind = Literal["mnist", "cifar10"]
 Schedule = Literal["constant", "cosine"]
 Precision = Literal["fp32", "bf16"]
 
@@ -63,7 +64,7 @@ class Experiment:
     Args:
         name: the run's folder under ``runs/``.
         model: a ``TokenizerConfig``; in YAML also the path of a file that holds one, relative to the experiment's.
-        dataset: which data the model is trained and evaluated on.
+        dataset: which data the model is trained and evaluated on; ``data`` says more about ``photos``.
         method: a name in ``train.methods``; ``settings`` are that method's own.
         start_from: a checkpoint folder whose weights the run starts from.
         precision: ``bf16`` runs matrix products in bfloat16 (autocast), weights stay float32.
@@ -76,6 +77,7 @@ class Experiment:
     method: str
     steps: int
     batch_size: int
+    data: PhotosConfig | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     start_from: str | None = None
@@ -93,6 +95,12 @@ class Experiment:
         for name in ("steps", "batch_size", "log_every", "evaluate_every", "evaluation_items", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if (self.dataset == "photos") != (self.data is not None):
+            raise ConfigError(
+                "data says which photographs to use: it goes with dataset photos, and dataset photos with it"
+            )
+        if self.data is not None:
+            self.data.check_fit(self.model.input_shape, self.batch_size)
 
 
 def load_experiment(path: Path) -> Experiment:

@@ -6,19 +6,20 @@ import hashlib
 import json
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from torch import Tensor
 
+from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import ConfigError, DapsError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from train.batches import BatchReader, read_ahead, spare_cores
 from train.checkpoint import has_checkpoint, load_checkpoint, read_record, save_checkpoint
-from train.data import Dataset, batch_indices
+from train.data import Dataset
 from train.evaluate import evaluate
 from train.experiment import Experiment
 from train.methods import Method, build_method
@@ -43,7 +44,7 @@ def fit(
 
     Args:
         experiment: what to train, and how.
-        dataset: uint8 items.
+        dataset: items of the model's input shape.
         run_folder: receives ``checkpoint/``, ``metrics.jsonl``, ``tensorboard/`` and ``dashboard.png``.
         max_seconds: stop, evaluate and save after this many seconds, to be resumed by the same call.
 
@@ -51,7 +52,9 @@ def fit(
         The run's record, as in ``checkpoint/training.json``.
 
     Raises:
-        ConfigError: the run folder holds a run of other settings.
+        ConfigError: the run folder holds a run of other settings, or on other items.
+        InputError: an item cannot be read.
+        WorkerEnded: a process that reads batches was killed.
         TrainingDiverged: more than 100 updates in a row had gradients that were not finite.
     """
     started = time.monotonic()
@@ -60,18 +63,26 @@ def fit(
     model = Autoencoder(experiment.model).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     method = build_method(experiment.method, model, experiment.settings).to(accelerator.device)
     optimiser = build_optimiser(method, experiment)
-    record = _restore_or_start(experiment, run_folder, method, optimiser)
+    record = _restore_or_start(experiment, dataset, run_folder, method, optimiser)
     prepared, optimiser = accelerator.prepare(method, optimiser)
 
-    skipped_in_a_row = 0
+    skipped_in_a_row, waited = 0, 0.0
+    steps = range(record["steps"], experiment.steps)
+    reader = _batch_reader(experiment, dataset, accelerator)
     with (
-        Recorder(run_folder, experiment, first_step=record["steps"], show_progress=show_progress)
-        if accelerator.is_main_process
-        else nullcontext()
-    ) as recorder:
-        for step in range(record["steps"], experiment.steps):
+        read_ahead(reader, steps, workers=_num_workers(experiment, accelerator)) as batches,
+        (
+            Recorder(run_folder, experiment, first_step=record["steps"], show_progress=show_progress)
+            if accelerator.is_main_process
+            else nullcontext()
+        ) as recorder,
+    ):
+        for step in steps:
             prepared.train()
-            batch = _batch(experiment, dataset, step, accelerator)
+            asked = time.monotonic()
+            items = next(batches)
+            waited += time.monotonic() - asked
+            batch = torch.from_numpy(items).to(accelerator.device)
             generator = step_generator(experiment.seed, step, accelerator.process_index, accelerator.device)
             apply_schedule(optimiser, experiment, step)
             losses = prepared(batch, generator, step / experiment.steps)
@@ -94,19 +105,23 @@ def fit(
                 recorder.step(step, losses.metrics)
             if recorder is not None and (last or (step + 1) % experiment.evaluate_every == 0):
                 method.before_checkpoint()
-                record["validation"] = evaluate(method, dataset.test[: experiment.evaluation_items])
+                record["validation"] = evaluate(method, dataset.test, limit=experiment.evaluation_items)
                 recorder.evaluation(step, record["validation"], method, dataset.test)
             if recorder is not None and (last or (step + 1) % experiment.checkpoint_every == 0):
                 method.before_checkpoint()
-                elapsed = time.monotonic() - started
-                save_checkpoint(
-                    run_folder / "checkpoint", method, optimiser, record | {"seconds": record["seconds"] + elapsed}
-                )
+                save_checkpoint(run_folder / "checkpoint", method, optimiser, record | _times(record, started, waited))
             if out_of_time:
                 break
     accelerator.wait_for_everyone()  # until the checkpoint is written
-    record["seconds"] += time.monotonic() - started
-    return record
+    return record | _times(record, started, waited)
+
+
+def _times(record: dict[str, Any], started: float, waited: float) -> dict[str, float]:
+    """Seconds of the whole run so far, and how many of them it waited for data."""
+    return {
+        "seconds": record["seconds"] + time.monotonic() - started,
+        "data_seconds": record.get("data_seconds", 0.0) + waited,
+    }
 
 
 def build_optimiser(method: Method, experiment: Experiment) -> torch.optim.AdamW:
@@ -162,26 +177,33 @@ def _share_buffers(method: Method, accelerator: Accelerator) -> None:
             broadcast(buffer)
 
 
-def _batch(experiment: Experiment, dataset: Dataset, step: int, accelerator: Accelerator) -> Tensor:
-    """This process's share of a step's batch, on its device."""
-    indices = batch_indices(len(dataset.train), experiment.batch_size, step, experiment.seed)
-    own = indices[accelerator.process_index :: accelerator.num_processes]
-    return torch.from_numpy(dataset.train[own]).to(accelerator.device)
+def _batch_reader(experiment: Experiment, dataset: Dataset, accelerator: Accelerator) -> BatchReader:
+    """What reads this process's share of the batches."""
+    return BatchReader(
+        dataset.train,
+        experiment.batch_size,
+        experiment.seed,
+        views=experiment.data.crops_per_image if experiment.data else 1,
+        process=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+
+
+def _num_workers(experiment: Experiment, accelerator: Accelerator) -> int:
+    if experiment.data is None:
+        return 0  # what is in memory needs no reading ahead
+    chosen = experiment.data.workers
+    return spare_cores(accelerator.num_processes) if chosen is None else chosen
 
 
 def _restore_or_start(
-    experiment: Experiment, run_folder: Path, method: Method, optimiser: torch.optim.Optimizer
+    experiment: Experiment, dataset: Dataset, run_folder: Path, method: Method, optimiser: torch.optim.Optimizer
 ) -> dict[str, Any]:
     """Continue the run that is in the folder, or begin one; returns its record so far."""
-    settings = json.loads(json.dumps(asdict(experiment)))  # as it will be read back: tuples become lists
     checkpoint = run_folder / "checkpoint"
     if has_checkpoint(checkpoint):
-        before = read_record(checkpoint)["experiment"]
-        changed = [key for key in settings if settings[key] != before.get(key)]
-        if changed:
-            raise ConfigError(
-                f"{run_folder}: holds a run with another {', '.join(changed)}; choose another --run folder or delete it"
-            )
+        before = read_record(checkpoint)
+        _check_same_run(experiment, dataset, before, run_folder)
         return load_checkpoint(checkpoint, method, optimiser)
     stages: list[dict[str, Any]] = []
     if experiment.start_from is not None:
@@ -190,7 +212,35 @@ def _restore_or_start(
         stage = read_record(source)
         stages = [*stage.pop("stages_before"), stage]
     method.start()
-    return {"experiment": settings, "steps": 0, "seconds": 0.0, "stages_before": stages, "versions": _versions()}
+    return {
+        "experiment": _settings(experiment),
+        "train_items": len(dataset.train),
+        "steps": 0,
+        "seconds": 0.0,
+        "stages_before": stages,
+        "versions": _versions(),
+    }
+
+
+def _check_same_run(experiment: Experiment, dataset: Dataset, record: dict[str, Any], run_folder: Path) -> None:
+    """A setting that the record does not have, because it is newer than the run, had its default then."""
+    source = str(run_folder / "checkpoint" / "training.json")
+    before = _settings(config_from_dict(Experiment, record["experiment"], source=source))
+    advice = "choose another --run folder or delete it"
+    changed = [key for key, value in _settings(experiment).items() if value != before[key]]
+    if changed:
+        raise ConfigError(f"{run_folder}: holds a run with another {', '.join(changed)}; {advice}")
+    items = record.get("train_items", len(dataset.train))
+    if items != len(dataset.train):
+        raise ConfigError(f"{run_folder}: holds a run on {items} training items, not {len(dataset.train)}; {advice}")
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    """What decides a run, as JSON reads it back: tuples become lists. How many processes read ahead decides nothing."""
+    if experiment.data is not None:
+        experiment = replace(experiment, data=replace(experiment.data, workers=None))
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
+    return settings
 
 
 def _versions() -> dict[str, str]:

@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from train.dashboard import draw_dashboard
+from train.data import Items
 from train.experiment import Experiment
 from train.methods import Method
 
@@ -65,7 +65,7 @@ class Recorder:
             self.progress.update(self.task, status=f"log p {values.get('log_p', float('nan')):.1f}")
         self.progress.update(self.task, completed=step + 1)
 
-    def evaluation(self, step: int, values: dict[str, float], method: Method, items: np.ndarray) -> None:
+    def evaluation(self, step: int, values: dict[str, float], method: Method, items: Items) -> None:
         """Called after an evaluation: writes it down and redraws the dashboard."""
         self._write(step, "validation", values)
         draw_dashboard(self.folder / "dashboard.png", self.metrics_file, method, items)

@@ -1,0 +1,166 @@
+"""Photographs as items: decoded when they are needed, cropped to the size of the model, augmented.
+
+Training items are random crops, mirrored half of the time. Test items are centre crops. Photographs are never all in
+memory: an item is read from its source (``train/sources.py``), decoded and cropped anew every time.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from PIL import Image
+
+from daps_tokenizer.errors import ConfigError, InputError
+from daps_tokenizer.images import load_images, to_pil
+from train.sources import Source, SourceKind, open_source
+
+
+@dataclass(frozen=True)
+class PhotosConfig:
+    """Which photographs, and how they become items.
+
+    Args:
+        kind, train, test, image_column: see :func:`train.sources.open_source`.
+        shorter_side: photographs whose shorter side has more pixels are scaled down to it before they are cropped, so
+            that a crop shows as much of a large photograph as of a small one.
+        flip: mirror half of the training crops.
+        jitter: brightness and contrast of each training crop are multiplied by factors between 1 − jitter and
+            1 + jitter, alike in all channels, so that colours keep their hue; 0 for never.
+        crops_per_image: crops of a training batch that are cut from one photograph, since decoding it costs more than
+            cropping; divides the batch size.
+        workers: processes that decode; one for every core but one where it is not given. Results do not depend on it.
+    """
+
+    kind: SourceKind = "tar"
+    train: tuple[str, ...] = ("photos256-train-*.tar",)
+    test: tuple[str, ...] = ("photos256-val.tar",)
+    image_column: str = "image"
+    shorter_side: int = 256
+    flip: bool = True
+    jitter: float = 0.0
+    crops_per_image: int = 1
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(SourceKind):
+            raise ConfigError(f"data.kind must be one of {', '.join(get_args(SourceKind))}, not {self.kind!r}")
+        if not self.train or not self.test:
+            raise ConfigError("data.train and data.test must each name at least one source of photographs")
+        if self.shorter_side < 1 or self.crops_per_image < 1:
+            raise ConfigError(
+                "data.shorter_side and data.crops_per_image must be at least 1, "
+                f"not {self.shorter_side} and {self.crops_per_image}"
+            )
+        if not 0 <= self.jitter < 1:
+            raise ConfigError(f"data.jitter must be at least 0 and under 1, not {self.jitter}")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"data.workers must be at least 0, not {self.workers}")
+
+    def check_fit(self, input_shape: tuple[int, ...], batch_size: int) -> None:
+        """Check against the model and the batch.
+
+        Raises:
+            ConfigError: no model of images, crops larger than the photographs are scaled to, or a batch that cannot be
+                shared out.
+        """
+        if len(input_shape) != 3:
+            raise ConfigError(f"dataset photos needs a model of images, not of {list(input_shape)}")
+        if max(input_shape[:2]) > self.shorter_side:
+            raise ConfigError(
+                f"data.shorter_side must be at least the {max(input_shape[:2])} pixels of the model's input, "
+                f"not {self.shorter_side}"
+            )
+        if batch_size % self.crops_per_image:
+            raise ConfigError(
+                f"batch_size must be a multiple of data.crops_per_image {self.crops_per_image}, not {batch_size}"
+            )
+
+
+@dataclass(frozen=True)
+class PhotoItems:
+    """Crops of photographs, (height, width, channels) uint8: random views where ``augmented``, else the centre."""
+
+    source: Source
+    shape: tuple[int, ...]
+    settings: PhotosConfig
+    augmented: bool
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
+        """See :meth:`train.data.Items.read`; neighbours of one index are cut from one decoded photograph."""
+        rows = []
+        for index, repeats in groupby(indices.tolist()):
+            photo = self._decode(index)
+            for view, _ in enumerate(repeats):
+                rows.append(self._random_view(photo, [*seed, index, view]) if self.augmented else self._centre(photo))
+        return np.stack(rows)
+
+    def _decode(self, index: int) -> np.ndarray:
+        """One photograph (H, W, C) at the scale that it is cropped at."""
+        file = io.BytesIO(self.source.read(index))
+        try:
+            (photo,) = load_images(file, channels=self.shape[2])
+        except InputError as error:
+            reason = str(error).removeprefix("the image: ")
+            raise InputError(f"{self.source.name(index)}: {reason}") from None
+        return _scale(photo, self.shape[0], self.shape[1], self.settings.shorter_side)
+
+    def _centre(self, photo: np.ndarray) -> np.ndarray:
+        height, width, _ = self.shape
+        top, left = (photo.shape[0] - height) // 2, (photo.shape[1] - width) // 2
+        return photo[top : top + height, left : left + width]
+
+    def _random_view(self, photo: np.ndarray, seed: list[int]) -> np.ndarray:
+        height, width, _ = self.shape
+        random = np.random.default_rng(seed)
+        top = random.integers(photo.shape[0] - height, endpoint=True)
+        left = random.integers(photo.shape[1] - width, endpoint=True)
+        crop = photo[top : top + height, left : left + width]
+        if self.settings.flip and random.random() < 0.5:
+            crop = crop[:, ::-1]
+        if self.settings.jitter:
+            crop = _jitter(crop, *random.uniform(1 - self.settings.jitter, 1 + self.settings.jitter, 2))
+        return crop
+
+
+def open_photos(settings: PhotosConfig, folder: Path, input_shape: tuple[int, ...]) -> tuple[PhotoItems, PhotoItems]:
+    """List the photographs to train and to test on.
+
+    Args:
+        settings: which, and how they become items.
+        folder: where relative paths begin.
+        input_shape: (height, width, channels) of an item.
+
+    Raises:
+        InputError: see :func:`train.sources.open_source`.
+    """
+    train, test = (
+        open_source(settings.kind, patterns, folder, image_column=settings.image_column)
+        for patterns in (settings.train, settings.test)
+    )
+    return PhotoItems(train, input_shape, settings, True), PhotoItems(test, input_shape, settings, False)
+
+
+def _scale(photo: np.ndarray, height: int, width: int, shorter_side: int) -> np.ndarray:
+    """Scale down where the shorter side is too long, and up where the photograph does not cover height × width."""
+    rows, columns, _ = photo.shape
+    factor = max(min(1.0, shorter_side / min(rows, columns)), height / rows, width / columns)
+    if factor == 1.0:
+        return photo
+    size = max(width, round(columns * factor)), max(height, round(rows * factor))
+    return np.asarray(to_pil(photo).resize(size, Image.Resampling.LANCZOS)).reshape(size[1], size[0], -1)
+
+
+def _jitter(crop: np.ndarray, brightness: float, contrast: float) -> np.ndarray:
+    """Stretch pixels around their mean, then multiply them: one table for all channels."""
+    mean = crop.mean()
+    table = ((np.arange(256) - mean) * contrast + mean) * brightness
+    return table.round().clip(0, 255).astype(np.uint8)[crop]

@@ -1,0 +1,231 @@
+"""Where photographs come from: tar files as webdataset writes them, folders, and Hugging Face datasets.
+
+A source knows where each photograph is and reads one when asked, still encoded. Only this index is in memory, and it
+travels to the worker processes; files are opened anew for each photograph, so there are no handles to carry along.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from daps_tokenizer.errors import InputError
+
+SourceKind = Literal["tar", "folder", "huggingface"]
+SUFFIXES = (".webp", ".jpg", ".jpeg", ".png")
+_SUFFIXES_TEXT = ", ".join(SUFFIXES)
+
+
+class Source(Protocol):
+    """Encoded photographs by index."""
+
+    def __len__(self) -> int:
+        """How many photographs there are."""
+        ...
+
+    def read(self, index: int) -> bytes:
+        """The content of one image file; raises InputError naming it where it cannot be read."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What messages call a photograph."""
+        ...
+
+
+def open_source(kind: SourceKind, patterns: tuple[str, ...], folder: Path, *, image_column: str = "image") -> Source:
+    """List the photographs that patterns name.
+
+    Args:
+        kind: ``tar``: uncompressed tar files; ``folder``: folders, searched to any depth; ``huggingface``:
+            map-style datasets of the ``datasets`` library, each as ``name:split``.
+        patterns: paths with wildcards, relative to ``folder`` or absolute; or names of datasets.
+        folder: where relative paths begin.
+        image_column: of a Hugging Face dataset.
+
+    Raises:
+        InputError: nothing there, no photographs in it, damaged, or ``datasets`` is not installed.
+    """
+    if kind == "huggingface":
+        return HuggingFaceSource.load(patterns, image_column)
+    paths = [path for pattern in patterns for path in _matching(pattern, folder)]
+    return TarSource.index(paths) if kind == "tar" else FolderSource.index(paths)
+
+
+def _matching(pattern: str, folder: Path) -> list[Path]:
+    found = sorted(glob.glob(pattern, root_dir=folder))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    if not found:
+        raise InputError(f"{folder / pattern}: nothing there; expected files or folders that the pattern matches")
+    return [folder / path for path in found]
+
+
+@dataclass(frozen=True)
+class TarSource:
+    """Members of uncompressed tar files: for each photograph which file, where it begins, and its bytes."""
+
+    paths: tuple[Path, ...]
+    files: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def index(cls, paths: list[Path]) -> TarSource:
+        """Read the headers of tar files once; members that are no photographs are left out.
+
+        Raises:
+            InputError: not an uncompressed tar file, damaged, or without photographs.
+        """
+        members = [(number, *place) for number, path in enumerate(paths) for place in _photographs(path)]
+        files, offsets, sizes = np.array(members, np.int64).T
+        return cls(tuple(paths), files, offsets, sizes)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def read(self, index: int) -> bytes:
+        """See :meth:`Source.read`."""
+        size = int(self.sizes[index])
+        path = self.paths[self.files[index]]
+        try:
+            with path.open("rb") as file:
+                file.seek(self.offsets[index])
+                content = file.read(size)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); expected the tar file as it was") from None
+        if len(content) != size:
+            raise InputError(f"{path}: has become shorter; expected the tar file as it was when training began")
+        return content
+
+    def name(self, index: int) -> str:
+        """File and member; looked up again, because names would be most of the index."""
+        path = self.paths[self.files[index]]
+        try:
+            with tarfile.open(path, "r:") as archive:
+                found = (member.name for member in archive if member.offset_data == self.offsets[index])
+                return f"{path}, {next(found, 'a member that has gone')}"
+        except (OSError, tarfile.TarError):
+            return str(path)
+
+
+def _photographs(path: Path) -> list[tuple[int, int]]:
+    """(offset, size) of every photograph in a tar file."""
+    expected = "an uncompressed tar file, as webdataset writes it"
+    places, end = [], 0
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                data_size = member.size if member.isreg() else 0
+                end = member.offset_data + -(-data_size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                if member.isreg() and member.name.lower().endswith(SUFFIXES):
+                    places.append((member.offset_data, member.size))
+        with path.open("rb") as file:
+            file.seek(end)
+            after = file.read(tarfile.BLOCKSIZE)
+    except (OSError, tarfile.TarError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); expected {expected}") from None
+    if after.strip(b"\0"):  # tarfile takes a damaged header for the end
+        raise InputError(f"{path}: is damaged at byte {end}; expected {expected}")
+    if not places:
+        raise InputError(f"{path}: holds no photographs; expected members named *{_SUFFIXES_TEXT}")
+    return places
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Image files in folders."""
+
+    paths: tuple[str, ...]
+
+    @classmethod
+    def index(cls, folders: list[Path]) -> FolderSource:
+        """List the image files in folders and their subfolders, in the order of their names.
+
+        Raises:
+            InputError: not a folder, or no photographs in it.
+        """
+        found: list[str] = []
+        for folder in folders:
+            if not folder.is_dir():
+                raise InputError(f"{folder}: is not a folder; expected a folder of photographs, or data.kind: tar")
+            names = [os.path.join(place, name) for place, _, files in os.walk(folder) for name in files]  # noqa: PTH118
+            photographs = sorted(name for name in names if name.lower().endswith(SUFFIXES))
+            if not photographs:
+                raise InputError(f"{folder}: holds no photographs; expected files named *{_SUFFIXES_TEXT}")
+            found += photographs
+        return cls(tuple(found))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> bytes:
+        """See :meth:`Source.read`."""
+        path = Path(self.paths[index])
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); expected the image that was there") from None
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return self.paths[index]
+
+
+@dataclass(frozen=True)
+class HuggingFaceSource:
+    """The image column of a map-style dataset, which stays on disk (memory-mapped Arrow files)."""
+
+    label: str
+    rows: Any
+    image_column: str
+
+    @classmethod
+    def load(cls, names: tuple[str, ...], image_column: str) -> HuggingFaceSource:
+        """Load datasets, each given as ``name:split``, and put them one after the other.
+
+        Raises:
+            InputError: ``datasets`` is not installed, no such dataset or split, no such column.
+        """
+        try:
+            import datasets
+        except ImportError:
+            raise InputError(
+                "data.kind huggingface needs the datasets library; expected it installed, as by pip install datasets"
+            ) from None
+        parts = []
+        for name in names:
+            repository, separator, split = name.rpartition(":")
+            if not separator:
+                raise InputError(f"{name}: expected a Hugging Face dataset and its split as name:split")
+            try:
+                part = datasets.load_dataset(repository, split=split)
+            except Exception as error:  # the library raises errors of its own, of the Hub's client and of the network
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise InputError(f"{name}: cannot be loaded ({reason}); expected a Hugging Face dataset") from error
+            if image_column not in part.column_names:
+                columns = ", ".join(part.column_names)
+                raise InputError(f"{name}: no column {image_column!r}; set data.image_column to one of {columns}")
+            parts.append(part.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False)))
+        return cls(", ".join(names), datasets.concatenate_datasets(parts), image_column)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int) -> bytes:
+        """See :meth:`Source.read`."""
+        cell = self.rows[index][self.image_column] or {}
+        if cell.get("bytes") is not None:
+            content: bytes = cell["bytes"]
+            return content
+        try:
+            return Path(cell["path"]).read_bytes()  # the dataset points to a file
+        except (KeyError, TypeError, OSError):
+            raise InputError(f"{self.name(index)}: has no image; expected one in column {self.image_column}") from None
+
+    def name(self, index: int) -> str:
+        """Dataset and row, counted from 0 as the library does."""
+        return f"{self.label}, row {index}"
