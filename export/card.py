@@ -16,6 +16,10 @@ image = tok.decode(codes)                # (1, {shape})
 
 _LIMITS = {
     "mnist": "It knows handwritten digits in black and white, and nothing else: other pictures come back as digits.",
+    "photos": (
+        "1.28 KB cannot hold a photograph: fine texture, text and small faces do not survive, and colours of small "
+        "things drift."
+    ),
     "cifar10": (
         'It sees 32×32 pixels. A larger photograph is either shrunk to that (`fit="crop"`) or cut into tiles of it '
         '(`fit="tile"`), where seams between tiles can be seen. Fine texture, text and faces do not survive.'
