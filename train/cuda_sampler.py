@@ -27,6 +27,8 @@ class GraphedSampler:
         """Capture the loop for standardised inputs like x (B, *input_shape) and K samples each."""
         self.source = source
         self.model = copy.deepcopy(source).to(torch.bfloat16).requires_grad_(False)
+        # A tensor that is there already: a graph cannot bring numbers over from the host.
+        self.temperature = torch.ones((), device=x.device)
         rows = x.shape[0] * num_samples
         with torch.no_grad():
             context = self.model.context(x.to(torch.bfloat16))
@@ -40,13 +42,13 @@ class GraphedSampler:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries allocate their workspaces outside of the graphs
             for _ in range(WARM_UP_DRAWS):
-                draw_positions(self.model, self.draw, segments[0], 1.0)
+                draw_positions(self.model, self.draw, segments[0], self.temperature)
         torch.cuda.current_stream().wait_stream(stream)
         graphs = []
         for segment in segments:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                draw_positions(self.model, self.draw, segment, 1.0)
+                draw_positions(self.model, self.draw, segment, self.temperature)
             graphs.append(graph)
         return graphs
 

@@ -71,7 +71,7 @@ class Draw:
         return cls(context, uniform, cache, codes, torch.zeros_like(uniform, dtype=torch.float32))
 
 
-def draw_positions(model: RecognitionModel, draw: Draw, positions: range, temperature: float) -> None:
+def draw_positions(model: RecognitionModel, draw: Draw, positions: range, temperature: Tensor | float) -> None:
     """Draw the codes of some positions; those of all earlier positions have been drawn."""
     for t in positions:
         previous = draw.codes[:, t - 1] if t else torch.zeros_like(draw.codes[:, 0])
