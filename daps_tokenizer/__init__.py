@@ -9,9 +9,20 @@
 from daps_tokenizer.codes import Codes, TileLayout
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import DapsError
+from daps_tokenizer.local_search import LocalSearch
 from daps_tokenizer.search import BestOf
 from daps_tokenizer.tokenizer import Distribution, Tokenizer
 
 __version__ = "0.1.0"
 
-__all__ = ["BestOf", "Codes", "DapsError", "Distribution", "TileLayout", "Tokenizer", "TokenizerConfig", "__version__"]
+__all__ = [
+    "BestOf",
+    "Codes",
+    "DapsError",
+    "Distribution",
+    "LocalSearch",
+    "TileLayout",
+    "Tokenizer",
+    "TokenizerConfig",
+    "__version__",
+]

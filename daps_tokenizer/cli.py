@@ -18,15 +18,14 @@ from typing import Any, NoReturn
 import click
 import numpy as np
 
-from daps_tokenizer import Codes, Tokenizer, __version__
+from daps_tokenizer import Tokenizer, __version__
 from daps_tokenizer.cli_bench import bench
 from daps_tokenizer.cli_common import (
     STANDARD_STREAM,
-    Encoding,
     Outputs,
+    Progress,
     Report,
     Runtime,
-    encoding_options,
     for_each,
     force_option,
     json_option,
@@ -36,6 +35,7 @@ from daps_tokenizer.cli_common import (
     read_codes,
     runtime_options,
 )
+from daps_tokenizer.cli_encoding import Encoded, Encoding, encoding_options
 from daps_tokenizer.cli_models import info, models
 from daps_tokenizer.errors import CodesError, DapsError, InputError
 from daps_tokenizer.hub import built_in_models, open_model
@@ -124,7 +124,7 @@ def encode(
     backend = runtime.open(folder)
     tokenizer = Tokenizer(folder, backend)
 
-    def work(source: str) -> Report:
+    def work(source: str, progress: Progress) -> Report:
         if Path(source).suffix.lower() == ".daps":
             raise InputError(f"{source}: is a .daps file already; `daps-tokenize decode` makes an image of it")
         (file,) = outputs.claim(source)
@@ -132,8 +132,9 @@ def encode(
             picture.claim(source)
         started = time.perf_counter()
         pixels = tokenizer.prepare(open_source(source), fit=encoding.fit)
-        codes = encoding.codes(tokenizer, pixels)
+        encoded = encoding.encode(tokenizer, pixels, progress)
         milliseconds = 1e3 * (time.perf_counter() - started)
+        codes = encoded.codes
         data = codes.to_bytes()
         if show or picture:
             from daps_tokenizer.cli_show import CodeGrids, draw, print_grids
@@ -146,18 +147,20 @@ def encode(
             if picture:
                 picture.write(picture.claim(source)[0], draw(grids))
         outputs.write(file, data)
-        return _encode_report(source, file, codes, len(data), milliseconds)
+        return _encode_report(source, file, encoded, len(data), milliseconds)
 
     for_each(images, work, as_json=as_json, to_stderr=outputs.to_stdout)
 
 
-def _encode_report(source: str, file: str, codes: Codes, file_bytes: int, milliseconds: float) -> Report:
+def _encode_report(source: str, file: str, encoded: Encoded, file_bytes: int, milliseconds: float) -> Report:
+    codes = encoded.codes
     code_bits = codes.num_bits // math.prod(codes.shape)
     payload_bytes = -(-codes.num_bits // 8)
     count = " x ".join(str(size) for size in codes.shape[1:])
     line = (
         f"{name_of(source)} -> {name_of(file, stream='standard output')}  {count} codes of {code_bits} bits, "
         f"{payload_bytes} bytes of codes (file {file_bytes} bytes), {codes.model}, {milliseconds:.0f} ms"
+        f"{encoded.line}"
     )
     record = {
         "input": source,
@@ -168,6 +171,7 @@ def _encode_report(source: str, file: str, codes: Codes, file_bytes: int, millis
         "bits": codes.num_bits,
         "file_bytes": file_bytes,
         "milliseconds": milliseconds,
+        **encoded.record,
     }
     return Report(line, record)
 
@@ -193,7 +197,7 @@ def decode(
         folder = open_model(name)
         return Tokenizer(folder, runtime.open(folder))
 
-    def work(source: str) -> Report:
+    def work(source: str, _: Progress) -> Report:
         codes = read_codes(source)
         if model is None and codes.model not in built_in_models():
             raise CodesError(
@@ -252,11 +256,12 @@ def reconstruct(
     folder = open_model(model)
     tokenizer = Tokenizer(folder, runtime.open(folder))
 
-    def work(source: str) -> Report:
+    def work(source: str, progress: Progress) -> Report:
         (file,) = outputs.claim(source)
         started = time.perf_counter()
         pixels = tokenizer.prepare(open_source(source), fit=encoding.fit)
-        codes = encoding.codes(tokenizer, pixels)
+        encoded = encoding.encode(tokenizer, pixels, progress)
+        codes = encoded.codes
         reconstruction = tokenizer.decode(codes)[0]
         milliseconds = 1e3 * (time.perf_counter() - started)
         original = pixels[0]
@@ -265,7 +270,7 @@ def reconstruct(
         quality = psnr(original, reconstruction)
         line = (
             f"{name_of(source)} -> {name_of(file, stream='standard output')}  PSNR {quality:.2f} dB, "
-            f"{codes.num_bits} bits, {codes.model}, {milliseconds:.0f} ms"
+            f"{codes.num_bits} bits, {codes.model}, {milliseconds:.0f} ms{encoded.line}"
         )
         record = {
             "input": source,
@@ -274,6 +279,7 @@ def reconstruct(
             "psnr": quality if math.isfinite(quality) else None,  # JSON has no infinity
             "bits": codes.num_bits,
             "milliseconds": milliseconds,
+            **encoded.record,
         }
         return Report(line, record)
 

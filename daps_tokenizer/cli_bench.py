@@ -28,7 +28,7 @@ def bench(model: str, batches: tuple[int, ...], seconds: float, runtime: Runtime
     common = {"model": tokenizer.config.name, "backend": tokenizer.backend, "device": tokenizer.device}
     rows: list[dict[str, Any]] = []
     sizes = batches or (1, 8)
-    with progress_bar(2 * len(sizes)) as advance:
+    with progress_bar(2 * len(sizes)) as show_done:
         for batch in sizes:
             images = synthetic_images(batch, tokenizer.input_shape)
             codes = tokenizer.encode(images)
@@ -38,7 +38,7 @@ def bench(model: str, batches: tuple[int, ...], seconds: float, runtime: Runtime
             }.items():
                 timing = time_calls(call, batch=batch, seconds=seconds)
                 rows.append({"action": action, "batch": batch, **dataclasses.asdict(timing)})
-                advance()
+                show_done(len(rows))
     if as_json:
         for row in rows:
             print(json.dumps(common | {"threads": runtime.threads} | row | machine))

@@ -11,23 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import click
-import numpy as np
 
-from daps_tokenizer import BestOf, Tokenizer
 from daps_tokenizer.backends import BACKENDS, Backend, open_backend
 from daps_tokenizer.codes import Codes
 from daps_tokenizer.errors import CodesError, DapsError, OutputExistsError
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import ModelFolder
-from daps_tokenizer.inputs import FitMode
 
 DEFAULT_MODEL = "daps-cifar10"
 STANDARD_STREAM = "-"
 
 Command = Callable[..., None]
+Progress = Callable[[float], None]  # is told what share is done, in [0, 1]
 
 force_option = click.option("--force", is_flag=True, help="Overwrite outputs that are already there.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, and nothing else.")
@@ -69,56 +67,6 @@ def runtime_options(command: Command) -> Command:
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores."),
     ]
     return add_options(with_runtime, options)
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How images become codes, as chosen by the options of ``encode`` and ``reconstruct``."""
-
-    fit: FitMode
-    best_of: int | None
-    sample: bool
-    temperature: float | None
-    seed: int | None
-
-    def __post_init__(self) -> None:
-        if self.sample and self.best_of is not None:
-            raise click.UsageError("--sample and --best-of exclude each other.")
-        if not self.sample and self.best_of is None:
-            for name, value in (("--temperature", self.temperature), ("--seed", self.seed)):
-                if value is not None:
-                    raise click.UsageError(f"{name} needs --sample or --best-of; otherwise nothing is drawn.")
-
-    def codes(self, tokenizer: Tokenizer, images: np.ndarray) -> Codes:
-        """Codes (B, N) of images (B, H, W, C) uint8, or (B, T, N) of tiled ones."""
-        chosen = {"temperature": self.temperature, "seed": self.seed}
-        given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-        if self.sample:
-            return tokenizer.sample(images, fit=self.fit, **given)[:, 0]
-        search = None if self.best_of is None else BestOf(self.best_of, **given)
-        return tokenizer.encode(images, fit=self.fit, search=search)
-
-
-def encoding_options(command: Command) -> Command:
-    """Give a command the options that say how to encode, and hand them to it as ``encoding``."""
-
-    @functools.wraps(command)
-    def with_encoding(
-        *, fit: FitMode, best_of: int | None, sample: bool, temperature: float | None, seed: int | None, **others: Any
-    ) -> None:
-        command(encoding=Encoding(fit, best_of, sample, temperature, seed), **others)
-
-    fits = "How an image of another size is fitted: tile cuts it up, the others scale it."
-    best_of = "Draw N candidates and keep the one that explains the image best."
-    options: list[Callable[[Command], Command]] = [
-        click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Built-in name, ./folder or org/name."),
-        click.option("--fit", type=click.Choice(get_args(FitMode)), default="crop", show_default=True, help=fits),
-        click.option("--best-of", type=click.IntRange(min=1), metavar="N", help=best_of),
-        click.option("--sample", is_flag=True, help="Draw the codes at random, from q(z|x)."),
-        click.option("--temperature", type=click.FloatRange(min=0), help="Of the draw; below 1 it is less random."),
-        click.option("--seed", type=click.IntRange(min=0), help="Of the draw; default: 0."),
-    ]
-    return add_options(with_encoding, options)
 
 
 class _StandardInput(io.BytesIO):
@@ -227,16 +175,18 @@ class Report(NamedTuple):
     record: dict[str, Any]
 
 
-def for_each(sources: Sequence[str], work: Callable[[str], Report], *, as_json: bool, to_stderr: bool = False) -> None:
+def for_each(
+    sources: Sequence[str], work: Callable[[str, Progress], Report], *, as_json: bool, to_stderr: bool = False
+) -> None:
     """Do the work for every source and print its report; bad sources are reported too, and do not stop the others.
 
-    Exits with 2 at the end if any source was bad.
+    ``work`` may say from time to time what share of the source is done. Exits with 2 at the end if any source was bad.
     """
     failed = False
-    with progress_bar(len(sources)) as advance:
-        for source in sources:
+    with progress_bar(len(sources)) as show_done:
+        for index, source in enumerate(sources):
             try:
-                report = work(source)
+                report = work(source, lambda share, before=index: show_done(before + share))  # type: ignore[misc]
             except DapsError as error:
                 failed = True
                 name, message = name_of(source), str(error)
@@ -245,16 +195,16 @@ def for_each(sources: Sequence[str], work: Callable[[str], Report], *, as_json: 
             else:
                 text = json.dumps(report.record, allow_nan=False) if as_json else report.line
                 print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
-            advance()
+            show_done(index + 1)
     if failed:
         click.get_current_context().exit(2)
 
 
 @contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on standard error while that is a terminal; yields the function that moves it on by one."""
+def progress_bar(total: int) -> Iterator[Callable[[float], None]]:
+    """A bar on standard error while that is a terminal; yields the function that says how many are done."""
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda done: None
         return
     from rich import progress
     from rich.console import Console
@@ -271,7 +221,7 @@ def progress_bar(total: int) -> Iterator[Callable[[], None]]:
         *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
     ) as bar:
         task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def print_error(message: str) -> None:

@@ -8,13 +8,14 @@ from typing import Protocol
 import numpy as np
 
 from daps_tokenizer.backends import Backend
+from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 
 
 class Search(Protocol):
     """A way to choose codes for inputs."""
 
-    def run(self, backend: Backend, inputs: np.ndarray, num_tokens: int) -> np.ndarray:
+    def run(self, backend: Backend, inputs: np.ndarray, config: TokenizerConfig) -> np.ndarray:
         """Codes (B, N) int32 for inputs (B, *input_shape)."""
 
 
@@ -59,9 +60,9 @@ class BestOf:
         check_temperature(self.temperature)
         draw_uniform((), self.seed)
 
-    def run(self, backend: Backend, inputs: np.ndarray, num_tokens: int) -> np.ndarray:
+    def run(self, backend: Backend, inputs: np.ndarray, config: TokenizerConfig) -> np.ndarray:
         """Codes (B, N) int32 for inputs (B, *input_shape)."""
-        uniform = draw_uniform((len(inputs), self.num_samples, num_tokens), self.seed)
+        uniform = draw_uniform((len(inputs), self.num_samples, config.num_tokens), self.seed)
         best = backend.encode(inputs, uniform[:, 0], 0.0).codes
         best_value = backend.likelihood(inputs, best).log_likelihood.sum(1)
         for k in range(1, self.num_samples):

@@ -130,7 +130,7 @@ class Tokenizer:
             images: a path, a PIL image, a uint8 array or tensor (H, W), (H, W, C) or (B, H, W, C), or a list of them.
             fit: how an image of another size is brought to the model's: ``crop`` and ``stretch`` scale it, ``pad``
                 scales it and repeats its edges, ``tile`` cuts it into as many tiles as it takes and scales nothing.
-            search: for instance ``BestOf(8)``.
+            search: for instance ``LocalSearch()`` or ``BestOf(8)``.
 
         Returns:
             Codes of shape (B, N), or (B, tiles, N) with ``fit="tile"``.
@@ -143,7 +143,7 @@ class Tokenizer:
             unused = np.zeros((len(batch.pieces), self.num_tokens), np.float32)
             codes = self._backend.encode(batch.pieces, unused, 0.0).codes
         else:
-            codes = search.run(self._backend, batch.pieces, self.num_tokens)
+            codes = search.run(self._backend, batch.pieces, self.config)
         return self._codes(codes.reshape(*batch.leading, -1), batch.layout)
 
     def sample(

@@ -1,0 +1,87 @@
+"""daps-tokenize --search: better codes for the same bits, and what was gained."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daps_tokenizer import Codes, LocalSearch, Tokenizer
+from daps_tokenizer.cli_encoding import Encoding
+from daps_tokenizer.measure import psnr
+from tests.cli.helpers import digit, refusal, run_well
+from tests.cli.test_cli_manners import on_terminal
+
+GAIN = re.compile(r", [+-]\d+\.\d\d dB, (\d+) decodes, \d+\.\d s\n$")
+
+
+def test_search_writes_what_local_search_finds_and_says_what_was_gained(tok: Tokenizer, model: str) -> None:
+    printed = run_well("encode", "digit.png", "--search", 2, "--model", model).stdout
+    assert Codes.load("digit.daps") == tok.encode("digit.png", search=LocalSearch())
+    found = GAIN.search(printed)
+    assert found and found[1] == "18"  # greedy, 8 positions × 2 proposals, and the result
+
+
+def test_the_options_of_the_search_are_those_of_local_search(tok: Tokenizer, model: str) -> None:
+    options = ["--search", 3, "--sweeps", 2, "--objective", "squared-error", "--max-seconds", 100]
+    run_well("encode", "digit.png", *options, "--model", model)
+    search = LocalSearch(sweeps=2, proposals=3, objective="squared_error", max_seconds=100)
+    assert Codes.load("digit.daps") == tok.encode("digit.png", search=search)
+    run_well("encode", "digit.png", "--search", 3, "--max-seconds", 0, "--force", "--model", model)
+    assert Codes.load("digit.daps") == tok.encode("digit.png")
+
+
+@pytest.mark.parametrize("command", ["encode", "reconstruct"])
+def test_the_gain_is_that_in_psnr_over_greedy_codes(tok: Tokenizer, model: str, command: str) -> None:
+    record = json.loads(run_well(command, "digit.png", "--search", 2, "--json", "--model", model).stdout)
+    original = tok.prepare("digit.png")
+    greedy, searched = (psnr(original, tok.reconstruct("digit.png", search=s)) for s in (None, LocalSearch()))
+    assert record["search"]["decibels"] == pytest.approx(searched - greedy)
+    assert record["search"]["decodes"] == 18 and record["search"]["seconds"] > 0
+
+
+def test_reconstruct_says_what_was_gained_too(tok: Tokenizer, model: str) -> None:
+    assert GAIN.search(run_well("reconstruct", "digit.png", "--search", 1, "--model", model).stdout)
+
+
+def test_tiles_are_searched_and_measured_as_one_image(tok: Tokenizer, model: str) -> None:
+    digit(size=56).save("large.png")
+    printed = run_well("encode", "large.png", "--fit", "tile", "--search", 1, "--model", model).stdout
+    assert GAIN.search(printed)
+    assert Codes.load("large.daps") == tok.encode("large.png", fit="tile", search=LocalSearch(proposals=1))
+
+
+def test_without_search_nothing_is_said_of_it(model: str) -> None:
+    assert "decodes" not in run_well("encode", "digit.png", "--model", model).stdout
+
+
+def test_a_search_moves_the_progress_bar(tok: Tokenizer) -> None:
+    shares: list[float] = []
+    encoding = Encoding("crop", 1, None, None, None, None, False, None, None)
+    encoding.encode(tok, np.asarray(tok.prepare("digit.png")), shares.append)
+    assert shares == [(i + 1) / 8 for i in range(8)]
+
+
+def test_a_search_on_a_terminal_leaves_its_line_in_the_pipe(model: str) -> None:
+    code, shown, piped = on_terminal(["encode", "digit.png", "--search", "2", "--model", model], stream="stderr")
+    assert code == 0 and "1/1" in shown and GAIN.search(piped.decode())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--search", "2", "--best-of", "2"], "--best-of and --search exclude each other"),
+        (["--search", "2", "--sample"], "--sample and --search exclude each other"),
+        (["--search", "2", "--seed", "1"], "--seed needs --sample or --best-of"),
+        (["--search", "0"], "Invalid value for '--search': 0 is not in the range x>=1"),
+        (["--sweeps", "2"], "--sweeps needs --search"),
+        (["--objective", "squared-error"], "--objective needs --search"),
+        (["--max-seconds", "1"], "--max-seconds needs --search"),
+        (["--search", "2", "--objective", "ssim"], "'ssim' is not one of 'log-likelihood', 'squared-error'"),
+        (["--search", "2", "--max-seconds", "nan"], "max_seconds must be a finite number of at least 0, not nan"),
+    ],
+)
+def test_impossible_searches_are_refused_in_one_line(model: str, options: list[str], message: str) -> None:
+    assert message in refusal("encode", "digit.png", *options, "--model", model)
+    assert not Path("digit.daps").exists()
