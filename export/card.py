@@ -52,7 +52,7 @@ def _sections(config: TokenizerConfig, *, heading: str) -> list[str]:
         f"{heading} {config.name}",
         f"A discrete tokenizer: {inputs} of shape ({shape}) to {config.num_tokens} codes out of {config.vocab_size} "
         f"({config.bits_per_item:g} bits), with exact log-probabilities, and back. Autoregressive recognition model "
-        "trained by policy search (DAPS, Drolet et al., ICLR 2026, arXiv 2509.24716); runs with ONNX Runtime.",
+        "of DAPS (Drolet et al., ICLR 2026, arXiv 2509.24716), trained in the stages below; runs with ONNX Runtime.",
         usage,
         f"{heading}# Quality",
         _quality(config.training.get("evaluation")),
