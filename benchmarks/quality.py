@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from daps_tokenizer import BestOf, Codes, Tokenizer
+from daps_tokenizer import BestOf, Codes, LocalSearch, Tokenizer
 from daps_tokenizer.measure import psnr
 
 BATCH = 500
@@ -17,7 +17,7 @@ BOOTSTRAP_SAMPLES = 1000
 
 
 def measure_quality(tokenizer: Tokenizer, images: np.ndarray, *, best_of: tuple[int, ...], seed: int) -> dict[str, Any]:
-    """Quality of greedy codes, of samples of q, and of the best of n.
+    """Quality of greedy codes, of samples of q, of the best of n, and of local search (1 sweep, 2 proposals).
 
     Args:
         images: (B, height, width, C) uint8 of the model's size.
@@ -40,6 +40,8 @@ def measure_quality(tokenizer: Tokenizer, images: np.ndarray, *, best_of: tuple[
         "greedy": lambda x, _: tokenizer.encode(x),
         "sampled": sample,
         **{f"best of {count}": partial(search, num_samples=count) for count in best_of},
+        "local search": lambda x, _: tokenizer.encode(x, search=LocalSearch()),
+        "local search, squared error": lambda x, _: tokenizer.encode(x, search=LocalSearch(objective="squared_error")),
     }
     return {name: _measure(tokenizer, images, encode, seed) for name, encode in ways.items()}
 

@@ -53,7 +53,7 @@ def test_quality_of_greedy_codes_is_what_the_tokenizer_says(random_mnist_folder:
     tok = Tokenizer.from_pretrained(random_mnist_folder)
     images = digits(20)
     results = measure_quality(tok, images, best_of=(2,), seed=0)
-    assert set(results) == {"greedy", "sampled", "best of 2"}
+    assert set(results) == {"greedy", "sampled", "best of 2", "local search", "local search, squared error"}
     expected = tok.log_likelihood(images, tok.encode(images)).mean()
     assert math.isclose(results["greedy"]["log_p"]["mean"], expected, rel_tol=1e-6)
     assert results["best of 2"]["log_p"]["mean"] >= results["greedy"]["log_p"]["mean"]
