@@ -10,8 +10,8 @@ _USAGE = """```python
 from daps_tokenizer import Tokenizer
 
 tok = Tokenizer.from_pretrained("{name}")
-codes = tok.encode("image.png")          # {tokens} integers below {vocab}
-image = tok.decode(codes)                # (1, {shape})
+codes = tok.encode("image.png")  # {tokens} integers below {vocab}
+image = tok.decode(codes)  # (1, {shape})
 ```"""
 
 _LIMITS = {
