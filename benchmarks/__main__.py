@@ -12,7 +12,8 @@ import numpy as np
 from benchmarks.latency import measure_all
 from benchmarks.quality import measure_quality
 from benchmarks.report import write_latency, write_quality
-from daps_tokenizer import DapsError, Tokenizer
+from daps_tokenizer import Tokenizer
+from daps_tokenizer.cli_common import OneLineErrors
 from daps_tokenizer.hub import built_in_models
 from daps_tokenizer.measure import describe_machine
 from train.data import DatasetKind, data_folder, load_dataset
@@ -20,17 +21,7 @@ from train.data import DatasetKind, data_folder, load_dataset
 RESULTS = Path(__file__).parent / "results"
 
 
-class _Group(click.Group):
-    """Shows our own errors as one line."""
-
-    def invoke(self, context: click.Context) -> object:
-        try:
-            return super().invoke(context)
-        except DapsError as error:
-            raise click.UsageError(str(error)) from None
-
-
-@click.group(cls=_Group, help=__doc__)
+@click.group(cls=OneLineErrors, help=__doc__)
 def main() -> None:
     """Measure."""
 

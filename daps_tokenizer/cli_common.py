@@ -229,6 +229,18 @@ def print_error(message: str) -> None:
     print("error:", " ".join(message.splitlines()), file=sys.stderr, flush=True)
 
 
+class OneLineErrors(click.Group):
+    """Commands whose own errors are one line on standard error, with exit code 2: train, export and benchmarks."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except DapsError as error:
+            print_error(str(error))
+            ctx.exit(2)
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on standard output."""
     from rich.console import Console

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from daps_tokenizer.errors import DapsError
+from daps_tokenizer.cli_common import OneLineErrors, print_error
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import built_in_models, open_model
 from export.card import collection_card
@@ -21,18 +20,7 @@ from export.folder import export_folder
 _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-class _OneLineErrors(click.Group):
-    """Shows our own errors as one line and exits with 2, like click does with its own."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except DapsError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(2)
-
-
-@click.group(cls=_OneLineErrors)
+@click.group(cls=OneLineErrors)
 def main() -> None:
     """Turn checkpoints into model folders."""
 
@@ -81,7 +69,7 @@ def check(ctx: click.Context, folder: Path, data: Path, images: int, json_path: 
         write_bytes_atomically(json_path, (json.dumps(content, indent=2) + "\n").encode())
     Console().print(_table(report))
     for failure in report.failures:
-        click.echo(f"Error: {failure}", err=True)
+        print_error(failure)
     ctx.exit(0 if report.passed else 1)
 
 

@@ -148,7 +148,7 @@ def test_what_is_wrong_with_an_experiment_is_said_in_one_line(
     found = CliRunner().invoke(main, ["fit", str(path)])
     assert (found.exit_code, found.stdout) == (2, "")
     (line,) = found.stderr.splitlines()
-    assert line.startswith(f"Error: {tmp_path}") and message in line
+    assert line.startswith(f"error: {tmp_path}") and message in line
 
 
 @pytest.mark.parametrize("content", [b"a: [1,\nb: {", b"\xff\xfe\x00", b"- a list", b""])

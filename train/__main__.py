@@ -10,21 +10,11 @@ from typing import Any
 
 import click
 
-from daps_tokenizer.errors import ConfigError, DapsError
+from daps_tokenizer.cli_common import OneLineErrors
+from daps_tokenizer.errors import ConfigError
 
 
-class _Group(click.Group):
-    """Shows our own errors as one line."""
-
-    def invoke(self, context: click.Context) -> object:
-        """Run the command."""
-        try:
-            return super().invoke(context)
-        except DapsError as error:
-            raise click.UsageError(str(error)) from None
-
-
-@click.group(cls=_Group, help=__doc__)
+@click.group(cls=OneLineErrors, help=__doc__)
 def main() -> None:
     """Train tokenizers."""
 
