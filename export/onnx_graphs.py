@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -49,7 +50,7 @@ class Context(nn.Module):
         return self.model.recognition.context(self.model.standardise(inputs))
 
 
-class EncoderStep(nn.Module):
+class EncoderStep(nn.Module, ABC):
     """One position for a batch: what ``RecognitionModel.step`` and ``choose_codes`` do, in one module.
 
     Hidden states are (B, H), without an axis for the one position: fewer operators, and biases fuse into the products.
@@ -98,13 +99,13 @@ class EncoderStep(nn.Module):
         log_probs = logits.log_softmax(-1).gather(-1, codes[:, None])[:, 0]
         return codes.to(torch.int32), log_probs, present
 
+    @abstractmethod
     def attend_past(self, attention: Attention, x: Tensor, past: Memory, position: Tensor) -> tuple[Tensor, Memory]:
         """Attend from x (B, H) to earlier positions and itself -> (B, H), and the memory with x added."""
-        raise NotImplementedError(f"{type(self).__name__} keeps no past")
 
+    @abstractmethod
     def attend_context(self, attention: Attention, x: Tensor, context: Memory) -> Tensor:
         """Attend from x (B, H) to the encoder's output -> (B, H)."""
-        raise NotImplementedError(f"{type(self).__name__} reads no context")
 
 
 class GrowingStep(EncoderStep):

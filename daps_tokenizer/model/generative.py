@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +21,7 @@ from daps_tokenizer.model.transformer import EncoderBlock, layer_norm, sinusoida
 BATCH_NORM_MOMENTUM = 0.01
 
 
-class GenerativeModel(nn.Module):
+class GenerativeModel(nn.Module, ABC):
     """A code table and a network on the embedded codes."""
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -30,9 +32,9 @@ class GenerativeModel(nn.Module):
         """Codes (B, N) -> distribution parameters (B, *input_shape[:-1], channels × parameters)."""
         return self.decode_embedded(self.embedding(codes))
 
+    @abstractmethod
     def decode_embedded(self, embedded: Tensor) -> Tensor:
         """Embedded codes (B, N, H) -> distribution parameters."""
-        raise NotImplementedError(f"{type(self).__name__} has no network")
 
 
 class MLPGenerator(GenerativeModel):
@@ -133,5 +135,9 @@ class TransformerGenerator(GenerativeModel):
 
 def build_generative_model(config: TokenizerConfig, num_parameters: int) -> GenerativeModel:
     """The generative model that a config asks for, with ``num_parameters`` outputs per dimension of x."""
-    kinds = {"mlp": MLPGenerator, "resnet": ResNetGenerator, "transformer": TransformerGenerator}
+    kinds: dict[str, Callable[[TokenizerConfig, int], GenerativeModel]] = {
+        "mlp": MLPGenerator,
+        "resnet": ResNetGenerator,
+        "transformer": TransformerGenerator,
+    }
     return kinds[config.generative.kind](config, num_parameters)
