@@ -22,8 +22,10 @@ from tests.settings import TINY_GRID
 from tests.test_training import experiment, run, tensors
 from train.__main__ import main
 from train.batches import MAX_WORKERS, BatchReader, WorkerEnded, batch_indices, read_ahead, spare_cores
-from train.data import Dataset, load_dataset
+from train.data import ArrayItems, Dataset, load_dataset
 from train.experiment import Experiment
+from train.methods import Batch, Losses
+from train.methods.vqvae import VQVAE
 from train.photos import PhotosConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -191,3 +193,35 @@ def test_a_checkpoint_trained_on_photographs_is_evaluated_on_its_test_photograph
     assert found.exit_code == 0, found.output
     result = json.loads(found.stdout)
     assert (result["dataset"], result["items"]) == ("photos, test set", 3)
+
+
+def test_each_item_comes_with_its_own_label() -> None:
+    numbers = np.arange(24, dtype=np.uint8)
+    items = ArrayItems(np.broadcast_to(numbers[:, None, None, None], (24, *TINY_GRID.input_shape)))
+    for shared in (BatchReader(items, 8, seed=3), BatchReader(items, 8, seed=3, views=2, process=1, num_processes=2)):
+        np.testing.assert_array_equal(shared(4)[:, 0, 0, 0], numbers[shared.indices(4)])
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_method_sees_labels_where_the_dataset_has_them(
+    labelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = np.arange(24, dtype=np.uint8)
+    items = ArrayItems(np.broadcast_to(numbers[:, None, None, None], (24, *TINY_GRID.input_shape)))
+    dataset = Dataset(items, items, numbers if labelled else None, numbers if labelled else None)
+    seen: list[Batch] = []
+    forward = VQVAE.forward
+
+    def watched(method: VQVAE, batch: Batch, *others: Any) -> Losses:
+        seen.append(batch)
+        return forward(method, batch, *others)
+
+    monkeypatch.setattr(VQVAE, "forward", watched)
+    run(experiment(TINY_GRID, "vqvae"), tmp_path, dataset)
+    for batch in seen:
+        if labelled:
+            assert batch.labels is not None and batch.labels.dtype == torch.int64
+            assert torch.equal(batch.labels, batch.inputs[:, 0, 0, 0].long())
+        else:
+            assert batch.labels is None
+    assert len(seen) == 4

@@ -19,6 +19,7 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import sample_codes
 from tests.settings import TINY_GRID, TINY_MLP, TINY_MOTION
+from train.methods.base import Batch
 from train.methods.daps import (
     DAPS,
     DAPSSettings,
@@ -285,7 +286,7 @@ def test_the_loss_is_the_sum_of_three_and_each_moves_its_own_parameters(config: 
     method = tiny_daps(config, credit=credit)
     inputs = images(config, 2)
     beta = beta_schedule(6.0, 0.01, 0.25)
-    total = method(inputs, torch.Generator().manual_seed(9), 0.25).total
+    total = method(Batch(inputs), torch.Generator().manual_seed(9), 0.25).total
     theta, phi, eta = losses_by_hand(method, inputs, beta)
     torch.testing.assert_close(total, theta + phi + eta, rtol=1e-4, atol=1e-3)
     for loss, parameters in (
@@ -302,7 +303,7 @@ def test_the_loss_is_the_sum_of_three_and_each_moves_its_own_parameters(config: 
 def test_frozen_batch_norm_keeps_its_running_statistics(batch_norm: str, moves: bool) -> None:
     method = tiny_daps(TINY_GRID, batch_norm=batch_norm).train()
     before = method.model.generative.norms[0].running_mean.clone()
-    method(images(TINY_GRID, 2), torch.Generator(), 0.0)
+    method(Batch(images(TINY_GRID, 2)), torch.Generator(), 0.0)
     assert torch.equal(method.model.generative.norms[0].running_mean, before) != moves
 
 
@@ -320,7 +321,7 @@ def test_a_short_run_learns_codes_that_tell_images_apart() -> None:
     groups = [{"params": method.model.parameters(), "lr": 1e-2}, {"params": [method.log_eta], "lr": 5e-2}]
     optimiser, inputs = torch.optim.AdamW(groups), images(TINY_MLP, 4)
     for step in range(150):
-        losses = method(inputs, torch.Generator().manual_seed(step), step / 150)
+        losses = method(Batch(inputs), torch.Generator().manual_seed(step), step / 150)
         optimiser.zero_grad()
         losses.total.backward()
         optimiser.step()

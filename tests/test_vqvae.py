@@ -11,7 +11,7 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import sample_codes
 from tests.settings import TINY_GRID, TINY_MLP
-from train.methods.base import Method
+from train.methods.base import Batch, Method
 from train.methods.distil import Distillation, DistillationSettings
 from train.methods.vqvae import NEXT_CODES, VQVAE, VQVAESettings
 
@@ -37,7 +37,7 @@ def train(method: Method, inputs: Tensor, steps: int, learning_rate: float = 3e-
     history = []
     for step in range(steps):
         generator = torch.Generator().manual_seed(step)
-        losses = method(inputs, generator, step / steps)
+        losses = method(Batch(inputs), generator, step / steps)
         optimiser.zero_grad()
         losses.total.backward()
         optimiser.step()
@@ -72,14 +72,14 @@ def test_the_loss_is_reconstruction_codebook_and_commitment(config: TokenizerCon
     chosen = method.model.generative.embedding(quantiser_codes(method, inputs))
     x, error = method.model.standardise(inputs), (hidden(method, inputs) - chosen).square().mean()
     log_p = method.model.likelihood.log_prob(method.model.generative.decode_embedded(chosen), x)
-    found = method(inputs, torch.Generator(), 0.0).total
+    found = method(Batch(inputs), torch.Generator(), 0.0).total
     torch.testing.assert_close(found, -log_p.mean() + 1.4 * error, rtol=1e-4, atol=1e-5)
 
 
 def test_the_gradient_passes_straight_through_the_quantiser_to_the_recognition_model() -> None:
     method, inputs = vqvae(commitment=0.0), images()
     recognition = [p for p in method.model.recognition.parameters() if p.requires_grad]
-    found = torch.autograd.grad(method(inputs, torch.Generator(), 0.0).total, recognition, allow_unused=True)
+    found = torch.autograd.grad(method(Batch(inputs), torch.Generator(), 0.0).total, recognition, allow_unused=True)
 
     chosen = method.model.generative.embedding(quantiser_codes(method, inputs)).detach().requires_grad_()
     log_p = method.model.likelihood.log_prob(
@@ -96,7 +96,7 @@ def test_the_gradient_passes_straight_through_the_quantiser_to_the_recognition_m
 def test_the_table_follows_the_hidden_states_and_not_the_reconstruction() -> None:
     method, inputs = vqvae(), images()
     table = method.model.generative.embedding.weight
-    (found,) = torch.autograd.grad(method(inputs, torch.Generator(), 0.0).total, table)
+    (found,) = torch.autograd.grad(method(Batch(inputs), torch.Generator(), 0.0).total, table)
     chosen = method.model.generative.embedding(quantiser_codes(method, inputs))
     (expected,) = torch.autograd.grad((hidden(method, inputs).detach() - chosen).square().mean(), table)
     torch.testing.assert_close(found, expected)
@@ -132,7 +132,7 @@ def test_a_vqvae_started_from_any_model_ignores_the_codes_it_draws() -> None:
 @pytest.mark.parametrize("gap", [0.5, 2.0])
 def test_the_head_is_scaled_to_the_wanted_gap_between_a_code_and_the_next(gap: float) -> None:
     method, inputs = vqvae(logit_gap=gap), images()
-    method(inputs, torch.Generator(), 0.0)
+    method(Batch(inputs), torch.Generator(), 0.0)
     method.before_checkpoint()
     recognition = method.model.recognition
     best = recognition.head(hidden(method, inputs)).topk(NEXT_CODES + 1).values
@@ -152,7 +152,7 @@ def test_training_leaves_what_a_parallel_encoder_does_not_use_alone() -> None:
 
 def test_only_codes_that_hardly_anything_chose_are_moved_and_to_recent_hidden_states() -> None:
     method, inputs = vqvae(revive_every=4, revive_below=0.1), images()
-    method(inputs, torch.Generator(), 0.0)
+    method(Batch(inputs), torch.Generator(), 0.0)
     before = method.model.generative.embedding.weight.detach().clone()
     recent = hidden(method, inputs).flatten(0, 1)
     method.recent.copy_(recent.repeat(1024 // len(recent), 1))
@@ -171,14 +171,14 @@ def test_only_codes_that_hardly_anything_chose_are_moved_and_to_recent_hidden_st
 def test_hidden_states_of_small_batches_fill_the_store_that_codes_are_revived_from() -> None:
     method, inputs = vqvae(), images(count=64)  # 512 hidden states a step, the store holds 1024
     for _ in range(2):
-        method(inputs, torch.Generator(), 0.0)
+        method(Batch(inputs), torch.Generator(), 0.0)
     assert method.recent.any(1).all()
 
 
 def test_late_in_a_run_no_code_is_revived() -> None:
     method = vqvae(revive_every=1, revive_below=0.5, revive_until=0.7)
     before = method.model.generative.embedding.weight.detach().clone()
-    method(images(), torch.Generator(), 0.7)
+    method(Batch(images()), torch.Generator(), 0.7)
     method.after_step(0, torch.Generator())
     assert torch.equal(method.model.generative.embedding.weight, before)
 
@@ -208,7 +208,7 @@ def test_a_student_that_keeps_its_teachers_weights_agrees_from_the_start() -> No
     teacher.before_checkpoint()
     method = Distillation(teacher.model, DistillationSettings())
     method.start()
-    assert float(method(inputs, torch.Generator(), 0.0).metrics["agreement"]) > 0.9
+    assert float(method(Batch(inputs), torch.Generator(), 0.0).metrics["agreement"]) > 0.9
 
 
 # --- settings that make no sense

@@ -71,9 +71,12 @@ class BatchReader:
 
     def __call__(self, step: int) -> np.ndarray:
         """(batch_size / num_processes, *input_shape), the views of an item side by side."""
+        return self.items.read(self.indices(step), seed=(self.seed, step))
+
+    def indices(self, step: int) -> np.ndarray:
+        """Which item each of these is a view of, (batch_size / num_processes,) int64: finds their labels."""
         indices = batch_indices(len(self.items), self.batch_size // self.views, step, self.seed)
-        own = indices[self.process :: self.num_processes]
-        return self.items.read(np.repeat(own, self.views), seed=(self.seed, step))
+        return np.repeat(indices[self.process :: self.num_processes], self.views)
 
 
 def spare_cores(num_processes: int = 1) -> int:

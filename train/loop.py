@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
@@ -22,7 +23,7 @@ from train.checkpoint import has_checkpoint, load_checkpoint, read_record, save_
 from train.data import Dataset
 from train.evaluate import evaluate
 from train.experiment import Experiment
-from train.methods import Method, build_method
+from train.methods import Batch, Method, build_method
 from train.recorder import Recorder
 
 MAX_SKIPPED_IN_A_ROW = 100
@@ -82,7 +83,7 @@ def fit(
             asked = time.monotonic()
             items = next(batches)
             waited += time.monotonic() - asked
-            batch = torch.from_numpy(items).to(accelerator.device)
+            batch = Batch(torch.from_numpy(items).to(accelerator.device), _labels(dataset, reader, step, accelerator))
             generator = step_generator(experiment.seed, step, accelerator.process_index, accelerator.device)
             apply_schedule(optimiser, experiment, step)
             losses = prepared(batch, generator, step / experiment.steps)
@@ -187,6 +188,13 @@ def _batch_reader(experiment: Experiment, dataset: Dataset, accelerator: Acceler
         process=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
+
+
+def _labels(dataset: Dataset, reader: BatchReader, step: int, accelerator: Accelerator) -> torch.Tensor | None:
+    """The labels of a step's batch; not read ahead, as they are in memory."""
+    if dataset.train_labels is None:
+        return None
+    return torch.from_numpy(dataset.train_labels[reader.indices(step)].astype(np.int64)).to(accelerator.device)
 
 
 def _num_workers(experiment: Experiment, accelerator: Accelerator) -> int:

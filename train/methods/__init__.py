@@ -7,14 +7,14 @@ from typing import Any
 from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
-from train.methods.base import Losses, Method
+from train.methods.base import Batch, Losses, Method
 from train.methods.daps import DAPS
 from train.methods.distil import Distillation
 from train.methods.vqvae import VQVAE
 
 METHODS: dict[str, type[Method]] = {"daps": DAPS, "vqvae": VQVAE, "distil": Distillation}
 
-__all__ = ["METHODS", "Losses", "Method", "build_method", "method_settings"]
+__all__ = ["METHODS", "Batch", "Losses", "Method", "build_method", "method_settings"]
 
 
 def method_settings(name: str, settings: dict[str, Any]) -> Any:

@@ -11,6 +11,13 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import Sampled, sample_codes
 
 
+class Batch(NamedTuple):
+    """A step's uint8 images or float32 features (B, *input_shape), and labels (B,) int64 where there are any."""
+
+    inputs: Tensor
+    labels: Tensor | None = None
+
+
 class Losses(NamedTuple):
     """The scalar to descend, and numbers to record (scalars, detached)."""
 
@@ -27,11 +34,11 @@ class Method(nn.Module):
         super().__init__()
         self.model, self.settings = model, settings
 
-    def forward(self, inputs: Tensor, generator: torch.Generator, progress: float) -> Losses:
+    def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """The loss of one batch.
 
         Args:
-            inputs: uint8 images or float32 features (B, *input_shape).
+            batch: items, and their labels where the dataset has them.
             generator: the only source of randomness, on the inputs' device.
             progress: share of the run that is done, in [0, 1]: schedules depend on it alone.
         """

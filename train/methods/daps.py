@@ -21,7 +21,7 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import sample_codes
 from train.cuda_sampler import GraphedSampler
-from train.methods.base import Losses, Method, expand_samples
+from train.methods.base import Batch, Losses, Method, expand_samples
 
 
 def advantages(rewards: Tensor) -> Tensor:
@@ -116,13 +116,13 @@ class DAPS(Method):
         """η has a learning rate of its own."""
         return [{"params": [self.log_eta], "lr": self.settings.eta_learning_rate}]
 
-    def forward(self, inputs: Tensor, generator: torch.Generator, progress: float) -> Losses:
+    def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """L(θ) + L(φ) + L(η): they share no parameters, so one backward pass serves all three."""
         settings, model = self.settings, self.model
         if settings.batch_norm == "frozen":
             model.generative.eval()
         beta = beta_schedule(settings.beta_initial, settings.beta_final, progress)
-        x = model.standardise(inputs)
+        x = model.standardise(batch.inputs)
         context = model.recognition.context(x)
         codes = self._draw(x, generator)
         log_q = model.recognition.log_prob(context, codes)

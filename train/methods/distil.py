@@ -11,10 +11,9 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from daps_tokenizer.model.autoencoder import Autoencoder
-from train.methods.base import Losses, Method
+from train.methods.base import Batch, Losses, Method
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,10 @@ class Distillation(Method):
         else:
             torch.nn.init.normal_(model.recognition.code_embedding.weight, std=0.02)
 
-    def forward(self, inputs: Tensor, generator: torch.Generator, progress: float) -> Losses:
+    def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """Mean over the batch of −log q(z|x) in nats; ``agreement`` is the share of codes that are most probable."""
         self.model.generative.eval()
-        x = self.model.standardise(inputs)
+        x = self.model.standardise(batch.inputs)
         with torch.no_grad():
             codes = self.teacher.head(self.teacher.hidden_without_codes(self.teacher.context(x))).argmax(-1)
         recognition = self.model.recognition

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import Sampled
-from train.methods.base import Losses, Method
+from train.methods.base import Batch, Losses, Method
 
 NEXT_CODES = 7  # the gap that sets α is the mean distance from the nearest code to the next 7
 
@@ -69,9 +69,9 @@ class VQVAE(Method):
         """With a code embedding of zero the autoregressive model ignores what it has drawn."""
         self.model.recognition.code_embedding.weight.zero_()
 
-    def forward(self, inputs: Tensor, generator: torch.Generator, progress: float) -> Losses:
+    def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """−log p(x|z) per dimension + ‖sg(h) − C‖² + commitment · ‖h − sg(C)‖², means over all elements."""
-        x = self.model.standardise(inputs)
+        x = self.model.standardise(batch.inputs)
         h = self._hidden(x)
         codes = self._quantise(h)
         quantised = F.embedding(codes, self.model.generative.embedding.weight)
