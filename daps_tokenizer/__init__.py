@@ -6,9 +6,10 @@
 >>> tok.decode_to_pil(codes)[0].save("reconstruction.png")  # doctest: +SKIP
 """
 
-from daps_tokenizer.codes import Codes, TileLayout
+from daps_tokenizer.codes import Codes
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import DapsError
+from daps_tokenizer.layouts import ClipLayout, TileLayout
 from daps_tokenizer.local_search import LocalSearch
 from daps_tokenizer.search import BestOf
 from daps_tokenizer.tokenizer import Distribution, Tokenizer
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BestOf",
+    "ClipLayout",
     "Codes",
     "DapsError",
     "Distribution",

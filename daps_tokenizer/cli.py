@@ -40,7 +40,7 @@ from daps_tokenizer.cli_models import info, models
 from daps_tokenizer.errors import CodesError, DapsError, InputError
 from daps_tokenizer.hub import built_in_models, open_model
 from daps_tokenizer.images import to_pil
-from daps_tokenizer.inputs import prepare_images
+from daps_tokenizer.inputs import open_modality
 from daps_tokenizer.measure import psnr
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
@@ -139,7 +139,7 @@ def encode(
         if show or picture:
             from daps_tokenizer.cli_show import CodeGrids, draw, print_grids
 
-            pieces = prepare_images(pixels, tokenizer.input_shape, fit=encoding.fit).pieces
+            pieces = open_modality(folder.config).prepare(pixels, {"fit": encoding.fit}).pieces
             log_q = backend.score(pieces, codes.numpy().reshape(-1, codes.num_tokens), 1).log_probs
             grids = CodeGrids.of(codes, log_q, tokenizer.config.token_grid)
             if show:

@@ -37,8 +37,7 @@ class CodeGrids:
     @classmethod
     def of(cls, codes: Codes, log_q: np.ndarray, token_grid: tuple[int, int] | None) -> CodeGrids:
         """Lay out the codes (1, N) or (1, T, N) of one image, with log q (T, N) in nats."""
-        layout = codes.layout
-        tile_rows, tile_columns = (layout.rows, layout.columns) if layout else (1, 1)
+        tile_rows, tile_columns = codes.layout.grid if codes.layout else (1, 1)
         count = codes.num_tokens
         rows, columns = token_grid or (math.ceil(count / _ROW_OF_CODES), min(count, _ROW_OF_CODES))
 

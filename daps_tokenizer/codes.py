@@ -16,8 +16,10 @@ A ``.daps`` file, version 1, byte by byte (n = product of shape, b = ceil(log2 v
     ===========  ===============  ====================================================================================
 
 Keys of the header: ``model`` (string), ``weights_sha256`` (64 lower-case hexadecimal digits, or "" where unknown),
-``vocab_size`` (2 to 65536), ``shape`` (list of positive integers, the last is the number of tokens) and ``layout``
-(null, or an object with the integers ``height``, ``width``, ``rows``, ``columns``, ``overlap``).
+``vocab_size`` (2 to 65536), ``shape`` (list of positive integers, the last is the number of tokens) and ``layout``:
+null, or for a tiled image an object with the integers ``height``, ``width``, ``rows``, ``columns``, ``overlap``, or for
+a motion clip one with the integers ``frames``, ``windows``, ``overlap``, the number ``fps`` and the list ``starts`` of
+[x, y, heading] (see ``layouts.py``).
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ import numpy.typing as npt
 from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import BackendError, CodesError, CodesFileError, ConfigError
 from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.layouts import ClipLayout, TileLayout, require, require_integer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,37 +54,6 @@ _CRC = struct.Struct("<I")
 _MAX_AXES, _MAX_CODES = 32, 2**62  # numpy 1 holds no more axes, and no array holds that many codes
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise CodesError(message)
-
-
-def _require_integer(name: str, value: object, least: int, most: int) -> None:
-    is_valid = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-    _require(is_valid, f"{name} must be an integer from {least} to {most}, not {value!r}")
-
-
-@dataclass(frozen=True)
-class TileLayout:
-    """How a large image was cut into a grid of ``rows`` × ``columns`` tiles, listed row by row.
-
-    In pixels: ``height`` and ``width`` of the original image, and ``overlap``, what neighbouring tiles share.
-
-    Raises:
-        CodesError: a size that is not a positive integer (``overlap`` may be 0).
-    """
-
-    height: int
-    width: int
-    rows: int
-    columns: int
-    overlap: int
-
-    def __post_init__(self) -> None:
-        for name, size in dataclasses.asdict(self).items():
-            _require_integer(f"layout.{name}", size, 0 if name == "overlap" else 1, 2**31 - 1)
-
-
 @dataclass(frozen=True)
 class _Header:
     """What a ``.daps`` file says of its codes; checks everything about codes that can be known without them."""
@@ -90,19 +62,20 @@ class _Header:
     weights_sha256: str
     vocab_size: int
     shape: tuple[int, ...]
-    layout: TileLayout | None
+    layout: TileLayout | ClipLayout | None
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.model, str), f"model must be a name, not {self.model!r}")
+        require(isinstance(self.model, str), f"model must be a name, not {self.model!r}")
         is_sha256 = re.fullmatch(r"([0-9a-f]{64})?", str(self.weights_sha256)) is not None
-        _require(is_sha256, f"weights_sha256 must be 64 lower-case hex digits or empty, not {self.weights_sha256!r}")
-        _require_integer("vocab_size", self.vocab_size, 2, 65536)
+        require(is_sha256, f"weights_sha256 must be 64 lower-case hex digits or empty, not {self.weights_sha256!r}")
+        require_integer("vocab_size", self.vocab_size, 2, 65536)
         is_shape = 1 <= len(self.shape) <= _MAX_AXES and min(self.shape) >= 1 and math.prod(self.shape) < _MAX_CODES
-        _require(is_shape, f"shape must be 1 to {_MAX_AXES} positive sizes that an array can have, not {self.shape}")
+        require(is_shape, f"shape must be 1 to {_MAX_AXES} positive sizes that an array can have, not {self.shape}")
         if self.layout is not None:
-            tiles = self.layout.rows * self.layout.columns
-            fits = len(self.shape) >= 2 and self.shape[-2] == tiles
-            _require(fits, f"layout of {tiles} tiles needs codes of shape (..., {tiles}, tokens), not {self.shape}")
+            count, pieces = math.prod(self.layout.grid), self.layout.pieces
+            fits = len(self.shape) >= 2 and self.shape[-2] == count
+            require(fits, f"layout of {count} {pieces} needs codes of shape (..., {count}, tokens), not {self.shape}")
+            self.layout.check_items(math.prod(self.shape[:-2]))
 
     @property
     def bits_per_code(self) -> int:
@@ -124,12 +97,13 @@ class Codes:
     array([0, 2], dtype=int32)
 
     Args:
-        values: integers 0 to vocab_size − 1, shape (..., N): (B, N) encoded, (B, S, N) sampled, (B, T, N) tiled,
-            (B, S, T, N) samples of tiled images. Kept as a read-only, C-contiguous int32 copy. No axis is empty.
+        values: integers 0 to vocab_size − 1, shape (..., N): (B, N) encoded, (B, S, N) sampled, (B, T, N) tiles of
+            images or windows of clips, (B, S, T, N) samples of these. Kept as a read-only, C-contiguous int32 copy. No
+            axis is empty.
         vocab_size: V, values a code can take.
         model: name of the model.
         weights_sha256: sha256 of its ``model.safetensors``, which says exactly which model that is; "" if unknown.
-        layout: how each image was cut into the T tiles of the second last axis, None for codes of whole inputs.
+        layout: how each image or clip was cut into the T pieces of the second last axis, None for whole inputs.
 
     Raises:
         CodesError: values that are no integers or out of range, or an origin that does not fit them.
@@ -139,14 +113,14 @@ class Codes:
     vocab_size: int
     model: str
     weights_sha256: str
-    layout: TileLayout | None = None
+    layout: TileLayout | ClipLayout | None = None
 
     def __post_init__(self) -> None:
         try:
             values = np.asarray(self.values)
         except (TypeError, ValueError) as error:
             raise CodesError(f"codes must be an array of integers, not {type(self.values).__name__}") from error
-        _require(values.dtype.kind in "iu", f"codes must be integers, not {values.dtype}")
+        require(values.dtype.kind in "iu", f"codes must be integers, not {values.dtype}")
         _Header(self.model, self.weights_sha256, self.vocab_size, values.shape, self.layout)
         if values.min() < 0 or values.max() >= self.vocab_size:
             outside = (values < 0) | (values >= self.vocab_size)
@@ -205,11 +179,11 @@ class Codes:
     def __getitem__(self, key: Any) -> Codes:
         """Pick items, with numpy's indexing of the leading axes; the result keeps its origin and whole items.
 
-        Leading are all axes but that of tokens and, where there is a layout, that of tiles. ``...`` stands for leading
-        axes only, so ``codes[..., 0]`` is the first sample of every image.
+        Leading are all axes but that of tokens and, where there is a layout, that of tiles or windows. ``...`` stands
+        for leading axes only, so ``codes[..., 0]`` is the first sample of every image.
 
         Raises:
-            CodesError: the key reaches into the tiles or tokens of an item, or picks nothing.
+            CodesError: the key reaches into the pieces or tokens of an item, or picks nothing.
             IndexError: an index past the end of its axis.
         """
         leading = self._leading_shape
@@ -217,12 +191,13 @@ class Codes:
         arrays = [np.asarray(entry) for entry in entries if entry is not None and entry is not Ellipsis]
         axes_indexed = sum(array.ndim if array.dtype == bool else 1 for array in arrays)  # a mask covers all its axes
         if axes_indexed > len(leading):
-            whole = "tokens" if self.layout is None else "tiles and tokens"
+            whole = "tokens" if self.layout is None else f"{self.layout.pieces} and tokens"
             why = f"the {whole} of an item stay together; use codes.numpy() for single codes"
             raise CodesError(f"{axes_indexed} axes indexed, codes of shape {self.shape} have {len(leading)}: {why}")
         item_numbers = np.arange(math.prod(leading)).reshape(leading)[key]
         items = self.values.reshape(-1, *self.shape[len(leading) :])
-        return dataclasses.replace(self, values=items[item_numbers])
+        layout = self.layout and self.layout.take(np.ravel(item_numbers).tolist())
+        return dataclasses.replace(self, values=items[item_numbers], layout=layout)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Codes):
@@ -231,8 +206,8 @@ class Codes:
 
     def __repr__(self) -> str:
         origin = f"vocab_size={self.vocab_size}, model={self.model!r}"
-        tiles = "" if self.layout is None else f", tiles={self.layout.rows}×{self.layout.columns}"
-        return f"Codes(shape={self.shape}, {origin}{tiles}, {self.num_bits} bits)"
+        pieces = "" if self.layout is None else f", {self.layout}"
+        return f"Codes(shape={self.shape}, {origin}{pieces}, {self.num_bits} bits)"
 
     def to_bytes(self) -> bytes:
         """The content of a ``.daps`` file, as in the table at the top of this module."""

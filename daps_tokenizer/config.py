@@ -302,7 +302,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if type(None) in arguments:  # Optional[...]
         if value is None:
             return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+        choices = [a for a in arguments if a is not type(None)]
+        return _convert(next((a for a in choices if _has_keys(a, value)), choices[0]), value, where)
     if getattr(hint, "__origin__", None) is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}: expected a list, found {value!r}")
@@ -318,3 +319,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
     return value
+
+
+def _has_keys(hint: Any, value: Any) -> bool:
+    """Whether a mapping has only keys that are fields of a dataclass: tells which one of a union it is."""
+    return (
+        dataclasses.is_dataclass(hint)
+        and isinstance(value, dict)
+        and set(value) <= {f.name for f in dataclasses.fields(hint)}
+    )

@@ -1,69 +1,103 @@
-"""Images of any kind and size as the batch that a model takes: loaded, then fitted or cut into tiles."""
+"""What users pass in as the batch that a model takes: one small protocol, and one implementation for each modality."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypedDict
 
 import numpy as np
 
-from daps_tokenizer.codes import TileLayout
-from daps_tokenizer.errors import InputError
-from daps_tokenizer.images import fit_image, load_images
-from daps_tokenizer.tiles import cut_tiles, join_tiles
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.errors import BackendError, InputError
+from daps_tokenizer.layouts import ClipLayout, TileLayout
 
 FitMode = Literal["crop", "pad", "stretch", "tile"]
 FIT_MODES = ("crop", "pad", "stretch", "tile")
 
 
-@dataclass(frozen=True)
-class ImageBatch:
-    """Pieces of the model's size, (n, height, width, C) uint8, and how they make up images.
+class InputOptions(TypedDict, total=False):
+    """How inputs are brought to the size of a model; each modality has its own options.
 
-    n is the product of ``leading``: (B,), or (B, tiles) where there is a ``layout``.
+    ``fit``, of images (default ``crop``): how an image of another size is brought to the model's: ``crop`` and
+    ``stretch`` scale it, ``pad`` scales it and repeats its edges, ``tile`` cuts it into as many tiles as it takes and
+    scales nothing.
+
+    ``fps``, of motion: frames per second of clips that do not say so themselves (default: the model's).
+
+    ``overlap``, of motion (default 0): frames that neighbouring windows share; decoding fades from one to the next.
+    """
+
+    fit: FitMode
+    fps: float
+    overlap: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pieces of the model's size, (n, *input_shape), and how they make up what was passed in.
+
+    n is the product of ``leading``: (B,), or (B, pieces) where there is a ``layout``.
     """
 
     pieces: np.ndarray
     leading: tuple[int, ...]
-    layout: TileLayout | None
+    layout: TileLayout | ClipLayout | None
 
     def repeat(self, num_samples: int) -> np.ndarray:
-        """Each image ``num_samples`` times in a row, tiles innermost: (n · num_samples, height, width, C)."""
+        """Each item ``num_samples`` times in a row, its pieces innermost: (n · num_samples, *input_shape)."""
         grouped = self.pieces.reshape(self.leading[0], 1, -1, *self.pieces.shape[1:])
         return np.repeat(grouped, num_samples, axis=1).reshape(-1, *self.pieces.shape[1:])
 
-    def images(self) -> np.ndarray:
-        """The images as the model sees them, (B, H, W, C) uint8; whole again where they were cut into tiles."""
-        if self.layout is None:
-            return self.pieces
-        return join_leading(self.pieces.reshape(*self.leading, *self.pieces.shape[1:]), self.layout)
+
+class Modality(Protocol):
+    """Inputs of one kind, for a model of one size."""
+
+    def prepare(self, inputs: object, options: InputOptions) -> Batch:
+        """Load inputs and bring them to the model's size.
+
+        Raises:
+            InputError: inputs that cannot be read, or an option of another modality or out of range.
+        """
+
+    def originals(self, inputs: object, options: InputOptions) -> np.ndarray:
+        """What the model is asked to reproduce, as :meth:`restore` would give it back; errors of :meth:`prepare`."""
+
+    def restore(self, pieces: np.ndarray, layout: TileLayout | ClipLayout | None) -> np.ndarray:
+        """Decoded pieces as what users get.
+
+        Args:
+            pieces: reconstructions (..., *input_shape); where there is a layout, the last of the leading axes is that
+                of the pieces of an item.
+            layout: how items were cut; None for whole items.
+
+        Returns:
+            uint8 images (..., H, W, C), or poses (..., T, 26) float64.
+        """
 
 
-def prepare_images(images: object, input_shape: tuple[int, ...], *, fit: FitMode) -> ImageBatch:
-    """Load images and bring them to the model's (height, width, channels).
+def open_modality(config: TokenizerConfig) -> Modality:
+    """What prepares inputs for a model.
 
     Raises:
-        InputError: an unknown ``fit``, an image that cannot be read, or tiled images of unequal sizes.
+        BackendError: a modality that this version cannot prepare.
     """
-    if fit not in FIT_MODES:
-        raise InputError(f"fit must be one of {', '.join(FIT_MODES)}, not {fit!r}")
-    height, width, channels = input_shape
-    loaded = load_images(images, channels=channels)
-    if fit != "tile":
-        fitted = np.stack([fit_image(image, height, width, fit=fit) for image in loaded])
-        return ImageBatch(fitted, (len(loaded),), None)
-    sizes = sorted({image.shape[:2] for image in loaded})
-    if len(sizes) > 1:
-        found = " and ".join(f"{h}×{w}" for h, w in sizes[:2])
-        raise InputError(f'fit="tile" needs images of one size, not {found}; encode them one at a time')
-    cut = [cut_tiles(image, height, width) for image in loaded]
-    layout = cut[0][1]
-    tiles = np.concatenate([image_tiles for image_tiles, _ in cut])
-    return ImageBatch(tiles, (len(loaded), layout.rows * layout.columns), layout)
+    if config.modality == "image":
+        from daps_tokenizer.image_inputs import ImageInputs
+
+        return ImageInputs(config)
+    raise BackendError(f"{config.name} is a {config.modality} model; this version encodes images")
 
 
-def join_leading(tiles: np.ndarray, layout: TileLayout) -> np.ndarray:
-    """Tiles (..., T, height, width, C) to whole images (..., H, W, C)."""
-    flat = tiles.reshape(-1, *tiles.shape[-4:])
-    joined = np.stack([join_tiles(image_tiles, layout) for image_tiles in flat])
-    return joined.reshape(*tiles.shape[:-4], *joined.shape[1:])
+def check_options(options: InputOptions, accepted: Collection[str], modality: str) -> None:
+    """Refuse options that a modality does not have.
+
+    Raises:
+        InputError: an option of another modality.
+        TypeError: an option that no modality has.
+    """
+    for name in options:
+        if name not in InputOptions.__annotations__:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+        if name not in accepted:
+            raise InputError(f"{name}= is not an option of {modality} models; accepted are {', '.join(accepted)}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from daps_tokenizer.codes import TileLayout
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.layouts import TileLayout
 
 
 def cut_tiles(
@@ -35,7 +35,7 @@ def cut_tiles(
             f"for tiles of {tile_height}×{tile_width}, not {overlap}"
         )
     height, width, channels = image.shape
-    rows, columns = _count_tiles(height, tile_height, overlap), _count_tiles(width, tile_width, overlap)
+    rows, columns = count_pieces(height, tile_height, overlap), count_pieces(width, tile_width, overlap)
     step_y, step_x = tile_height - overlap, tile_width - overlap
     missing = (rows * step_y + overlap - height, columns * step_x + overlap - width)
     padded = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
@@ -61,16 +61,16 @@ def join_tiles(tiles: np.ndarray, layout: TileLayout) -> np.ndarray:
     if (
         count != rows * columns
         or layout.overlap >= min(tile_height, tile_width)
-        or rows != _count_tiles(layout.height, tile_height, layout.overlap)
-        or columns != _count_tiles(layout.width, tile_width, layout.overlap)
+        or rows != count_pieces(layout.height, tile_height, layout.overlap)
+        or columns != count_pieces(layout.width, tile_width, layout.overlap)
     ):
         raise InputError(
             f"{count} tiles of {tile_height}×{tile_width} do not make an image of {layout.height}×{layout.width}; "
             f"expected {rows}×{columns} tiles with an overlap of {layout.overlap}"
         )
     step_y, step_x = tile_height - layout.overlap, tile_width - layout.overlap
-    weights_y = _fade_weights(rows, tile_height, layout.overlap)[:, :, None, None]
-    weights_x = _fade_weights(columns, tile_width, layout.overlap)[:, None, :, None]
+    weights_y = fade_weights(rows, tile_height, layout.overlap)[:, :, None, None]
+    weights_x = fade_weights(columns, tile_width, layout.overlap)[:, None, :, None]
     canvas = np.zeros((rows * step_y + layout.overlap, columns * step_x + layout.overlap, channels), np.float32)
     for row in range(rows):
         for column in range(columns):
@@ -81,13 +81,16 @@ def join_tiles(tiles: np.ndarray, layout: TileLayout) -> np.ndarray:
     return np.rint(image, out=image).astype(np.uint8)
 
 
-def _count_tiles(size: int, tile: int, overlap: int) -> int:
-    """How many tiles along one axis cover ``size`` pixels."""
+def count_pieces(size: int, tile: int, overlap: int) -> int:
+    """How many tiles along one axis cover ``size`` pixels, or windows so many frames."""
     return max(1, -(-(size - overlap) // (tile - overlap)))
 
 
-def _fade_weights(count: int, tile: int, overlap: int) -> np.ndarray:
-    """Weight of each pixel of each tile along one axis, (count, tile) float32: over all tiles a place's sum is 1."""
+def fade_weights(count: int, tile: int, overlap: int) -> np.ndarray:
+    """Weight of each pixel of each tile along one axis, (count, tile) float32: over all tiles a place's sum is 1.
+
+    The same for windows of a clip, whose axis is time.
+    """
     position = np.arange(tile)
     ramp = np.minimum(np.minimum(position + 1, tile - position), overlap + 1) / (overlap + 1)
     places = np.arange(count)[:, None] * (tile - overlap) + position

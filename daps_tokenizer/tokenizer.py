@@ -1,4 +1,4 @@
-"""The one class users meet: images to codes and back."""
+"""The one class users meet: images and motion to codes and back."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Unpack
 
 import numpy as np
 from PIL import Image
 
 from daps_tokenizer.backends import Backend, open_backend
-from daps_tokenizer.codes import Codes, TileLayout
+from daps_tokenizer.codes import Codes
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.errors import BackendError, CodesError, InputError, OutputExistsError
+from daps_tokenizer.errors import CodesError, InputError, OutputExistsError
 from daps_tokenizer.hub import ModelFolder, open_model, push_folder
 from daps_tokenizer.images import to_pil
-from daps_tokenizer.inputs import FitMode, join_leading, prepare_images
+from daps_tokenizer.inputs import InputOptions, open_modality
+from daps_tokenizer.layouts import ClipLayout, TileLayout
 from daps_tokenizer.search import Search, check_temperature, draw_uniform
 
 # Reconstructions are made in pieces of about this many values, so that decoding a large photograph needs little memory.
@@ -32,7 +33,7 @@ class Distribution(NamedTuple):
 
 
 class Tokenizer:
-    """Maps images to discrete codes, and codes to images. Safe to use from several threads.
+    """Maps images or motion to discrete codes, and codes back. Safe to use from several threads.
 
     >>> tok = Tokenizer.from_pretrained("daps-cifar10")
     >>> codes = tok.encode("examples/cat.png")
@@ -46,8 +47,7 @@ class Tokenizer:
         self.config: TokenizerConfig = folder.config
         self._folder = folder
         self._backend = backend
-        if self.config.modality != "image":
-            raise BackendError(f"{self.config.name} is a {self.config.modality} model; this version encodes images")
+        self._inputs = open_modality(folder.config)
 
     @classmethod
     def from_pretrained(
@@ -95,7 +95,7 @@ class Tokenizer:
 
     @property
     def num_tokens(self) -> int:
-        """N, the number of codes per item (per tile, where an image is tiled)."""
+        """N, the number of codes per item (per tile or window, where an input is cut)."""
         return self.config.num_tokens
 
     @property
@@ -105,12 +105,12 @@ class Tokenizer:
 
     @property
     def modality(self) -> str:
-        """``image``."""
+        """``image`` or ``motion``."""
         return self.config.modality
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(height, width, channels) of what the model sees."""
+        """(height, width, channels) or (frames, features) of what the model sees."""
         return self.config.input_shape
 
     @property
@@ -123,22 +123,25 @@ class Tokenizer:
         """The device in use."""
         return self._backend.device
 
-    def encode(self, images: object, *, fit: FitMode = "crop", search: Search | None = None) -> Codes:
-        """Images to codes: at each position the most probable code, or what ``search`` finds.
+    def encode(self, inputs: object, *, search: Search | None = None, **options: Unpack[InputOptions]) -> Codes:
+        """Images or clips to codes: at each position the most probable code, or what ``search`` finds.
 
         Args:
-            images: a path, a PIL image, a uint8 array or tensor (H, W), (H, W, C) or (B, H, W, C), or a list of them.
-            fit: how an image of another size is brought to the model's: ``crop`` and ``stretch`` scale it, ``pad``
-                scales it and repeats its edges, ``tile`` cuts it into as many tiles as it takes and scales nothing.
+            inputs: a path, an array or tensor, or a list of them; for an image model also PIL images (see
+                :func:`~daps_tokenizer.images.load_images`), for a motion model also
+                :class:`~daps_tokenizer.motion.clips.Clip` (see :func:`~daps_tokenizer.motion.inputs.load_clips`).
             search: for instance ``LocalSearch()`` or ``BestOf(8)``.
+            **options: ``fit`` of images, ``fps`` and ``overlap`` of motion: see
+                :class:`~daps_tokenizer.inputs.InputOptions`.
 
         Returns:
-            Codes of shape (B, N), or (B, tiles, N) with ``fit="tile"``.
+            Codes of shape (B, N); (B, tiles, N) of images with ``fit="tile"``, (B, windows, N) of clips.
 
         Raises:
-            InputError: an input that cannot be read or is none of these, or tiled images of unequal sizes.
+            InputError: an input that cannot be read or is none of these, tiled images or clips of unequal sizes, or an
+                option that is out of range or of another modality.
         """
-        batch = prepare_images(images, self.input_shape, fit=fit)
+        batch = self._inputs.prepare(inputs, options)
         if search is None:
             unused = np.zeros((len(batch.pieces), self.num_tokens), np.float32)
             codes = self._backend.encode(batch.pieces, unused, 0.0).codes
@@ -148,19 +151,19 @@ class Tokenizer:
 
     def sample(
         self,
-        images: object,
+        inputs: object,
         *,
         num_samples: int = 1,
         temperature: float = 1.0,
         seed: int = 0,
-        fit: FitMode = "crop",
+        **options: Unpack[InputOptions],
     ) -> Codes:
         """Draw codes from q(z|x), sharpened by a temperature below 1.
 
         The same seed gives the same codes, on every runtime (up to near-ties of float arithmetic).
 
         Returns:
-            Codes of shape (B, num_samples, N), or (B, num_samples, tiles, N) with ``fit="tile"``.
+            Codes of shape (B, num_samples, N); (B, num_samples, pieces, N) of tiled images and of clips.
 
         Raises:
             InputError: as for :meth:`encode`, or impossible ``num_samples``, ``temperature`` or ``seed``.
@@ -168,49 +171,52 @@ class Tokenizer:
         if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
             raise InputError(f"num_samples must be an integer of at least 1, not {num_samples!r}")
         check_temperature(temperature)
-        batch = prepare_images(images, self.input_shape, fit=fit)
+        batch = self._inputs.prepare(inputs, options)
         leading = (batch.leading[0], num_samples, *batch.leading[1:])
         uniform = draw_uniform((*leading, self.num_tokens), seed)
         codes = self._backend.encode(batch.repeat(num_samples), uniform.reshape(-1, self.num_tokens), temperature).codes
-        return self._codes(codes.reshape(*leading, -1), batch.layout)
+        layout = batch.layout and batch.layout.take(np.repeat(np.arange(batch.leading[0]), num_samples).tolist())
+        return self._codes(codes.reshape(*leading, -1), layout)
 
-    def log_prob(self, images: object, codes: Codes | np.ndarray, *, fit: FitMode = "crop") -> np.ndarray:
-        """log q(z|x) of given codes in nats, summed over the codes of an image (paper, section 3).
+    def log_prob(self, inputs: object, codes: Codes | np.ndarray, **options: Unpack[InputOptions]) -> np.ndarray:
+        """log q(z|x) of given codes in nats, summed over the codes of an item (paper, section 3).
 
         Args:
-            images: as for :meth:`encode`, and with the same ``fit`` that the codes were made with.
-            codes: of shape (B, N) or (B, S, N); tiled codes have their tile axis before the last.
+            inputs: as for :meth:`encode`, and with the same options that the codes were made with.
+            codes: of shape (B, N) or (B, S, N); codes of tiles or windows have that axis before the last.
+            **options: as for :meth:`encode`.
 
         Returns:
             float64, (B,) or (B, S).
 
         Raises:
-            CodesError: codes of another model, out of range, or not of as many images.
+            CodesError: codes of another model, out of range, or not of as many items.
         """
-        return self._sum_per_image(images, codes, fit, lambda x, z: self._backend.score(x, z, 1).log_probs)
+        return self._sum_per_item(inputs, codes, options, lambda x, z: self._backend.score(x, z, 1).log_probs)
 
-    def log_likelihood(self, images: object, codes: Codes | np.ndarray, *, fit: FitMode = "crop") -> np.ndarray:
+    def log_likelihood(self, inputs: object, codes: Codes | np.ndarray, **options: Unpack[InputOptions]) -> np.ndarray:
         """log p(x|z) in nats and standardised units, as in the paper's Table 1.
 
         Arguments, shapes and errors as for :meth:`log_prob`.
         """
-        return self._sum_per_image(images, codes, fit, lambda x, z: self._backend.likelihood(x, z).log_likelihood)
+        return self._sum_per_item(inputs, codes, options, lambda x, z: self._backend.likelihood(x, z).log_likelihood)
 
-    def squared_error(self, images: object, codes: Codes | np.ndarray, *, fit: FitMode = "crop") -> np.ndarray:
+    def squared_error(self, inputs: object, codes: Codes | np.ndarray, **options: Unpack[InputOptions]) -> np.ndarray:
         """Σ (x − mean of p(x|z))² in standardised units.
 
         Arguments, shapes and errors as for :meth:`log_prob`.
         """
-        return self._sum_per_image(images, codes, fit, lambda x, z: self._backend.likelihood(x, z).squared_error)
+        return self._sum_per_item(inputs, codes, options, lambda x, z: self._backend.likelihood(x, z).squared_error)
 
     def decode(self, codes: Codes | np.ndarray) -> np.ndarray:
-        """Codes to images.
+        """Codes to images or motion.
 
         Args:
             codes: Codes, or integers of any leading shape (..., N).
 
         Returns:
-            uint8 (..., height, width, channels): of the model's size, or of the original's where codes are tiled.
+            Of an image model uint8 (..., height, width, channels): of the model's size, or of the original's where
+            codes are tiled.
 
         Raises:
             CodesError: codes of another model, out of range, or of another length.
@@ -219,10 +225,7 @@ class Tokenizer:
         flat = values.reshape(-1, self.num_tokens)
         step = max(1, _VALUES_PER_PIECE // math.prod(self.input_shape))
         pieces = [self._backend.decode(flat[i : i + step]).reconstruction for i in range(0, len(flat), step)]
-        images = np.concatenate(pieces)
-        if layout is None:
-            return images.reshape(*values.shape[:-1], *self.input_shape)
-        return join_leading(images.reshape(*values.shape[:-1], *self.input_shape), layout)
+        return self._inputs.restore(np.concatenate(pieces).reshape(*values.shape[:-1], *self.input_shape), layout)
 
     def decode_to_pil(self, codes: Codes | np.ndarray) -> list[Image.Image]:
         """Like :meth:`decode`, as a flat list of PIL images (mode L or RGB)."""
@@ -230,25 +233,25 @@ class Tokenizer:
         return [to_pil(image) for image in images.reshape(-1, *images.shape[-3:])]
 
     def decode_distribution(self, codes: Codes | np.ndarray) -> Distribution:
-        """p(x|z) itself, per pixel or feature, in standardised units; tiles are left apart."""
+        """p(x|z) itself, per pixel or feature, in standardised units; tiles and windows are left apart."""
         values, _ = self._check(codes)
         decoded = self._backend.decode(values.reshape(-1, self.num_tokens))
         shape = (*values.shape[:-1], *self.input_shape)
         return Distribution(decoded.mean.reshape(shape), decoded.variance.reshape(shape))
 
-    def reconstruct(self, images: object, *, fit: FitMode = "crop", search: Search | None = None) -> np.ndarray:
-        """Encode and decode: what is left of the images, uint8 as from :meth:`decode`."""
-        return self.decode(self.encode(images, fit=fit, search=search))
+    def reconstruct(
+        self, inputs: object, *, search: Search | None = None, **options: Unpack[InputOptions]
+    ) -> np.ndarray:
+        """Encode and decode: what is left of the inputs, as from :meth:`decode`."""
+        return self.decode(self.encode(inputs, search=search, **options))
 
-    def prepare(self, images: object, *, fit: FitMode = "crop") -> np.ndarray:
-        """What the model is asked to reproduce: (B, height, width, C) uint8, to compare reconstructions with.
+    def prepare(self, inputs: object, **options: Unpack[InputOptions]) -> np.ndarray:
+        """What the model is asked to reproduce, as :meth:`decode` would give it back, to compare reconstructions with.
 
-        Fitted to the model's size, or of their own size where tiled; black or white where the model knows no greys.
+        Images (B, height, width, C) uint8, fitted to the model's size, or of their own size where tiled; black or white
+        where the model knows no greys.
         """
-        seen = prepare_images(images, self.input_shape, fit=fit).images()
-        if self.config.likelihood.kind == "bernoulli":
-            return np.where(seen > 127, 255, 0).astype(np.uint8)
-        return seen
+        return self._inputs.originals(inputs, options)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Copy the model's files to a new folder, which :meth:`from_pretrained` loads.
@@ -292,33 +295,36 @@ class Tokenizer:
             self._folder.path, repo_id, token=token, revision=revision, private=private, commit_message=commit_message
         )
 
-    def _sum_per_image(
+    def _sum_per_item(
         self,
-        images: object,
+        inputs: object,
         codes: Codes | np.ndarray,
-        fit: FitMode,
+        options: InputOptions,
         values_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
     ) -> np.ndarray:
-        """Sum ``values_of(inputs, codes)`` (n, N) over the codes and tiles of each image, or of each of its samples."""
+        """Sum ``values_of(inputs, codes)`` (n, N) over the codes and pieces of each item, or of each of its samples."""
         values, layout = self._check(codes)
-        batch = prepare_images(images, self.input_shape, fit=fit)
-        if layout != batch.layout:
-            raise CodesError("the codes are not tiled as the images are; pass the images and fit they were made with")
+        batch = self._inputs.prepare(inputs, options)
+        if (layout and layout.cut) != (batch.layout and batch.layout.cut):
+            pieces = (layout or batch.layout).pieces  # type: ignore[union-attr]  # one of them is there
+            raise CodesError(
+                f"the codes have other {pieces} than the inputs; pass the inputs and options they were made with"
+            )
         samples = values.shape[1 : values.ndim - len(batch.leading)]
         if values.ndim < 2 or len(values) != batch.leading[0] or len(samples) > 1:
             count = batch.leading[0]
             raise CodesError(
-                f"codes of shape {values.shape} are not of {count} images; "
+                f"codes of shape {values.shape} are not of {count} {self.modality}s; "
                 f"expected ({count}, {self.num_tokens}) or ({count}, S, {self.num_tokens})"
             )
-        inputs = batch.repeat(samples[0]) if samples else batch.pieces
-        per_code = values_of(inputs, values.reshape(-1, self.num_tokens))
+        pieces_of_samples = batch.repeat(samples[0]) if samples else batch.pieces
+        per_code = values_of(pieces_of_samples, values.reshape(-1, self.num_tokens))
         return per_code.astype(np.float64).reshape(*values.shape[: 1 + len(samples)], -1).sum(-1)
 
-    def _codes(self, values: np.ndarray, layout: TileLayout | None) -> Codes:
+    def _codes(self, values: np.ndarray, layout: TileLayout | ClipLayout | None) -> Codes:
         return Codes(values, self.vocab_size, self.config.name, self._weights_sha256, layout)
 
-    def _check(self, codes: Codes | np.ndarray) -> tuple[np.ndarray, TileLayout | None]:
+    def _check(self, codes: Codes | np.ndarray) -> tuple[np.ndarray, TileLayout | ClipLayout | None]:
         """Values (..., N) int32 and layout of codes that are this model's."""
         if isinstance(codes, Codes):
             if codes.weights_sha256 not in ("", self._weights_sha256):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from daps_tokenizer import codes as codes_module
-from daps_tokenizer.codes import Codes, TileLayout
+from daps_tokenizer.codes import Codes
 from daps_tokenizer.errors import BackendError, CodesError
+from daps_tokenizer.layouts import TileLayout
 
 SHA = "0123456789abcdef" * 4
 LAYOUT = TileLayout(height=40, width=90, rows=2, columns=3, overlap=4)

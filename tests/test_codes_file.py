@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daps_tokenizer.codes import Codes, TileLayout
+from daps_tokenizer.codes import Codes
 from daps_tokenizer.errors import CodesFileError, DapsError, OutputExistsError
+from daps_tokenizer.layouts import TileLayout
 
 SMALL = Codes(np.array([[0, 1, 2], [3, 4, 1]]), vocab_size=5, model="tiny", weights_sha256="")
 SMALL_HEADER = b'{"model":"tiny","weights_sha256":"","vocab_size":5,"shape":[2,3],"layout":null}'

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daps_tokenizer.codes import TileLayout
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.layouts import TileLayout
 from daps_tokenizer.tiles import cut_tiles, join_tiles
 
 

@@ -1,0 +1,154 @@
+"""How an input that is larger than the model's was cut into pieces: images into tiles, motion clips into windows.
+
+Codes carry the layout, so that decoding puts the pieces together again. Both kinds have the attributes and methods of
+:class:`Layout`, which is all that code for any modality needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from daps_tokenizer.errors import CodesError
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a :class:`CodesError` unless a condition holds."""
+    if not condition:
+        raise CodesError(message)
+
+
+def require_integer(name: str, value: object, least: int, most: int) -> None:
+    """Raise a :class:`CodesError` unless a value is an integer in a range, ends included."""
+    is_valid = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    require(is_valid, f"{name} must be an integer from {least} to {most}, not {value!r}")
+
+
+class Layout(Protocol):
+    """What both kinds of layout have in common."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the pieces; their product is the size of the second last axis of codes."""
+
+    @property
+    def pieces(self) -> str:
+        """What the pieces are called, ``tiles`` or ``windows``."""
+
+    @property
+    def cut(self) -> Layout:
+        """The same without what belongs to single items: equal for all items that were cut alike."""
+
+    def take(self, items: Sequence[int]) -> Layout:
+        """The layout of a choice of items, by their numbers in C order; a number may come more than once."""
+
+    def check_items(self, count: int) -> None:
+        """Refuse with a :class:`CodesError` where codes of ``count`` items do not fit."""
+
+
+@dataclass(frozen=True)
+class TileLayout:
+    """How a large image was cut into a grid of ``rows`` × ``columns`` tiles, listed row by row.
+
+    In pixels: ``height`` and ``width`` of the original image, and ``overlap``, what neighbouring tiles share.
+
+    Raises:
+        CodesError: a size that is not a positive integer (``overlap`` may be 0).
+    """
+
+    height: int
+    width: int
+    rows: int
+    columns: int
+    overlap: int
+
+    def __post_init__(self) -> None:
+        for name, size in dataclasses.asdict(self).items():
+            require_integer(f"layout.{name}", size, 0 if name == "overlap" else 1, 2**31 - 1)
+
+    def __str__(self) -> str:
+        return f"tiles={self.rows}×{self.columns}"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.rows, self.columns
+
+    @property
+    def pieces(self) -> str:
+        """``tiles``."""
+        return "tiles"
+
+    @property
+    def cut(self) -> TileLayout:
+        """Itself: all images of a batch are cut alike."""
+        return self
+
+    def take(self, items: Sequence[int]) -> TileLayout:
+        """Itself: all images of a batch are cut alike."""
+        return self
+
+    def check_items(self, count: int) -> None:
+        """Any number of images fits."""
+
+
+@dataclass(frozen=True)
+class ClipLayout:
+    """How a motion clip was cut into ``windows`` along time, and where in the world it was.
+
+    Args:
+        frames: of the original clip.
+        windows: how many it was cut into, after it was brought to the frame rate of the model.
+        overlap: frames that neighbouring windows share, at the frame rate of the model.
+        fps: frame rate of the original clip, frames per second.
+        starts: (x [m], y [m], heading [rad]) of the first root pose of each clip, in C order of the leading axes of its
+            codes. Without any, decoded clips start at the origin and look along x.
+
+    Raises:
+        CodesError: a size that is not a positive integer (``overlap`` may be 0), or a frame rate or start that is no
+            finite number.
+    """
+
+    frames: int
+    windows: int
+    overlap: int
+    fps: float
+    starts: tuple[tuple[float, float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("frames", 1), ("windows", 1), ("overlap", 0)):
+            require_integer(f"layout.{name}", getattr(self, name), least, 2**31 - 1)
+        require(0 < self.fps < math.inf, f"layout.fps must be a positive number, not {self.fps}")
+        for number, start in enumerate(self.starts):
+            is_start = len(start) == 3 and all(math.isfinite(value) for value in start)
+            require(is_start, f"layout.starts[{number}] must be x, y and heading, three finite numbers, not {start}")
+
+    def __str__(self) -> str:
+        return f"windows={self.windows}"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """One window a row."""
+        return self.windows, 1
+
+    @property
+    def pieces(self) -> str:
+        """``windows``."""
+        return "windows"
+
+    @property
+    def cut(self) -> ClipLayout:
+        """The same without starts."""
+        return dataclasses.replace(self, starts=())
+
+    def take(self, items: Sequence[int]) -> ClipLayout:
+        """The same with the starts of these clips."""
+        return dataclasses.replace(self, starts=tuple(self.starts[i] for i in items) if self.starts else ())
+
+    def check_items(self, count: int) -> None:
+        """Refuse where there are starts, but not one for each clip."""
+        fits = len(self.starts) in (0, count)
+        require(fits, f"layout has {len(self.starts)} starts for codes of {count} clips; expected one each, or none")
