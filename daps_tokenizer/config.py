@@ -20,6 +20,7 @@ FORMAT_VERSION = 1
 Modality = Literal["image", "motion"]
 GenerativeKind = Literal["mlp", "resnet", "transformer"]
 LikelihoodKind = Literal["bernoulli", "gaussian", "gaussian_constant"]
+RecognitionKind = Literal["autoregressive", "independent", "nearest", "levels", "gaussian"]
 
 _Config = TypeVar("_Config")
 
@@ -41,10 +42,13 @@ def _require_choice(owner: str, value: object, choices: object) -> None:
 
 @dataclass(frozen=True)
 class RecognitionConfig:
-    """Sizes of the recognition model q(z|x), an encoder-decoder transformer (paper, Figure 1 and Appendix F).
+    """Sizes of the recognition model q(z|x), a transformer (paper, Figure 1 and Appendix F).
 
     ``patch_size`` is (height, width) of an image patch; motion has none, as its frames are up-sampled by a transposed
-    convolution instead.
+    convolution instead. ``kind`` says what comes of an input: ``autoregressive``, Π q(z_t | z_<t, x), num_layers blocks
+    in the encoder and as many in the decoder; all others are num_layers blocks of self-attention and one pass:
+    ``independent``, Π q(z_t | x); the quantisers ``nearest``, codes of the nearest vectors (VQ-VAE), and ``levels``,
+    codes of rounded numbers with so many ``levels`` each (FSQ); ``gaussian``, no codes (Gaussian VAE).
     """
 
     patch_size: tuple[int, ...] = ()
@@ -52,8 +56,16 @@ class RecognitionConfig:
     num_heads: int = 4
     num_layers: int = 2
     mlp_ratio: int = 4
+    kind: RecognitionKind = "autoregressive"
+    levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        _require_choice("recognition.kind", self.kind, RecognitionKind)
+        _require(
+            (self.kind == "levels") == bool(self.levels) and all(level >= 2 for level in self.levels),
+            f"recognition.levels are the numbers, 2 or more, of kind levels alone; kind {self.kind} has "
+            f"{list(self.levels)}",
+        )
         _require_positive(
             "recognition",
             hidden_size=self.hidden_size,
@@ -66,6 +78,11 @@ class RecognitionConfig:
             self.hidden_size % self.num_heads == 0,
             f"recognition.hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}",
         )
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether there is a q(z|x) to draw from and to score with, which quantisers do not have."""
+        return self.kind in ("autoregressive", "independent")
 
 
 @dataclass(frozen=True)
@@ -196,6 +213,12 @@ class TokenizerConfig:
                 patches == self.num_tokens,
                 f"recognition.patch_size cuts the image into {patches} patches for {self.num_tokens} tokens; "
                 "each token needs a patch of its own",
+            )
+        if self.recognition.kind == "levels":
+            values = math.prod(self.recognition.levels)
+            _require(
+                values == self.vocab_size,
+                f"recognition.levels {list(self.recognition.levels)} make {values} codes, not {self.vocab_size}",
             )
         if self.generative.kind == "resnet":
             self._check_resnet_grid()

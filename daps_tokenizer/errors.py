@@ -41,5 +41,9 @@ class BackendError(DapsError):
     """A runtime that is not installed, not usable on this machine, or not known."""
 
 
+class UnsupportedError(DapsError):
+    """What this kind of model does not have: probabilities of a quantiser's codes, codes of a Gaussian VAE."""
+
+
 class OutputExistsError(DapsError):
     """An output file is already there and was not to be overwritten."""

@@ -215,12 +215,12 @@ def export_context(model: Autoencoder, *, opset: int = OPSET) -> onnx.ModelProto
 
 def export_growing_step(model: Autoencoder) -> onnx.ModelProto:
     """The body of the loop of ``encoder.onnx``; the memories ``past_*`` and ``present_*`` have a dynamic length."""
-    return _export_step(GrowingStep(model.recognition), model.config, _EXAMPLE_PAST, {0: "batch", 2: "time"}, OPSET)
+    return _export_step(GrowingStep(model.autoregressive), model.config, _EXAMPLE_PAST, {0: "batch", 2: "time"}, OPSET)
 
 
 def export_fixed_step(model: Autoencoder) -> onnx.ModelProto:
     """``encoder_step.onnx``: the memories are (B, heads, N, head_size), before and after."""
-    step = FixedStep(model.recognition)
+    step = FixedStep(model.autoregressive)
     return _export_step(step, model.config, model.config.num_tokens, {0: "batch"}, TENSORRT_OPSET)
 
 

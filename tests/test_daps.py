@@ -19,12 +19,11 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import sample_codes
 from tests.settings import TINY_GRID, TINY_MLP, TINY_MOTION
-from train.methods.base import Batch
+from train.methods.base import Batch, beta_schedule
 from train.methods.daps import (
     DAPS,
     DAPSSettings,
     advantages,
-    beta_schedule,
     effective_sample_size,
     importance_weights,
     sum_neighbourhood,

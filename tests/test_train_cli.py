@@ -25,7 +25,8 @@ from train.data import ArrayItems, Dataset, data_folder, load_dataset
 from train.evaluate import EVALUATION_BATCH, evaluate
 from train.experiment import Experiment, load_experiment
 from train.loop import fit
-from train.methods import Method, build_method
+from train.methods import build_method
+from train.methods.base import TrainedModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,7 +108,7 @@ def test_an_evaluation_is_the_mean_over_items_whatever_the_batches() -> None:
     torch.manual_seed(0)
     model = Autoencoder(TINY_MLP)
     items = np.random.default_rng(0).integers(0, 256, (EVALUATION_BATCH + 3, 28, 28, 1), dtype=np.uint8)
-    found = evaluate(Method(model), ArrayItems(items))
+    found = evaluate(TrainedModel(model), ArrayItems(items))
     with torch.no_grad():
         x = model.standardise(torch.from_numpy(items))
         greedy = sample_codes(model.recognition, model.recognition.context(x), torch.zeros(len(x), 8), temperature=0.0)

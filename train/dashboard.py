@@ -65,6 +65,6 @@ def _reconstruct(method: Method, items: np.ndarray) -> tuple[np.ndarray, np.ndar
     model = method.model
     x = model.standardise(torch.from_numpy(items).to(model.mean.device))
     uniform = torch.zeros(len(items), model.config.num_tokens, device=x.device)
-    mean = model.likelihood.moments(model.generative(method.encode(x, uniform, 0.0).codes)).mean
+    mean = model.likelihood.moments(method.reconstruct(x, uniform, 0.0).parameters).mean
     method.train(was_training)
     return items, model.to_input_units(mean).cpu().numpy()

@@ -17,14 +17,14 @@ from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from train.data import Items, load_dataset
-from train.methods import Method
+from train.methods.base import TrainedModel
 from train.photos import PhotosConfig
 
 EVALUATION_BATCH = 100
 
 
 @torch.no_grad()
-def evaluate(method: Method, items: Items, *, limit: int | None = None, seed: int = 0) -> dict[str, float]:
+def evaluate(method: TrainedModel, items: Items, *, limit: int | None = None, seed: int = 0) -> dict[str, float]:
     """Means over all items, or over the first ``limit``.
 
     Args:
@@ -35,8 +35,9 @@ def evaluate(method: Method, items: Items, *, limit: int | None = None, seed: in
 
     Returns:
         ``sampled_log_p`` and ``greedy_log_p`` (nats), their ``_psnr`` (dB, images; of clipped 8-bit pixels) and
-        ``_l2`` (norm of the error per item, standardised units); ``entropy`` of q (nats, estimated by −log q of the
-        samples); ``code_perplexity`` and ``codes_used`` of the sampled codes over all positions.
+        ``_l2`` (norm of the error per item, standardised units); ``kl`` of q from the prior and ``entropy`` of q (nats,
+        both estimated from log q of the samples); ``code_perplexity`` and ``codes_used`` of the sampled codes over all
+        positions. Where the latent is continuous there is no ``entropy`` and no codes are used.
     """
     was_training = method.training
     method.eval()
@@ -52,8 +53,7 @@ def evaluate(method: Method, items: Items, *, limit: int | None = None, seed: in
         inputs = inputs.to(model.mean.device)
         x = model.standardise(inputs)
         for kind, temperature in (("sampled", 1.0), ("greedy", 0.0)):
-            sampled = method.encode(x, uniform, temperature)
-            parameters = model.generative(sampled.codes)
+            parameters, kl, codes = method.reconstruct(x, uniform, temperature)
             mean = model.likelihood.moments(parameters).mean
             error = (mean - x).square().flatten(1)
             found = {
@@ -66,12 +66,14 @@ def evaluate(method: Method, items: Items, *, limit: int | None = None, seed: in
                 mse = difference.square().flatten(1).mean(1).clamp_min(1e-3)
                 found[f"{kind}_psnr"] = 10 * torch.log10(255.0**2 / mse)
             if kind == "sampled":
-                found["entropy"] = -sampled.log_probs.sum(1)
-                usage += torch.bincount(sampled.codes.flatten(), minlength=usage.shape[0]).cpu()
+                found["kl"] = kl
+                if codes is not None:
+                    found["entropy"] = model.config.num_tokens * math.log(model.config.vocab_size) - kl
+                    usage += torch.bincount(codes.flatten(), minlength=usage.shape[0]).cpu()
             for name, value in found.items():
                 values.setdefault(name, []).append(value.cpu())
     method.train(was_training)
-    share = usage / usage.sum()
+    share = usage / usage.sum().clamp_min(1.0)
     perplexity = math.exp(-float((share * share.clamp_min(1e-12).log()).sum()))
     means = {name: float(torch.cat(parts).double().mean()) for name, parts in values.items()}
     return means | {"code_perplexity": perplexity, "codes_used": float((usage > 0).sum()), "items": float(count)}
@@ -100,7 +102,7 @@ def evaluate_checkpoint(checkpoint: Path, data: Path, *, seed: int = 0) -> dict[
         photos=photos and config_from_dict(PhotosConfig, photos, source=f"{record_file}: data"),
         input_shape=model.config.input_shape,
     ).test
-    found: dict[str, Any] = evaluate(Method(model), test, seed=seed)
+    found: dict[str, Any] = evaluate(TrainedModel(model), test, seed=seed)
     found |= {"dataset": f"{dataset}, test set", "seed": seed, "date": datetime.date.today().isoformat()}
     record["evaluation"] = found
     write_bytes_atomically(record_file, (json.dumps(record, indent=2) + "\n").encode())

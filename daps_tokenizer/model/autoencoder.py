@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.errors import ModelFileError
+from daps_tokenizer.errors import ConfigError, ModelFileError
 from daps_tokenizer.model.generative import build_generative_model
 from daps_tokenizer.model.likelihoods import build_likelihood
-from daps_tokenizer.model.recognition import PatchEmbedding, RecognitionModel
+from daps_tokenizer.model.parallel import FactorisedModel, LevelQuantiser, NearestQuantiser, ParallelEncoder
+from daps_tokenizer.model.recognition import PatchEmbedding, Recognition, RecognitionModel
 
 
 class CellValues(NamedTuple):
@@ -34,11 +36,23 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.config = config
         self.likelihood = build_likelihood(config.likelihood)
-        self.recognition = RecognitionModel(config)
+        self.recognition = build_recognition_model(config)
         self.generative = build_generative_model(config, self.likelihood.num_parameters)
         self.register_buffer("mean", torch.tensor(config.normalisation.mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.normalisation.std), persistent=False)
         self.apply(_initialise)
+
+    @property
+    def autoregressive(self) -> RecognitionModel:
+        """The recognition model, for what needs it to draw code by code.
+
+        Raises:
+            ConfigError: it is of another kind.
+        """
+        if not isinstance(self.recognition, RecognitionModel):
+            kind = self.config.recognition.kind
+            raise ConfigError(f"recognition.kind must be autoregressive for this, not {kind}")
+        return self.recognition
 
     def standardise(self, inputs: Tensor) -> Tensor:
         """Input units to standardised units.
@@ -91,6 +105,18 @@ class Autoencoder(nn.Module):
             return grid.sum(dim=(2, 4, 5)).flatten(1)
         share = self.config.num_tokens // values.shape[1]
         return (values.sum(-1) / share).repeat_interleave(share, dim=1)
+
+
+def build_recognition_model(config: TokenizerConfig) -> Recognition:
+    """The recognition model that a config asks for."""
+    kinds: dict[str, Callable[[TokenizerConfig], Recognition]] = {
+        "autoregressive": RecognitionModel,
+        "independent": FactorisedModel,
+        "nearest": NearestQuantiser,
+        "levels": LevelQuantiser,
+        "gaussian": ParallelEncoder,
+    }
+    return kinds[config.recognition.kind](config)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -8,7 +8,9 @@ keys and values of earlier positions kept).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,22 +64,48 @@ class FrameUpsampling(nn.Module):
         return self.convolution(x.transpose(1, 2)).transpose(1, 2)
 
 
-class RecognitionModel(nn.Module):
-    """q(z|x) over N codes out of V."""
+def build_input_embedding(config: TokenizerConfig) -> PatchEmbedding | FrameUpsampling:
+    """What turns an input of the config's modality into vectors for a transformer."""
+    sizes = config.recognition
+    if config.modality == "image":
+        return PatchEmbedding(config.input_shape, sizes.patch_size, sizes.hidden_size)
+    return FrameUpsampling(config.input_shape, sizes.hidden_size)
+
+
+class Recognition(nn.Module, ABC):
+    """What every kind of recognition model has: a context made once per item, and probabilities of codes given it."""
 
     positions: Tensor
-    decoder_blocks: Sequence[DecoderBlock]
+    head: nn.Linear
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
+        self.num_tokens, self.vocab_size = config.num_tokens, config.vocab_size
+        self.input_embedding = build_input_embedding(config)
+
+    @abstractmethod
+    def context(self, x: Tensor) -> Any:
+        """What codes are drawn from or scored with, of standardised inputs (B, *input_shape)."""
+
+    @abstractmethod
+    def logits(self, context: Any, codes: Tensor) -> Tensor:
+        """Logits of each position, given the codes before it where they matter: codes (B·K, N) -> (B·K, N, V)."""
+
+    def log_prob(self, context: Any, codes: Tensor) -> Tensor:
+        """log q(z_t | z_<t, x) in nats, (B·K, N), of codes (B·K, N), the K rows of an item next to each other."""
+        logits = self.logits(context, codes).float()
+        return torch.gather(logits.log_softmax(-1), -1, codes.long()[..., None])[..., 0]
+
+
+class RecognitionModel(Recognition):
+    """q(z|x) over N codes out of V, each drawn given those before it."""
+
+    decoder_blocks: Sequence[DecoderBlock]
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__(config)
         sizes = config.recognition
         block = (sizes.hidden_size, sizes.num_heads, sizes.mlp_ratio)
-        self.num_tokens, self.vocab_size = config.num_tokens, config.vocab_size
-        self.input_embedding: PatchEmbedding | FrameUpsampling = (
-            PatchEmbedding(config.input_shape, sizes.patch_size, sizes.hidden_size)
-            if config.modality == "image"
-            else FrameUpsampling(config.input_shape, sizes.hidden_size)
-        )
         self.encoder_blocks = nn.ModuleList(EncoderBlock(*block) for _ in range(sizes.num_layers))
         self.encoder_norm = layer_norm(sizes.hidden_size)
         self.code_embedding = nn.Embedding(config.vocab_size, sizes.hidden_size)
@@ -136,11 +164,6 @@ class RecognitionModel(nn.Module):
             (B·K, N, V).
         """
         return self.head(self.hidden(context, codes))
-
-    def log_prob(self, context: list[Memory], codes: Tensor) -> Tensor:
-        """log q(z_t | z_<t, x) in nats, (B·K, N), of codes (B·K, N)."""
-        logits = self.logits(context, codes).float()
-        return torch.gather(logits.log_softmax(-1), -1, codes.long()[..., None])[..., 0]
 
     def step(self, context: list[Memory], previous: Tensor, position: int, cache: list[Memory]) -> Tensor:
         """Logits of one position, (B·K, V).

@@ -7,12 +7,13 @@ distribution at a uniform number that the caller supplies. The same uniforms giv
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from daps_tokenizer.model.recognition import RecognitionModel
+from daps_tokenizer.model.parallel import FactorisedModel, ParallelEncoder
+from daps_tokenizer.model.recognition import Recognition, RecognitionModel
 from daps_tokenizer.model.transformer import Memory
 
 
@@ -82,15 +83,31 @@ def draw_positions(model: RecognitionModel, draw: Draw, positions: range, temper
 
 
 @torch.no_grad()
-def sample_codes(model: RecognitionModel, context: list[Memory], uniform: Tensor, temperature: float = 1.0) -> Sampled:
-    """Draw every position in turn.
+def sample_codes(model: Recognition, context: Any, uniform: Tensor, temperature: Tensor | float = 1.0) -> Sampled:
+    """Draw every position in turn, or all at once where they do not depend on each other.
 
     Args:
         model: the recognition model.
         context: from ``model.context``, batch B.
         uniform: (B·K, N) in [0, 1); K samples of an item are next to each other.
-        temperature: 0 for greedy codes, 1 for samples of q.
+        temperature: 0 for greedy codes, 1 for samples of q. A quantiser has one code for each position, whatever the
+            temperature, with probability 1.
+
+    Raises:
+        UnsupportedError: the encoder of a Gaussian VAE, which makes no codes.
     """
+    if isinstance(model, ParallelEncoder):
+        return _sample_at_once(model, context, uniform, temperature)
+    assert isinstance(model, RecognitionModel)
     draw = Draw.allocate(model, context, uniform)
     draw_positions(model, draw, range(model.num_tokens), temperature)
     return Sampled(draw.codes, draw.log_probs)
+
+
+def _sample_at_once(model: ParallelEncoder, context: Tensor, uniform: Tensor, temperature: Tensor | float) -> Sampled:
+    if not isinstance(model, FactorisedModel):
+        codes = model.quantise(context).repeat_interleave(uniform.shape[0] // context.shape[0], dim=0)
+        return Sampled(codes, torch.zeros_like(uniform, dtype=torch.float32))
+    logits = model.logits(context, uniform).float()
+    codes = choose_codes(logits.flatten(0, 1), uniform.flatten(), temperature).unflatten(0, uniform.shape)
+    return Sampled(codes, logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0])

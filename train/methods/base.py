@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import Sampled, sample_codes
 
@@ -25,15 +28,49 @@ class Losses(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-class Method(nn.Module):
+class Reconstruction(NamedTuple):
+    """What is left of B items, and what it took.
+
+    ``parameters`` of p(x|z), as the generative model gives them; ``kl`` (B,), nats: log q(z|x) − log p(z) of the z that
+    was drawn, whose mean is the divergence from the prior; ``codes`` (B, N), None where the latent is continuous.
+    """
+
+    parameters: Tensor
+    kl: Tensor
+    codes: Tensor | None
+
+
+class TrainedModel(nn.Module):
+    """A model and how it encodes: all that evaluation needs of a method, and of a checkpoint without its method."""
+
+    def __init__(self, model: Autoencoder) -> None:
+        super().__init__()
+        self.model = model
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, uniform: Tensor, temperature: float) -> Sampled:
+        """Codes of standardised x (B, *input_shape), as the trained tokenizer will draw them; for evaluation."""
+        recognition = self.model.recognition
+        return sample_codes(recognition, recognition.context(x), uniform, temperature)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, uniform: Tensor, temperature: float) -> Reconstruction:
+        """Encode and decode standardised x (B, *input_shape); ``uniform`` is (B, N), temperature 0 greedy."""
+        codes, log_probs = self.encode(x, uniform, temperature)
+        prior = -self.model.config.num_tokens * math.log(self.model.config.vocab_size)
+        return Reconstruction(self.model.generative(codes), log_probs.sum(1) - prior, codes)
+
+
+class Method(TrainedModel, ABC):
     """A model together with the loss that trains it. One instance per run; its buffers are part of the checkpoint."""
 
     settings_type: ClassVar[type[Any]]
 
-    def __init__(self, model: Autoencoder, settings: Any = None) -> None:
-        super().__init__()
-        self.model, self.settings = model, settings
+    def __init__(self, model: Autoencoder, settings: Any) -> None:
+        super().__init__(model)
+        self.settings = settings
 
+    @abstractmethod
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """The loss of one batch.
 
@@ -42,7 +79,6 @@ class Method(nn.Module):
             generator: the only source of randomness, on the inputs' device.
             progress: share of the run that is done, in [0, 1]: schedules depend on it alone.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no loss")
 
     def extra_parameters(self) -> list[dict[str, Any]]:
         """AdamW parameter groups beyond the model's own, each with its learning rate."""
@@ -57,11 +93,21 @@ class Method(nn.Module):
     def before_checkpoint(self) -> None:
         """Called before weights are written."""
 
-    @torch.no_grad()
-    def encode(self, x: Tensor, uniform: Tensor, temperature: float) -> Sampled:
-        """Codes of standardised x (B, *input_shape), as the trained tokenizer will draw them; for evaluation."""
-        recognition = self.model.recognition
-        return sample_codes(recognition, recognition.context(x), uniform, temperature)
+
+def require_kind(model: Autoencoder, method: str, *kinds: str) -> None:
+    """Refuse a recognition model that a method cannot train.
+
+    Raises:
+        ConfigError: naming the kinds that it can.
+    """
+    kind = model.config.recognition.kind
+    if kind not in kinds:
+        raise ConfigError(f"{method} trains a recognition model of kind {' or '.join(kinds)}, not {kind}")
+
+
+def beta_schedule(initial: float, final: float, progress: float) -> float:
+    """Exponential decay from initial to final as progress goes from 0 to 1."""
+    return initial * (final / initial) ** progress
 
 
 def expand_samples(x: Tensor, num_samples: int) -> Tensor:

@@ -19,9 +19,8 @@ from torch.nn import functional as F
 
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
-from daps_tokenizer.model.sampling import sample_codes
-from train.cuda_sampler import GraphedSampler
-from train.methods.base import Batch, Losses, Method, expand_samples
+from train.methods.base import Batch, Losses, beta_schedule
+from train.methods.policy import PolicyMethod
 
 
 def advantages(rewards: Tensor) -> Tensor:
@@ -46,11 +45,6 @@ def importance_weights(advantage: Tensor, log_q: Tensor, eta: Tensor, beta: floa
 def effective_sample_size(weights: Tensor) -> Tensor:
     """(Σ w)² / Σ w² over K, averaged over everything else (paper, Eq. 8): a scalar between 1 and K."""
     return (weights.sum(-1).square() / weights.square().sum(-1)).mean()
-
-
-def beta_schedule(initial: float, final: float, progress: float) -> float:
-    """Exponential decay from initial to final as progress goes from 0 to 1."""
-    return initial * (final / initial) ** progress
 
 
 def sum_neighbourhood(values: Tensor, grid: tuple[int, int], size: int) -> Tensor:
@@ -93,7 +87,7 @@ class DAPSSettings:
             raise ConfigError(f"neighbourhood must be odd, not {self.neighbourhood}")
 
 
-class DAPS(Method):
+class DAPS(PolicyMethod):
     """Weighted maximum likelihood for q, maximum likelihood for p, and η following the effective sample size."""
 
     settings_type = DAPSSettings
@@ -103,7 +97,6 @@ class DAPS(Method):
         super().__init__(model, settings)
         if settings.credit == "local" and model.config.token_grid is None:
             raise ConfigError(f"credit: local needs codes on a grid, which {model.config.generative.kind} has not")
-        self._sampler: GraphedSampler | None = None
         self.log_eta = nn.Parameter(torch.tensor(math.log(settings.eta_initial)))
 
     @torch.no_grad()
@@ -122,47 +115,18 @@ class DAPS(Method):
         if settings.batch_norm == "frozen":
             model.generative.eval()
         beta = beta_schedule(settings.beta_initial, settings.beta_final, progress)
-        x = model.standardise(batch.inputs)
-        context = model.recognition.context(x)
-        codes = self._draw(x, generator)
-        log_q = model.recognition.log_prob(context, codes)
-        log_p = model.likelihood.log_prob(model.generative(codes), expand_samples(x, settings.num_samples))
+        rollout = self.rollout(batch.inputs, generator)
 
-        rewards, log_q_terms = self._credit(log_p, log_q)
+        rewards, log_q_terms = self._credit(rollout.log_p, rollout.log_q)
         eta = self.log_eta.exp()
         weights = importance_weights(advantages(rewards), log_q_terms.detach(), eta, beta)
         ess = effective_sample_size(weights)
         # The terms are (B, 1 or N, K): sum over codes, average over the batch.
         loss_theta = -(weights.detach() * log_q_terms).sum(dim=(-1, -2)).mean()
-        loss_phi = -log_p.flatten(1).sum(1).mean()
+        loss_phi = -rollout.log_p.flatten(1).sum(1).mean()
         loss_eta = (ess - settings.ess_target * settings.num_samples).square()
-
-        entropy = -log_q.detach().sum(1).mean()
-        reconstruction = -loss_phi.detach()
-        maximum_entropy = model.config.num_tokens * math.log(model.config.vocab_size)
-        metrics = {
-            "log_p": reconstruction,
-            "elbo": reconstruction - (maximum_entropy - entropy),
-            "entropy": entropy,
-            "ess": ess.detach(),
-            "eta": eta.detach(),
-            "beta": torch.tensor(beta),
-            "codes_in_batch": torch.tensor(float(codes.unique().numel())),
-        }
+        metrics = self.policy_metrics(rollout, beta) | {"ess": ess.detach(), "eta": eta.detach()}
         return Losses(loss_theta + loss_phi + loss_eta, metrics)
-
-    @torch.no_grad()
-    def _draw(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """K samples per item at temperature 1 with the current weights: (B·K, N). float32 on CPU, bfloat16 on GPU."""
-        recognition = self.model.recognition
-        rows = x.shape[0] * self.settings.num_samples
-        uniform = torch.rand(rows, recognition.num_tokens, generator=generator, device=x.device)
-        with torch.autocast(x.device.type, enabled=False):
-            if x.device.type != "cuda":
-                return sample_codes(recognition, recognition.context(x), uniform).codes
-            if self._sampler is None or self._sampler.draw.uniform.shape != uniform.shape:
-                self._sampler = GraphedSampler(recognition, x, self.settings.num_samples)
-            return self._sampler.sample(x, uniform)
 
     def _credit(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
         """Rewards (no gradient) and the log q that they pay for, each (B, 1, K), or (B, N, K) with local credit."""

@@ -31,7 +31,7 @@ class Distillation(Method):
 
     def __init__(self, model: Autoencoder, settings: DistillationSettings) -> None:
         super().__init__(model, settings)
-        self.teacher = copy.deepcopy(model.recognition).requires_grad_(False)
+        self.teacher = copy.deepcopy(model.autoregressive).requires_grad_(False)
         model.generative.requires_grad_(False)
 
     def start(self) -> None:
@@ -39,9 +39,9 @@ class Distillation(Method):
         model = self.model
         self.teacher.load_state_dict(model.recognition.state_dict())
         if self.settings.from_scratch:
-            model.recognition.load_state_dict(Autoencoder(model.config).recognition.state_dict())
+            model.autoregressive.load_state_dict(Autoencoder(model.config).recognition.state_dict())
         else:
-            torch.nn.init.normal_(model.recognition.code_embedding.weight, std=0.02)
+            torch.nn.init.normal_(model.autoregressive.code_embedding.weight, std=0.02)
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """Mean over the batch of −log q(z|x) in nats; ``agreement`` is the share of codes that are most probable."""
@@ -49,7 +49,7 @@ class Distillation(Method):
         x = self.model.standardise(batch.inputs)
         with torch.no_grad():
             codes = self.teacher.head(self.teacher.hidden_without_codes(self.teacher.context(x))).argmax(-1)
-        recognition = self.model.recognition
+        recognition = self.model.autoregressive
         logits = recognition.logits(recognition.context(x), codes).float()
         log_q = logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0].sum(1)
         agreement = (logits.argmax(-1) == codes).float().mean()

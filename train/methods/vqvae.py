@@ -1,10 +1,11 @@
-"""VQ-VAE (van den Oord et al., 2017; paper, Eq. 2), trained through the recognition network itself.
+"""VQ-VAE (van den Oord et al., 2017; paper, Eq. 2), with an encoder of its own or through the recognition network.
 
-The decoder blocks of the recognition model see positions only, so they form a parallel encoder; its last hidden states
-are quantised to the generative model's own code table C. With codes = argmin ‖h − C‖², a head of weight 2αC and bias
-−α‖C‖² has the same codes as its most probable ones, and a code embedding of zero makes the autoregressive model ignore
-what it has drawn. So the checkpoint of a VQ-VAE *is* an autoregressive recognition model with the same greedy codes:
-DAPS starts from it as it is.
+A recognition model of kind nearest is the paper's: self-attention, then the nearest vector of the generative model's
+own code table C. For a warm start of DAPS it is trained through the autoregressive network instead: its decoder blocks
+see positions only, so they form a parallel encoder; its last hidden states are quantised to C. With codes =
+argmin ‖h − C‖², a head of weight 2αC and bias −α‖C‖² has the same codes as its most probable ones, and a code embedding
+of zero makes the autoregressive model ignore what it has drawn. So the checkpoint of such a VQ-VAE *is* an
+autoregressive recognition model with the same greedy codes: DAPS starts from it as it is.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch.nn import functional as F
 
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Sampled
-from train.methods.base import Batch, Losses, Method
+from train.methods.base import Batch, Losses, Method, require_kind
 
 NEXT_CODES = 7  # the gap that sets α is the mean distance from the nearest code to the next 7
 
@@ -57,8 +59,10 @@ class VQVAE(Method):
         table = model.generative.embedding.weight
         if table.shape[1] != model.recognition.positions.shape[1]:
             raise ConfigError("vqvae needs the generative model's embedding_size to equal recognition.hidden_size")
+        require_kind(model, "vqvae", "nearest", "autoregressive")
         # Neither is used by a parallel encoder; weight decay or gradients must not move them.
-        model.recognition.code_embedding.requires_grad_(False)
+        if isinstance(model.recognition, RecognitionModel):
+            model.recognition.code_embedding.requires_grad_(False)
         model.recognition.head.requires_grad_(False)
         self.register_buffer("usage", torch.zeros(table.shape[0]))
         self.register_buffer("recent", torch.zeros(1024, table.shape[1]))
@@ -66,8 +70,9 @@ class VQVAE(Method):
 
     @torch.no_grad()
     def start(self) -> None:
-        """With a code embedding of zero the autoregressive model ignores what it has drawn."""
-        self.model.recognition.code_embedding.weight.zero_()
+        """With a code embedding of zero an autoregressive model ignores what it has drawn."""
+        if isinstance(self.model.recognition, RecognitionModel):
+            self.model.recognition.code_embedding.weight.zero_()
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """−log p(x|z) per dimension + ‖sg(h) − C‖² + commitment · ‖h − sg(C)‖², means over all elements."""
@@ -90,7 +95,10 @@ class VQVAE(Method):
 
     def _hidden(self, x: Tensor) -> Tensor:
         recognition = self.model.recognition
-        return recognition.hidden_without_codes(recognition.context(x)).float()
+        context = recognition.context(x)
+        if isinstance(recognition, RecognitionModel):
+            return recognition.hidden_without_codes(context).float()
+        return context.float()
 
     @torch.no_grad()
     def _distances(self, h: Tensor) -> Tensor:
@@ -132,9 +140,10 @@ class VQVAE(Method):
 
     @torch.no_grad()
     def before_checkpoint(self) -> None:
-        """Write the autoregressive head that has this quantiser's codes as its most probable ones."""
+        """Write the head that has this quantiser's codes as its largest outputs, or as its most probable ones."""
         table, head = self.model.generative.embedding.weight, self.model.recognition.head
-        alpha = self.settings.logit_gap / self.distance_gap
+        has_probabilities = self.model.config.recognition.has_probabilities
+        alpha = self.settings.logit_gap / self.distance_gap if has_probabilities else 1.0
         head.weight.copy_(2 * alpha * table)
         head.bias.copy_(-alpha * table.square().sum(1))
 

@@ -1,0 +1,83 @@
+"""What policy-search methods share: K codes per item are drawn without a gradient, then scored in one parallel pass."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.recognition import Recognition, RecognitionModel
+from daps_tokenizer.model.sampling import sample_codes
+from train.cuda_sampler import GraphedSampler
+from train.methods.base import Method, expand_samples, require_kind
+
+
+class Rollout(NamedTuple):
+    """K samples of q for each of B items, the K of an item next to each other.
+
+    ``codes`` (B·K, N); ``logits`` (B·K, N, V) with gradient, ``log_q`` (B·K, N) of the codes with gradient; ``log_p``
+    (B·K, *input_shape), log p(x|z) of each dimension, with gradient.
+    """
+
+    x: Tensor
+    codes: Tensor
+    logits: Tensor
+    log_q: Tensor
+    log_p: Tensor
+
+
+class PolicyMethod(Method):
+    """A method whose recognition model is a policy; subclasses say what its samples teach it."""
+
+    def __init__(self, model: Autoencoder, settings: Any) -> None:
+        super().__init__(model, settings)
+        require_kind(model, "a policy-search method", "autoregressive", "independent")
+        self._sampler: GraphedSampler | None = None
+
+    def rollout(self, inputs: Tensor, generator: torch.Generator, behaviour: Recognition | None = None) -> Rollout:
+        """Draw codes for inputs (B, *input_shape) and evaluate them.
+
+        Args:
+            inputs, generator: of :meth:`forward`.
+            behaviour: draws the codes in place of the recognition model that is trained.
+        """
+        model, num_samples = self.model, self.settings.num_samples
+        x = model.standardise(inputs)
+        context = model.recognition.context(x)
+        codes = self.draw(behaviour or model.recognition, x, generator)
+        logits = model.recognition.logits(context, codes).float()
+        log_q = logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0]
+        log_p = model.likelihood.log_prob(model.generative(codes), expand_samples(x, num_samples))
+        return Rollout(x, codes, logits, log_q, log_p)
+
+    @torch.no_grad()
+    def draw(self, recognition: Recognition, x: Tensor, generator: torch.Generator) -> Tensor:
+        """K samples per item at temperature 1, (B·K, N); with CUDA graphs where they help (GPU, code by code)."""
+        rows = x.shape[0] * self.settings.num_samples
+        uniform = torch.rand(rows, recognition.num_tokens, generator=generator, device=x.device)
+        with torch.autocast(x.device.type, enabled=False):
+            if x.device.type != "cuda" or not isinstance(recognition, RecognitionModel):
+                return sample_codes(recognition, recognition.context(x), uniform).codes
+            if self._sampler is None or self._sampler.draw.uniform.shape != uniform.shape:
+                self._sampler = GraphedSampler(recognition, x, self.settings.num_samples)
+            return self._sampler.sample(x, uniform)
+
+    def by_item(self, values: Tensor) -> Tensor:
+        """(B·K, ...) -> (B, K, ...)."""
+        return values.unflatten(0, (-1, self.settings.num_samples))
+
+    def policy_metrics(self, rollout: Rollout, beta: float) -> dict[str, Tensor]:
+        """What all of them record."""
+        config = self.model.config
+        log_p = rollout.log_p.detach().flatten(1).sum(1).mean()
+        entropy = -rollout.log_q.detach().sum(1).mean()
+        return {
+            "log_p": log_p,
+            "elbo": log_p - (config.num_tokens * math.log(config.vocab_size) - entropy),
+            "entropy": entropy,
+            "beta": torch.tensor(beta),
+            "codes_in_batch": torch.tensor(float(rollout.codes.unique().numel())),
+        }
