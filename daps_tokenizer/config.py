@@ -154,6 +154,21 @@ class NormalisationConfig:
 
 
 @dataclass(frozen=True)
+class MotionConfig:
+    """What the numbers of a motion model mean: its frame rate, and the names of joints and features in their order."""
+
+    fps: float
+    joint_names: tuple[str, ...]
+    feature_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _require(math.isfinite(self.fps) and self.fps > 0, f"motion.fps must be a positive number, not {self.fps}")
+        for name, values in (("joint_names", self.joint_names), ("feature_names", self.feature_names)):
+            _require(len(values) > 0, f"motion.{name} is empty")
+            _require(len(set(values)) == len(values), f"motion.{name} has a name twice")
+
+
+@dataclass(frozen=True)
 class TokenizerConfig:
     """One tokenizer: what goes in, how many codes come out, and the networks between.
 
@@ -163,6 +178,7 @@ class TokenizerConfig:
         input_shape: (height, width, channels) or (frames, features).
         num_tokens: N, codes per item ("block size" in the paper).
         vocab_size: V, values a code can take ("vocab size" in the paper).
+        motion: what frames and features are, of a motion model.
         training: how the weights came to be; for people, never read by the code.
         files: sha256 of every file in the model folder, by its path in the folder.
 
@@ -179,6 +195,7 @@ class TokenizerConfig:
     generative: GenerativeConfig
     likelihood: LikelihoodConfig
     normalisation: NormalisationConfig
+    motion: MotionConfig | None = None
     training: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -219,6 +236,12 @@ class TokenizerConfig:
             _require(
                 values == self.vocab_size,
                 f"recognition.levels {list(self.recognition.levels)} make {values} codes, not {self.vocab_size}",
+            )
+        if self.motion is not None:
+            _require(self.modality == "motion", f"config.motion is for motion models, not for modality {self.modality}")
+            _require(
+                len(self.motion.feature_names) == channels,
+                f"motion has {len(self.motion.feature_names)} feature_names for {channels} features",
             )
         if self.generative.kind == "resnet":
             self._check_resnet_grid()

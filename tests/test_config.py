@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from daps_tokenizer.config import FORMAT_VERSION, TokenizerConfig
+from daps_tokenizer.config import FORMAT_VERSION, MotionConfig, TokenizerConfig
 from daps_tokenizer.errors import ConfigError
 from tests.settings import CIFAR10, IMAGENET256, LAFAN, MNIST
 
@@ -61,6 +61,34 @@ def test_what_no_model_could_be_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         TokenizerConfig.from_json(text)
     assert "\n" not in str(caught.value)
+
+
+MOTION = MotionConfig(fps=30.0, joint_names=("left_knee",), feature_names=tuple(f"feature_{i}" for i in range(127)))
+
+
+def test_a_motion_model_says_what_its_features_are() -> None:
+    config = dataclasses.replace(LAFAN, motion=MOTION)
+    assert TokenizerConfig.from_json(config.to_json()) == config
+    assert TokenizerConfig.from_json(CIFAR10.to_json()).motion is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fps": 0.0}, "motion.fps must be a positive number, not 0.0"),
+        ({"joint_names": ()}, "motion.joint_names is empty"),
+        ({"joint_names": ("knee", "knee")}, "motion.joint_names has a name twice"),
+        ({"feature_names": ("height",)}, "motion has 1 feature_names for 127 features"),
+    ],
+)
+def test_motion_that_fits_no_model_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(LAFAN, motion=dataclasses.replace(MOTION, **changes))  # type: ignore[arg-type]
+
+
+def test_an_image_model_has_no_motion() -> None:
+    with pytest.raises(ConfigError, match=r"config\.motion is for motion models, not for modality image"):
+        dataclasses.replace(CIFAR10, motion=MOTION)
 
 
 def test_a_missing_key_is_named() -> None:

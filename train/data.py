@@ -1,6 +1,7 @@
 """What a model is trained and tested on: items that are read by index.
 
-MNIST and CIFAR-10 fit in memory as uint8 arrays; photographs (``train/photos.py``) are read when they are needed.
+MNIST and CIFAR-10 fit in memory as uint8 arrays, motion as the features of whole clips (``train/motion.py``);
+photographs (``train/photos.py``) are read when they are needed.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import numpy as np
 from PIL import Image
 
 from daps_tokenizer.errors import InputError
+from train.motion import open_motion
 from train.photos import PhotosConfig, open_photos
 
-DatasetKind = Literal["mnist", "cifar10", "photos"]
+DatasetKind = Literal["mnist", "cifar10", "photos", "motion"]
 
 CIFAR10_MOSAIC = (25, 40)  # rows and columns of 32×32 tiles in one lossless WebP file
 
@@ -94,19 +96,24 @@ def data_folder(folder: Path | None) -> Path:
 def load_dataset(
     kind: DatasetKind, folder: Path, *, photos: PhotosConfig | None = None, input_shape: tuple[int, ...] = ()
 ) -> Dataset:
-    """Load MNIST (``mnist.npz``) or CIFAR-10 (``cifar10/*.webp`` mosaics), or list photographs to be read later.
+    """Load MNIST (``mnist.npz``), CIFAR-10 (``cifar10/*.webp`` mosaics) or motion (``lafan1_h1.npz``), or list
+    photographs to be read later.
 
     Args:
         kind: which dataset.
         folder: where the files are.
         photos: where ``kind`` is ``photos``: which ones, and how they become items.
-        input_shape: where ``kind`` is ``photos``: (height, width, channels) of an item.
+        input_shape: of an item, where ``kind`` is ``photos``: (height, width, channels); or ``motion``: (frames, 127).
 
     Raises:
         InputError: a file is missing, damaged or not of the expected shape; names what would be accepted.
     """
     if kind == "photos":
         return Dataset(*open_photos(photos or PhotosConfig(), folder, input_shape))
+    if kind == "motion":
+        path = folder / "lafan1_h1.npz"
+        with _reading(path, "the LAFAN1 clips of the H1 with data, split_points, names and fps"):
+            return Dataset(*open_motion(path, input_shape))
     return {"mnist": _load_mnist, "cifar10": _load_cifar10}[kind](folder)
 
 

@@ -1,0 +1,42 @@
+"""Real clips where they are, and poses made up to test with."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daps_tokenizer.motion.kinematics import JOINT_LIMITS, heading_quaternion, multiply_quaternions
+
+DATA = Path(os.environ.get("DAPS_DATA", Path(__file__).parents[3] / "shared" / "data"))
+LAFAN = DATA / "lafan1_h1.npz"
+needs_lafan = pytest.mark.skipif(
+    not LAFAN.is_file(), reason="lafan1_h1.npz is neither in $DAPS_DATA nor ../shared/data"
+)
+
+
+def random_poses(count: int, seed: int = 0) -> np.ndarray:
+    """(count, 26): anywhere, turned anyhow, joints anywhere within their limits."""
+    rng = np.random.default_rng(seed)
+    quaternions = rng.standard_normal((count, 4))
+    quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
+    angles = rng.uniform(*JOINT_LIMITS.T, (count, len(JOINT_LIMITS)))
+    return np.concatenate([rng.uniform(-2, 2, (count, 3)), quaternions, angles], axis=1)
+
+
+def smooth_motion(frames: int, seed: int = 0) -> np.ndarray:
+    """(frames, 26): a robot that walks a curve, sways and swings its joints."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(frames) / 30.0
+    heading = 2.5 + 1.5 * time + 0.3 * np.sin(3 * time)  # turns past ±π
+    sway = 0.2 * np.sin(2 * time)
+    poses = np.zeros((frames, 26))
+    poses[:, 0], poses[:, 1] = np.cumsum([np.cos(heading), np.sin(heading)], axis=1) / 30.0
+    poses[:, 2] = 1.0 + 0.03 * np.sin(8 * time)
+    tilt = np.stack([0.8 * np.sin(sway), 0.6 * np.sin(2 * sway), np.zeros(frames), np.ones(frames)], axis=1)
+    tilt /= np.linalg.norm(tilt, axis=1, keepdims=True)
+    poses[:, 3:7] = multiply_quaternions(heading_quaternion(heading), tilt)
+    swing = np.sin(np.outer(time, rng.uniform(1, 6, 19)) + rng.uniform(0, 6, 19))
+    middle, reach = JOINT_LIMITS.mean(1), np.diff(JOINT_LIMITS)[:, 0] / 2
+    poses[:, 7:] = middle + 0.5 * reach * swing
+    return poses

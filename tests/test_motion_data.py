@@ -1,0 +1,61 @@
+"""Motion as training data: windows of real clips, training and validation clips apart."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daps_tokenizer.errors import ConfigError, InputError
+from daps_tokenizer.motion.features import compute_features
+from tests.motion.motions import smooth_motion
+from train.data import load_dataset
+from train.motion import VALIDATION_CLIPS, MotionWindows, windows_of
+
+
+def write_archive(folder: Path, names: tuple[str, ...], frames: int = 40, fps: int = 30, columns: int = 26) -> Path:
+    """A small ``lafan1_h1.npz``; clip i is ``smooth_motion`` of seed i."""
+    clips = [smooth_motion(frames, seed)[:, :columns].astype(np.float32) for seed in range(len(names))]
+    ends = np.arange(len(names) + 1) * frames
+    np.savez(folder / "lafan1_h1.npz", data=np.concatenate(clips), split_points=ends, names=np.array(names), fps=fps)
+    return folder
+
+
+def test_every_window_of_the_training_clips_and_none_over_their_ends(tmp_path: Path) -> None:
+    folder = write_archive(tmp_path, ("walk1_subject1", *VALIDATION_CLIPS, "run1_subject2"))
+    dataset = load_dataset("motion", folder, input_shape=(32, 127))
+    assert len(dataset.train) == 2 * 9 and len(dataset.test) == 4 * 9
+    clip = compute_features(smooth_motion(40, 5).astype(np.float32), fps=30.0)
+    windows = dataset.train.read(np.array([9, 17]), seed=(0,))
+    assert windows.dtype == np.float32
+    np.testing.assert_array_equal(windows, np.stack([clip[:32], clip[8:]]))
+
+
+def test_validation_windows_are_the_same_every_time(tmp_path: Path) -> None:
+    folder = write_archive(tmp_path, ("walk1_subject1", *VALIDATION_CLIPS))
+    first, second = (load_dataset("motion", folder, input_shape=(32, 127)).test for _ in range(2))
+    assert isinstance(first, MotionWindows) and isinstance(second, MotionWindows)
+    np.testing.assert_array_equal(first.starts, second.starts)
+    assert len(set(first.starts)) == len(first.starts)
+    assert not (np.sort(first.starts) == first.starts).all()  # a part of them is of all clips
+
+
+def test_clips_shorter_than_a_window_have_none() -> None:
+    assert len(windows_of([smooth_motion(40), smooth_motion(20)], 32)) == 9
+
+
+def test_a_model_with_other_features_is_refused(tmp_path: Path) -> None:
+    folder = write_archive(tmp_path, ("walk1_subject1", *VALIDATION_CLIPS))
+    with pytest.raises(ConfigError, match=r"motion has items of \(frames, 127\), not \[32, 126\]"):
+        load_dataset("motion", folder, input_shape=(32, 126))
+
+
+@pytest.mark.parametrize("wrong", [{"fps": 60}, {"columns": 25}, {"names": ("walk1_subject1", "run1_subject2")}])
+def test_another_file_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
+    folder = write_archive(tmp_path, **({"names": ("walk1_subject1", *VALIDATION_CLIPS)} | wrong))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"lafan1_h1\.npz: cannot be read .* expected the LAFAN1 clips of the H1"):
+        load_dataset("motion", folder, input_shape=(32, 127))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"lafan1_h1\.npz: no such file; expected the LAFAN1 clips"):
+        load_dataset("motion", tmp_path, input_shape=(32, 127))

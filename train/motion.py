@@ -1,0 +1,90 @@
+"""Motion to train on: LAFAN1 clips retargeted to the Unitree H1, cut into windows when they are asked for.
+
+A window may begin at any frame that leaves room for it, so an epoch has every window of every training clip once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.motion.features import FEATURE_NAMES, compute_features
+
+VALIDATION_CLIPS = ("dance2_subject2", "fight1_subject2", "run2_subject1", "walk2_subject4")
+VALIDATION_WINDOWS = 10_000
+_VALIDATION_SEED = 0
+
+
+@dataclass(frozen=True)
+class MotionWindows:
+    """Windows of clips that lie one after the other in memory.
+
+    Args:
+        features: (frames of all clips, 127) float32, in the features' own units.
+        starts: the first frame of each window, (windows,).
+        length: frames in a window.
+    """
+
+    features: np.ndarray
+    starts: np.ndarray
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def read(self, indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
+        """(B, length, 127) float32; windows are not augmented, so ``seed`` decides nothing."""
+        frames = self.starts[indices][:, None] + np.arange(self.length)
+        windows: np.ndarray = self.features[frames]
+        return windows
+
+
+def load_clips(path: Path) -> dict[str, np.ndarray]:
+    """The clips of ``lafan1_h1.npz`` by name, each (frames, 26) float32 at 30 frames per second.
+
+    Raises:
+        OSError, KeyError, ValueError: not that file.
+    """
+    with np.load(path, allow_pickle=False) as archive:
+        data, ends = archive["data"], archive["split_points"]
+        names = [str(name) for name in archive["names"]]
+        if int(archive["fps"]) != 30 or data.ndim != 2 or data.shape[1] != 26 or len(ends) != len(names) + 1:
+            raise ValueError("not 26 columns at 30 fps")
+    return {name: data[begin:end] for name, begin, end in zip(names, ends[:-1], ends[1:], strict=True)}
+
+
+def open_motion(path: Path, input_shape: tuple[int, ...]) -> tuple[MotionWindows, MotionWindows]:
+    """Every window of the training clips, and 10,000 windows drawn uniformly from the validation clips.
+
+    Args:
+        path: ``lafan1_h1.npz``.
+        input_shape: (frames, 127) of an item.
+
+    Raises:
+        ConfigError: a model with other features.
+        OSError, KeyError, ValueError: not that file.
+    """
+    if len(input_shape) != 2 or input_shape[1] != len(FEATURE_NAMES):
+        raise ConfigError(f"dataset motion has items of (frames, {len(FEATURE_NAMES)}), not {list(input_shape)}")
+    clips = load_clips(path)
+    if not set(VALIDATION_CLIPS) < set(clips):
+        raise ValueError(f"not the clips {', '.join(VALIDATION_CLIPS)} and others")
+    train = [clip for name, clip in clips.items() if name not in VALIDATION_CLIPS]
+    windows = windows_of(train, input_shape[0])
+    validation = windows_of([clips[name] for name in VALIDATION_CLIPS], input_shape[0])
+    chosen = np.random.default_rng(_VALIDATION_SEED).choice(
+        len(validation), min(VALIDATION_WINDOWS, len(validation)), replace=False
+    )
+    return windows, MotionWindows(validation.features, validation.starts[chosen], validation.length)
+
+
+def windows_of(clips: Sequence[np.ndarray], length: int) -> MotionWindows:
+    """Every window of clips (frames, 26) at 30 frames per second; no window reaches over the end of its clip."""
+    ends = np.cumsum([len(clip) for clip in clips])
+    starts = [np.arange(end - len(clip), end - length + 1) for clip, end in zip(clips, ends, strict=True)]
+    features = np.concatenate([compute_features(clip, fps=30.0) for clip in clips])
+    return MotionWindows(features, np.concatenate(starts), length)
