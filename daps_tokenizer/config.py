@@ -49,9 +49,12 @@ class RecognitionConfig:
     in the encoder and as many in the decoder; all others are num_layers blocks of self-attention and one pass:
     ``independent``, Π q(z_t | x); the quantisers ``nearest``, codes of the nearest vectors (VQ-VAE), and ``levels``,
     codes of rounded numbers with so many ``levels`` each (FSQ); ``gaussian``, no codes (Gaussian VAE).
+    ``window`` is (rows, columns) of codes, or empty: an image's grid of codes is cut into windows of this size that are
+    encoded side by side, each by itself, so that the loop over positions is as short as a window.
     """
 
     patch_size: tuple[int, ...] = ()
+    window: tuple[int, ...] = ()
     hidden_size: int = 128
     num_heads: int = 4
     num_layers: int = 2
@@ -73,7 +76,8 @@ class RecognitionConfig:
             num_layers=self.num_layers,
             mlp_ratio=self.mlp_ratio,
         )
-        _require_positive("recognition", **{f"patch_size[{i}]": size for i, size in enumerate(self.patch_size)})
+        for name, sizes in (("patch_size", self.patch_size), ("window", self.window)):
+            _require_positive("recognition", **{f"{name}[{i}]": size for i, size in enumerate(sizes)})
         _require(
             self.hidden_size % self.num_heads == 0,
             f"recognition.hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}",
@@ -222,10 +226,7 @@ class TokenizerConfig:
         if self.modality == "image":
             _require(channels in (1, 3), f"an image model has 1 or 3 channels, not {channels}")
             _require(len(self.recognition.patch_size) == 2, "recognition.patch_size of an image model has 2 sizes")
-            patches = math.prod(
-                math.ceil(size / patch)
-                for size, patch in zip(self.input_shape, self.recognition.patch_size, strict=False)
-            )
+            patches = math.prod(self.patch_grid)
             _require(
                 patches == self.num_tokens,
                 f"recognition.patch_size cuts the image into {patches} patches for {self.num_tokens} tokens; "
@@ -243,10 +244,21 @@ class TokenizerConfig:
                 len(self.motion.feature_names) == channels,
                 f"motion has {len(self.motion.feature_names)} feature_names for {channels} features",
             )
+        if self.recognition.window:
+            self._check_window()
         if self.generative.kind == "resnet":
             self._check_resnet_grid()
         if self.generative.kind == "transformer":
             self._check_motion()
+
+    def _check_window(self) -> None:
+        window = self.recognition.window
+        _require(
+            self.modality == "image"
+            and len(window) == 2
+            and all(size % part == 0 for size, part in zip(self.patch_grid, window, strict=True)),
+            f"recognition.window has 2 sizes that divide the grid of an image's codes, which {list(window)} has not",
+        )
 
     def _check_resnet_grid(self) -> None:
         side = math.isqrt(self.num_tokens)
@@ -273,6 +285,22 @@ class TokenizerConfig:
     def bits_per_item(self) -> float:
         """N · log2 V, the size of one item's codes in bits."""
         return self.num_tokens * math.log2(self.vocab_size)
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """(rows, columns) of the patches that the recognition model cuts an image into."""
+        (height, width, _), (patch_height, patch_width) = self.input_shape, self.recognition.patch_size
+        return math.ceil(height / patch_height), math.ceil(width / patch_width)
+
+    @property
+    def codes_per_window(self) -> int:
+        """Codes that are drawn one after the other: those of a window, or all N."""
+        return math.prod(self.recognition.window) if self.recognition.window else self.num_tokens
+
+    @property
+    def windows_per_item(self) -> int:
+        """Windows of an item that are encoded side by side."""
+        return self.num_tokens // self.codes_per_window
 
     @property
     def token_grid(self) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.windows import Windows
 from export.onnx_graphs import input_name, memory_names
 
 # Two runtimes may part where two logits are nearer to each other than their rounding errors.
@@ -149,20 +150,22 @@ def encode_by_steps(folder: ModelFolder, inputs: np.ndarray, uniform: np.ndarray
     )
     context = context_graph.run(memory_names("context", config), {input_name(config): inputs})
     sizes = config.recognition
-    capacity = (len(inputs), sizes.num_heads, config.num_tokens, sizes.hidden_size // sizes.num_heads)
+    windows = Windows.of(config)
+    rows = windows.split(uniform, len(inputs))
+    capacity = (len(rows), sizes.num_heads, windows.num_codes, sizes.hidden_size // sizes.num_heads)
     past = [np.zeros(capacity, np.float32) for _ in context]
     past_names = memory_names("past", config)
     fixed = dict(zip(memory_names("context", config), context, strict=True))
     fixed["temperature"] = np.array(temperature, np.float32)
-    previous = np.zeros(len(inputs), np.int32)
+    previous = np.zeros(len(rows), np.int32)
     codes, log_probs = [], []
-    for position in range(config.num_tokens):
-        moving = {"position": np.array(position), "previous": previous, "uniform": uniform[:, position]}
+    for position in range(windows.num_codes):
+        moving = {"position": np.array(position), "previous": previous, "uniform": rows[:, position]}
         outputs = step_graph.run(None, fixed | moving | dict(zip(past_names, past, strict=True)))
         previous, log_prob, *past = outputs
         codes.append(previous)
         log_probs.append(log_prob)
-    return Encoded(np.stack(codes, 1), np.stack(log_probs, 1))
+    return Encoded(*(windows.join(np.stack(steps, 1), len(inputs)) for steps in (codes, log_probs)))
 
 
 def load_test_inputs(config: TokenizerConfig, data: Path, count: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.windows import Windows
 from export.onnx_graphs import memory_names
 
 _BODY_PREFIX = "step."
@@ -31,30 +32,34 @@ def splice_loop(context: onnx.ModelProto, step: onnx.ModelProto, config: Tokeniz
     """
     _rename_internals(step.graph)
     past, final = memory_names("past", config), memory_names("final", config)
-    sizes = config.recognition
+    sizes, windows = config.recognition, Windows.of(config)
     nodes = [
         *context.graph.node,
-        # Everything the loop reads or writes at one position is a row.
-        helper.make_node("Transpose", ["uniform"], ["uniform_rows"], name="uniform_rows", perm=[1, 0]),
-        helper.make_node("Shape", ["uniform"], ["batch_size"], name="batch_size", start=0, end=1),
+        # Everything the loop reads or writes at one position is a row, of one number for every window of the batch.
+        *_regroup("uniform", "item_shape", [2, 4, 0, 1, 3], "rows_shape", "uniform_rows"),
+        helper.make_node("Shape", ["uniform_rows"], ["batch_size"], name="batch_size", start=1, end=2),
         helper.make_node("Concat", ["batch_size", "nothing_shape"], ["past_shape"], name="past_shape", axis=0),
         _zeros("past_shape", "nothing", TensorProto.FLOAT),
         _zeros("batch_size", "first_previous", TensorProto.INT32),
         helper.make_node(
             "Loop",
-            ["num_tokens", "", "first_previous", *["nothing"] * len(past)],
+            ["num_codes", "", "first_previous", *["nothing"] * len(past)],
             ["last_codes", *final, "code_rows", "log_prob_rows"],
             name="positions",
             body=_body(step.graph, config),
         ),
-        helper.make_node("Transpose", ["code_rows"], ["codes"], name="codes", perm=[1, 0]),
-        helper.make_node("Transpose", ["log_prob_rows"], ["log_probs"], name="log_probs", perm=[1, 0]),
+        *_regroup("code_rows", "window_shape", [2, 3, 0, 4, 1], "items_shape", "codes"),
+        *_regroup("log_prob_rows", "window_shape", [2, 3, 0, 4, 1], "items_shape", "log_probs"),
     ]
     nothing_shape = [sizes.num_heads, 0, sizes.hidden_size // sizes.num_heads]
     initializers = [
         *context.graph.initializer,
         *step.graph.initializer,
-        helper.make_tensor("num_tokens", TensorProto.INT64, [], [config.num_tokens]),
+        helper.make_tensor("num_codes", TensorProto.INT64, [], [windows.num_codes]),
+        _shape("item_shape", -1, windows.grid[0], windows.size[0], windows.grid[1], windows.size[1]),
+        _shape("rows_shape", windows.num_codes, -1),
+        _shape("window_shape", *windows.size, -1, *windows.grid),
+        _shape("items_shape", -1, config.num_tokens),
         helper.make_tensor("nothing_shape", TensorProto.INT64, [3], nothing_shape),
     ]
     rows: list[str | int | None] = ["batch", config.num_tokens]
@@ -111,6 +116,20 @@ def _rename_internals(step: GraphProto) -> None:
         node.output[:] = [rename(name) for name in node.output]
     for value in [*step.initializer, *step.input, *step.output]:
         value.name = rename(value.name)
+
+
+def _regroup(source: str, shape: str, order: list[int], final_shape: str, target: str) -> list[NodeProto]:
+    """Codes of items to rows of windows and back: reshape, transpose, reshape (see :class:`Windows`)."""
+    apart, ordered = f"{target}.apart", f"{target}.ordered"
+    return [
+        helper.make_node("Reshape", [source, shape], [apart], name=apart),
+        helper.make_node("Transpose", [apart], [ordered], name=ordered, perm=order),
+        helper.make_node("Reshape", [ordered, final_shape], [target], name=target),
+    ]
+
+
+def _shape(name: str, *sizes: int) -> TensorProto:
+    return helper.make_tensor(name, TensorProto.INT64, [len(sizes)], sizes)
 
 
 def _zeros(shape: str, name: str, element_type: int) -> NodeProto:

@@ -219,9 +219,9 @@ def export_growing_step(model: Autoencoder) -> onnx.ModelProto:
 
 
 def export_fixed_step(model: Autoencoder) -> onnx.ModelProto:
-    """``encoder_step.onnx``: the memories are (B, heads, N, head_size), before and after."""
+    """``encoder_step.onnx``: the memories are (B, heads, n, head_size), before and after; its batch is of windows."""
     step = FixedStep(model.autoregressive)
-    return _export_step(step, model.config, model.config.num_tokens, {0: "batch"}, TENSORRT_OPSET)
+    return _export_step(step, model.config, model.config.codes_per_window, {0: "batch"}, TENSORRT_OPSET)
 
 
 def export_decoder(model: Autoencoder) -> onnx.ModelProto:
@@ -277,7 +277,7 @@ def _export_step(
 ) -> onnx.ModelProto:
     sizes = config.recognition
     head_size = sizes.hidden_size // sizes.num_heads
-    positions = step.recognition.input_embedding.num_positions
+    positions = step.recognition.input_embedding.num_positions // config.windows_per_item
 
     def memories(length: int) -> list[Memory]:
         # Each a tensor of its own: of one tensor that is passed as two inputs the exporter would wire only one.

@@ -73,6 +73,11 @@ TINY_GRID = replace(
     recognition=RecognitionConfig(patch_size=(4, 4), **_TINY_RECOGNITION),
     generative=GenerativeConfig("resnet", embedding_size=16, hidden_size=8, num_layers=1),
 )
+TINY_WINDOWS = replace(
+    TINY_GRID,
+    name="tiny-windows",
+    recognition=RecognitionConfig(patch_size=(4, 4), window=(2, 2), **_TINY_RECOGNITION),
+)
 TINY_MOTION = replace(
     LAFAN,
     name="tiny-motion",

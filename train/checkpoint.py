@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.model.autoencoder import load_weights, save_weights
 from train.methods import Method
@@ -84,6 +85,20 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
         raise ModelFileError(f"{path}: not the record of a run; expected the keys {', '.join(sorted(RECORD_KEYS))}")
     return record
+
+
+def read_config(folder: Path) -> TokenizerConfig:
+    """The model of a checkpoint.
+
+    Raises:
+        ModelFileError: there is no checkpoint.
+    """
+    try:
+        return TokenizerConfig.from_file(folder / "config.json")
+    except OSError:
+        raise ModelFileError(
+            f"{folder}: no config.json; expected a checkpoint folder that python -m train wrote"
+        ) from None
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -36,7 +36,7 @@ class GraphedSampler:
             self.graphs = self._capture()
 
     def _capture(self) -> list[torch.cuda.CUDAGraph]:
-        count = self.model.num_tokens
+        count = self.model.windows.num_codes
         segments = [range(t, min(t + POSITIONS_PER_GRAPH, count)) for t in range(0, count, POSITIONS_PER_GRAPH)]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -59,10 +59,11 @@ class GraphedSampler:
             own.copy_(current)
         for static, fresh in zip(self.draw.context, self.model.context(x.to(torch.bfloat16)), strict=True):
             _copy_memory(static, fresh)
-        self.draw.uniform.copy_(uniform)
+        windows = self.model.windows
+        self.draw.uniform.copy_(windows.split(uniform, x.shape[0]))
         for graph in self.graphs:
             graph.replay()
-        return self.draw.codes.clone()
+        return windows.join(self.draw.codes, x.shape[0]).clone()
 
 
 def _copy_memory(target: Memory, source: Memory) -> None:

@@ -25,7 +25,7 @@ EVALUATION_BATCH = 100
 
 @torch.no_grad()
 def evaluate(method: TrainedModel, items: Items, *, limit: int | None = None, seed: int = 0) -> dict[str, float]:
-    """Means over all items, or over the first ``limit``.
+    """Means over all items, or over ``limit`` that are spread evenly over them.
 
     Args:
         method: encodes with the weights it trains.
@@ -46,8 +46,9 @@ def evaluate(method: TrainedModel, items: Items, *, limit: int | None = None, se
     values: dict[str, list[Tensor]] = {}
     usage = torch.zeros(model.config.vocab_size)
     count = len(items) if limit is None else min(limit, len(items))
+    chosen = np.arange(count) * len(items) // count
     for start in range(0, count, EVALUATION_BATCH):
-        chunk = np.arange(start, min(start + EVALUATION_BATCH, count))
+        chunk = chosen[start : start + EVALUATION_BATCH]
         inputs = torch.from_numpy(items.read(chunk, seed=(seed,)))
         uniform = torch.rand(len(inputs), model.config.num_tokens, generator=generator).to(model.mean.device)
         inputs = inputs.to(model.mean.device)

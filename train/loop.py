@@ -19,12 +19,13 @@ from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import ConfigError, DapsError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from train.batches import BatchReader, read_ahead, spare_cores
-from train.checkpoint import has_checkpoint, load_checkpoint, read_record, save_checkpoint
+from train.checkpoint import has_checkpoint, load_checkpoint, read_config, read_record, save_checkpoint
 from train.data import Dataset
 from train.evaluate import evaluate
 from train.experiment import Experiment
 from train.methods import Batch, Method, build_method
 from train.recorder import Recorder
+from train.widen import is_smaller, load_widened
 
 MAX_SKIPPED_IN_A_ROW = 100
 
@@ -216,7 +217,8 @@ def _restore_or_start(
     stages: list[dict[str, Any]] = []
     if experiment.start_from is not None:
         source = Path(experiment.start_from)
-        load_weights(method.model, source / "model.safetensors")
+        load_source = load_widened if is_smaller(read_config(source), method.model.config) else load_weights
+        load_source(method.model, source / "model.safetensors")
         stage = read_record(source)
         stages = [*stage.pop("stages_before"), stage]
     method.start()

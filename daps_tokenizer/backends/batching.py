@@ -31,7 +31,7 @@ def encode_chunk(config: TokenizerConfig) -> int:
 def parallel_chunk(config: TokenizerConfig, device: str) -> int:
     """Items of one parallel pass (decode, score, likelihood; on a GPU also encode), for arrays of bounded size."""
     logits = config.num_tokens * config.vocab_size
-    attention = config.num_tokens**2 * config.recognition.num_heads
+    attention = config.num_tokens * config.codes_per_window * config.recognition.num_heads
     largest = max(logits, attention, math.prod(config.input_shape))
     return max(1, _MAX_ELEMENTS[device] // largest)
 

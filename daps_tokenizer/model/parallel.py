@@ -29,14 +29,15 @@ class ParallelEncoder(Recognition):
             EncoderBlock(sizes.hidden_size, sizes.num_heads, sizes.mlp_ratio) for _ in range(sizes.num_layers)
         )
         self.norm = layer_norm(sizes.hidden_size)
-        self.register_buffer("positions", sinusoidal_positions(config.num_tokens, sizes.hidden_size), persistent=False)
+        positions = sinusoidal_positions(self.windows.num_codes, sizes.hidden_size)
+        self.register_buffer("positions", positions, persistent=False)
 
     def hidden(self, x: Tensor) -> Tensor:
         """Standardised inputs (B, *input_shape) -> (B, N, H)."""
-        h = self.input_embedding(x) + self.positions
+        h = self.windows.split(self.input_embedding(x), x.shape[0]) + self.positions
         for block in self.blocks:
             h = block(h)
-        return self.norm(h)
+        return self.windows.join(self.norm(h), x.shape[0])
 
     def context(self, x: Tensor) -> Tensor:
         """What codes are made of, computed once per item: (B, N, H), or what a subclass makes of it."""

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.transformer import DecoderBlock, EncoderBlock, Memory, layer_norm, sinusoidal_positions
+from daps_tokenizer.windows import Windows
 
 
 class PatchEmbedding(nn.Module):
@@ -81,6 +82,7 @@ class Recognition(nn.Module, ABC):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.num_tokens, self.vocab_size = config.num_tokens, config.vocab_size
+        self.windows = Windows.of(config)
         self.input_embedding = build_input_embedding(config)
 
     @abstractmethod
@@ -115,7 +117,8 @@ class RecognitionModel(Recognition):
         )
         self.decoder_norm = layer_norm(sizes.hidden_size)
         self.head = nn.Linear(sizes.hidden_size, config.vocab_size)
-        table_length = max(self.input_embedding.num_positions, config.num_tokens)
+        num_positions = self.input_embedding.num_positions // self.windows.per_item
+        table_length = max(num_positions, self.windows.num_codes)
         self.register_buffer("positions", sinusoidal_positions(table_length, sizes.hidden_size), persistent=False)
 
     def context(self, x: Tensor) -> list[Memory]:
@@ -125,9 +128,10 @@ class RecognitionModel(Recognition):
             x: standardised inputs (B, *input_shape).
 
         Returns:
-            For each decoder block the cross-attention keys and values, (B, heads, positions, head_size).
+            For each decoder block the cross-attention keys and values, (B, heads, positions, head_size); of each
+            window by itself, (B·W, heads, positions, head_size), where items are cut into W windows.
         """
-        x = self.input_embedding(x)
+        x = self.windows.split(self.input_embedding(x), x.shape[0])
         x = x + self.positions[: x.shape[1]]
         for block in self.encoder_blocks:
             x = block(x)
@@ -136,7 +140,10 @@ class RecognitionModel(Recognition):
 
     def hidden(self, context: list[Memory], codes: Tensor) -> Tensor:
         """The last hidden state at each position given all earlier codes: (B·K, N) -> (B·K, N, H)."""
-        return self._decode(context, self.code_embedding(F.pad(codes[:, :-1], (1, 0))))
+        num_items = self._num_items(context)
+        rows = self.windows.split(codes, num_items)
+        hidden = self._decode(context, self.code_embedding(F.pad(rows[:, :-1], (1, 0))))
+        return self.windows.join(hidden, num_items)
 
     def hidden_without_codes(self, context: list[Memory]) -> Tensor:
         """The last hidden state of a decoder that sees positions only, (B, N, H).
@@ -145,10 +152,14 @@ class RecognitionModel(Recognition):
         the autoregressive model computes just the same.
         """
         batch, size = context[0].keys.shape[0], self.positions.shape[1]
-        return self._decode(context, self.positions.new_zeros(batch, self.num_tokens, size))
+        hidden = self._decode(context, self.positions.new_zeros(batch, self.windows.num_codes, size))
+        return self.windows.join(hidden, self._num_items(context))
+
+    def _num_items(self, context: list[Memory]) -> int:
+        return context[0].keys.shape[0] // self.windows.per_item
 
     def _decode(self, context: list[Memory], embedded: Tensor) -> Tensor:
-        h = embedded + self.positions[: self.num_tokens]
+        h = embedded + self.positions[: self.windows.num_codes]
         for block, memory in zip(self.decoder_blocks, context, strict=True):
             h = block(h, memory)
         return self.decoder_norm(h)
@@ -166,14 +177,14 @@ class RecognitionModel(Recognition):
         return self.head(self.hidden(context, codes))
 
     def step(self, context: list[Memory], previous: Tensor, position: int, cache: list[Memory]) -> Tensor:
-        """Logits of one position, (B·K, V).
+        """Logits of one position of every window, (B·W·K, V); W is 1 where items are not cut.
 
         Args:
-            context: from :meth:`context`, batch B.
-            previous: the codes just drawn (B·K,); zeros at the first position.
-            position: the position's index.
-            cache: for each decoder block the keys and values of earlier positions, with room for all,
-                (B·K, heads, N, head_size); this position's are added.
+            context: from :meth:`context`, batch B·W.
+            previous: the codes just drawn (B·W·K,); zeros at the first position.
+            position: the position's index in its window.
+            cache: for each decoder block the keys and values of earlier positions, with room for all n of a window,
+                (B·W·K, heads, n, head_size); this position's are added.
         """
         h = (self.code_embedding(previous) + self.positions[position])[:, None]
         for block, memory, earlier in zip(self.decoder_blocks, context, cache, strict=True):

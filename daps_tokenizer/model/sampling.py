@@ -49,8 +49,8 @@ def choose_codes(logits: Tensor, uniform: Tensor, temperature: Tensor | float) -
 class Draw:
     """Everything that drawing codes reads and writes, allocated once: what a CUDA graph needs to stay in place.
 
-    ``uniform``, ``codes`` and ``log_probs`` are (B·K, N); ``cache`` holds a memory (B·K, heads, N, head_size) for each
-    decoder block.
+    A row is a window of n codes: a whole item where items are not cut. ``uniform``, ``codes`` and ``log_probs`` are
+    (rows, n); ``cache`` holds a memory (rows, heads, n, head_size) for each decoder block.
     """
 
     context: list[Memory]
@@ -61,14 +61,15 @@ class Draw:
 
     @classmethod
     def allocate(cls, model: RecognitionModel, context: list[Memory], uniform: Tensor) -> Draw:
-        """Room for drawing with this context and these uniforms."""
-        rows, num_tokens = uniform.shape
+        """Room for drawing with this context and these uniforms (B·K, N)."""
+        uniform = model.windows.split(uniform, context[0].keys.shape[0] // model.windows.per_item).contiguous()
+        rows, num_codes = uniform.shape
         _, heads, _, head_size = context[0].keys.shape
         cache = [
-            Memory(*(context[0].keys.new_empty(rows, heads, num_tokens, head_size) for _ in range(2)))
+            Memory(*(context[0].keys.new_empty(rows, heads, num_codes, head_size) for _ in range(2)))
             for _ in model.decoder_blocks
         ]
-        codes = torch.zeros(rows, num_tokens, dtype=torch.long, device=uniform.device)
+        codes = torch.zeros(rows, num_codes, dtype=torch.long, device=uniform.device)
         return cls(context, uniform, cache, codes, torch.zeros_like(uniform, dtype=torch.float32))
 
 
@@ -100,8 +101,9 @@ def sample_codes(model: Recognition, context: Any, uniform: Tensor, temperature:
         return _sample_at_once(model, context, uniform, temperature)
     assert isinstance(model, RecognitionModel)
     draw = Draw.allocate(model, context, uniform)
-    draw_positions(model, draw, range(model.num_tokens), temperature)
-    return Sampled(draw.codes, draw.log_probs)
+    draw_positions(model, draw, range(model.windows.num_codes), temperature)
+    num_items = context[0].keys.shape[0] // model.windows.per_item
+    return Sampled(model.windows.join(draw.codes, num_items), model.windows.join(draw.log_probs, num_items))
 
 
 def _sample_at_once(model: ParallelEncoder, context: Tensor, uniform: Tensor, temperature: Tensor | float) -> Sampled:

@@ -1,0 +1,80 @@
+"""A larger generative model that starts as an exact copy of a smaller one, so that a run goes on from what is trained.
+
+Net2Net (Chen et al., 2016) with zeros: old channels keep their weights and read nothing from new ones, new channels
+start at random and read everything, and a new residual block starts by adding nothing. So the function is unchanged and
+all of the new weights have gradients.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.errors import ConfigError, ModelFileError
+from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.generative import ResidualBlock, ResNetGenerator
+
+
+def is_smaller(source: TokenizerConfig, config: TokenizerConfig) -> bool:
+    """Whether ``source`` has a convolutional generative model with fewer channels or blocks, and none of it larger."""
+    ours, theirs = config.generative, source.generative
+    return (
+        ours.kind == theirs.kind == "resnet"
+        and (ours.hidden_size, ours.num_layers) != (theirs.hidden_size, theirs.num_layers)
+        and ours.hidden_size >= theirs.hidden_size
+        and ours.num_layers >= theirs.num_layers
+    )
+
+
+@torch.no_grad()
+def load_widened(model: Autoencoder, path: Path) -> None:
+    """Read the weights of a smaller model, so that ``model``, freshly initialised, computes what that one does.
+
+    Raises:
+        ModelFileError: no file of weights.
+        ConfigError: weights of a model that differs in more than the channels and blocks of its generative model.
+    """
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelFileError(f"{path}: not a file of weights ({str(error).splitlines()[0]})") from None
+    state = model.state_dict()
+    unknown = sorted(set(weights) - set(state))
+    if unknown:
+        raise ConfigError(f"{path}: {unknown[0]} has no counterpart in {model.config.name}; it is not a smaller model")
+    generative = model.generative
+    assert isinstance(generative, ResNetGenerator)
+    for name, small in weights.items():
+        large = state[name]
+        if large.shape == small.shape:
+            large.copy_(small)
+        elif name.startswith("generative.") and large.ndim == small.ndim and large.ndim in (1, 4):
+            _widen(large, small, transposed=".upsamplings." in f".{name}")
+        else:
+            raise ConfigError(
+                f"{path}: {name} is {list(small.shape)}, which {model.config.name} with {list(large.shape)} cannot "
+                "start from; only the generative model may be larger"
+            )
+    for block in list(generative.blocks)[_num_blocks(weights) :]:
+        assert isinstance(block, ResidualBlock)
+        nn.init.zeros_(block.mixing_norm.weight)
+
+
+def _widen(large: Tensor, small: Tensor, *, transposed: bool) -> None:
+    """Put ``small`` in the first channels of ``large``, and let the old output channels not read the new ones."""
+    if large.ndim == 1:
+        large[: small.shape[0]] = small
+        return
+    old_out, old_in = (small.shape[1], small.shape[0]) if transposed else (small.shape[0], small.shape[1])
+    kernel = large.transpose(0, 1) if transposed else large  # a view with output channels first
+    kernel[:old_out, :old_in] = small.transpose(0, 1) if transposed else small
+    kernel[:old_out, old_in:] = 0.0
+
+
+def _num_blocks(weights: dict[str, Tensor]) -> int:
+    return len({name.split(".")[2] for name in weights if name.startswith("generative.blocks.")})
