@@ -121,7 +121,7 @@ class VQVAE(Method):
             self.recent.copy_(torch.cat([rows, self.recent])[: self.recent.shape[0]])
         else:
             self.usage.fill_(1.0)  # too late to revive: count every code as used
-        nearest = self._distances(h[:8]).topk(NEXT_CODES + 1, largest=False).values
+        nearest = self._distances(flat[:512]).topk(NEXT_CODES + 1, largest=False).values
         gap = (nearest[..., 1:].mean(-1) - nearest[..., 0]).mean()
         followed = self.distance_gap.lerp(gap, 0.01 if progress > 0 else 1.0)
         # A batch that is not finite is skipped by the loop, and must not stay in here either.
