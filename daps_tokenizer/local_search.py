@@ -13,6 +13,7 @@ import numpy as np
 from daps_tokenizer.backends import Backend, Decoded
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.mosaic import tiles_per_image
 
 Objective = Literal["log_likelihood", "squared_error"]
 Score = Callable[[np.ndarray, Decoded, np.ndarray], np.ndarray]
@@ -29,8 +30,9 @@ class SearchResult(NamedTuple):
     """What a search found for inputs, and what it took.
 
     ``greedy`` and ``codes``, (B, N) int32: where it began and ended. ``gain``, (B,) float64: by how much the objective
-    rose, in nats (or in squared error saved, or in units of ``score``), never negative. ``decodes``: how often each
-    input was decoded, once with its greedy codes included. ``seconds``: of the whole batch, beyond greedy encoding.
+    rose, in nats (or in squared error saved, or in units of ``score``), never negative (over the tiles of a photograph
+    together). ``decodes``: how often each input was decoded, once with its greedy codes included. ``seconds``: of the
+    whole batch, beyond greedy encoding.
     """
 
     greedy: np.ndarray
@@ -150,7 +152,9 @@ class LocalSearch:
                 if on_progress:
                     on_progress((sweep + (step + 1) / len(steps)) / self.sweeps)
             exact_values = evaluation.values(codes)
-            rises = (exact_values.sum(1) > best_values.sum(1))[:, None]
+            # Tiles of a photograph depend on each other, so they stay or go back together.
+            rise = (exact_values.sum(1) - best_values.sum(1)).reshape(-1, tiles_per_image(backend)).sum(1)
+            rises = np.repeat(rise > 0, tiles_per_image(backend))[:, None]
             if not rises.any():
                 break
             best, best_values = np.where(rises, codes, best), np.where(rises, exact_values, best_values)

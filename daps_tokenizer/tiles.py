@@ -56,18 +56,9 @@ def join_tiles(tiles: np.ndarray, layout: TileLayout) -> np.ndarray:
     Raises:
         InputError: tiles whose number or size does not belong to this layout.
     """
-    count, tile_height, tile_width, channels = tiles.shape
+    check_layout(tiles.shape, layout)
+    _, tile_height, tile_width, channels = tiles.shape
     rows, columns = layout.rows, layout.columns
-    if (
-        count != rows * columns
-        or layout.overlap >= min(tile_height, tile_width)
-        or rows != count_pieces(layout.height, tile_height, layout.overlap)
-        or columns != count_pieces(layout.width, tile_width, layout.overlap)
-    ):
-        raise InputError(
-            f"{count} tiles of {tile_height}×{tile_width} do not make an image of {layout.height}×{layout.width}; "
-            f"expected {rows}×{columns} tiles with an overlap of {layout.overlap}"
-        )
     step_y, step_x = tile_height - layout.overlap, tile_width - layout.overlap
     weights_y = fade_weights(rows, tile_height, layout.overlap)[:, :, None, None]
     weights_x = fade_weights(columns, tile_width, layout.overlap)[:, None, :, None]
@@ -79,6 +70,25 @@ def join_tiles(tiles: np.ndarray, layout: TileLayout) -> np.ndarray:
             canvas[top : top + tile_height, left : left + tile_width] += tiles[row * columns + column] * weights
     image = canvas[: layout.height, : layout.width]
     return np.rint(image, out=image).astype(np.uint8)
+
+
+def check_layout(shape: tuple[int, ...], layout: TileLayout) -> None:
+    """Check that tiles of ``shape`` (count, tile_height, tile_width, C) can have been cut by ``layout``.
+
+    Raises:
+        InputError: saying what the layout expects.
+    """
+    count, tile_height, tile_width, _ = shape
+    if (
+        count != layout.rows * layout.columns
+        or layout.overlap >= min(tile_height, tile_width)
+        or layout.rows != count_pieces(layout.height, tile_height, layout.overlap)
+        or layout.columns != count_pieces(layout.width, tile_width, layout.overlap)
+    ):
+        raise InputError(
+            f"{count} tiles of {tile_height}×{tile_width} do not make an image of {layout.height}×{layout.width}; "
+            f"expected {layout.rows}×{layout.columns} tiles with an overlap of {layout.overlap}"
+        )
 
 
 def count_pieces(size: int, tile: int, overlap: int) -> int:

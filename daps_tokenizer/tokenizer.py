@@ -19,6 +19,7 @@ from daps_tokenizer.hub import ModelFolder, open_model, push_folder
 from daps_tokenizer.images import to_pil
 from daps_tokenizer.inputs import InputOptions, open_modality
 from daps_tokenizer.layouts import ClipLayout, TileLayout
+from daps_tokenizer.mosaic import Mosaic, can_be_one_grid
 from daps_tokenizer.search import Search, check_temperature, draw_uniform
 
 # Reconstructions are made in pieces of about this many values, so that decoding a large photograph needs little memory.
@@ -146,7 +147,7 @@ class Tokenizer:
             unused = np.zeros((len(batch.pieces), self.num_tokens), np.float32)
             codes = self._backend.encode(batch.pieces, unused, 0.0).codes
         else:
-            codes = search.run(self._backend, batch.pieces, self.config)
+            codes = search.run(self._backend_for(batch.layout), batch.pieces, self.config)
         return self._codes(codes.reshape(*batch.leading, -1), batch.layout)
 
     def sample(
@@ -192,21 +193,21 @@ class Tokenizer:
         Raises:
             CodesError: codes of another model, out of range, or not of as many items.
         """
-        return self._sum_per_item(inputs, codes, options, lambda x, z: self._backend.score(x, z, 1).log_probs)
+        return self._sum_per_item(inputs, codes, options, lambda backend, x, z: backend.score(x, z, 1).log_probs)
 
     def log_likelihood(self, inputs: object, codes: Codes | np.ndarray, **options: Unpack[InputOptions]) -> np.ndarray:
         """log p(x|z) in nats and standardised units, as in the paper's Table 1.
 
         Arguments, shapes and errors as for :meth:`log_prob`.
         """
-        return self._sum_per_item(inputs, codes, options, lambda x, z: self._backend.likelihood(x, z).log_likelihood)
+        return self._sum_per_item(inputs, codes, options, lambda backend, x, z: backend.likelihood(x, z).log_likelihood)
 
     def squared_error(self, inputs: object, codes: Codes | np.ndarray, **options: Unpack[InputOptions]) -> np.ndarray:
         """Σ (x − mean of p(x|z))² in standardised units.
 
         Arguments, shapes and errors as for :meth:`log_prob`.
         """
-        return self._sum_per_item(inputs, codes, options, lambda x, z: self._backend.likelihood(x, z).squared_error)
+        return self._sum_per_item(inputs, codes, options, lambda backend, x, z: backend.likelihood(x, z).squared_error)
 
     def decode(self, codes: Codes | np.ndarray) -> np.ndarray:
         """Codes to images or motion.
@@ -223,8 +224,12 @@ class Tokenizer:
         """
         values, layout = self._check(codes)
         flat = values.reshape(-1, self.num_tokens)
+        backend = self._backend_for(layout)
+        if isinstance(backend, Mosaic):
+            whole = backend.images(flat)
+            return whole.reshape(*values.shape[:-2], *whole.shape[1:])
         step = max(1, _VALUES_PER_PIECE // math.prod(self.input_shape))
-        pieces = [self._backend.decode(flat[i : i + step]).reconstruction for i in range(0, len(flat), step)]
+        pieces = [backend.decode(flat[i : i + step]).reconstruction for i in range(0, len(flat), step)]
         return self._inputs.restore(np.concatenate(pieces).reshape(*values.shape[:-1], *self.input_shape), layout)
 
     def decode_to_pil(self, codes: Codes | np.ndarray) -> list[Image.Image]:
@@ -233,9 +238,9 @@ class Tokenizer:
         return [to_pil(image) for image in images.reshape(-1, *images.shape[-3:])]
 
     def decode_distribution(self, codes: Codes | np.ndarray) -> Distribution:
-        """p(x|z) itself, per pixel or feature, in standardised units; tiles and windows are left apart."""
-        values, _ = self._check(codes)
-        decoded = self._backend.decode(values.reshape(-1, self.num_tokens))
+        """p(x|z) itself, per pixel or feature, in standardised units; tiles and windows are not joined."""
+        values, layout = self._check(codes)
+        decoded = self._backend_for(layout).decode(values.reshape(-1, self.num_tokens))
         shape = (*values.shape[:-1], *self.input_shape)
         return Distribution(decoded.mean.reshape(shape), decoded.variance.reshape(shape))
 
@@ -300,9 +305,9 @@ class Tokenizer:
         inputs: object,
         codes: Codes | np.ndarray,
         options: InputOptions,
-        values_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        values_of: Callable[[Backend, np.ndarray, np.ndarray], np.ndarray],
     ) -> np.ndarray:
-        """Sum ``values_of(inputs, codes)`` (n, N) over the codes and pieces of each item, or of each of its samples."""
+        """Sum ``values_of(backend, inputs, codes)`` (n, N) over codes and pieces of each item, or of each sample."""
         values, layout = self._check(codes)
         batch = self._inputs.prepare(inputs, options)
         if (layout and layout.cut) != (batch.layout and batch.layout.cut):
@@ -318,8 +323,14 @@ class Tokenizer:
                 f"expected ({count}, {self.num_tokens}) or ({count}, S, {self.num_tokens})"
             )
         pieces_of_samples = batch.repeat(samples[0]) if samples else batch.pieces
-        per_code = values_of(pieces_of_samples, values.reshape(-1, self.num_tokens))
+        per_code = values_of(self._backend_for(layout), pieces_of_samples, values.reshape(-1, self.num_tokens))
         return per_code.astype(np.float64).reshape(*values.shape[: 1 + len(samples)], -1).sum(-1)
+
+    def _backend_for(self, layout: TileLayout | ClipLayout | None) -> Backend:
+        """The backend as it sees items that are cut like this: tiles next to their neighbours where that matters."""
+        if isinstance(layout, TileLayout) and can_be_one_grid(self.config, layout):
+            return Mosaic(self._backend, self.config, layout)
+        return self._backend
 
     def _codes(self, values: np.ndarray, layout: TileLayout | ClipLayout | None) -> Codes:
         return Codes(values, self.vocab_size, self.config.name, self._weights_sha256, layout)
