@@ -60,7 +60,7 @@ def test_windows_keep_every_cell_once_and_none_near_an_inner_edge(side: int, ext
     spans = _spans(size, side, margin)
     assert [cell for span in spans for cell in range(span.first, span.stop)] == list(range(size))
     for span in spans:
-        assert 0 <= span.start and span.start + side <= size
+        assert span.start >= 0 and span.start + side <= size
         assert span.start == 0 or span.first >= span.start + margin
         assert span.start + side == size or span.stop <= span.start + side - margin
 
