@@ -101,11 +101,25 @@ def _training(record: dict[str, Any]) -> str:
     stages = [*record.get("stages_before", []), record] if record else []
     if not stages:
         return "Weights are random: this model was never trained."
-    rows = ["| stage | method | steps | batch | minutes | device |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| stage | method | steps | batch | minutes | device | input | log p: sampled, greedy |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for number, stage in enumerate(stages, start=1):
         experiment = stage["experiment"]
         rows.append(
             f"| {number} | {experiment['method']} | {stage['steps']} | {experiment['batch_size']} "
-            f"| {stage['seconds'] / 60:.0f} | {stage['versions']['device']}, torch {stage['versions']['torch']} |"
+            f"| {stage['seconds'] / 60:.0f} | {stage['versions']['device']}, torch {stage['versions']['torch']} "
+            f"| {'×'.join(map(str, experiment['model']['input_shape']))} | {_log_p(stage.get('validation'))} |"
         )
-    return "\n".join(rows) + "\n\nAll settings of every stage are in `config.json` under `training`."
+    return (
+        "\n".join(rows)
+        + "\n\nlog p at the end of a stage is of the test items that the stage was watched on, at its size of input. "
+        "All settings of every stage are in `config.json` under `training`."
+    )
+
+
+def _log_p(validation: dict[str, Any] | None) -> str:
+    if validation is None:
+        return "not measured"
+    return f"{validation['sampled_log_p']:.1f}, {validation['greedy_log_p']:.1f} nats"

@@ -6,7 +6,8 @@ from export.card import collection_card, model_card
 from tests.settings import CIFAR10, MNIST
 
 STAGE = {
-    "experiment": {"method": "vqvae", "batch_size": 64, "dataset": "cifar10"},
+    "experiment": {"method": "vqvae", "batch_size": 64, "dataset": "cifar10", "model": {"input_shape": [32, 32, 3]}},
+    "validation": {"sampled_log_p": 560.04, "greedy_log_p": 598.31},
     "steps": 12000,
     "seconds": 3600.0,
     "versions": {"torch": "2.13.0", "device": "CPU, 1 threads"},
@@ -33,7 +34,7 @@ def test_a_trained_model_shows_its_measured_quality_and_every_stage() -> None:
     card = model_card(TRAINED)
     assert card.startswith("---\nlibrary_name: daps-tokenizer\n")
     assert "| sampled | 571.23 | 24.10 | 14.000 |" in card and "10000 images, seed 0, 2026-11-21" in card
-    assert card.count("| vqvae | 12000 | 64 | 60 | CPU, 1 threads, torch 2.13.0 |") == 2
+    assert card.count("| vqvae | 12000 | 64 | 60 | CPU, 1 threads, torch 2.13.0 | 32×32×3 | 560.0, 598.3 nats |") == 2
 
 
 def test_what_was_not_measured_is_said_to_be_so() -> None:

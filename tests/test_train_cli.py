@@ -1,5 +1,6 @@
 """``python -m train``: experiments in YAML, the datasets they name, and one line for everything that is wrong."""
 
+import contextlib
 import json
 import math
 import os
@@ -275,3 +276,32 @@ def test_a_damaged_cifar10_is_refused(damage: str, tmp_path: Path) -> None:
         victim.write_bytes(victim.read_bytes()[:20])
     with pytest.raises(InputError, match=r"(00\.webp|labels\.npy|test has 0 items and 1000 labels).*; expected"):
         load_dataset("cifar10", tmp_path)
+
+
+def test_a_chain_goes_on_from_stage_to_stage_and_passes_over_what_is_finished(tmp_path: Path, digits: Path) -> None:
+    with contextlib.chdir(tmp_path):
+        first = write_yaml(tmp_path, name="first", method="vqvae", settings={}, steps=2).rename(tmp_path / "first.yaml")
+        second = write_yaml(tmp_path, name="second", start_from="runs/first/checkpoint", steps=2)
+        for _ in range(2):
+            result = CliRunner().invoke(main, ["chain", str(first), str(second), "--data", str(digits), "--quiet"])
+            assert result.exit_code == 0, result.output
+        record = json.loads(Path("runs/second/checkpoint/training.json").read_text())
+    assert [stage["experiment"]["name"] for stage in record["stages_before"]] == ["first"]
+    assert (record["steps"], record["stages_before"][0]["steps"]) == (2, 2)
+
+
+def test_a_chain_that_is_out_of_time_says_where_it_stands(tmp_path: Path, digits: Path) -> None:
+    config = write_yaml(tmp_path, steps=1000)
+    with contextlib.chdir(tmp_path):
+        arguments = ["chain", str(config), "--data", str(digits), "--quiet", "--max-seconds", "0.01"]
+        result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0
+    assert "tiny stands at step 1 of 1000; run the same command again to go on" in result.output
+
+
+def test_a_chain_checks_every_config_before_it_runs_one(tmp_path: Path, digits: Path) -> None:
+    first = write_yaml(tmp_path).rename(tmp_path / "first.yaml")
+    with contextlib.chdir(tmp_path):
+        result = CliRunner().invoke(main, ["chain", str(first), "missing.yaml", "--data", str(digits)])
+    assert result.exit_code == 2 and "missing.yaml: no such file" in result.output
+    assert not (tmp_path / "runs").exists()

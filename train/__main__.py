@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def _run(
     start_from: Path | None,
     max_seconds: float | None,
     quiet: bool,
-) -> None:
+) -> int:
+    """Run one experiment; returns the step it stands at."""
     from train.data import data_folder, load_dataset
     from train.experiment import load_experiment
     from train.loop import fit as run_experiment
@@ -74,6 +76,32 @@ def _run(
     record = run_experiment(experiment, dataset, folder, max_seconds=max_seconds, show_progress=not quiet)
     if "validation" in record:  # only the main process evaluates
         click.echo(json.dumps({"run": str(folder), "steps": record["steps"], **record["validation"]}))
+    return int(record["steps"])
+
+
+@main.command()
+@click.argument("configs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
+@click.option("--max-seconds", type=float, help="For all stages together; run again to go on.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def chain(configs: tuple[Path, ...], data: Path | None, max_seconds: float | None, quiet: bool) -> None:
+    """Run the experiments in CONFIGS one after the other, each from its last checkpoint; finished ones are passed over.
+
+    A stage names the one that it goes on from by its own start_from.
+    """
+    from train.experiment import load_experiment
+
+    stages = [load_experiment(config) for config in configs]  # all are checked before the first one runs
+    deadline = None if max_seconds is None else time.monotonic() + max_seconds
+    for config, stage in zip(configs, stages, strict=True):
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            click.echo(f"out of time before {stage.name}; run the same command again to go on")
+            return
+        steps = _run(config, None, run_folder=None, data=data, start_from=None, max_seconds=left, quiet=quiet)
+        if steps < stage.steps:
+            click.echo(f"{stage.name} stands at step {steps} of {stage.steps}; run the same command again to go on")
+            return
 
 
 @main.command()
