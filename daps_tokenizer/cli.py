@@ -36,12 +36,13 @@ from daps_tokenizer.cli_common import (
     runtime_options,
 )
 from daps_tokenizer.cli_encoding import Encoded, Encoding, encoding_options
+from daps_tokenizer.cli_evaluate import evaluate_command
 from daps_tokenizer.cli_models import info, models
 from daps_tokenizer.errors import CodesError, DapsError, InputError
 from daps_tokenizer.hub import built_in_models, open_model
 from daps_tokenizer.images import to_pil
 from daps_tokenizer.inputs import open_modality
-from daps_tokenizer.measure import psnr
+from daps_tokenizer.metrics import psnr
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
 
@@ -262,12 +263,12 @@ def reconstruct(
         pixels = tokenizer.prepare(open_source(source), fit=encoding.fit)
         encoded = encoding.encode(tokenizer, pixels, progress)
         codes = encoded.codes
-        reconstruction = tokenizer.decode(codes)[0]
+        (reconstruction,) = tokenizer.decode(codes)
         milliseconds = 1e3 * (time.perf_counter() - started)
-        original = pixels[0]
+        (original,) = pixels
         picture = _side_by_side(original, reconstruction) if compare else reconstruction
         outputs.write(file, _png(to_pil(picture)))
-        quality = psnr(original, reconstruction)
+        quality = float(psnr(pixels, reconstruction[None])[0])
         line = (
             f"{name_of(source)} -> {name_of(file, stream='standard output')}  PSNR {quality:.2f} dB, "
             f"{codes.num_bits} bits, {codes.model}, {milliseconds:.0f} ms{encoded.line}"
@@ -300,5 +301,5 @@ def _png(image: Any) -> bytes:
     return buffer.getvalue()
 
 
-for _command in (info, models, bench):
+for _command in (info, models, bench, evaluate_command):
     main.add_command(_command)

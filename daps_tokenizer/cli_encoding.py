@@ -17,7 +17,7 @@ from daps_tokenizer.cli_common import DEFAULT_MODEL, Command, Progress, add_opti
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.inputs import FitMode
 from daps_tokenizer.local_search import SearchResult
-from daps_tokenizer.measure import psnr
+from daps_tokenizer.metrics import psnr
 
 _OBJECTIVES: dict[str, Literal["log_likelihood", "squared_error"]] = {
     "log-likelihood": "log_likelihood",
@@ -120,7 +120,7 @@ class Encoding:
         codes = tokenizer.encode(images, fit=self.fit, search=remembering)
         result = remembering.result
         greedy = dataclasses.replace(codes, values=result.greedy.reshape(codes.shape))
-        before, after = (psnr(images, tokenizer.decode(each)) for each in (greedy, codes))
+        before, after = (float(psnr(images, tokenizer.decode(each))[0]) for each in (greedy, codes))
         decibels = 0.0 if before == after else after - before  # both may be infinite
         return Encoded(codes, Gain(decibels, result.decodes, result.seconds))
 

@@ -19,7 +19,7 @@ from daps_tokenizer import __version__
 
 _FEWEST_CALLS = 5
 _WARM_UP_CALLS = 2
-_PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch")
+_PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "torchmetrics")
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,6 @@ def synthetic_images(batch: int, shape: tuple[int, ...]) -> np.ndarray:
     item, y, x, channel = np.ogrid[:batch, :height, :width, :channels]
     shares = y / height + x / width + channel / channels + item / batch
     return (255 * (0.5 + 0.5 * np.sin(2 * math.pi * shares))).astype(np.uint8)
-
-
-def psnr(original: np.ndarray, reconstruction: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of uint8 pixels in dB; infinite where they are equal."""
-    mse = np.square(original.astype(np.float64) - reconstruction).mean()
-    return 10 * math.log10(255.0**2 / mse) if mse > 0 else math.inf
 
 
 def describe_machine() -> dict[str, str]:

@@ -4,15 +4,14 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks.latency import Row, measure_all, measure_one
-from benchmarks.quality import measure_quality, with_interval
+from benchmarks.quality import measure_quality
 from benchmarks.report import write_latency, write_quality
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.errors import BackendError
-from daps_tokenizer.measure import describe_machine, machine_line, psnr
+from daps_tokenizer.measure import describe_machine, machine_line
 from tests.test_tokenizer import digits
 
 
@@ -68,15 +67,3 @@ def test_quality_of_greedy_codes_is_what_the_tokenizer_says(random_mnist_folder:
         "results": results,
     }
     assert "| greedy |" in write_quality(tmp_path, "m", content)[1].read_text()
-
-
-def test_psnr_is_in_decibels_and_infinite_for_equal_images() -> None:
-    black, grey = np.zeros((4, 4, 1), np.uint8), np.full((4, 4, 1), 51, np.uint8)
-    assert math.isclose(psnr(black, grey), 20 * math.log10(255 / 51)) and psnr(grey, grey) == math.inf
-
-
-def test_the_interval_holds_the_mean_and_narrows_with_more_items() -> None:
-    values = np.random.default_rng(0).normal(size=4000)
-    few, many = with_interval(values[:40], 0), with_interval(values, 0)
-    assert few["low"] < few["mean"] < few["high"]
-    assert many["high"] - many["low"] < (few["high"] - few["low"]) / 3

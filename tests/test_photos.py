@@ -14,11 +14,11 @@ from PIL import Image
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.sources import open_source
 from tests.photographs import encode_image, noise_photo, write_photos, write_tar
 from tests.settings import MNIST, TINY_GRID, TINY_MOTION
 from train.experiment import Experiment, load_experiment
 from train.photos import PhotoItems, PhotosConfig, open_photos
-from train.sources import open_source
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("DAPS_DATA", ROOT.parent / "shared" / "data"))

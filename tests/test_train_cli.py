@@ -274,7 +274,7 @@ def test_a_damaged_cifar10_is_refused(damage: str, tmp_path: Path) -> None:
         mosaic.resize((640, 800)).save(victim)
     else:
         victim.write_bytes(victim.read_bytes()[:20])
-    with pytest.raises(InputError, match=r"(00\.webp|labels\.npy|test has 0 items and 1000 labels).*; expected"):
+    with pytest.raises(InputError, match=r"(00\.webp|labels\.npy|no test_\*\.webp).*; expected"):
         load_dataset("cifar10", tmp_path)
 
 

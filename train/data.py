@@ -7,23 +7,21 @@ photographs (``train/photos.py``) are read when they are needed.
 from __future__ import annotations
 
 import os
-import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-from PIL import Image
 
+from daps_tokenizer.datasets import Split, read_cifar10, read_mnist, reading
 from daps_tokenizer.errors import InputError
 from train.motion import open_motion
 from train.photos import PhotosConfig, open_photos
 
 DatasetKind = Literal["mnist", "cifar10", "photos", "motion"]
 
-CIFAR10_MOSAIC = (25, 40)  # rows and columns of 32×32 tiles in one lossless WebP file
+_SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 class Items(Protocol):
@@ -112,53 +110,19 @@ def load_dataset(
         return Dataset(*open_photos(photos or PhotosConfig(), folder, input_shape))
     if kind == "motion":
         path = folder / "lafan1_h1.npz"
-        with _reading(path, "the LAFAN1 clips of the H1 with data, split_points, names and fps"):
+        with reading(path, "the LAFAN1 clips of the H1 with data, split_points, names and fps"):
             return Dataset(*open_motion(path, input_shape))
     return {"mnist": _load_mnist, "cifar10": _load_cifar10}[kind](folder)
 
 
-@contextmanager
-def _reading(path: Path, expected: str) -> Iterator[None]:
-    """Say which file is to blame, and what it should have been."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected {expected}") from None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read ({error}); expected {expected}") from error
-
-
 def _load_mnist(folder: Path) -> Dataset:
-    path = folder / "mnist.npz"
-    expected = "the Keras archive with x_train, y_train, x_test and y_test"
-    with _reading(path, expected), np.load(path, allow_pickle=False) as archive:
-        train, test = archive["x_train"][..., None], archive["x_test"][..., None]
-        return Dataset(ArrayItems(train), ArrayItems(test), archive["y_train"], archive["y_test"])
+    return _in_memory(*(read_mnist(folder / "mnist.npz", split) for split in _SPLITS))
 
 
 def _load_cifar10(folder: Path) -> Dataset:
-    mosaics = folder / "cifar10"
-    if not sorted(mosaics.glob("train_*.webp")):
-        raise InputError(f"{mosaics}: no train_*.webp; expected CIFAR-10 as mosaics of 25×40 tiles of 32×32 pixels")
-    return Dataset(
-        ArrayItems(_read_mosaics(mosaics, "train")),
-        ArrayItems(_read_mosaics(mosaics, "test")),
-        _read_labels(mosaics / "train_labels.npy"),
-        _read_labels(mosaics / "test_labels.npy"),
-    )
+    return _in_memory(*(read_cifar10(folder / "cifar10", split) for split in _SPLITS))
 
 
-def _read_mosaics(folder: Path, split: str) -> np.ndarray:
-    rows, columns = CIFAR10_MOSAIC
-    parts = []
-    for path in sorted(folder.glob(f"{split}_*.webp")):
-        with _reading(path, "a mosaic of 25×40 tiles of 32×32 pixels"), Image.open(path) as image:
-            tiles = np.asarray(image.convert("RGB")).reshape(rows, 32, columns, 32, 3).swapaxes(1, 2)
-            parts.append(tiles.reshape(-1, 32, 32, 3))
-    return np.concatenate(parts) if parts else np.empty((0, 32, 32, 3), np.uint8)
-
-
-def _read_labels(path: Path) -> np.ndarray:
-    with _reading(path, "one label per image"):
-        labels: np.ndarray = np.load(path, allow_pickle=False)
-        return labels
+def _in_memory(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> Dataset:
+    """Of (images, labels) each."""
+    return Dataset(ArrayItems(train[0]), ArrayItems(test[0]), train[1], test[1])

@@ -15,6 +15,7 @@ from torch import Tensor
 from daps_tokenizer.config import TokenizerConfig, config_from_dict
 from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.metrics import code_usage, image_metrics
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from train.data import Items, load_dataset
 from train.methods.base import TrainedModel
@@ -34,17 +35,18 @@ def evaluate(method: TrainedModel, items: Items, *, limit: int | None = None, se
         seed: of the uniforms that sampled codes are drawn with.
 
     Returns:
-        ``sampled_log_p`` and ``greedy_log_p`` (nats), their ``_psnr`` (dB, images; of clipped 8-bit pixels) and
-        ``_l2`` (norm of the error per item, standardised units); ``kl`` of q from the prior and ``entropy`` of q (nats,
-        both estimated from log q of the samples); ``code_perplexity`` and ``codes_used`` of the sampled codes over all
-        positions. Where the latent is continuous there is no ``entropy`` and no codes are used.
+        ``sampled_log_p`` and ``greedy_log_p`` (nats), their ``_l2`` (norm of the error per item, standardised units)
+        and, of images, ``_psnr`` (dB) and ``_ssim``; ``kl`` of q from the prior and ``entropy`` of q (nats, both
+        estimated from log q of the samples); the :func:`~daps_tokenizer.metrics.code_usage` of the sampled codes.
+        Where the latent is continuous there is no ``entropy`` and no codes are used. The metrics are those of
+        ``daps-tokenize evaluate``.
     """
     was_training = method.training
     method.eval()
     model = method.model
     generator = torch.Generator().manual_seed(seed)
-    values: dict[str, list[Tensor]] = {}
-    usage = torch.zeros(model.config.vocab_size)
+    values: dict[str, list[np.ndarray]] = {}
+    sampled_codes: list[np.ndarray] = []
     count = len(items) if limit is None else min(limit, len(items))
     chosen = np.arange(count) * len(items) // count
     for start in range(0, count, EVALUATION_BATCH):
@@ -56,28 +58,31 @@ def evaluate(method: TrainedModel, items: Items, *, limit: int | None = None, se
         for kind, temperature in (("sampled", 1.0), ("greedy", 0.0)):
             parameters, kl, codes = method.reconstruct(x, uniform, temperature)
             mean = model.likelihood.moments(parameters).mean
-            error = (mean - x).square().flatten(1)
             found = {
-                f"{kind}_log_p": model.likelihood.log_prob(parameters, x).flatten(1).sum(1),
-                f"{kind}_l2": error.sum(1).sqrt(),
+                "log_p": _array(model.likelihood.log_prob(parameters, x).flatten(1).sum(1)),
+                "l2": _array((mean - x).square().flatten(1).sum(1).sqrt()),
             }
             if model.config.modality == "image":
-                target = inputs if model.config.likelihood.kind != "bernoulli" else model.to_input_units(x)
-                difference = model.to_input_units(mean).float() - target.float()
-                mse = difference.square().flatten(1).mean(1).clamp_min(1e-3)
-                found[f"{kind}_psnr"] = 10 * torch.log10(255.0**2 / mse)
+                original = model.to_input_units(x) if model.config.likelihood.kind == "bernoulli" else inputs
+                found |= image_metrics(_array(original), _array(model.to_input_units(mean)))
+            found = {f"{kind}_{name}": value for name, value in found.items()}
             if kind == "sampled":
-                found["kl"] = kl
+                found["kl"] = _array(kl)
                 if codes is not None:
-                    found["entropy"] = model.config.num_tokens * math.log(model.config.vocab_size) - kl
-                    usage += torch.bincount(codes.flatten(), minlength=usage.shape[0]).cpu()
+                    found["entropy"] = model.config.num_tokens * math.log(model.config.vocab_size) - found["kl"]
+                    sampled_codes.append(_array(codes))
             for name, value in found.items():
-                values.setdefault(name, []).append(value.cpu())
+                values.setdefault(name, []).append(value)
     method.train(was_training)
-    share = usage / usage.sum().clamp_min(1.0)
-    perplexity = math.exp(-float((share * share.clamp_min(1e-12).log()).sum()))
-    means = {name: float(torch.cat(parts).double().mean()) for name, parts in values.items()}
-    return means | {"code_perplexity": perplexity, "codes_used": float((usage > 0).sum()), "items": float(count)}
+    means = {name: float(np.concatenate(parts).mean(dtype=np.float64)) for name, parts in values.items()}
+    codes_drawn = np.concatenate([np.empty((0, 1), np.int64), *sampled_codes], axis=None)  # none: a continuous latent
+    usage = code_usage(codes_drawn, model.config.vocab_size)
+    return means | {name: float(value) for name, value in usage.items()} | {"items": float(count)}
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.cpu().numpy()
+    return array
 
 
 def evaluate_checkpoint(checkpoint: Path, data: Path, *, seed: int = 0) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from daps_tokenizer import Codes, LocalSearch, Tokenizer
 from daps_tokenizer.cli_encoding import Encoding
-from daps_tokenizer.measure import psnr
+from daps_tokenizer.metrics import psnr
 from tests.cli.helpers import digit, refusal, run_well
 from tests.cli.test_cli_manners import on_terminal
 
@@ -36,7 +36,7 @@ def test_the_options_of_the_search_are_those_of_local_search(tok: Tokenizer, mod
 def test_the_gain_is_that_in_psnr_over_greedy_codes(tok: Tokenizer, model: str, command: str) -> None:
     record = json.loads(run_well(command, "digit.png", "--search", 2, "--json", "--model", model).stdout)
     original = tok.prepare("digit.png")
-    greedy, searched = (psnr(original, tok.reconstruct("digit.png", search=s)) for s in (None, LocalSearch()))
+    greedy, searched = (psnr(original, tok.reconstruct("digit.png", search=s))[0] for s in (None, LocalSearch()))
     assert record["search"]["decibels"] == pytest.approx(searched - greedy)
     assert record["search"]["decodes"] == 18 and record["search"]["seconds"] > 0
 

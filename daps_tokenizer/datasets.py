@@ -1,0 +1,190 @@
+"""Datasets as people have them: MNIST's archive, CIFAR-10 as mosaics, photographs in folders and tar files."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from PIL import Image
+
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.errors import InputError
+from daps_tokenizer.images import Fit
+from daps_tokenizer.inputs import Modality, open_modality
+from daps_tokenizer.sources import Source, open_source
+
+Split = Literal["train", "test"]
+
+CIFAR10_MOSAIC = (25, 40)  # rows and columns of 32×32 tiles in one lossless WebP file
+
+_EXPECTED = (
+    "a folder of images, a tar file of images, mnist.npz, or a folder of CIFAR-10 mosaics (test_00.webp and so on)"
+)
+
+
+class Data(Protocol):
+    """Items of a model's size, to be measured one by one."""
+
+    @property
+    def description(self) -> str:
+        """What protocols call the data."""
+        ...
+
+    @property
+    def fit(self) -> str:
+        """How items were brought to the model's size."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """(items,) where there are any."""
+        ...
+
+    def __len__(self) -> int:
+        """How many items there are."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What records call an item."""
+        ...
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Items (B, *input_shape), uint8 images or float32 features; raises InputError where one cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayData:
+    """Items in memory, (items, *input_shape), and their labels (items,) where there are any."""
+
+    array: np.ndarray
+    description: str
+    fit: str = "none"
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def name(self, index: int) -> str:
+        """Its number."""
+        return str(index)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """See :meth:`Data.read`."""
+        items: np.ndarray = self.array[indices]
+        return items
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Encoded images, brought to the model's (height, width, channels) when they are read."""
+
+    source: Source
+    modality: Modality
+    description: str
+    fit: Fit
+    count: int
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        """The file, or its place in a tar file."""
+        return self.source.name(index)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """See :meth:`Data.read`."""
+        return np.concatenate([self._read(index) for index in indices.tolist()])
+
+    def _read(self, index: int) -> np.ndarray:
+        try:
+            return self.modality.prepare(io.BytesIO(self.source.read(index)), {"fit": self.fit}).pieces
+        except InputError as error:
+            reason = str(error).removeprefix("the image: ")
+            raise InputError(f"{self.source.name(index)}: {reason}") from error
+
+
+def open_data(
+    path: Path, config: TokenizerConfig, *, fit: Fit = "crop", split: Split = "test", limit: int | None = None
+) -> Data:
+    """Items to evaluate an image model on.
+
+    Args:
+        path: ``mnist.npz``, a folder of CIFAR-10 mosaics, a folder of images (searched to any depth, in the order of
+            their names), or an uncompressed tar file of images.
+        config: the model's, which says of what size items are.
+        fit: how images of other sizes are brought to it.
+        split: of MNIST and CIFAR-10.
+        limit: the first so many items.
+
+    Raises:
+        InputError: nothing there, none of these, damaged, or without images; names what would be accepted.
+    """
+    modality = open_modality(config)
+    if path.suffix == ".npz" or (path.is_dir() and any(path.glob(f"{split}_*.webp"))):
+        images, labels = read_mnist(path, split) if path.suffix == ".npz" else read_cifar10(path, split)
+        images, labels = images[:limit], labels[:limit]
+        fitted = images
+        if images.shape[1:] != config.input_shape:
+            fitted = modality.prepare(images, {"fit": fit}).pieces
+        return ArrayData(fitted, f"{path.name}, {split}", fit, labels)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; expected {_EXPECTED}")
+    if not path.is_dir() and path.suffix != ".tar":
+        raise InputError(f"{path}: not a dataset; expected {_EXPECTED}")
+    source = open_source("folder" if path.is_dir() else "tar", (path.name,), path.parent)
+    count = len(source) if limit is None else min(limit, len(source))
+    return ImageFiles(source, modality, path.name, fit, count)
+
+
+def read_mnist(path: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Images (items, 28, 28, 1) uint8 and labels (items,) uint8 of the Keras archive.
+
+    Raises:
+        InputError: missing, damaged, or another archive.
+    """
+    expected = "the Keras archive with x_train, y_train, x_test and y_test"
+    with reading(path, expected), np.load(path, allow_pickle=False) as archive:
+        return archive[f"x_{split}"][..., None], archive[f"y_{split}"]
+
+
+def read_cifar10(folder: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Images (items, 32, 32, 3) uint8 and labels (items,) uint8 of CIFAR-10 as mosaics of 25×40 tiles.
+
+    Raises:
+        InputError: no mosaics, or a file that is missing, damaged or of another size.
+    """
+    mosaics = sorted(folder.glob(f"{split}_*.webp"))
+    if not mosaics:
+        raise InputError(f"{folder}: no {split}_*.webp; expected CIFAR-10 as mosaics of 25×40 tiles of 32×32 pixels")
+    rows, columns = CIFAR10_MOSAIC
+    parts = []
+    for path in mosaics:
+        with reading(path, "a mosaic of 25×40 tiles of 32×32 pixels"), Image.open(path) as image:
+            tiles = np.asarray(image.convert("RGB")).reshape(rows, 32, columns, 32, 3).swapaxes(1, 2)
+            parts.append(tiles.reshape(-1, 32, 32, 3))
+    images = np.concatenate(parts)
+    labels_path = folder / f"{split}_labels.npy"
+    with reading(labels_path, "one label per image"):
+        labels: np.ndarray = np.load(labels_path, allow_pickle=False)
+    if len(labels) != len(images):
+        raise InputError(f"{split} has {len(images)} items and {len(labels)} labels; expected as many of both")
+    return images, labels
+
+
+@contextmanager
+def reading(path: Path, expected: str) -> Iterator[None]:
+    """Say which file is to blame, and what it should have been."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected {expected}") from None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read ({error}); expected {expected}") from error

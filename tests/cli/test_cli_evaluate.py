@@ -1,0 +1,72 @@
+"""``daps-tokenize evaluate``: tables for people, JSON and a record per item for programs."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daps_tokenizer import Tokenizer
+from daps_tokenizer.metrics import psnr
+from tests.cli.helpers import digit, refusal, run_well
+
+COUNT = 5
+
+
+@pytest.fixture
+def images(workplace: Path) -> Path:
+    folder = workplace / "images"
+    folder.mkdir()
+    for seed in range(COUNT):
+        digit(seed).save(folder / f"{seed}.png")
+    return folder
+
+
+def test_it_prints_a_table_and_the_protocol(model: str, images: Path) -> None:
+    lines = run_well("evaluate", model, images, "--best-of", 2, "--search", 1).stdout.splitlines()
+    assert lines[0].split()[:6] == ["codes", "log_p", "l2", "log_q", "psnr", "ssim"]
+    assert [line.split("  ")[0].strip() for line in lines[1:5]] == [
+        "greedy",
+        "sampled",
+        "best of 2",
+        "local search, 1 proposals",
+    ]
+    assert lines[5].startswith("5 items of images, fit crop, seed 0, random-mnist (weights ")
+    assert "processor" in lines[6]
+
+
+def test_result_and_records_are_files_and_agree(model: str, tok: Tokenizer, images: Path) -> None:
+    stdout = run_well(
+        "evaluate", model, images, "--codes", "greedy", "--json", "-o", "r.json", "--records", "r.jsonl"
+    ).stdout
+    content = json.loads(Path("r.json").read_text())
+    assert json.loads(stdout) == content and list(content["results"]) == ["greedy"]
+    records = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
+    assert [record["item"] for record in records] == [str(images / f"{seed}.png") for seed in range(COUNT)]
+    originals = [str(images / f"{seed}.png") for seed in range(COUNT)]
+    expected = psnr(tok.prepare(originals), tok.reconstruct(originals))
+    np.testing.assert_allclose([record["psnr"] for record in records], expected, rtol=1e-6)
+    assert content["results"]["greedy"]["psnr"]["mean"] == pytest.approx(expected.mean())
+    assert content["protocol"]["weights_sha256"] == tok.config.files["model.safetensors"]
+
+
+def test_nothing_is_overwritten_without_force(model: str, images: Path) -> None:
+    Path("r.json").write_text("mine")
+    assert "r.json already exists; pass --force" in refusal("evaluate", model, images, "-o", "r.json")
+    assert Path("r.json").read_text() == "mine"
+    run_well("evaluate", model, images, "--limit", 1, "-o", "r.json", "--force")
+    assert json.loads(Path("r.json").read_text())["protocol"]["items"] == 1
+
+
+def test_bad_data_is_said_in_one_line(model: str, images: Path) -> None:
+    assert refusal("evaluate", model, "none").startswith("none: no such file or folder; expected a folder of images")
+    (images / "x.png").write_bytes(b"")
+    assert refusal("evaluate", model, images).startswith(f"{images / 'x.png'}: not an image")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="what LPIPS needs is installed")
+@pytest.mark.parametrize(("option", "name"), [("--lpips", "LPIPS"), ("--fid", "FID")])
+def test_what_needs_trained_networks_says_what_to_install(model: str, images: Path, option: str, name: str) -> None:
+    message = refusal("evaluate", model, images, option)
+    assert message.startswith(f"{name} needs torchmetrics") and message.endswith("install daps-tokenizer[eval]")
