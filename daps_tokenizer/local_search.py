@@ -14,16 +14,10 @@ from daps_tokenizer.backends import Backend, Decoded
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.mosaic import tiles_per_image
+from daps_tokenizer.neighbourhoods import groups_of_codes, one_at_a_time
 
 Objective = Literal["log_likelihood", "squared_error"]
 Score = Callable[[np.ndarray, Decoded, np.ndarray], np.ndarray]
-
-# A code of the convolutional generative model can reach as far as its kernels do, num_layers + 2 codes away, but what
-# it changes lies mostly in the 3×3 codes around it: 98 % of the squared change of the means on a trained CIFAR-10
-# model (ring by ring 70, 29, 1.4, 0.04 %). So every third code is changed at once and judged by its own 3×3 codes,
-# which no other change is judged by. Measured there, a spacing of 2 and windows of 5×5 gained less, and a spacing of 4
-# gained about as much for nearly twice the decodes.
-_SPACING = 3
 
 
 class SearchResult(NamedTuple):
@@ -40,13 +34,6 @@ class SearchResult(NamedTuple):
     gain: np.ndarray
     decodes: int
     seconds: float
-
-
-class _Group(NamedTuple):
-    """Positions (P,) that are changed at once, and which values (C, P), 0 or 1, judge each of them."""
-
-    positions: np.ndarray
-    windows: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -129,7 +116,7 @@ class LocalSearch:
         unused = np.zeros((len(inputs), config.num_tokens), np.float32)
         greedy = backend.encode(inputs, unused, 0.0).codes
         evaluation = _Evaluation(self, backend, inputs)
-        groups = _lattices(config) if config.token_grid and self.score is None else _one_at_a_time(config, self)
+        groups = groups_of_codes(config) if self.score is None else one_at_a_time(config.num_tokens, 1)
         num_proposals = min(self.proposals, config.vocab_size - 1)
         steps = list(itertools.product(groups, range(num_proposals)))
         best, best_values = greedy, evaluation.values(greedy)
@@ -199,25 +186,6 @@ class _Evaluation:
                 f"not an array of shape {totals.shape}"
             )
         return totals[:, None]
-
-
-def _lattices(config: TokenizerConfig) -> list[_Group]:
-    """Every third position in both directions, at all nine offsets; each is judged by the 3×3 codes around it."""
-    assert config.token_grid is not None
-    row, column = np.divmod(np.arange(config.num_tokens), config.token_grid[1])
-    groups = []
-    for first_row, first_column in itertools.product(range(_SPACING), repeat=2):
-        positions = np.flatnonzero((row % _SPACING == first_row) & (column % _SPACING == first_column))
-        rows_away = np.abs(row[:, None] - row[positions])
-        columns_away = np.abs(column[:, None] - column[positions])
-        groups.append(_Group(positions, (np.maximum(rows_away, columns_away) <= _SPACING // 2).astype(np.float64)))
-    return [group for group in groups if len(group.positions)]
-
-
-def _one_at_a_time(config: TokenizerConfig, search: LocalSearch) -> list[_Group]:
-    """One position after the other, judged by the total."""
-    windows = np.ones((config.num_tokens if search.score is None else 1, 1))
-    return [_Group(np.array([position]), windows) for position in range(config.num_tokens)]
 
 
 def _most_probable_others(backend: Backend, inputs: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:

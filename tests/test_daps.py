@@ -19,14 +19,13 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import sample_codes
 from tests.settings import TINY_GRID, TINY_MLP, TINY_MOTION
-from train.methods.base import Batch, beta_schedule
+from train.methods.base import Batch, beta_schedule, sum_neighbourhood
 from train.methods.daps import (
     DAPS,
     DAPSSettings,
     advantages,
     effective_sample_size,
     importance_weights,
-    sum_neighbourhood,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")

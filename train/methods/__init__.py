@@ -10,9 +10,10 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from train.methods.base import Batch, Losses, Method
 from train.methods.daps import DAPS
 from train.methods.distil import Distillation
+from train.methods.search import SearchTraining
 from train.methods.vqvae import VQVAE
 
-METHODS: dict[str, type[Method]] = {"daps": DAPS, "vqvae": VQVAE, "distil": Distillation}
+METHODS: dict[str, type[Method]] = {"daps": DAPS, "vqvae": VQVAE, "distil": Distillation, "search": SearchTraining}
 
 __all__ = ["METHODS", "Batch", "Losses", "Method", "build_method", "method_settings"]
 

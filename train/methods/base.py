@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
@@ -113,3 +114,10 @@ def beta_schedule(initial: float, final: float, progress: float) -> float:
 def expand_samples(x: Tensor, num_samples: int) -> Tensor:
     """Repeat each item so that its K samples are next to each other: (B, ...) -> (B·K, ...)."""
     return x.repeat_interleave(num_samples, dim=0)
+
+
+def sum_neighbourhood(values: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    """Sum each code's value with those of the size × size codes around it on the grid: (B, N) -> (B, N)."""
+    maps = values.unflatten(1, grid)[:, None]
+    # Not a convolution with ones: autocast would run that in bfloat16, and be nats away from the sum.
+    return F.avg_pool2d(maps, size, stride=1, padding=size // 2, divisor_override=1).flatten(1)

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
-from train.methods.base import Batch, Losses, beta_schedule
+from train.code_search import CodeSearch
+from train.methods.base import Batch, Losses, beta_schedule, sum_neighbourhood
 from train.methods.policy import PolicyMethod
 
 
@@ -47,13 +47,6 @@ def effective_sample_size(weights: Tensor) -> Tensor:
     return (weights.sum(-1).square() / weights.square().sum(-1)).mean()
 
 
-def sum_neighbourhood(values: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Sum each code's value with those of the size × size codes around it on the grid: (B, N) -> (B, N)."""
-    maps = values.unflatten(1, grid)[:, None]
-    # Not a convolution with ones: autocast would run that in bfloat16, and be nats away from the sum.
-    return F.avg_pool2d(maps, size, stride=1, padding=size // 2, divisor_override=1).flatten(1)
-
-
 @dataclass(frozen=True)
 class DAPSSettings:
     """Settings of the paper's Figure 11; the defaults are CIFAR-10's.
@@ -61,7 +54,8 @@ class DAPSSettings:
     ``ess_target`` is a share of K. ``credit``: ``global`` is the paper's one weight per sample; ``local`` gives every
     code its own weight, from log p(x|z) summed over the ``neighbourhood`` × ``neighbourhood`` codes around it.
     For runs that start from a trained model: ``batch_norm`` ``frozen`` keeps the running statistics, and
-    ``start_sharpness`` multiplies the logits once, which lowers the entropy that the run starts with.
+    ``start_sharpness`` multiplies the logits once, which lowers the entropy that the run starts with. ``search``: local
+    search improves every sample before the samples are weighted, so that q is drawn to better codes than it would draw.
     """
 
     num_samples: int = 8
@@ -74,6 +68,7 @@ class DAPSSettings:
     neighbourhood: int = 3
     batch_norm: Literal["batch", "frozen"] = "batch"
     start_sharpness: float = 1.0
+    search: CodeSearch | None = None
 
     def __post_init__(self) -> None:
         if self.num_samples < 2:
@@ -115,7 +110,7 @@ class DAPS(PolicyMethod):
         if settings.batch_norm == "frozen":
             model.generative.eval()
         beta = beta_schedule(settings.beta_initial, settings.beta_final, progress)
-        rollout = self.rollout(batch.inputs, generator)
+        rollout = self.rollout(batch.inputs, generator, search=settings.search)
 
         rewards, log_q_terms = self._credit(rollout.log_p, rollout.log_q)
         eta = self.log_eta.exp()

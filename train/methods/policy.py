@@ -11,6 +11,7 @@ from torch import Tensor
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import Recognition, RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
+from train.code_search import CodeSearch
 from train.cuda_sampler import GraphedSampler
 from train.methods.base import Method, expand_samples, require_kind
 
@@ -37,17 +38,28 @@ class PolicyMethod(Method):
         require_kind(model, "a policy-search method", "autoregressive", "independent")
         self._sampler: GraphedSampler | None = None
 
-    def rollout(self, inputs: Tensor, generator: torch.Generator, behaviour: Recognition | None = None) -> Rollout:
+    def rollout(
+        self,
+        inputs: Tensor,
+        generator: torch.Generator,
+        behaviour: Recognition | None = None,
+        search: CodeSearch | None = None,
+    ) -> Rollout:
         """Draw codes for inputs (B, *input_shape) and evaluate them.
 
         Args:
             inputs, generator: of :meth:`forward`.
             behaviour: draws the codes in place of the recognition model that is trained.
+            search: improves them before they are evaluated.
         """
         model, num_samples = self.model, self.settings.num_samples
         x = model.standardise(inputs)
         context = model.recognition.context(x)
         codes = self.draw(behaviour or model.recognition, x, generator)
+        if search is not None:
+            with torch.no_grad():
+                proposing = model.recognition.logits(context, codes).float()
+            codes = search.run(model, expand_samples(x, num_samples), codes, proposing, generator).codes
         logits = model.recognition.logits(context, codes).float()
         log_q = logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0]
         log_p = model.likelihood.log_prob(model.generative(codes), expand_samples(x, num_samples))
