@@ -21,7 +21,7 @@ from daps_tokenizer.errors import CodesError, DapsError, OutputExistsError
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import ModelFolder
 
-DEFAULT_MODEL = "daps-cifar10"
+DEFAULT_MODEL = "daps-photo-256"
 STANDARD_STREAM = "-"
 
 Command = Callable[..., None]

@@ -24,7 +24,7 @@ from tests.cli.helpers import ENVIRONMENT, PYTHON_M, digit, refusal, run_well, s
 def test_info_alone_describes_the_installation(built_in: str) -> None:
     printed = run_well("info").stdout
     assert __version__ in printed and DEFAULT_MODEL in printed and built_in in printed and "onnxruntime" in printed
-    assert json.loads(run_well("info", "--json").stdout)["default_model"] == "daps-cifar10"
+    assert json.loads(run_well("info", "--json").stdout)["default_model"] == "daps-photo-256"
 
 
 def test_info_describes_a_model(model: str) -> None:
