@@ -169,7 +169,7 @@ def test_standard_input_is_the_only_input_and_standard_output_takes_one_item(tok
 @pytest.mark.skipif(DEFAULT_MODEL not in built_in_models(), reason=f"{DEFAULT_MODEL} is not trained yet")
 def test_with_no_option_the_default_model_encodes_and_decodes() -> None:
     assert f", {DEFAULT_MODEL}, " in run_well("digit.png").stdout
-    assert run_well("decode", "digit.daps", "-o", "x.png").stdout.startswith("digit.daps -> x.png  32x32 pixels")
+    assert run_well("decode", "digit.daps", "-o", "x.png").stdout.startswith("digit.daps -> x.png  256x256 pixels")
 
 
 # Real processes
