@@ -11,6 +11,7 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import DapsError
 from daps_tokenizer.layouts import ClipLayout, TileLayout
 from daps_tokenizer.local_search import LocalSearch
+from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.search import BestOf
 from daps_tokenizer.tokenizer import Distribution, Tokenizer
 
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BestOf",
+    "Clip",
     "ClipLayout",
     "Codes",
     "DapsError",

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypedDict
 import numpy as np
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.errors import BackendError, InputError
+from daps_tokenizer.errors import InputError
 from daps_tokenizer.layouts import ClipLayout, TileLayout
 
 FitMode = Literal["crop", "pad", "stretch", "tile"]
@@ -80,13 +80,15 @@ def open_modality(config: TokenizerConfig) -> Modality:
     """What prepares inputs for a model.
 
     Raises:
-        BackendError: a modality that this version cannot prepare.
+        ConfigError: a motion model of other features than this version computes.
     """
     if config.modality == "image":
         from daps_tokenizer.image_inputs import ImageInputs
 
         return ImageInputs(config)
-    raise BackendError(f"{config.name} is a {config.modality} model; this version encodes images")
+    from daps_tokenizer.motion.inputs import MotionInputs
+
+    return MotionInputs(config)
 
 
 def check_options(options: InputOptions, accepted: Collection[str], modality: str) -> None:

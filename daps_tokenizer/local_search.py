@@ -10,14 +10,14 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from daps_tokenizer.backends import Backend, Decoded
+from daps_tokenizer.backends import Backend
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.mosaic import tiles_per_image
 from daps_tokenizer.neighbourhoods import groups_of_codes, one_at_a_time
+from daps_tokenizer.search import Score, score_of
 
 Objective = Literal["log_likelihood", "squared_error"]
-Score = Callable[[np.ndarray, Decoded, np.ndarray], np.ndarray]
 
 
 class SearchResult(NamedTuple):
@@ -52,9 +52,8 @@ class LocalSearch:
         proposals: codes that are tried at a position each time; at most V − 1 are.
         objective: what to improve: ``log_likelihood``, log p(x|z), or ``squared_error``, for whoever wants PSNR.
         score: what to improve in place of these: a function of (inputs, decoded, codes) that returns one number for
-            each item (B,), higher is better. ``inputs`` are (B, height, width, channels) uint8, tiles being items of
-            their own; ``decoded`` has their ``reconstruction`` in the same units, and ``mean`` and ``variance`` of
-            p(x|z) in standardised units; ``codes`` are (B, N). Positions are changed one at a time.
+            each item (B,), higher is better; see :func:`~daps_tokenizer.search.score_of`. Positions are changed one at
+            a time.
         log_q_weight: λ. With λ above 0, λ · log q(z|x) counts too, which keeps codes predictable for a model that is
             trained on them; every decode then takes a pass of the recognition model as well.
         max_seconds: stop after this time beyond greedy encoding (the decode at hand and one more are finished), with
@@ -166,7 +165,10 @@ class _Evaluation:
     def values(self, codes: np.ndarray) -> np.ndarray:
         """What is maximised once summed over the last axis: float64 (B, N), or (B, 1) where there is a ``score``."""
         self.decodes += 1
-        values = self._likelihood(codes) if self._search.score is None else self._score(self._search.score, codes)
+        if self._search.score is None:
+            values = self._likelihood(codes)
+        else:
+            values = score_of(self._search.score, self._backend, self._inputs, codes)[:, None]
         if self._search.log_q_weight == 0:
             return values
         log_q = self._backend.score(self._inputs, codes, 1).log_probs.astype(np.float64)
@@ -177,15 +179,6 @@ class _Evaluation:
         if self._search.objective == "squared_error":
             return -likelihood.squared_error.astype(np.float64)
         return likelihood.log_likelihood.astype(np.float64)
-
-    def _score(self, score: Score, codes: np.ndarray) -> np.ndarray:
-        totals = np.asarray(score(self._inputs, self._backend.decode(codes), codes), np.float64)
-        if totals.shape != (len(codes),):
-            raise InputError(
-                f"LocalSearch: score must return one number for each of {len(codes)} inputs, "
-                f"not an array of shape {totals.shape}"
-            )
-        return totals[:, None]
 
 
 def _most_probable_others(backend: Backend, inputs: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:

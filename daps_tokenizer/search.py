@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from daps_tokenizer.backends import Backend
+from daps_tokenizer.backends import Backend, Decoded
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.mosaic import tiles_per_image
+
+Score = Callable[[np.ndarray, Decoded, np.ndarray], np.ndarray]
 
 
 class Search(Protocol):
@@ -41,6 +44,25 @@ def check_temperature(temperature: float) -> None:
         raise InputError(f"temperature must be a finite number of at least 0, not {temperature!r}")
 
 
+def score_of(score: Score, backend: Backend, inputs: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """What a user's function says of codes (B, N), (B,) float64; higher is better.
+
+    The function is called with the ``inputs`` as the model sees them (pixels (B, height, width, channels) uint8, or
+    features (B, frames, features) float32; tiles and windows are items of their own); with ``decoded``, which has their
+    ``reconstruction`` in the same units, and ``mean`` and ``variance`` of p(x|z) in standardised units; and with the
+    ``codes``. It returns one number for each item.
+
+    Raises:
+        InputError: it returns something else.
+    """
+    totals = np.asarray(score(inputs, backend.decode(codes), codes), np.float64)
+    if totals.shape != (len(codes),):
+        raise InputError(
+            f"score must return one number for each of {len(codes)} inputs, not an array of shape {totals.shape}"
+        )
+    return totals
+
+
 @dataclass(frozen=True)
 class BestOf:
     """The best of ``num_samples`` candidates by log p(x|z): the greedy codes, and samples at ``temperature``.
@@ -48,28 +70,41 @@ class BestOf:
     As the greedy codes are among them, the result never explains an input worse than ``encode`` without search does.
     Time grows in proportion to ``num_samples``. Of a tiled photograph each tile keeps its own best.
 
+    Args:
+        num_samples: candidates, the greedy codes included.
+        temperature: of the samples.
+        seed: of the samples.
+        score: what to judge candidates by in place of log p(x|z): a function of (inputs, decoded, codes) that returns
+            one number for each item (B,), higher is better; see :func:`score_of`.
+
+    Raises:
+        InputError: an option that is out of range.
+
     >>> tok.encode(image, search=BestOf(8))  # doctest: +SKIP
     """
 
     num_samples: int
     temperature: float = 0.5
     seed: int = 0
+    score: Score | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.num_samples, bool) or not isinstance(self.num_samples, int) or self.num_samples < 1:
             raise InputError(f"BestOf needs an integer number of samples of at least 1, not {self.num_samples!r}")
         check_temperature(self.temperature)
         draw_uniform((), self.seed)
+        if self.score is not None and not callable(self.score):
+            raise InputError(f"BestOf: score must be a function of (inputs, decoded, codes), not {self.score!r}")
 
     def run(self, backend: Backend, inputs: np.ndarray, config: TokenizerConfig) -> np.ndarray:
         """Codes (B, N) int32 for inputs (B, *input_shape)."""
         uniform = draw_uniform((len(inputs), self.num_samples, config.num_tokens), self.seed)
         greedy = backend.encode(inputs, uniform[:, 0], 0.0).codes
-        greedy_value = backend.likelihood(inputs, greedy).log_likelihood.sum(1)
+        greedy_value = self._values(backend, inputs, greedy)
         best, best_value = greedy, greedy_value
         for k in range(1, self.num_samples):
             candidate = backend.encode(inputs, uniform[:, k], self.temperature).codes
-            value = backend.likelihood(inputs, candidate).log_likelihood.sum(1)
+            value = self._values(backend, inputs, candidate)
             better = value > best_value
             best = np.where(better[:, None], candidate, best)
             best_value = np.where(better, value, best_value)
@@ -77,5 +112,12 @@ class BestOf:
         if tiles == 1:
             return best
         # A tile's neighbours may have chosen other samples than the one that it was judged next to.
-        gain = (backend.likelihood(inputs, best).log_likelihood.sum(1) - greedy_value).reshape(-1, tiles).sum(1)
+        gain = (self._values(backend, inputs, best) - greedy_value).reshape(-1, tiles).sum(1)
         return np.where(np.repeat(gain > 0, tiles)[:, None], best, greedy)
+
+    def _values(self, backend: Backend, inputs: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """What candidates (B, N) are judged by, (B,)."""
+        if self.score is not None:
+            return score_of(self.score, backend, inputs, codes)
+        likelihood: np.ndarray = backend.likelihood(inputs, codes).log_likelihood.sum(1)
+        return likelihood

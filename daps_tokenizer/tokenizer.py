@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Literal, NamedTuple, Unpack
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,9 @@ from daps_tokenizer.inputs import InputOptions, open_modality
 from daps_tokenizer.layouts import ClipLayout, TileLayout
 from daps_tokenizer.mosaic import Mosaic, can_be_one_grid
 from daps_tokenizer.search import Search, check_temperature, draw_uniform
+
+if TYPE_CHECKING:
+    from daps_tokenizer.motion.clips import Clip
 
 # Reconstructions are made in pieces of about this many values, so that decoding a large photograph needs little memory.
 _VALUES_PER_PIECE = 2**23
@@ -130,7 +133,7 @@ class Tokenizer:
         Args:
             inputs: a path, an array or tensor, or a list of them; for an image model also PIL images (see
                 :func:`~daps_tokenizer.images.load_images`), for a motion model also
-                :class:`~daps_tokenizer.motion.clips.Clip` (see :func:`~daps_tokenizer.motion.inputs.load_clips`).
+                :class:`~daps_tokenizer.motion.clips.Clip` (see :func:`~daps_tokenizer.motion.clips.load_clips`).
             search: for instance ``LocalSearch()`` or ``BestOf(8)``.
             **options: ``fit`` of images, ``fps`` and ``overlap`` of motion: see
                 :class:`~daps_tokenizer.inputs.InputOptions`.
@@ -217,7 +220,9 @@ class Tokenizer:
 
         Returns:
             Of an image model uint8 (..., height, width, channels): of the model's size, or of the original's where
-            codes are tiled.
+            codes are tiled. Of a motion model poses (..., T, 26) float64 as in
+            :class:`~daps_tokenizer.motion.clips.Clip`: of the original's length, frame rate, place and heading, or
+            without a layout each item a clip of its own that starts at the origin.
 
         Raises:
             CodesError: codes of another model, out of range, or of another length.
@@ -233,9 +238,21 @@ class Tokenizer:
         return self._inputs.restore(np.concatenate(pieces).reshape(*values.shape[:-1], *self.input_shape), layout)
 
     def decode_to_pil(self, codes: Codes | np.ndarray) -> list[Image.Image]:
-        """Like :meth:`decode`, as a flat list of PIL images (mode L or RGB)."""
+        """Like :meth:`decode`, as a flat list of PIL images (mode L or RGB); of image models only."""
+        self._require("image", "decode_to_pil")
         images = self.decode(codes)
         return [to_pil(image) for image in images.reshape(-1, *images.shape[-3:])]
+
+    def decode_to_clips(self, codes: Codes | np.ndarray) -> list[Clip]:
+        """Like :meth:`decode`, as a flat list of clips that know their frame rate; of motion models only."""
+        self._require("motion", "decode_to_clips")
+        from daps_tokenizer.motion.clips import Clip
+
+        poses = self.decode(codes)
+        layout = codes.layout if isinstance(codes, Codes) else None
+        fps = layout.fps if isinstance(layout, ClipLayout) else self.config.motion.fps  # type: ignore[union-attr]
+        flat = poses.reshape(-1, *poses.shape[-2:])
+        return [Clip(clip, fps, f"clip {number} of the decoded") for number, clip in enumerate(flat, start=1)]
 
     def decode_distribution(self, codes: Codes | np.ndarray) -> Distribution:
         """p(x|z) itself, per pixel or feature, in standardised units; tiles and windows are not joined."""
@@ -254,7 +271,7 @@ class Tokenizer:
         """What the model is asked to reproduce, as :meth:`decode` would give it back, to compare reconstructions with.
 
         Images (B, height, width, C) uint8, fitted to the model's size, or of their own size where tiled; black or white
-        where the model knows no greys.
+        where the model knows no greys. The poses of clips (B, T, 26) float64, as they are.
         """
         return self._inputs.originals(inputs, options)
 
@@ -299,6 +316,10 @@ class Tokenizer:
         return push_folder(
             self._folder.path, repo_id, token=token, revision=revision, private=private, commit_message=commit_message
         )
+
+    def _require(self, modality: str, method: str) -> None:
+        if self.modality != modality:
+            raise InputError(f"{method} is for {modality} models; {self.config.name} is one of {self.modality}")
 
     def _sum_per_item(
         self,

@@ -1,0 +1,219 @@
+"""Clip: the poses of a robot over time, checked, with their frame rate; read from anything, written to files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daps_tokenizer.errors import InputError
+from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.motion import clip_files
+from daps_tokenizer.motion.clip_files import COLUMNS, FORMATS, PLAIN, NpzLayout
+from daps_tokenizer.motion.features import FPS
+
+_QUATERNION = slice(3, 7)
+_JOINTS = slice(7, 26)
+_QUATERNION_TOLERANCE = 1e-3  # what is left of unit length after float32 or six decimals is far below
+_FEWEST_FRAMES = 2  # a velocity needs two
+_FPS_RANGE = (1.0, 10_000.0)
+_ACCEPTED = "a path, an open file, a Clip, an array or tensor (T, 26) or (B, T, 26), or a list of these"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Clip:
+    """Poses of a Unitree H1 at a constant frame rate.
+
+    >>> clip = Clip.load("examples/walk.csv")
+    >>> clip
+    Clip('examples/walk.csv', 120 frames at 30 fps, 4.0 s)
+
+    Args:
+        qpos: (T, 26) root position x y z in metres, root orientation as a unit quaternion x y z w, 19 joint angles in
+            radians, in the order of :data:`~daps_tokenizer.motion.kinematics.JOINT_NAMES`; T is at least 2. Kept as a
+            read-only float64 copy, its quaternions at unit length exactly.
+        fps: frames per second, 1 to 10,000.
+        name: what errors call it.
+        npz_layout: how it is written to an NPZ archive: as it came.
+
+    Raises:
+        InputError: naming the clip, row and column (counted from 1): a wrong shape, too few frames, values that are no
+            finite numbers, quaternions that are not of unit length, joint angles in degrees, an impossible ``fps``.
+    """
+
+    qpos: np.ndarray
+    fps: float = FPS
+    name: str = "the clip"
+    npz_layout: NpzLayout = PLAIN
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fps", check_fps(self.fps, self.name))
+        object.__setattr__(self, "qpos", _checked(self.qpos, self.name))
+
+    def __len__(self) -> int:
+        """Number of frames, T."""
+        return len(self.qpos)
+
+    def __repr__(self) -> str:
+        return f"Clip({self.name!r}, {len(self)} frames at {self.fps:g} fps, {self.seconds:.1f} s)"
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes."""
+        return len(self) / self.fps
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, fps: float | None = None, clip: str | None = None) -> Clip:
+        """Read a CSV or NPZ file.
+
+        Args:
+            path: of the file.
+            fps: frames per second, where the file does not say so; 30, as in the LAFAN1 data, if None.
+            clip: which one, by its name, where the file holds many.
+
+        Raises:
+            InputError: it cannot be read, is not such a file, or holds no valid clip.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; expected the path of a clip, CSV or NPZ") from None
+        except IsADirectoryError:
+            raise InputError(f"{path}: is a folder; expected the path of a clip, CSV or NPZ") from None
+        except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"{os.fspath(path)!r}: cannot be read ({reason}); expected a clip, CSV or NPZ") from error
+        return cls.from_bytes(data, source=str(path), fps=fps, clip=clip)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, source: str, fps: float | None = None, clip: str | None = None) -> Clip:
+        """Read the content of a file, which errors call ``source``; otherwise as :meth:`load`."""
+        content = clip_files.read(data, source, clip=clip)
+        if fps is not None:
+            check_fps(fps, source)
+        if content.fps is not None and fps is not None and check_fps(content.fps, source) != fps:
+            raise InputError(f"{source}: says that it has {content.fps:g} fps, not {fps:g}; leave fps out")
+        rate: Any = next((value for value in (content.fps, fps) if value is not None), FPS)
+        return cls(content.qpos, rate, source if clip is None else f"{source}: {clip}", content.layout)
+
+    def to_bytes(self, suffix: str) -> bytes:
+        """The content of a file with this suffix, ``.csv`` (six decimals, no frame rate) or ``.npz``.
+
+        Raises:
+            InputError: another suffix.
+        """
+        if suffix.lower() == ".csv":
+            return clip_files.to_csv(self.qpos)
+        if suffix.lower() == ".npz":
+            return clip_files.to_npz(self.qpos, self.fps, self.npz_layout)
+        raise InputError(f"{suffix!r}: clips are written as {' or '.join(FORMATS)}")
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+        """Write a CSV or NPZ file, as the suffix says, under a temporary name, then rename it.
+
+        Raises:
+            InputError: another suffix.
+            OutputExistsError: the file is there and ``overwrite`` is False, or the path is no regular file.
+            DapsError: it cannot be written.
+        """
+        write_bytes_atomically(path, self.to_bytes(Path(path).suffix), overwrite=overwrite)
+
+
+def load_clips(inputs: object, *, fps: float | None = None) -> list[Clip]:
+    """Read clips from whatever holds them.
+
+    - A path (str or Path) of a CSV or NPZ file with one clip, or such a file opened in binary mode.
+    - A :class:`Clip`.
+    - An array or torch tensor (T, 26) or (B, T, 26), see :class:`Clip`.
+    - A list or tuple of any of these.
+
+    Args:
+        inputs: one of the above.
+        fps: frames per second of what does not say so itself; 30, as in the LAFAN1 data, if None.
+
+    Raises:
+        InputError: naming the file or the place in the list (counted from 1), row and column.
+    """
+    if not isinstance(inputs, list | tuple):
+        return _load(inputs, "the clip", fps)
+    if not inputs:
+        raise InputError("the list of clips is empty; expected at least one clip")
+    return [
+        clip for number, item in enumerate(inputs, start=1) for clip in _load(item, f"clip {number} of the list", fps)
+    ]
+
+
+def check_fps(fps: object, source: str) -> float:
+    """A frame rate as a float.
+
+    Raises:
+        InputError: it is no number from 1 to 10,000.
+    """
+    is_number = isinstance(fps, int | float | np.integer | np.floating) and not isinstance(fps, bool)
+    if not is_number or not _FPS_RANGE[0] <= fps <= _FPS_RANGE[1]:  # type: ignore[operator]  # a number by now
+        raise InputError(f"{source}: fps must be a number from {_FPS_RANGE[0]:g} to {_FPS_RANGE[1]:g}, not {fps!r}")
+    return float(fps)  # type: ignore[arg-type]
+
+
+def _load(item: Any, source: str, fps: float | None) -> list[Clip]:
+    if isinstance(item, str | os.PathLike):
+        return [Clip.load(item, fps=fps)]
+    if hasattr(item, "read"):
+        name = getattr(item, "name", None)  # a number where the file was opened by its descriptor
+        content = item.read()
+        source = name if isinstance(name, str) else source
+        if not isinstance(content, bytes):
+            raise InputError(f"{source}: is opened as text; expected a file opened in binary mode")
+        return [Clip.from_bytes(content, source=source, fps=fps)]
+    if isinstance(item, Clip):
+        if fps is not None and check_fps(fps, item.name) != item.fps:
+            raise InputError(f"{item.name}: a Clip of {item.fps:g} fps, not {fps:g}; leave fps out")
+        return [item]
+    if type(item).__module__.startswith("torch") and hasattr(item, "detach"):  # so that torch need not be installed
+        item = item.detach().cpu().numpy()
+    if not isinstance(item, np.ndarray):
+        raise InputError(f"{source}: expected {_ACCEPTED}, not {type(item).__name__}")
+    rate = FPS if fps is None else fps
+    if item.ndim != 3:
+        return [Clip(item, rate, source)]
+    if not len(item):
+        raise InputError(f"{source}: an array of shape {item.shape} holds no clip; expected at least one")
+    names = [source] if len(item) == 1 else [f"{source}, number {number}" for number in range(1, len(item) + 1)]
+    return [Clip(poses, rate, name) for poses, name in zip(item, names, strict=True)]
+
+
+def _checked(qpos: np.ndarray, name: str) -> np.ndarray:
+    """The poses as a read-only float64 copy, if they are possible ones."""
+    given = np.asarray(qpos)
+    if given.dtype.kind not in "fiu":
+        raise InputError(f"{name}: values are of type {given.dtype}; expected floating-point numbers")
+    if given.ndim != 2 or given.shape[1] != len(COLUMNS):
+        raise InputError(f"{name}: an array of shape {given.shape}; expected (T, {len(COLUMNS)}): root x y z, ...")
+    if len(given) < _FEWEST_FRAMES:
+        raise InputError(f"{name}: has {len(given)} frames; expected at least {_FEWEST_FRAMES}")
+    poses = np.array(given, np.float64, order="C")
+    _refuse_where(~np.isfinite(poses), poses, name, "expected a finite number")
+    length = np.linalg.norm(poses[:, _QUATERNION], axis=1)
+    wrong = np.abs(length - 1) > _QUATERNION_TOLERANCE
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(
+            f"{name}: row {row + 1}, columns 4 to 7 (root quaternion): a length of {length[row]:.4g}; expected a unit "
+            "quaternion x y z w"
+        )
+    poses[:, _QUATERNION] /= length[:, None]
+    too_far = np.zeros(poses.shape, bool)
+    too_far[:, _JOINTS] = np.abs(poses[:, _JOINTS]) > 2 * np.pi
+    _refuse_where(too_far, poses, name, "expected an angle in radians, from -2π to 2π")
+    poses.flags.writeable = False
+    return poses
+
+
+def _refuse_where(wrong: np.ndarray, poses: np.ndarray, name: str, expected: str) -> None:
+    if wrong.any():
+        row, column = (int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
+        found = f"{poses[row, column]:g}".replace("nan", "NaN")
+        raise InputError(f"{name}: row {row + 1}, column {column + 1} ({COLUMNS[column]}): {found}; {expected}")

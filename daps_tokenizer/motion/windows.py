@@ -1,0 +1,61 @@
+"""Features of clips of any length as windows of the model's length, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from daps_tokenizer.errors import InputError
+from daps_tokenizer.tiles import count_pieces, fade_weights
+
+
+def cut_windows(features: np.ndarray, length: int, *, overlap: int = 0) -> np.ndarray:
+    """Cut a clip into windows; the last one is filled up with its last frame.
+
+    Args:
+        features: (T, F).
+        length: frames of a window.
+        overlap: frames that neighbouring windows share.
+
+    Returns:
+        (windows, length, F), a copy.
+
+    Raises:
+        InputError: an ``overlap`` that is no integer from 0 to length − 1.
+    """
+    is_integer = isinstance(overlap, int | np.integer) and not isinstance(overlap, bool)
+    if not is_integer or not 0 <= overlap < length:
+        raise InputError(
+            f"overlap must be an integer from 0 to {length - 1} frames for windows of {length}, not {overlap!r}"
+        )
+    step = length - overlap
+    count = count_pieces(len(features), length, overlap)
+    padded = np.pad(features, ((0, (count - 1) * step + length - len(features)), (0, 0)), mode="edge")
+    return np.stack([padded[start * step : start * step + length] for start in range(count)])
+
+
+def join_windows(windows: np.ndarray, frames: int, *, overlap: int = 0) -> np.ndarray:
+    """Put windows together again: the inverse of :func:`cut_windows`, exact where the windows are unchanged.
+
+    Where windows overlap, one fades linearly into the next.
+
+    Args:
+        windows: (windows, length, F).
+        frames: of the clip; what the last window has beyond is cut off.
+        overlap: frames that neighbouring windows share.
+
+    Returns:
+        (frames, F) float64.
+
+    Raises:
+        InputError: windows that do not make a clip of this length.
+    """
+    count, length, width = windows.shape
+    if not 0 <= overlap < length or frames < 1 or count != count_pieces(frames, length, overlap):
+        raise InputError(
+            f"{count} windows of {length} frames with an overlap of {overlap} do not make a clip of {frames} frames"
+        )
+    step = length - overlap
+    clip = np.zeros(((count - 1) * step + length, width))
+    for window, values, weights in zip(range(count), windows, fade_weights(count, length, overlap), strict=True):
+        clip[window * step : window * step + length] += values * weights[:, None]
+    return clip[:frames]
