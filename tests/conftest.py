@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
-from tests.settings import MNIST
+from tests.settings import MNIST, SMALL_MOTION
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +25,33 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def random_mnist_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint as training writes it, of the MNIST setting with random weights."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(0)
-    save_weights(Autoencoder(MNIST), folder / "model.safetensors")
-    (folder / "config.json").write_text(MNIST.to_json())
-    (folder / "training.json").write_text('{"steps": 0}')
-    return folder
+    return random_checkpoint(MNIST, tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="session")
 def random_mnist_folder(random_mnist_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The exported model folder of that checkpoint, named ``random-mnist``."""
+    return exported(random_mnist_checkpoint, "random-mnist", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def random_motion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of small motion networks with random weights, named ``random-motion``."""
+    checkpoint = random_checkpoint(SMALL_MOTION, tmp_path_factory.mktemp("checkpoint"))
+    return exported(checkpoint, "random-motion", tmp_path_factory)
+
+
+def random_checkpoint(config: TokenizerConfig, folder: Path) -> Path:
+    torch.manual_seed(0)
+    save_weights(Autoencoder(config), folder / "model.safetensors")
+    (folder / "config.json").write_text(config.to_json())
+    (folder / "training.json").write_text('{"steps": 0}')
+    return folder
+
+
+def exported(checkpoint: Path, name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export.folder import export_folder
 
     readme = tmp_path_factory.mktemp("card") / "card.md"
     readme.write_text("# Random weights\n")
-    out = tmp_path_factory.mktemp("models") / "random-mnist"
-    return export_folder(random_mnist_checkpoint, out, name="random-mnist", readme=readme).path
+    return export_folder(checkpoint, tmp_path_factory.mktemp("models") / name, name=name, readme=readme).path

@@ -5,10 +5,12 @@ from dataclasses import replace
 from daps_tokenizer.config import (
     GenerativeConfig,
     LikelihoodConfig,
+    MotionConfig,
     NormalisationConfig,
     RecognitionConfig,
     TokenizerConfig,
 )
+from daps_tokenizer.motion.features import FEATURE_NAMES, FPS, JOINT_NAMES
 
 MNIST = TokenizerConfig(
     name="mnist",
@@ -87,4 +89,15 @@ TINY_MOTION = replace(
     recognition=RecognitionConfig(**_TINY_RECOGNITION),
     generative=GenerativeConfig("transformer", embedding_size=16, hidden_size=16, num_layers=1, num_heads=2),
     normalisation=NormalisationConfig((0.5,) * 5, (2.0,) * 5),
+)
+
+# The real features and lengths of a clip, so that a Tokenizer takes clips, and networks as small as above.
+SMALL_MOTION = replace(
+    LAFAN,
+    name="small-motion",
+    vocab_size=64,
+    recognition=RecognitionConfig(**_TINY_RECOGNITION),
+    generative=GenerativeConfig("transformer", embedding_size=16, hidden_size=16, num_layers=1, num_heads=2),
+    normalisation=NormalisationConfig((1.0,) + (0.0,) * 126, (0.1,) * 127),
+    motion=MotionConfig(FPS, JOINT_NAMES, FEATURE_NAMES),
 )
