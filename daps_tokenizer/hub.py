@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.errors import ConfigError, HubError, ModelFileError, ModelNotFoundError
+from daps_tokenizer.errors import ConfigError, HubError, ModelFileError, ModelNotFoundError, OutputExistsError
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -131,6 +132,30 @@ def open_model(
             allow_patterns=_MODEL_FILES,
         )
     return _open_folder(Path(snapshot), "hub")
+
+
+def copy_folder(folder: ModelFolder, target: Path) -> Path:
+    """Copy a model's files, each of them checked, to a new folder; returns its path.
+
+    Raises:
+        OutputExistsError: ``target`` exists and is not an empty folder.
+        ModelFileError: a file of the model is missing or damaged.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OutputExistsError(f"{target}: already exists; give the name of a new folder")
+    sources = {name: folder.file(name) for name in folder.config.files}
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for name, source in sources.items():
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, partial / name)
+    for name in ("config.json", "README.md"):
+        if (folder.path / name).is_file():
+            shutil.copyfile(folder.path / name, partial / name)
+    if target.exists():
+        target.rmdir()
+    partial.rename(target)
+    return target
 
 
 def push_folder(

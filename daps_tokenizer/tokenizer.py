@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Unpack
+from typing import Literal, NamedTuple, Unpack
 
 import numpy as np
 from PIL import Image
@@ -14,16 +13,14 @@ from PIL import Image
 from daps_tokenizer.backends import Backend, open_backend
 from daps_tokenizer.codes import Codes
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.errors import CodesError, InputError, OutputExistsError
-from daps_tokenizer.hub import ModelFolder, open_model, push_folder
+from daps_tokenizer.errors import CodesError, InputError
+from daps_tokenizer.hub import ModelFolder, copy_folder, open_model, push_folder
 from daps_tokenizer.images import to_pil
 from daps_tokenizer.inputs import InputOptions, open_modality
 from daps_tokenizer.layouts import ClipLayout, TileLayout
 from daps_tokenizer.mosaic import Mosaic, can_be_one_grid
+from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.search import Search, check_temperature, draw_uniform
-
-if TYPE_CHECKING:
-    from daps_tokenizer.motion.clips import Clip
 
 # Reconstructions are made in pieces of about this many values, so that decoding a large photograph needs little memory.
 _VALUES_PER_PIECE = 2**23
@@ -246,8 +243,6 @@ class Tokenizer:
     def decode_to_clips(self, codes: Codes | np.ndarray) -> list[Clip]:
         """Like :meth:`decode`, as a flat list of clips that know their frame rate; of motion models only."""
         self._require("motion", "decode_to_clips")
-        from daps_tokenizer.motion.clips import Clip
-
         poses = self.decode(codes)
         layout = codes.layout if isinstance(codes, Codes) else None
         fps = layout.fps if isinstance(layout, ClipLayout) else self.config.motion.fps  # type: ignore[union-attr]
@@ -282,22 +277,7 @@ class Tokenizer:
             OutputExistsError: the folder exists and is not empty.
             ModelFileError: a file of the model is missing or damaged.
         """
-        target = Path(folder)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise OutputExistsError(f"{target}: already exists; give the name of a new folder")
-        sources = {name: self._folder.file(name) for name in self.config.files}
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        for name, source in sources.items():
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, partial / name)
-        for name in ("config.json", "README.md"):
-            if (self._folder.path / name).is_file():
-                shutil.copyfile(self._folder.path / name, partial / name)
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
-        return target
+        return copy_folder(self._folder, Path(folder))
 
     def push_to_hub(
         self,
