@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from benchmarks.latency import Row
 from daps_tokenizer.measure import machine_line
@@ -29,40 +28,6 @@ def write_latency(folder: Path, rows: list[Row], machine: dict[str, str], comman
     table_path.write_text("\n".join(lines), encoding="utf-8")
     _plot_latency(plot_path, rows)
     return [json_path, table_path, plot_path]
-
-
-def write_quality(folder: Path, model: str, content: dict[str, Any]) -> list[Path]:
-    """Write ``quality_MODEL.json`` and ``quality_MODEL.md``; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    json_path, table_path = folder / f"quality_{model}.json", folder / f"quality_{model}.md"
-    json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    lines = [
-        f"# Quality of {model}",
-        "",
-        f"`{content['command']}`",
-        "",
-        "| codes | log p, nats | PSNR, dB | L2 | log q, nats | code perplexity | codes used |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, found in content["results"].items():
-        cells = [
-            _with_interval(found[key], digits) for key, digits in (("log_p", 2), ("psnr", 2), ("l2", 3), ("log_q", 2))
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} | {found['code_perplexity']:.1f} | {found['codes_used']} |")
-    lines += [
-        "",
-        f"Means over {content['items']} test images of {content['dataset']} with 95 % bootstrap intervals; seed "
-        f"{content['seed']}; weights {content['weights_sha256'][:12]}. PSNR is the mean of each image's.",
-        "",
-        f"{machine_line(content['machine'])}.",
-        "",
-    ]
-    table_path.write_text("\n".join(lines), encoding="utf-8")
-    return [json_path, table_path]
-
-
-def _with_interval(found: dict[str, float], digits: int) -> str:
-    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
 
 
 def _plot_latency(path: Path, rows: list[Row]) -> None:

@@ -7,12 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.latency import Row, measure_all, measure_one
-from benchmarks.quality import measure_quality
-from benchmarks.report import write_latency, write_quality
-from daps_tokenizer import Tokenizer
+from benchmarks.report import write_latency
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.measure import describe_machine, machine_line
-from tests.test_tokenizer import digits
 
 
 def test_latency_is_measured_for_every_action_and_batch(random_mnist_folder: Path) -> None:
@@ -46,24 +43,3 @@ def test_a_latency_report_is_json_a_table_and_a_plot(tmp_path: Path) -> None:
     assert "| m | encode | 8 | 1 | onnx | 2.00 | 3.00 | 4000 | 99 |" in paths[1].read_text()
     assert machine_line(machine) in paths[1].read_text()
     assert paths[2].read_bytes().startswith(b"\x89PNG")
-
-
-def test_quality_of_greedy_codes_is_what_the_tokenizer_says(random_mnist_folder: Path, tmp_path: Path) -> None:
-    tok = Tokenizer.from_pretrained(random_mnist_folder)
-    images = digits(20)
-    results = measure_quality(tok, images, best_of=(2,), seed=0)
-    assert set(results) == {"greedy", "sampled", "best of 2", "local search", "local search, squared error"}
-    expected = tok.log_likelihood(images, tok.encode(images)).mean()
-    assert math.isclose(results["greedy"]["log_p"]["mean"], expected, rel_tol=1e-6)
-    assert results["best of 2"]["log_p"]["mean"] >= results["greedy"]["log_p"]["mean"]
-    assert 1 <= results["greedy"]["code_perplexity"] <= results["greedy"]["codes_used"] <= 256
-    content = {
-        "command": "python -m benchmarks quality",
-        "machine": describe_machine(),
-        "dataset": "mnist",
-        "items": 20,
-        "seed": 0,
-        "weights_sha256": "0" * 64,
-        "results": results,
-    }
-    assert "| greedy |" in write_quality(tmp_path, "m", content)[1].read_text()
