@@ -10,7 +10,7 @@ shifts every log-weight of an item alike. So there is no option for it; :func:`a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from train.code_search import CodeSearch
 from train.methods.base import Batch, Losses, beta_schedule, sum_neighbourhood
 from train.methods.policy import PolicyMethod
+from train.methods.rewards import WeightedRewards, check_weights
 
 
 def advantages(rewards: Tensor) -> Tensor:
@@ -56,6 +57,8 @@ class DAPSSettings:
     For runs that start from a trained model: ``batch_norm`` ``frozen`` keeps the running statistics, and
     ``start_sharpness`` multiplies the logits once, which lowers the entropy that the run starts with. ``search``: local
     search improves every sample before the samples are weighted, so that q is drawn to better codes than it would draw.
+    ``rewards``: further rewards by name and weight, added to log p(x|z) (see ``train/methods/rewards.py``); those of
+    classes know ``num_classes``, and what they train has ``reward_learning_rate``.
     """
 
     num_samples: int = 8
@@ -69,6 +72,9 @@ class DAPSSettings:
     batch_norm: Literal["batch", "frozen"] = "batch"
     start_sharpness: float = 1.0
     search: CodeSearch | None = None
+    rewards: dict[str, float] = field(default_factory=dict)
+    num_classes: int = 10
+    reward_learning_rate: float = 3e-3
 
     def __post_init__(self) -> None:
         if self.num_samples < 2:
@@ -80,6 +86,9 @@ class DAPSSettings:
             raise ConfigError("daps: credit is global or local, batch_norm is batch or frozen")
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
             raise ConfigError(f"neighbourhood must be odd, not {self.neighbourhood}")
+        check_weights(self.rewards)
+        if self.num_classes < 2 or self.reward_learning_rate <= 0:
+            raise ConfigError("daps needs num_classes of at least 2 and a positive reward_learning_rate")
 
 
 class DAPS(PolicyMethod):
@@ -93,6 +102,7 @@ class DAPS(PolicyMethod):
         if settings.credit == "local" and model.config.token_grid is None:
             raise ConfigError(f"credit: local needs codes on a grid, which {model.config.generative.kind} has not")
         self.log_eta = nn.Parameter(torch.tensor(math.log(settings.eta_initial)))
+        self.rewards = WeightedRewards(settings.rewards, model.config, settings.num_classes)
 
     @torch.no_grad()
     def start(self) -> None:
@@ -101,11 +111,13 @@ class DAPS(PolicyMethod):
             parameter.mul_(self.settings.start_sharpness)
 
     def extra_parameters(self) -> list[dict[str, Any]]:
-        """η has a learning rate of its own."""
-        return [{"params": [self.log_eta], "lr": self.settings.eta_learning_rate}]
+        """η has a learning rate of its own, and so has what rewards train."""
+        groups = [{"params": [self.log_eta], "lr": self.settings.eta_learning_rate}]
+        trained = list(self.rewards.parameters())
+        return [*groups, {"params": trained, "lr": self.settings.reward_learning_rate}] if trained else groups
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
-        """L(θ) + L(φ) + L(η): they share no parameters, so one backward pass serves all three."""
+        """L(θ) + L(φ) + L(η), and the loss of rewards: they share no parameters, so one backward pass serves all."""
         settings, model = self.settings, self.model
         if settings.batch_norm == "frozen":
             model.generative.eval()
@@ -113,6 +125,8 @@ class DAPS(PolicyMethod):
         rollout = self.rollout(batch.inputs, generator, search=settings.search)
 
         rewards, log_q_terms = self._credit(rollout.log_p, rollout.log_q)
+        task = self.rewards(batch, self.by_item(rollout.codes))
+        rewards = rewards + task.values[:, None]
         eta = self.log_eta.exp()
         weights = importance_weights(advantages(rewards), log_q_terms.detach(), eta, beta)
         ess = effective_sample_size(weights)
@@ -120,8 +134,8 @@ class DAPS(PolicyMethod):
         loss_theta = -(weights.detach() * log_q_terms).sum(dim=(-1, -2)).mean()
         loss_phi = -rollout.log_p.flatten(1).sum(1).mean()
         loss_eta = (ess - settings.ess_target * settings.num_samples).square()
-        metrics = self.policy_metrics(rollout, beta) | {"ess": ess.detach(), "eta": eta.detach()}
-        return Losses(loss_theta + loss_phi + loss_eta, metrics)
+        metrics = self.policy_metrics(rollout, beta) | {"ess": ess.detach(), "eta": eta.detach()} | task.metrics
+        return Losses(loss_theta + loss_phi + loss_eta + task.loss, metrics)
 
     def _credit(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
         """Rewards (no gradient) and the log q that they pay for, each (B, 1, K), or (B, N, K) with local credit."""
