@@ -65,8 +65,8 @@ class RecognitionConfig:
     def __post_init__(self) -> None:
         _require_choice("recognition.kind", self.kind, RecognitionKind)
         _require(
-            (self.kind == "levels") == bool(self.levels) and all(level >= 2 for level in self.levels),
-            f"recognition.levels are the numbers, 2 or more, of kind levels alone; kind {self.kind} has "
+            (self.kind == "levels") == bool(self.levels) and all(level >= 3 for level in self.levels),
+            f"recognition.levels are the numbers, 3 or more, of kind levels alone; kind {self.kind} has "
             f"{list(self.levels)}",
         )
         _require_positive(

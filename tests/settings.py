@@ -101,3 +101,9 @@ SMALL_MOTION = replace(
     normalisation=NormalisationConfig((1.0,) + (0.0,) * 126, (0.1,) * 127),
     motion=MotionConfig(FPS, JOINT_NAMES, FEATURE_NAMES),
 )
+
+
+def of_kind(config: TokenizerConfig, kind: str) -> TokenizerConfig:
+    """The same tokenizer with another recognition model; where it has levels, 4 × 4 of them for the tiny ones."""
+    levels = (4, config.vocab_size // 4) if kind == "levels" else ()
+    return replace(config, recognition=replace(config.recognition, kind=kind, levels=levels))

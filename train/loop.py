@@ -135,7 +135,7 @@ def build_optimiser(method: Method, experiment: Experiment) -> torch.optim.AdamW
     ]
     groups = [group for group in groups if group["params"]] + method.extra_parameters()
     for group in groups:
-        group["base_lr"] = group["lr"]
+        group["base_lr"] = group.setdefault("lr", settings.learning_rate)
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
 
 

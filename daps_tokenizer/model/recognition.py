@@ -190,3 +190,24 @@ class RecognitionModel(Recognition):
         for block, memory, earlier in zip(self.decoder_blocks, context, cache, strict=True):
             h = block.step(h, earlier, position, memory)
         return self.head(self.decoder_norm(h))[:, 0]
+
+    def grow(
+        self, context: list[Memory], previous: Tensor, position: int, earlier: list[Memory | None]
+    ) -> tuple[Tensor, list[Memory | None]]:
+        """Like :meth:`step`, for gradients: of embedded codes, and with memories that are made anew, not written to.
+
+        Args:
+            context: from :meth:`context`, batch B·W.
+            previous: the embedding of the codes just drawn (B·W·K, H).
+            position: the position's index in its window.
+            earlier: for each decoder block the keys and values of earlier positions; None at the first.
+
+        Returns:
+            Logits of the position (B·W·K, V), and ``earlier`` with this position's keys and values.
+        """
+        h = (previous + self.positions[position])[:, None]
+        grown: list[Memory | None] = []
+        for block, memory, past in zip(self.decoder_blocks, context, earlier, strict=True):
+            h, present = block.grow(h, past, memory)
+            grown.append(present)
+        return self.head(self.decoder_norm(h))[:, 0], grown

@@ -146,6 +146,14 @@ class DecoderBlock(nn.Module):
         x = x + self.self_attention(normed, reachable)
         return self._attend_context(x, context)
 
+    def grow(self, x: Tensor, earlier: Memory | None, context: Memory) -> tuple[Tensor, Memory]:
+        """Like :meth:`step`, but the memory is made anew, as gradients need it: x (B·K, 1, H), and the new memory."""
+        normed = self.self_attention_norm(x)
+        own = self.self_attention.memory(normed)
+        if earlier is not None:
+            own = Memory(*(torch.cat(pair, dim=2) for pair in zip(earlier, own, strict=True)))
+        return self._attend_context(x + self.self_attention(normed, own), context), own
+
     def _attend_context(self, x: Tensor, context: Memory) -> Tensor:
         x = x + self.cross_attention(self.cross_attention_norm(x), context)
         return x + self.feed_forward(self.feed_forward_norm(x))

@@ -10,10 +10,27 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from train.methods.base import Batch, Losses, Method
 from train.methods.daps import DAPS
 from train.methods.distil import Distillation
+from train.methods.fsq import FSQ
+from train.methods.gaussian import GaussianVAE
+from train.methods.gr_mck import GRMCK
+from train.methods.gumbel import GumbelSoftmax
+from train.methods.ppo import PPO
+from train.methods.reinforce import Reinforce
 from train.methods.search import SearchTraining
 from train.methods.vqvae import VQVAE
 
-METHODS: dict[str, type[Method]] = {"daps": DAPS, "vqvae": VQVAE, "distil": Distillation, "search": SearchTraining}
+METHODS: dict[str, type[Method]] = {
+    "daps": DAPS,
+    "reinforce": Reinforce,
+    "ppo": PPO,
+    "gumbel": GumbelSoftmax,
+    "gr_mck": GRMCK,
+    "vqvae": VQVAE,
+    "fsq": FSQ,
+    "gaussian_vae": GaussianVAE,
+    "search": SearchTraining,
+    "distil": Distillation,
+}
 
 __all__ = ["METHODS", "Batch", "Losses", "Method", "build_method", "method_settings"]
 

@@ -82,7 +82,7 @@ class Method(TrainedModel, ABC):
         """
 
     def extra_parameters(self) -> list[dict[str, Any]]:
-        """AdamW parameter groups beyond the model's own, each with its learning rate."""
+        """AdamW parameter groups beyond the model's own; a group without ``lr`` has the run's learning rate."""
         return []
 
     def start(self) -> None:

@@ -1,0 +1,67 @@
+"""FSQ, finite scalar quantisation (Mentzer et al., 2023): a few bounded numbers per code, rounded straight through.
+
+There is no code table to learn: a dense layer maps the rounded numbers to what the generative model expects. A
+checkpoint holds its value for every code as the generative model's table, so that decoding is the same for all methods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.parallel import LevelQuantiser
+from train.methods.base import Batch, Losses, Method, require_kind
+
+
+@dataclass(frozen=True)
+class FSQSettings:
+    """None; the levels belong to the model's config (``recognition.levels``)."""
+
+
+class FSQ(Method):
+    """−log p(x|z) alone; rounding passes gradients straight through."""
+
+    settings_type = FSQSettings
+    settings: FSQSettings
+
+    def __init__(self, model: Autoencoder, settings: FSQSettings) -> None:
+        super().__init__(model, settings)
+        require_kind(model, "fsq", "levels")
+        model.generative.embedding.requires_grad_(False)  # written before each checkpoint
+        levels = model.config.recognition.levels
+        self.embed = nn.Linear(len(levels), model.config.generative.embedding_size)
+
+    @property
+    def quantiser(self) -> LevelQuantiser:
+        """The recognition model."""
+        recognition = self.model.recognition
+        assert isinstance(recognition, LevelQuantiser)  # checked in __init__
+        return recognition
+
+    def extra_parameters(self) -> list[dict[str, Any]]:
+        """The dense layer in place of the code table."""
+        return [{"params": list(self.embed.parameters())}]
+
+    def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
+        """Mean over the batch of −log p(x|z) in nats."""
+        x = self.model.standardise(batch.inputs)
+        numbers = self.quantiser.context(x).float()
+        rounded = numbers + (numbers.round() - numbers).detach()
+        parameters = self.model.generative.decode_embedded(self.embed(self.quantiser.scale(rounded)))
+        log_p = self.model.likelihood.log_prob(parameters, x).flatten(1).sum(1).mean()
+        codes = self.quantiser.quantise(numbers)
+        return Losses(-log_p, {"log_p": log_p.detach(), "codes_in_batch": torch.tensor(float(codes.unique().numel()))})
+
+    @torch.no_grad()
+    def before_checkpoint(self) -> None:
+        """Write the code table."""
+        self.model.generative.embedding.weight.copy_(self.table())
+
+    def table(self) -> Tensor:
+        """What each code is decoded from, (V, H)."""
+        codes = torch.arange(self.model.config.vocab_size, device=self.embed.weight.device)
+        return self.embed(self.quantiser.numbers_of(codes))
