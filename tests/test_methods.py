@@ -54,7 +54,7 @@ def experiment(name: str, model: TokenizerConfig = TINY_MLP, **changes: Any) -> 
 
 
 def run(settings: Experiment, folder: Path, **options: Any) -> dict[str, Any]:
-    return fit(settings, digits(), folder, show_progress=False, **options)
+    return fit(settings, digits(), folder, show_progress=False, draw_pictures=False, **options)
 
 
 @methods

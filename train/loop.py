@@ -41,6 +41,7 @@ def fit(
     *,
     max_seconds: float | None = None,
     show_progress: bool = True,
+    draw_pictures: bool = True,
 ) -> dict[str, Any]:
     """Train until the experiment's last step, or until ``max_seconds`` have passed; resumes by itself.
 
@@ -49,6 +50,8 @@ def fit(
         dataset: items of the model's input shape.
         run_folder: receives ``checkpoint/``, ``metrics.jsonl``, ``tensorboard/`` and ``dashboard.png``.
         max_seconds: stop, evaluate and save after this many seconds, to be resumed by the same call.
+        show_progress: a bar on the terminal.
+        draw_pictures: ``dashboard.png`` at every evaluation, which takes seconds.
 
     Returns:
         The run's record, as in ``checkpoint/training.json``.
@@ -74,7 +77,13 @@ def fit(
     with (
         read_ahead(reader, steps, workers=_num_workers(experiment, accelerator)) as batches,
         (
-            Recorder(run_folder, experiment, first_step=record["steps"], show_progress=show_progress)
+            Recorder(
+                run_folder,
+                experiment,
+                first_step=record["steps"],
+                show_progress=show_progress,
+                draw_pictures=draw_pictures,
+            )
             if accelerator.is_main_process
             else nullcontext()
         ) as recorder,

@@ -21,9 +21,11 @@ from train.methods import Method
 class Recorder:
     """Writes to a run's folder; a context manager, so that the bar is closed and files are flushed on every way out."""
 
-    def __init__(self, folder: Path, experiment: Experiment, *, first_step: int, show_progress: bool) -> None:
+    def __init__(
+        self, folder: Path, experiment: Experiment, *, first_step: int, show_progress: bool, draw_pictures: bool = True
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.experiment = folder, experiment
+        self.folder, self.experiment, self.draw_pictures = folder, experiment, draw_pictures
         self.metrics_file = folder / "metrics.jsonl"
         _drop_lines_after(self.metrics_file, first_step)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
@@ -68,7 +70,8 @@ class Recorder:
     def evaluation(self, step: int, values: dict[str, float], method: Method, items: Items) -> None:
         """Called after an evaluation: writes it down and redraws the dashboard."""
         self._write(step, "validation", values)
-        draw_dashboard(self.folder / "dashboard.png", self.metrics_file, method, items)
+        if self.draw_pictures:
+            draw_dashboard(self.folder / "dashboard.png", self.metrics_file, method, items)
         self.last_time, self.last_step = time.monotonic(), step
 
     def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
