@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure latency and quality."""
+"""``python -m benchmarks``: measure latency, quality, seams between tiles, and large photographs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from pathlib import Path
 
 import click
 
+from benchmarks.large import measure_large, write_large
 from benchmarks.latency import measure_all
+from benchmarks.quality import choose_images
 from benchmarks.quality_report import QualityRequest, run_quality
 from benchmarks.report import write_latency
+from benchmarks.seams import measure_seams, write_seams
+from daps_tokenizer import Tokenizer
 from daps_tokenizer.backends.batching import physical_cores
-from daps_tokenizer.cli_common import OneLineErrors
+from daps_tokenizer.cli_common import OneLineErrors, progress_bar
+from daps_tokenizer.datasets import open_data
+from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import built_in_models
 from daps_tokenizer.measure import describe_machine
 
@@ -88,6 +94,51 @@ def quality(
         perceptual = Perceptual(lpips=lpips, fid=fid or fid_weights is not None, fid_weights=fid_weights)
     request = QualityRequest(models, data, images, codecs, best_of, only, seed, threads or physical_cores())
     for path in run_quality(request, work, out, name=name, command=_command(), perceptual=perceptual):
+        click.echo(path)
+
+
+@main.command()
+@click.option("--model", required=True, help="Built-in name or model folder.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="As for daps-tokenize evaluate.")
+@click.option("--images", metavar="N or SLICE", help="The first N images, or for example 0:250 or ::4.")
+@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+def seams(model: str, data: Path, images: str | None, seed: int, out: Path) -> None:
+    """Measure what is seen of the borders of tiles."""
+    tokenizer = Tokenizer.from_pretrained(model)
+    opened = open_data(data, tokenizer.config)
+    chosen = choose_images(images, len(opened))
+    with progress_bar(len(chosen)) as show_done:
+        results = measure_seams(tokenizer, opened, chosen, seed=seed, on_progress=show_done)
+    content = {
+        "command": _command(),
+        "machine": describe_machine(),
+        "data": opened.description,
+        "items": len(chosen),
+        "seed": seed,
+        "weights_sha256": tokenizer.config.files["model.safetensors"],
+        "results": results,
+    }
+    for path in write_seams(out, Path(model).name, content):
+        click.echo(path)
+
+
+@main.command()
+@click.option("--model", required=True, help="Built-in name or model folder.")
+@click.option("--size", "sizes", multiple=True, default=("64x64", "1000x667", "4000x3000"), show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+def large(model: str, sizes: tuple[str, ...], threads: int, out: Path) -> None:
+    """Measure time and memory of photographs of any size, WIDTHxHEIGHT."""
+    pairs = []
+    for size in sizes:
+        width, _, height = size.partition("x")
+        if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+            raise InputError(f"--size must be WIDTHxHEIGHT in pixels, for example 4000x3000, not {size!r}")
+        pairs.append((int(width), int(height)))
+    rows = measure_large(model, pairs, threads=threads)
+    content = {"command": _command(), "machine": describe_machine(), "threads": threads}
+    for path in write_large(out, Path(model).name, rows, content):
         click.echo(path)
 
 

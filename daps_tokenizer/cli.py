@@ -45,6 +45,9 @@ from daps_tokenizer.inputs import open_modality
 from daps_tokenizer.metrics import psnr
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
+_COMPARE = (
+    "Write the original, as the model sees it, to the left of it; with --search, between them what greedy codes give."
+)
 
 
 class _Commands(click.Group):
@@ -234,7 +237,7 @@ def decode(
 @main.command()
 @click.argument("images", nargs=-1, required=True)
 @click.option("-o", "output", metavar="OUT.png", help="Where to write the image; - is standard output.")
-@click.option("--compare", is_flag=True, help="Write the original, as the model sees it, to the left of it.")
+@click.option("--compare", is_flag=True, help=_COMPARE)
 @encoding_options
 @runtime_options
 @force_option
@@ -266,7 +269,10 @@ def reconstruct(
         (reconstruction,) = tokenizer.decode(codes)
         milliseconds = 1e3 * (time.perf_counter() - started)
         (original,) = pixels
-        picture = _side_by_side(original, reconstruction) if compare else reconstruction
+        panels = [original] if compare else []
+        if compare and encoded.greedy is not None:
+            panels.append(tokenizer.decode(encoded.greedy)[0])
+        picture = _side_by_side([*panels, reconstruction])
         outputs.write(file, _png(to_pil(picture)))
         quality = float(psnr(pixels, reconstruction[None])[0])
         line = (
@@ -287,11 +293,11 @@ def reconstruct(
     for_each(images, work, as_json=as_json, to_stderr=outputs.to_stdout)
 
 
-def _side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Two images (H, W, C) uint8 with a white gap between them."""
-    height, width, channels = left.shape
+def _side_by_side(panels: list[np.ndarray]) -> np.ndarray:
+    """Images (H, W, C) uint8 of one size with a white gap between them."""
+    height, width, channels = panels[0].shape
     gap = np.full((height, max(1, width // 16), channels), 255, np.uint8)
-    return np.concatenate([left, gap, right], axis=1)
+    return np.concatenate([panels[0], *(part for panel in panels[1:] for part in (gap, panel))], axis=1)
 
 
 def _png(image: Any) -> bytes:

@@ -37,10 +37,11 @@ class Gain(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Codes of one image, and what was gained where they were searched for with ``--search``."""
+    """Codes of one image; where they were searched for with ``--search``, also those it began with and the gain."""
 
     codes: Codes
-    gain: Gain | None
+    gain: Gain | None = None
+    greedy: Codes | None = None
 
     @property
     def line(self) -> str:
@@ -105,9 +106,9 @@ class Encoding:
         chosen = {"temperature": self.temperature, "seed": self.seed}
         given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
         if self.sample:
-            return Encoded(tokenizer.sample(images, fit=self.fit, **given)[:, 0], None)
+            return Encoded(tokenizer.sample(images, fit=self.fit, **given)[:, 0])
         search = None if self.best_of is None else BestOf(self.best_of, **given)
-        return Encoded(tokenizer.encode(images, fit=self.fit, search=search), None)
+        return Encoded(tokenizer.encode(images, fit=self.fit, search=search))
 
     def _search(self, proposals: int, tokenizer: Tokenizer, images: np.ndarray, progress: Progress) -> Encoded:
         search = LocalSearch(
@@ -122,7 +123,7 @@ class Encoding:
         greedy = dataclasses.replace(codes, values=result.greedy.reshape(codes.shape))
         before, after = (float(psnr(images, tokenizer.decode(each))[0]) for each in (greedy, codes))
         decibels = 0.0 if before == after else after - before  # both may be infinite
-        return Encoded(codes, Gain(decibels, result.decodes, result.seconds))
+        return Encoded(codes, Gain(decibels, result.decodes, result.seconds), greedy)
 
 
 def encoding_options(command: Command) -> Command:

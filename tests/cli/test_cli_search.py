@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from daps_tokenizer import Codes, LocalSearch, Tokenizer
 from daps_tokenizer.cli_encoding import Encoding
@@ -43,6 +44,15 @@ def test_the_gain_is_that_in_psnr_over_greedy_codes(tok: Tokenizer, model: str, 
 
 def test_reconstruct_says_what_was_gained_too(tok: Tokenizer, model: str) -> None:
     assert GAIN.search(run_well("reconstruct", "digit.png", "--search", 1, "--model", model).stdout)
+
+
+def test_compare_shows_greedy_codes_between_the_original_and_what_was_found(tok: Tokenizer, model: str) -> None:
+    run_well("reconstruct", "digit.png", "-o", "three.png", "--compare", "--search", 2, "--model", model)
+    three = np.asarray(Image.open("three.png"))
+    assert three.shape == (28, 3 * 28 + 2)
+    panels = (np.asarray(digit()), *(tok.reconstruct("digit.png", search=s)[0, ..., 0] for s in (None, LocalSearch())))
+    for left, panel in zip((0, 29, 58), panels, strict=True):
+        np.testing.assert_array_equal(three[:, left : left + 28], panel)
 
 
 def test_tiles_are_searched_and_measured_as_one_image(tok: Tokenizer, model: str) -> None:
