@@ -1,18 +1,17 @@
-"""``python -m benchmarks``: measure latency, quality, seams between tiles, and large photographs."""
+"""``python -m benchmarks``: measure latency, quality, seams, large photographs, and what codes are worth for a task."""
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 
 import click
 
+from benchmarks.cli_task import reward, task
 from benchmarks.large import measure_large, write_large
 from benchmarks.latency import measure_all
 from benchmarks.quality import choose_images
 from benchmarks.quality_report import QualityRequest, run_quality
-from benchmarks.report import write_latency
+from benchmarks.report import RESULTS, command_line, write_latency
 from benchmarks.seams import measure_seams, write_seams
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.backends.batching import physical_cores
@@ -21,8 +20,6 @@ from daps_tokenizer.datasets import open_data
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import built_in_models
 from daps_tokenizer.measure import describe_machine
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @click.group(cls=OneLineErrors, help=__doc__)
@@ -47,7 +44,7 @@ def latency(
 ) -> None:
     """Time encode and decode: every model, backend, batch size and number of threads."""
     rows = measure_all(list(models or built_in_models()), list(backends), list(threads), list(batches), seconds=seconds)
-    for path in write_latency(out, rows, describe_machine(), _command()):
+    for path in write_latency(out, rows, describe_machine(), command_line()):
         click.echo(path)
 
 
@@ -93,7 +90,7 @@ def quality(
 
         perceptual = Perceptual(lpips=lpips, fid=fid or fid_weights is not None, fid_weights=fid_weights)
     request = QualityRequest(models, data, images, codecs, best_of, only, seed, threads or physical_cores())
-    for path in run_quality(request, work, out, name=name, command=_command(), perceptual=perceptual):
+    for path in run_quality(request, work, out, name=name, command=command_line(), perceptual=perceptual):
         click.echo(path)
 
 
@@ -111,7 +108,7 @@ def seams(model: str, data: Path, images: str | None, seed: int, out: Path) -> N
     with progress_bar(len(chosen)) as show_done:
         results = measure_seams(tokenizer, opened, chosen, seed=seed, on_progress=show_done)
     content = {
-        "command": _command(),
+        "command": command_line(),
         "machine": describe_machine(),
         "data": opened.description,
         "items": len(chosen),
@@ -137,13 +134,13 @@ def large(model: str, sizes: tuple[str, ...], threads: int, out: Path) -> None:
             raise InputError(f"--size must be WIDTHxHEIGHT in pixels, for example 4000x3000, not {size!r}")
         pairs.append((int(width), int(height)))
     rows = measure_large(model, pairs, threads=threads)
-    content = {"command": _command(), "machine": describe_machine(), "threads": threads}
+    content = {"command": command_line(), "machine": describe_machine(), "threads": threads}
     for path in write_large(out, Path(model).name, rows, content):
         click.echo(path)
 
 
-def _command() -> str:
-    return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+for _task_command in (task, reward):
+    main.add_command(_task_command)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.latency import Row
 from daps_tokenizer.measure import machine_line
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def command_line() -> str:
+    """The command that is running, as reports quote it."""
+    return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
 
 
 def write_latency(folder: Path, rows: list[Row], machine: dict[str, str], command: str) -> list[Path]:
