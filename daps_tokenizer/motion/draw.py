@@ -1,0 +1,105 @@
+"""Clips as moving pictures: stick figures side by side, as an animated GIF."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from daps_tokenizer.errors import InputError
+from daps_tokenizer.motion.kinematics import BONES, SITE_NAMES, forward_kinematics, rotation_about, split_heading
+from daps_tokenizer.motion.resample import resample
+
+_GIF_FPS = 25.0  # GIF counts in hundredths of a second, which 30 fps do not fit into
+_PANEL = (240, 260)  # width and height of a panel, pixels
+_FINER = 3  # times as fine as they are shown are figures drawn, for smooth lines
+_PIXELS_PER_METRE = 115
+_EYE_LEVEL = 0.8  # m above the ground, shown in the middle
+_FROM_AHEAD, _FROM_ABOVE = np.radians(-55), np.radians(12)  # the camera's direction, against where the clip heads
+_TILE, _TILES = 0.5, 4  # lines on the ground: metres apart, and how many to each side
+_COLOURS = {"left": (38, 110, 190), "right": (214, 98, 40), "": (50, 50, 56)}
+_GROUND, _SHADOW, _PAPER = (222, 222, 226), (196, 196, 202), (255, 255, 255)
+_PALETTE_SIZE = 32
+
+
+def animate(clips: Sequence[np.ndarray], captions: Sequence[str], *, fps: float) -> bytes:
+    """Draw clips side by side, seen from one moving camera that follows the first; the others have it as their shadow.
+
+    Args:
+        clips: (T, 26) poses each, of one length.
+        captions: what is written above each.
+        fps: frames per second of the clips; the GIF has 25 at the same speed.
+
+    Returns:
+        The content of a GIF file that repeats.
+
+    Raises:
+        InputError: no clips, or clips of unequal lengths.
+    """
+    if not clips or len({len(clip) for clip in clips}) != 1:
+        raise InputError(f"clips of {[len(clip) for clip in clips]} frames; expected at least one, all of one length")
+    played = [resample(np.asarray(clip, np.float64), from_fps=fps, to_fps=_GIF_FPS) for clip in clips]
+    heading, _ = split_heading(played[0][0, 3:7])
+    camera = rotation_about(0, np.array(_FROM_ABOVE)) @ rotation_about(2, np.array(-heading - _FROM_AHEAD - np.pi / 2))
+    eyes = np.array([[*pose[:2], _EYE_LEVEL] for pose in played[0]])
+    sites = [forward_kinematics(clip).positions for clip in played]
+    frames = [
+        _draw_frame([clip_sites[t] for clip_sites in sites], captions, eyes[t], camera) for t in range(len(played[0]))
+    ]
+    palette = frames[0].quantize(_PALETTE_SIZE)
+    images = [frame.quantize(_PALETTE_SIZE, palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    buffer = io.BytesIO()
+    duration = round(1000 / _GIF_FPS)
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
+    return buffer.getvalue()
+
+
+def _draw_frame(
+    figures: Sequence[np.ndarray], captions: Sequence[str], eye: np.ndarray, camera: np.ndarray
+) -> Image.Image:
+    """One panel for each figure, its sites (15, 3)."""
+    width, height = _PANEL
+    picture = Image.new("RGB", (width * len(figures), height), _PAPER)
+    for number, (figure, caption) in enumerate(zip(figures, captions, strict=True)):
+        panel = Image.new("RGB", (width * _FINER, height * _FINER), _PAPER)
+        pen = ImageDraw.Draw(panel)
+        _draw_ground(pen, eye, camera)
+        if number:
+            _draw_figure(pen, figures[0], eye, camera, shadow=True)
+        _draw_figure(pen, figure, eye, camera, shadow=False)
+        picture.paste(panel.resize(_PANEL, Image.Resampling.BOX), (number * width, 0))
+        ImageDraw.Draw(picture).text((number * width + 8, 6), caption, fill=_COLOURS[""])
+    return picture
+
+
+def _draw_ground(pen: ImageDraw.ImageDraw, eye: np.ndarray, camera: np.ndarray) -> None:
+    reach = _TILE * _TILES
+    centre = np.round(eye[:2] / _TILE) * _TILE
+    for offset in np.linspace(-reach, reach, 2 * _TILES + 1):
+        for axis in (0, 1):
+            ends = np.zeros((2, 3))
+            ends[:, axis] = centre[axis] + offset
+            ends[:, 1 - axis] = centre[1 - axis] + np.array([-reach, reach])
+            pen.line(_to_screen(ends, eye, camera), fill=_GROUND, width=_FINER)
+
+
+def _draw_figure(
+    pen: ImageDraw.ImageDraw, sites: np.ndarray, eye: np.ndarray, camera: np.ndarray, *, shadow: bool
+) -> None:
+    depths = (sites - eye) @ camera.T[:, 1]  # what is farther away is drawn first
+    bones = [(SITE_NAMES.index(first), SITE_NAMES.index(second)) for first, second in BONES]
+    for first, second in sorted(bones, key=lambda bone: -(depths[bone[0]] + depths[bone[1]])):
+        side = SITE_NAMES[second].partition("_")[0]
+        colour = _SHADOW if shadow else _COLOURS[side if side in _COLOURS else ""]
+        pen.line(_to_screen(sites[[first, second]], eye, camera), fill=colour, width=4 * _FINER, joint="curve")
+    (x, y), radius = _to_screen(sites[[SITE_NAMES.index("head")]], eye, camera)[0], 8 * _FINER
+    pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_SHADOW if shadow else _COLOURS[""])
+
+
+def _to_screen(points: np.ndarray, eye: np.ndarray, camera: np.ndarray) -> list[tuple[float, float]]:
+    """Points (n, 3) as places in a panel: seen from far away along the camera's y axis."""
+    seen = (points - eye) @ camera.T * _PIXELS_PER_METRE * _FINER
+    width, height = (size * _FINER for size in _PANEL)
+    return [(width / 2 + x, height / 2 - z) for x, _, z in seen.tolist()]
