@@ -1,4 +1,4 @@
-"""``daps-tokenize``: images to codes and back from the command line.
+"""``daps-tokenize``: images and motion to codes and back from the command line.
 
 Files are written beside their inputs unless ``-o`` names another, and never over others without ``--force``. Whatever
 is wrong with an input is said in one line on standard error, and the exit code is 2.
@@ -6,7 +6,6 @@ is wrong with an input is said in one line on standard error, and the exit code 
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 import sys
@@ -16,9 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-import numpy as np
 
-from daps_tokenizer import Tokenizer, __version__
+from daps_tokenizer import __version__
 from daps_tokenizer.cli_bench import bench
 from daps_tokenizer.cli_common import (
     STANDARD_STREAM,
@@ -26,28 +24,25 @@ from daps_tokenizer.cli_common import (
     Progress,
     Report,
     Runtime,
+    Tokenizers,
     for_each,
     force_option,
     json_option,
     name_of,
-    open_source,
     print_error,
     read_codes,
     runtime_options,
 )
 from daps_tokenizer.cli_encoding import Encoded, Encoding, encoding_options
 from daps_tokenizer.cli_evaluate import evaluate_command
+from daps_tokenizer.cli_media import default_model, media_of, open_tokenizers, suffix_of
 from daps_tokenizer.cli_models import info, models
+from daps_tokenizer.cli_reconstruct import reconstruct
 from daps_tokenizer.errors import CodesError, DapsError, InputError
-from daps_tokenizer.hub import built_in_models, open_model
-from daps_tokenizer.images import to_pil
+from daps_tokenizer.hub import built_in_models
 from daps_tokenizer.inputs import open_modality
-from daps_tokenizer.metrics import psnr
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
-_COMPARE = (
-    "Write the original, as the model sees it, to the left of it; with --search, between them what greedy codes give."
-)
 
 
 class _Commands(click.Group):
@@ -91,27 +86,28 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="daps-tokenize")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Images to discrete codes and back.
+    """Images and robot motion to discrete codes and back.
 
-    `daps-tokenize cat.png` writes cat.daps and `daps-tokenize cat.daps` writes cat.png; - is standard input or output.
+    `daps-tokenize cat.png` writes cat.daps and `daps-tokenize cat.daps` writes cat.png; walk.csv becomes walk.daps and
+    walk.csv again. - is standard input or output.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
 @main.command()
-@click.argument("images", nargs=-1, required=True)
+@click.argument("sources", nargs=-1, required=True, metavar="FILES...")
 @click.option("-o", "output", metavar="OUT", help="Where to write the codes; - is standard output.")
 @encoding_options
 @click.option("--show", is_flag=True, help="Draw the codes and the surprisal of each, -log2 q(code).")
-@click.option("--show-png", metavar="FILE", help="The same as a picture, of a single image.")
+@click.option("--show-png", metavar="FILE", help="The same as a picture, of a single image or clip.")
 @runtime_options
 @force_option
 @json_option
 def encode(
-    images: tuple[str, ...],
+    sources: tuple[str, ...],
     output: str | None,
-    model: str,
+    model: str | None,
     encoding: Encoding,
     show: bool,
     show_png: str | None,
@@ -119,31 +115,30 @@ def encode(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Encode IMAGES, each as a .daps file beside it."""
-    outputs = Outputs(images, output, ending=".daps", force=force, as_json=as_json)
+    """Encode images and motion clips (CSV, NPZ), each as a .daps file beside it."""
+    outputs = Outputs(sources, output, ending=".daps", force=force, as_json=as_json)
     if show_png == STANDARD_STREAM:
         raise click.UsageError("--show-png writes a file, standard output is for codes.")
-    picture = Outputs(images, show_png, option="--show-png", ending=".png", force=force) if show_png else None
-    folder = open_model(model)
-    backend = runtime.open(folder)
-    tokenizer = Tokenizer(folder, backend)
+    picture = Outputs(sources, show_png, option="--show-png", ending=".png", force=force) if show_png else None
+    tokenizers = open_tokenizers(sources, model, runtime)
 
     def work(source: str, progress: Progress) -> Report:
         if Path(source).suffix.lower() == ".daps":
-            raise InputError(f"{source}: is a .daps file already; `daps-tokenize decode` makes an image of it")
+            raise InputError(f"{source}: is a .daps file already; `daps-tokenize decode` decodes it")
+        tokenizer, backend = tokenizers[model or default_model(source)]
         (file,) = outputs.claim(source)
         if picture:
             picture.claim(source)
         started = time.perf_counter()
-        pixels = tokenizer.prepare(open_source(source), fit=encoding.fit)
-        encoded = encoding.encode(tokenizer, pixels, progress)
+        loaded = encoding.load(source, tokenizer)
+        encoded = encoding.encode(tokenizer, loaded, progress)
         milliseconds = 1e3 * (time.perf_counter() - started)
         codes = encoded.codes
         data = codes.to_bytes()
         if show or picture:
             from daps_tokenizer.cli_show import CodeGrids, draw, print_grids
 
-            pieces = open_modality(folder.config).prepare(pixels, {"fit": encoding.fit}).pieces
+            pieces = open_modality(tokenizer.config).prepare(loaded, encoding.inputs).pieces
             log_q = backend.score(pieces, codes.numpy().reshape(-1, codes.num_tokens), 1).log_probs
             grids = CodeGrids.of(codes, log_q, tokenizer.config.token_grid)
             if show:
@@ -153,7 +148,7 @@ def encode(
         outputs.write(file, data)
         return _encode_report(source, file, encoded, len(data), milliseconds)
 
-    for_each(images, work, as_json=as_json, to_stderr=outputs.to_stdout)
+    for_each(sources, work, as_json=as_json, to_stderr=outputs.to_stdout)
 
 
 def _encode_report(source: str, file: str, encoded: Encoded, file_bytes: int, milliseconds: float) -> Report:
@@ -181,25 +176,21 @@ def _encode_report(source: str, file: str, encoded: Encoded, file_bytes: int, mi
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True)
-@click.option("-o", "output", metavar="OUT.png", help="Where to write the image; - is standard output.")
+@click.argument("sources", nargs=-1, required=True, metavar="FILES...")
+@click.option("-o", "output", metavar="OUT", help="Where to write the image or clip; - is standard output.")
 @click.option("--model", help="The model that made the codes; default: the built-in one that the file names.")
 @runtime_options
 @force_option
 @json_option
 def decode(
-    files: tuple[str, ...], output: str | None, model: str | None, runtime: Runtime, force: bool, as_json: bool
+    sources: tuple[str, ...], output: str | None, model: str | None, runtime: Runtime, force: bool, as_json: bool
 ) -> None:
-    """Decode .daps FILES, each to a PNG beside it.
+    """Decode .daps files, each beside it: images to PNG, motion to CSV (or to NPZ, with -o NAME.npz).
 
-    Several items of one file become FILE-0.png, FILE-1.png and so on.
+    Several items of one file become NAME-0.png, NAME-1.png and so on.
     """
-    outputs = Outputs(files, output, ending=".png", force=force, as_json=as_json)
-
-    @functools.cache
-    def open_tokenizer(name: str) -> Tokenizer:
-        folder = open_model(name)
-        return Tokenizer(folder, runtime.open(folder))
+    outputs = Outputs(sources, output, force=force, as_json=as_json)
+    tokenizers = Tokenizers(runtime)
 
     def work(source: str, _: Progress) -> Report:
         codes = read_codes(source)
@@ -207,105 +198,27 @@ def decode(
             raise CodesError(
                 f"made by {codes.model!r}, which is not built in; pass --model with its ./folder or org/name"
             )
-        names = outputs.claim(source, count=math.prod(codes.shape[: -1 if codes.layout is None else -2]))
-        tokenizer = open_tokenizer(model or codes.model)
+        tokenizer, _backend = tokenizers[model or codes.model]
+        media = media_of(tokenizer.modality)
+        names = outputs.claim(
+            source, count=math.prod(codes.shape[: -1 if codes.layout is None else -2]), endings=media.endings
+        )
         started = time.perf_counter()
-        images = tokenizer.decode_to_pil(codes)
+        _array, files, said = media.decode(tokenizer, codes, suffix_of(names[0], media))
         milliseconds = 1e3 * (time.perf_counter() - started)
-        for name, image in zip(names, images, strict=True):
-            outputs.write(name, _png(image))
-        width, height = images[0].size
+        for name, data in zip(names, files, strict=True):
+            outputs.write(name, data)
         shown = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
-        count = "" if len(names) == 1 else f"{len(names)} images of "
+        count = "" if len(names) == 1 else f"{len(names)} {media.items} of "
         line = (
-            f"{name_of(source)} -> {name_of(shown, stream='standard output')}  {count}{width}x{height} pixels, "
+            f"{name_of(source)} -> {name_of(shown, stream='standard output')}  {count}{said.text}, "
             f"{codes.model}, {milliseconds:.0f} ms"
         )
-        record = {
-            "input": source,
-            "outputs": names,
-            "model": codes.model,
-            "width": width,
-            "height": height,
-            "milliseconds": milliseconds,
-        }
+        record = {"input": source, "outputs": names, "model": codes.model, **said.record, "milliseconds": milliseconds}
         return Report(line, record)
 
-    for_each(files, work, as_json=as_json, to_stderr=outputs.to_stdout)
+    for_each(sources, work, as_json=as_json, to_stderr=outputs.to_stdout)
 
 
-@main.command()
-@click.argument("images", nargs=-1, required=True)
-@click.option("-o", "output", metavar="OUT.png", help="Where to write the image; - is standard output.")
-@click.option("--compare", is_flag=True, help=_COMPARE)
-@encoding_options
-@runtime_options
-@force_option
-@json_option
-def reconstruct(
-    images: tuple[str, ...],
-    output: str | None,
-    compare: bool,
-    model: str,
-    encoding: Encoding,
-    runtime: Runtime,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Encode and decode IMAGES.
-
-    Writes what is left of each to IMAGE.reconstruction.png, and says how close that is to what the model saw of it.
-    """
-    outputs = Outputs(images, output, ending=".reconstruction.png", force=force, as_json=as_json)
-    folder = open_model(model)
-    tokenizer = Tokenizer(folder, runtime.open(folder))
-
-    def work(source: str, progress: Progress) -> Report:
-        (file,) = outputs.claim(source)
-        started = time.perf_counter()
-        pixels = tokenizer.prepare(open_source(source), fit=encoding.fit)
-        encoded = encoding.encode(tokenizer, pixels, progress)
-        codes = encoded.codes
-        (reconstruction,) = tokenizer.decode(codes)
-        milliseconds = 1e3 * (time.perf_counter() - started)
-        (original,) = pixels
-        panels = [original] if compare else []
-        if compare and encoded.greedy is not None:
-            panels.append(tokenizer.decode(encoded.greedy)[0])
-        picture = _side_by_side([*panels, reconstruction])
-        outputs.write(file, _png(to_pil(picture)))
-        quality = float(psnr(pixels, reconstruction[None])[0])
-        line = (
-            f"{name_of(source)} -> {name_of(file, stream='standard output')}  PSNR {quality:.2f} dB, "
-            f"{codes.num_bits} bits, {codes.model}, {milliseconds:.0f} ms{encoded.line}"
-        )
-        record = {
-            "input": source,
-            "output": file,
-            "model": codes.model,
-            "psnr": quality if math.isfinite(quality) else None,  # JSON has no infinity
-            "bits": codes.num_bits,
-            "milliseconds": milliseconds,
-            **encoded.record,
-        }
-        return Report(line, record)
-
-    for_each(images, work, as_json=as_json, to_stderr=outputs.to_stdout)
-
-
-def _side_by_side(panels: list[np.ndarray]) -> np.ndarray:
-    """Images (H, W, C) uint8 of one size with a white gap between them."""
-    height, width, channels = panels[0].shape
-    gap = np.full((height, max(1, width // 16), channels), 255, np.uint8)
-    return np.concatenate([panels[0], *(part for panel in panels[1:] for part in (gap, panel))], axis=1)
-
-
-def _png(image: Any) -> bytes:
-    """A PIL image as the content of a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-for _command in (info, models, bench, evaluate_command):
+for _command in (reconstruct, info, models, bench, evaluate_command):
     main.add_command(_command)

@@ -19,7 +19,8 @@ from daps_tokenizer.backends import BACKENDS, Backend, open_backend
 from daps_tokenizer.codes import Codes
 from daps_tokenizer.errors import CodesError, DapsError, OutputExistsError
 from daps_tokenizer.files import write_bytes_atomically
-from daps_tokenizer.hub import ModelFolder
+from daps_tokenizer.hub import ModelFolder, open_model
+from daps_tokenizer.tokenizer import Tokenizer
 
 DEFAULT_MODEL = "daps-photo-256"
 STANDARD_STREAM = "-"
@@ -69,6 +70,26 @@ def runtime_options(command: Command) -> Command:
     return add_options(with_runtime, options)
 
 
+class Tokenizers:
+    """The models of one run, each opened when it is first asked for.
+
+    Args:
+        runtime: what runs them.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._opened: dict[str, tuple[Tokenizer, Backend]] = {}
+
+    def __getitem__(self, model: str) -> tuple[Tokenizer, Backend]:
+        """A model by its built-in name, folder or ``org/name``; errors of opening it."""
+        if model not in self._opened:
+            folder = open_model(model)
+            backend = self._runtime.open(folder)
+            self._opened[model] = Tokenizer(folder, backend), backend
+        return self._opened[model]
+
+
 class _StandardInput(io.BytesIO):
     name = "standard input"  # what errors call it
 
@@ -99,7 +120,8 @@ class Outputs:
     Args:
         sources: all inputs of the run.
         named: the name that was given for the output, if any.
-        ending: what names of outputs end with; the last suffix of it is that of the file type.
+        ending: what names of outputs end with; the last suffix of it is that of the file type. None where that depends
+            on the source, and is said when its name is claimed.
         force: whether files may be overwritten.
         as_json: whether standard output is taken by JSON.
         option: the option that names the output.
@@ -113,15 +135,14 @@ class Outputs:
         sources: Sequence[str],
         named: str | None,
         *,
-        ending: str,
+        ending: str | None = None,
         force: bool,
         as_json: bool = False,
         option: str = "-o",
     ) -> None:
         self.to_stdout = STANDARD_STREAM in ([named] if named else sources)
-        self._named, self._ending, self._force = named, ending, force
+        self._named, self._ending, self._force, self._option = named, ending, force, option
         self._sources: dict[str, str] = {}  # by the absolute path of what is written for them
-        suffix = Path(f"any{ending}").suffix
         if len(sources) > 1 and named:
             raise click.UsageError(f"{option} takes one input, not {len(sources)}.")
         if len(sources) > 1 and STANDARD_STREAM in sources:
@@ -130,21 +151,29 @@ class Outputs:
             raise click.UsageError("--json and the output both go to standard output; name a file with -o.")
         if self.to_stdout and sys.stdout.isatty():
             raise click.UsageError("standard output is a terminal; redirect it, or name a file with -o.")
-        if named and not self.to_stdout and Path(named).suffix.lower() != suffix:
-            raise click.UsageError(f"{option} {named}: expected a name that ends with {suffix}.")
+        if ending is not None:
+            self._check_suffix([ending])
 
-    def claim(self, source: str, *, count: int = 1) -> list[str]:
+    def claim(self, source: str, *, count: int = 1, endings: Sequence[str] = ()) -> list[str]:
         """Names of the ``count`` outputs of a source, none of which may be there already.
 
+        Args:
+            source: the input.
+            count: how many outputs it has.
+            endings: what names may end with, where the source decides; the first is for outputs that were not named.
+
         Raises:
+            click.UsageError: the wrong suffix.
             OutputExistsError: one is there and may not be overwritten, or another source of this run has claimed it.
             CodesError: several outputs for standard output.
         """
+        self._check_suffix(endings)
+        ending = endings[0] if endings else self._ending
         if self.to_stdout:
             if count > 1:
                 raise CodesError(f"{name_of(source)}: holds {count} items, standard output takes one; use -o NAME")
             return [STANDARD_STREAM]
-        only = Path(self._named) if self._named else Path(source).parent / f"{Path(source).stem}{self._ending}"
+        only = Path(self._named) if self._named else Path(source).parent / f"{Path(source).stem}{ending}"
         paths = [only] if count == 1 else [only.with_name(f"{only.stem}-{i}{only.suffix}") for i in range(count)]
         for path in paths:
             other = self._sources.setdefault(os.path.abspath(path), source)  # noqa: PTH100 - keeps symbolic links
@@ -153,6 +182,13 @@ class Outputs:
             if path.exists() and not self._force:
                 raise OutputExistsError(f"{path} already exists; pass --force to overwrite it or name another with -o")
         return [str(path) for path in paths]
+
+    def _check_suffix(self, endings: Sequence[str]) -> None:
+        suffixes = [Path(f"any{ending}").suffix for ending in endings]
+        if self._named and not self.to_stdout and suffixes and Path(self._named).suffix.lower() not in suffixes:
+            raise click.UsageError(
+                f"{self._option} {self._named}: expected a name that ends with {' or '.join(suffixes)}."
+            )
 
     def write(self, output: str, data: bytes) -> None:
         """Write a claimed output, whole or not at all.

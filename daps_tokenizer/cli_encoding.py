@@ -1,10 +1,9 @@
-"""How ``encode`` and ``reconstruct`` make codes of images: their options, and what a search gained."""
+"""How ``encode`` and ``reconstruct`` make codes of images and clips: their options, and what a search gained."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -13,11 +12,11 @@ import numpy as np
 
 from daps_tokenizer import BestOf, Codes, LocalSearch, Tokenizer
 from daps_tokenizer.backends import Backend
-from daps_tokenizer.cli_common import DEFAULT_MODEL, Command, Progress, add_options
+from daps_tokenizer.cli_common import Command, Progress, add_options
+from daps_tokenizer.cli_media import Said, media_of
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.inputs import FitMode
+from daps_tokenizer.inputs import FitMode, InputOptions
 from daps_tokenizer.local_search import SearchResult
-from daps_tokenizer.metrics import psnr
 
 _OBJECTIVES: dict[str, Literal["log_likelihood", "squared_error"]] = {
     "log-likelihood": "log_likelihood",
@@ -26,18 +25,18 @@ _OBJECTIVES: dict[str, Literal["log_likelihood", "squared_error"]] = {
 
 
 class Gain(NamedTuple):
-    """What ``--search`` gained over greedy codes, in dB of PSNR, and what it took."""
+    """What ``--search`` gained over greedy codes, and what it took."""
 
-    decibels: float
+    said: Said
     decodes: int
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.decibels:+.2f} dB, {self.decodes} decodes, {self.seconds:.1f} s"
+        return f"{self.said.text}, {self.decodes} decodes, {self.seconds:.1f} s"
 
 
 class Encoded(NamedTuple):
-    """Codes of one image; where they were searched for with ``--search``, also those it began with and the gain."""
+    """Codes of one item; where they were searched for with ``--search``, also those it began with and the gain."""
 
     codes: Codes
     gain: Gain | None = None
@@ -53,8 +52,7 @@ class Encoded(NamedTuple):
         """The same for ``--json``."""
         if self.gain is None:
             return {}
-        decibels = self.gain.decibels if math.isfinite(self.gain.decibels) else None  # JSON has no infinity
-        return {"search": {**self.gain._asdict(), "decibels": decibels}}
+        return {"search": {**self.gain.said.record, "decodes": self.gain.decodes, "seconds": self.gain.seconds}}
 
 
 class _Remembering:
@@ -72,9 +70,9 @@ class _Remembering:
 
 @dataclass(frozen=True)
 class Encoding:
-    """How images become codes, as chosen by the options of ``encode`` and ``reconstruct``."""
+    """How images and clips become codes, as chosen by the options of ``encode`` and ``reconstruct``."""
 
-    fit: FitMode
+    fit: FitMode | None
     search: int | None
     sweeps: int | None
     objective: str | None
@@ -83,6 +81,9 @@ class Encoding:
     sample: bool
     temperature: float | None
     seed: int | None
+    fps: float | None = None
+    overlap: int | None = None
+    clip: str | None = None
 
     def __post_init__(self) -> None:
         ways = {"--sample": self.sample, "--best-of": self.best_of is not None, "--search": self.search is not None}
@@ -99,18 +100,34 @@ class Encoding:
                 if option is not None:
                     raise click.UsageError(f"{name} needs --search; otherwise nothing is searched.")
 
-    def encode(self, tokenizer: Tokenizer, images: np.ndarray, progress: Progress) -> Encoded:
-        """Codes (1, N) of one image (1, H, W, C) uint8 as :meth:`Tokenizer.prepare` gives it, or (1, T, N) if tiled."""
+    @property
+    def inputs(self) -> InputOptions:
+        """The options that say how inputs are brought to the model's size, of those that were given."""
+        options: InputOptions = {}
+        if self.fit is not None:
+            options["fit"] = self.fit
+        if self.fps is not None:
+            options["fps"] = self.fps
+        if self.overlap is not None:
+            options["overlap"] = self.overlap
+        return options
+
+    def load(self, source: str, tokenizer: Tokenizer) -> Any:
+        """What a source holds, for :meth:`encode`; errors as of :meth:`~daps_tokenizer.cli_media.Media.load`."""
+        return media_of(tokenizer.modality).load(source, tokenizer, self.inputs, self.clip)
+
+    def encode(self, tokenizer: Tokenizer, loaded: Any, progress: Progress) -> Encoded:
+        """Codes (1, N) of what :meth:`load` gave; (1, T, N) of tiled images and of clips."""
         if self.search is not None:
-            return self._search(self.search, tokenizer, images, progress)
+            return self._search(self.search, tokenizer, loaded, progress)
         chosen = {"temperature": self.temperature, "seed": self.seed}
         given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
         if self.sample:
-            return Encoded(tokenizer.sample(images, fit=self.fit, **given)[:, 0])
+            return Encoded(tokenizer.sample(loaded, **given, **self.inputs)[:, 0])
         search = None if self.best_of is None else BestOf(self.best_of, **given)
-        return Encoded(tokenizer.encode(images, fit=self.fit, search=search))
+        return Encoded(tokenizer.encode(loaded, search=search, **self.inputs))
 
-    def _search(self, proposals: int, tokenizer: Tokenizer, images: np.ndarray, progress: Progress) -> Encoded:
+    def _search(self, proposals: int, tokenizer: Tokenizer, loaded: Any, progress: Progress) -> Encoded:
         search = LocalSearch(
             sweeps=self.sweeps or 1,
             proposals=proposals,
@@ -118,12 +135,12 @@ class Encoding:
             max_seconds=self.max_seconds,
         )
         remembering = _Remembering(search, progress)
-        codes = tokenizer.encode(images, fit=self.fit, search=remembering)
+        codes = tokenizer.encode(loaded, search=remembering, **self.inputs)
         result = remembering.result
         greedy = dataclasses.replace(codes, values=result.greedy.reshape(codes.shape))
-        before, after = (float(psnr(images, tokenizer.decode(each))[0]) for each in (greedy, codes))
-        decibels = 0.0 if before == after else after - before  # both may be infinite
-        return Encoded(codes, Gain(decibels, result.decodes, result.seconds), greedy)
+        original = tokenizer.prepare(loaded, **self.inputs)
+        gain = media_of(tokenizer.modality).gain(original, tokenizer.decode(greedy), tokenizer.decode(codes))
+        return Encoded(codes, Gain(gain, result.decodes, result.seconds), greedy)
 
 
 def encoding_options(command: Command) -> Command:
@@ -135,14 +152,21 @@ def encoding_options(command: Command) -> Command:
         chosen = {name: options.pop(name) for name in names}
         command(encoding=Encoding(**chosen), **options)
 
-    fits = "How an image of another size is fitted: tile cuts it up, the others scale it."
+    fits = "How an image of another size is fitted: tile cuts it up, the others scale it; default: crop."
+    models = "Built-in name, ./folder or org/name; default: the best built-in one for the kind of file."
+    fps = "Frames per second of a clip that does not say so; default: 30."
+    overlap = "Frames that neighbouring windows of a clip share; default: 0."
+    clip = "Which clip of an NPZ archive of many."
     search = "Improve the codes, with N proposals for each; 2 is a good start."
     sweeps = "How often the search visits every code; default: 1."
     objective = "What the search improves; default: log-likelihood."
     best_of = "Draw N candidates and keep the one that explains the image best."
     options = [
-        click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Built-in name, ./folder or org/name."),
-        click.option("--fit", type=click.Choice(get_args(FitMode)), default="crop", show_default=True, help=fits),
+        click.option("--model", help=models),
+        click.option("--fit", type=click.Choice(get_args(FitMode)), help=fits),
+        click.option("--fps", type=float, help=fps),
+        click.option("--overlap", type=click.IntRange(min=0), metavar="N", help=overlap),
+        click.option("--clip", metavar="NAME", help=clip),
         click.option("--search", type=click.IntRange(min=1), metavar="N", help=search),
         click.option("--sweeps", type=click.IntRange(min=1), metavar="N", help=sweeps),
         click.option("--objective", type=click.Choice(list(_OBJECTIVES)), help=objective),
