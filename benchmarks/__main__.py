@@ -13,6 +13,7 @@ from benchmarks.quality import choose_images
 from benchmarks.quality_report import QualityRequest, run_quality
 from benchmarks.report import RESULTS, command_line, write_latency
 from benchmarks.seams import measure_seams, write_seams
+from benchmarks.search_commands import prior, search, search_training
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.backends.batching import physical_cores
 from daps_tokenizer.cli_common import OneLineErrors, progress_bar
@@ -139,8 +140,8 @@ def large(model: str, sizes: tuple[str, ...], threads: int, out: Path) -> None:
         click.echo(path)
 
 
-for _task_command in (task, reward):
-    main.add_command(_task_command)
+for _command in (task, reward, prior, search, search_training):
+    main.add_command(_command)
 
 
 if __name__ == "__main__":

@@ -18,15 +18,16 @@ from daps_tokenizer.neighbourhoods import groups_of_codes, one_at_a_time
 from daps_tokenizer.search import Score, score_of
 
 Objective = Literal["log_likelihood", "squared_error"]
+Propose = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
 class SearchResult(NamedTuple):
     """What a search found for inputs, and what it took.
 
-    ``greedy`` and ``codes``, (B, N) int32: where it began and ended. ``gain``, (B,) float64: by how much the objective
-    rose, in nats (or in squared error saved, or in units of ``score``), never negative (over the tiles of a photograph
-    together). ``decodes``: how often each input was decoded, once with its greedy codes included. ``seconds``: of the
-    whole batch, beyond greedy encoding.
+    ``greedy`` and ``codes``, (B, N) int32: where it began (greedy codes, unless told otherwise) and ended. ``gain``,
+    (B,) float64: by how much the objective rose, in nats (or in squared error saved, or in units of ``score``), never
+    negative (over the tiles of a photograph together). ``decodes``: how often each input was decoded, once with the
+    codes that it began with included. ``seconds``: of the whole batch, beyond greedy encoding.
     """
 
     greedy: np.ndarray
@@ -56,6 +57,8 @@ class LocalSearch:
             a time.
         log_q_weight: λ. With λ above 0, λ · log q(z|x) counts too, which keeps codes predictable for a model that is
             trained on them; every decode then takes a pass of the recognition model as well.
+        propose: what to try in place of the codes that q finds probable: a function of (inputs, codes, count), called
+            once a sweep, that returns ``count`` other codes for each position, (B, N, count) integers, best first.
         max_seconds: stop after this time beyond greedy encoding (the decode at hand and one more are finished), with
             the best codes so far.
 
@@ -70,6 +73,7 @@ class LocalSearch:
     objective: Objective = "log_likelihood"
     score: Score | None = None
     log_q_weight: float = 0.0
+    propose: Propose | None = None
     max_seconds: float | None = None
 
     def __post_init__(self) -> None:
@@ -81,6 +85,8 @@ class LocalSearch:
             raise InputError(f"LocalSearch: objective must be {choices}, not {self.objective!r}; others go in score=")
         if self.score is not None and not callable(self.score):
             raise InputError(f"LocalSearch: score must be a function of (inputs, decoded, codes), not {self.score!r}")
+        if self.propose is not None and not callable(self.propose):
+            raise InputError(f"LocalSearch: propose must be a function of (inputs, codes, count), not {self.propose!r}")
         if self.score is not None and self.objective != "log_likelihood":
             raise InputError(f"LocalSearch: score takes the place of objective {self.objective!r}; pass one of them")
         for name, number in (("log_q_weight", self.log_q_weight), ("max_seconds", self.max_seconds)):
@@ -99,6 +105,7 @@ class LocalSearch:
         inputs: np.ndarray,
         config: TokenizerConfig,
         *,
+        start: np.ndarray | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> SearchResult:
         """Like :meth:`run`, with what was gained and what it took.
@@ -107,13 +114,14 @@ class LocalSearch:
             backend: the model.
             inputs: (B, *input_shape).
             config: of the model.
+            start: codes (B, N) int32 to begin with in place of the greedy ones; the result is never worse than these.
             on_progress: called after every trial with the share of the search that is done, in [0, 1].
 
         Raises:
-            InputError: ``score`` does not return one number for each input.
+            InputError: ``score`` does not return one number for each input, or ``propose`` no codes of the model.
         """
         unused = np.zeros((len(inputs), config.num_tokens), np.float32)
-        greedy = backend.encode(inputs, unused, 0.0).codes
+        greedy = backend.encode(inputs, unused, 0.0).codes if start is None else start
         evaluation = _Evaluation(self, backend, inputs)
         groups = groups_of_codes(config) if self.score is None else one_at_a_time(config.num_tokens, 1)
         num_proposals = min(self.proposals, config.vocab_size - 1)
@@ -123,7 +131,7 @@ class LocalSearch:
         for sweep in range(self.sweeps):
             if evaluation.is_late():
                 break
-            proposals = _most_probable_others(backend, inputs, best, num_proposals)
+            proposals = self._proposals(backend, inputs, best, num_proposals, config.vocab_size)
             codes, values = best.copy(), best_values
             for step, ((positions, windows), m) in enumerate(steps):
                 if evaluation.is_late():
@@ -146,6 +154,22 @@ class LocalSearch:
             best, best_values = np.where(rises, codes, best), np.where(rises, exact_values, best_values)
         gain = best_values.sum(1) - greedy_total
         return SearchResult(greedy, best, gain, evaluation.decodes, evaluation.seconds())
+
+    def _proposals(
+        self, backend: Backend, inputs: np.ndarray, codes: np.ndarray, count: int, vocab_size: int
+    ) -> np.ndarray:
+        """What a sweep tries, (B, N, count)."""
+        if self.propose is None:
+            return _most_probable_others(backend, inputs, codes, count)
+        proposals = np.asarray(self.propose(inputs, codes, count))
+        if proposals.shape != (*codes.shape, count) or proposals.dtype.kind not in "iu":
+            raise InputError(
+                f"LocalSearch: propose must return integers of shape {(*codes.shape, count)}, "
+                f"not {proposals.dtype} of shape {proposals.shape}"
+            )
+        if proposals.min() < 0 or proposals.max() >= vocab_size:
+            raise InputError(f"LocalSearch: propose must return codes from 0 to {vocab_size - 1}")
+        return proposals
 
 
 class _Evaluation:

@@ -172,6 +172,36 @@ def test_log_q_counts_beside_a_score_too(one_thread: None) -> None:
     np.testing.assert_allclose(found.gain, 2.0 * (after - before), atol=1e-4)
 
 
+def test_a_search_goes_on_from_given_codes_as_if_it_had_not_stopped(grid: Backend) -> None:
+    x = photos(4)
+    first = LocalSearch(sweeps=1).find(grid, x, GRID)
+    second = LocalSearch(sweeps=1).find(grid, x, GRID, start=first.codes)
+    both = LocalSearch(sweeps=2).find(grid, x, GRID)
+    np.testing.assert_array_equal(second.codes, both.codes)
+    np.testing.assert_allclose(first.gain + second.gain, both.gain)
+
+
+def test_proposals_can_be_ones_own(grid: Backend) -> None:
+    def next_codes(inputs: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:
+        return (codes[..., None] + 1 + np.arange(count)) % GRID.vocab_size
+
+    found = LocalSearch(proposals=2, propose=next_codes).find(grid, photos(3), GRID)
+    assert set(np.unique((found.codes - found.greedy) % GRID.vocab_size)) == {0, 1, 2}
+    assert (found.gain > 0).any() and (found.gain >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("proposals", "message"),
+    [
+        (np.zeros((2, 64)), r"integers of shape \(2, 64, 2\), not float64 of shape \(2, 64\)"),
+        (np.full((2, 64, 2), 16), "codes from 0 to 15"),
+    ],
+)
+def test_proposals_that_are_no_codes_are_refused(grid: Backend, proposals: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=f"propose must return {message}"):
+        LocalSearch(propose=lambda inputs, codes, count: proposals).find(grid, photos(2), GRID)
+
+
 def change_by_code(position: int) -> torch.Tensor:
     """Where the output of the CIFAR-10 decoder changes with the code at one position: (8, 8), summed over each cell."""
     generative = random_backend(CIFAR10).model.generative
@@ -204,6 +234,7 @@ def test_most_of_what_a_code_changes_is_in_the_nine_codes_around_it(one_thread: 
         ({"objective": "ssim"}, "objective must be log_likelihood or squared_error, not 'ssim'"),
         ({"score": 3}, "score must be a function of"),
         ({"score": max, "objective": "squared_error"}, "score takes the place of objective 'squared_error'"),
+        ({"propose": "q"}, "propose must be a function of"),
         ({"log_q_weight": -1.0}, "log_q_weight must be a finite number of at least 0, not -1.0"),
         ({"log_q_weight": None}, "log_q_weight must be a finite number of at least 0, not None"),
         ({"max_seconds": float("nan")}, "max_seconds must be a finite number of at least 0, not nan"),

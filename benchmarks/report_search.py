@@ -1,0 +1,147 @@
+"""What search gains and costs, and what training with it does, as JSON, table and plot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.search import Found
+from daps_tokenizer.measure import machine_line
+
+_KINDS = ("greedy", "sampled", "searched")
+
+
+def write_search(folder: Path, model: str, found: list[Found], content: dict[str, Any]) -> list[Path]:
+    """Write ``search_MODEL.json``, ``.md`` and ``.png``; returns their paths.
+
+    ``content``: ``command``, ``machine``, ``data``, ``items`` and ``weights_sha256``.
+    """
+    json_path, table_path, plot_path = _paths(folder, f"search_{model}")
+    _write_json(json_path, content | {"results": [asdict(row) for row in found]})
+    greedy, *_ = found
+    lines = [f"# Search with {model}", "", f"`{content['command']}`", ""]
+    lines += ["| codes | decodes | ms | log p, nats | gained | PSNR, dB | gained |", "|---|---|---|---|---|---|---|"]
+    for row in found:
+        cells = f"{row.log_p:.1f} | {row.log_p - greedy.log_p:+.1f}"
+        decibels = (
+            "– | –" if row.psnr is None or greedy.psnr is None else f"{row.psnr:.2f} | {row.psnr - greedy.psnr:+.2f}"
+        )
+        lines.append(f"| {row.name} | {row.decodes:.0f} | {1e3 * row.seconds:.1f} | {cells} | {decibels} |")
+    lines += [
+        "",
+        f"Means over {content['items']} items of {content['data']}; weights {content['weights_sha256'][:12]}. Decodes "
+        "and milliseconds of processor time are of one item, encoding included, one thread, in batches. Nearest codes: "
+        "the proposals are the nearest vectors of the generative model's code table, not q's most probable codes.",
+        "",
+        f"{machine_line(content['machine'])}.",
+        "",
+    ]
+    table_path.write_text("\n".join(lines), encoding="utf-8")
+    _plot_search(plot_path, model, found)
+    return [json_path, table_path, plot_path]
+
+
+def write_search_training(folder: Path, name: str, content: dict[str, Any]) -> list[Path]:
+    """Write ``NAME.json``, ``.md`` and ``.png``; returns their paths.
+
+    ``content``: ``command``, ``machine``, ``checkpoint``, ``images`` and ``curves``, the measurements of each way.
+    """
+    json_path, table_path, plot_path = _paths(folder, name)
+    _write_json(json_path, content)
+    lines = ["# Ways to go on from a trained tokenizer", "", f"`{content['command']}`", ""]
+    lines += ["| way | seconds | steps | greedy | sampled | searched | entropy | codes used |", "|" + "---|" * 8]
+    for way, curve in content["curves"].items():
+        for point in (curve[0], curve[-1]) if len(curve) > 1 else curve:
+            values = " | ".join(f"{point[kind]:.1f}" for kind in (*_KINDS, "entropy"))
+            lines.append(
+                f"| {way} | {point['seconds']:.0f} | {point['steps']:.0f} | {values} | {point['codes_used']:.0f} |"
+            )
+    lines += [
+        "",
+        f"Mean log p(x|z) in nats of the first {content['images']} test images, entropy of q in nats. All began from "
+        f"{content['checkpoint']} and had the same processor time, evaluations not counted; one run each, so "
+        "differences of a few nats say nothing.",
+        "",
+        f"{machine_line(content['machine'])}.",
+        "",
+    ]
+    table_path.write_text("\n".join(lines), encoding="utf-8")
+    _plot_training(plot_path, content["curves"])
+    return [json_path, table_path, plot_path]
+
+
+def write_prior(folder: Path, model: str, content: dict[str, Any]) -> list[Path]:
+    """Write ``prior_MODEL.json`` and ``.md``; returns their paths.
+
+    ``content``: ``command``, ``machine``, ``train``, ``data``, ``steps``, ``bits_per_item``, ``weights_sha256`` and the
+    ``results`` of :func:`benchmarks.prior.measure_prior`.
+    """
+    json_path, table_path, _ = _paths(folder, f"prior_{model}")
+    _write_json(json_path, content)
+    lines = [f"# Codes of {model} under a prior", "", f"`{content['command']}`", ""]
+    lines += ["| codes | log p, nats | log q, nats | bits, prior of greedy codes | bits, prior of searched codes |"]
+    lines += ["|" + "---|" * 5]
+    for row in content["results"]:
+        values = " | ".join(f"{row[key]:.1f}" for key in ("log_p", "log_q", "bits_greedy_prior", "bits_searched_prior"))
+        lines.append(f"| {row['codes']} | {values} |")
+    lines += [
+        "",
+        f"Means an item over {content['data']}; without a prior an item has {content['bits_per_item']:.0f} bits. Each "
+        f"prior is a causal transformer of 2 blocks, trained for {content['steps']} steps of 32 on {content['train']}; "
+        f"weights {content['weights_sha256'][:12]}. Search: one sweep, two proposals; λ is log_q_weight.",
+        "",
+        f"{machine_line(content['machine'])}.",
+        "",
+    ]
+    table_path.write_text("\n".join(lines), encoding="utf-8")
+    return [json_path, table_path]
+
+
+def _paths(folder: Path, name: str) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return [folder / f"{name}.{suffix}" for suffix in ("json", "md", "png")]
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _plot_search(path: Path, model: str, found: list[Found]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metrics = {"log_p": "log p, nats"} | ({"psnr": "PSNR, dB"} if found[0].psnr is not None else {})
+    figure = Figure(figsize=(6 * len(metrics), 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(2, len(metrics), squeeze=False)
+    greedy = found[0]
+    for axes_of_cost, (cost, label) in zip(
+        grid, {"decodes": "decodes an item", "seconds": "processor seconds an item"}.items(), strict=True
+    ):
+        for axes, (metric, metric_label) in zip(axes_of_cost, metrics.items(), strict=True):
+            for family in dict.fromkeys(row.family for row in found[1:]):
+                rows = sorted((row for row in found if row.family == family), key=lambda row: row.decodes)
+                points = [(getattr(row, cost), getattr(row, metric)) for row in (greedy, *rows)]
+                axes.plot(*zip(*points, strict=True), "o" if "proposal" in rows[0].name else "o-", label=family)
+            axes.axhline(getattr(greedy, metric), color="grey", linewidth=0.8)
+            axes.set(title=model, xlabel=label, ylabel=metric_label, xscale="log")
+            axes.grid(alpha=0.3)
+            axes.legend()
+    figure.savefig(path, dpi=80)
+
+
+def _plot_training(path: Path, curves: dict[str, list[dict[str, float]]]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(_KINDS), 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, kind in zip(figure.subplots(1, len(_KINDS)), _KINDS, strict=True):
+        for way, curve in curves.items():
+            axes.plot([point["seconds"] for point in curve], [point[kind] for point in curve], "o-", label=way)
+        axes.set(title=f"{kind} codes", xlabel="processor seconds", ylabel="log p, nats")
+        axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=80)
