@@ -19,12 +19,14 @@ _MODEL_HELP = "Built-in name, model folder or checkpoint, and what the report ca
 
 @click.command()
 @click.option("--model", "models", multiple=True, required=True, metavar="[NAME=]MODEL", help=_MODEL_HELP)
-@click.option("--dataset", type=click.Choice(["mnist", "cifar10"]), required=True)
+@click.option("--dataset", type=click.Choice(["mnist", "cifar10", "motion"]), required=True)
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--labels", multiple=True, type=click.IntRange(min=10), default=(10, 100, 1000, 10000, 10**9))
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Choices of labels.")
 @click.option("--features", multiple=True, type=click.Choice(["one-hot", "embedded"]), help="Default: both.")
 @click.option("--probe", "probes", multiple=True, type=click.Choice(["linear", "mlp"]), help="Default: both.")
+@click.option("--train-items", type=click.IntRange(min=10), help="Encode and learn from the first so many only.")
+@click.option("--test-items", type=click.IntRange(min=10), help="Test on the first so many only.")
 @click.option("--max-seconds", type=float, help="Begin no model after this long; run again to go on.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/task"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
@@ -36,24 +38,36 @@ def task(
     seeds: int,
     features: tuple[Features, ...],
     probes: tuple[Probe, ...],
+    train_items: int | None,
+    test_items: int | None,
     max_seconds: float | None,
     work: Path,
     out: Path,
 ) -> None:
-    """Probe frozen codes for the class, from few labels to all."""
-    from benchmarks.probes import FEATURES, PROBES
+    """Probe frozen codes for the class, from few labels to all; of motion, for its kind: dance, fight, run or walk."""
+    from benchmarks.motion_category import motion_by_category
+    from benchmarks.probes import FEATURES, PROBES, load_autoencoder
     from benchmarks.task import run_task, write_task
     from train.data import data_folder, load_dataset
 
+    named = dict(_named(model) for model in models)
+    folder = data_folder(data)
+    if dataset == "motion":
+        frames, _ = load_autoencoder(next(iter(named.values()))).config.input_shape
+        labelled = motion_by_category(folder / "lafan1_h1.npz", frames)
+    else:
+        labelled = load_dataset(dataset, folder)
     rows = run_task(
-        dict(_named(model) for model in models),
+        named,
         dataset,
-        load_dataset(dataset, data_folder(data)),
+        labelled,
         work,
         counts=labels,
         seeds=seeds,
         features=features or FEATURES,
         probes=probes or PROBES,
+        train_items=train_items,
+        test_items=test_items,
         max_seconds=max_seconds,
     )
     for path in write_task(out, dataset, rows, describe_machine(), [command_line()]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from train.data import Dataset
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One probe: accuracy on the whole test set. ``labels`` is how many it learned from, ``seed`` which."""
+    """One probe: its accuracy on the test set. ``labels`` is how many it learned from, ``seed`` which."""
 
     model: str
     bits: float
@@ -54,7 +54,8 @@ def probe_model(
     seeds: int,
     features: Sequence[Features] = FEATURES,
     probes: Sequence[Probe] = PROBES,
-    on_row: Callable[[TaskRow], None] = lambda row: None,
+    train_items: int | None = None,
+    test_items: int | None = None,
 ) -> list[TaskRow]:
     """Probe the greedy codes of one model.
 
@@ -64,7 +65,7 @@ def probe_model(
         dataset: with labels.
         counts: how many labels to learn from; more than there are items means all of them, once.
         seeds: how many choices of labels, for each count.
-        on_row: is told each row as it is measured.
+        train_items, test_items: only the first so many items, where encoding all would take too long.
 
     Raises:
         InputError: the dataset has no labels.
@@ -72,7 +73,9 @@ def probe_model(
     if dataset.train_labels is None or dataset.test_labels is None:
         raise InputError("probes need labels; expected a dataset that has some, such as mnist or cifar10")
     autoencoder = load_autoencoder(model)
-    train_codes, test_codes = (greedy_codes(autoencoder, items) for items in (dataset.train, dataset.test))
+    train_codes = greedy_codes(autoencoder, dataset.train, limit=train_items)
+    test_codes = greedy_codes(autoencoder, dataset.test, limit=test_items)
+    train_labels, test_labels = dataset.train_labels[: len(train_codes)], dataset.test_labels[: len(test_codes)]
     rows = []
     for name in features:
 
@@ -82,13 +85,12 @@ def probe_model(
         test = matrix(test_codes)
         for count in dict.fromkeys(min(count, len(train_codes)) for count in counts):
             for seed in range(seeds if count < len(train_codes) else 1):
-                chosen = choose_labelled(dataset.train_labels, count, seed)
-                train, labels = matrix(train_codes[chosen]), dataset.train_labels[chosen]
+                chosen = choose_labelled(train_labels, count, seed)
+                train, labels = matrix(train_codes[chosen]), train_labels[chosen]
                 for probe in probes:
-                    accuracy = probe_accuracy(probe, train, labels, test, dataset.test_labels, seed=seed)
+                    accuracy = probe_accuracy(probe, train, labels, test, test_labels, seed=seed)
                     bits = autoencoder.config.bits_per_item
                     rows.append(TaskRow(label, bits, name, probe, count, seed, accuracy))
-                    on_row(rows[-1])
     return rows
 
 
@@ -102,6 +104,8 @@ def run_task(
     seeds: int,
     features: Sequence[Features],
     probes: Sequence[Probe],
+    train_items: int | None = None,
+    test_items: int | None = None,
     max_seconds: float | None = None,
 ) -> list[TaskRow]:
     """Probe several models; a model that is in ``work`` already is not probed again.
@@ -115,13 +119,15 @@ def run_task(
     until = None if max_seconds is None else time.monotonic() + max_seconds
     rows: list[TaskRow] = []
     for label, model in models.items():
-        protocol = {"model": model, "counts": list(counts), "seeds": seeds, "features": features, "probes": probes}
+        options: dict[str, Any] = {"counts": counts, "seeds": seeds, "features": features, "probes": probes}
+        options |= {"train_items": train_items, "test_items": test_items}
+        protocol = json.loads(json.dumps({"model": model, **options}))
         kept = work / f"{dataset_name}_{label.replace(' ', '_').replace('/', '_')}.json"
         before = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-        if before.get("protocol") != json.loads(json.dumps(protocol)):
+        if before.get("protocol") != protocol:
             if until is not None and time.monotonic() > until:
                 continue
-            found = probe_model(label, model, dataset, counts=counts, seeds=seeds, features=features, probes=probes)
+            found = probe_model(label, model, dataset, **options)
             before = {"protocol": protocol, "rows": [asdict(row) for row in found]}
             kept.write_text(json.dumps(before, indent=1) + "\n", encoding="utf-8")
         rows += [TaskRow(**row) for row in before["rows"]]
@@ -149,7 +155,7 @@ def write_task(
         lines.append(f"| {model} | {bits:g} | {features} | {probe} | {' | '.join(cells)} |")
     lines += [
         "",
-        "Accuracy on the whole test set in %, mean ± standard deviation over choices of labels (as many of each "
+        "Accuracy on the test set in %, mean ± standard deviation over choices of labels (as many of each "
         "class); greedy codes, frozen. Probes: logistic regression (L-BFGS, C = 1, 100 iterations), and an MLP with "
         "one hidden layer of 128 (Adam, 2,000 updates and 200 epochs at most). One-hot: N·V dimensions; embedded: the "
         "generative model's vectors, side by side.",

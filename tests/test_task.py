@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.motion_category import motion_by_category
 from benchmarks.probes import choose_labelled, embedded, greedy_codes, load_autoencoder, one_hot, probe_accuracy
 from benchmarks.reward import run_rewards, write_rewards
 from benchmarks.task import run_task, write_task
 from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.measure import describe_machine
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
+from daps_tokenizer.motion.features import standing
 from tests.settings import CIFAR10, TINY_GRID, TINY_MLP
 from tests.test_training import experiment
 from train.data import ArrayItems, Dataset
@@ -118,6 +120,23 @@ def test_probes_need_labels(checkpoint: Path, tmp_path: Path) -> None:
     data = Dataset(stripes().train, stripes().test)
     with pytest.raises(InputError, match="probes need labels"):
         run_task({"tiny": str(checkpoint)}, "x", data, tmp_path, counts=(10,), seeds=1, features=(), probes=())
+
+
+def test_motion_is_labelled_by_the_kind_that_its_clip_is_named_after(tmp_path: Path) -> None:
+    clips = {
+        "run1_subject2": 70,
+        "walk2_subject4": 40,
+        "dance1_subject1": 33,
+        "jumps1_subject1": 50,
+        "run2_subject1": 64,
+    }
+    poses = standing()[None].repeat(sum(clips.values()), 0).astype(np.float32)
+    ends = np.cumsum([0, *clips.values()])
+    np.savez(tmp_path / "h1.npz", data=poses, split_points=ends, names=list(clips), fps=30)
+    data = motion_by_category(tmp_path / "h1.npz", 32)
+    assert data.train_labels is not None and data.train_labels.tolist() == [2, 2, 0]  # run, run, dance; no jumps
+    assert data.test_labels is not None and sorted(data.test_labels.tolist()) == [2, 2, 3]
+    assert data.train.read(np.arange(3), seed=(0,)).shape == (3, 32, 127)
 
 
 # --- a task reward
