@@ -75,10 +75,10 @@ def _load(what: str, load: Any) -> Any:
         raise BackendError(
             f"{what} needs torchmetrics and what it builds on ({_one_line(error)}); {_INSTALL}"
         ) from error
-    except Exception as error:  # downloads and torch.load fail with errors of almost any type
+    except Exception as error:  # downloads, torch.load and a torchvision of another torch fail with many types
         raise BackendError(
-            f"{what}: its weights cannot be had ({_one_line(error)}); expected a network connection, or the "
-            "weights as a file (--fid-weights) or in PyTorch's cache"
+            f"{what} cannot be loaded ({_one_line(error)}); its weights are looked for in PyTorch's cache, in the file "
+            "given with --fid-weights, and on the network"
         ) from error
 
 
