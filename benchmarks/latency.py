@@ -15,7 +15,7 @@ from functools import partial
 
 from daps_tokenizer import DapsError, Tokenizer
 from daps_tokenizer.errors import BackendError
-from daps_tokenizer.measure import Timing, synthetic_images, time_calls
+from daps_tokenizer.measure import Timing, synthetic_inputs, time_calls
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ def measure_all(
 
 
 def measure_one(model: str, backend: str, threads: int, batches: list[int], seconds: float) -> list[Row]:
-    """Measure one model on one backend in this process; encode is greedy, on uint8 images of the model's size."""
+    """Measure one model on one backend in this process; encode is greedy, on images or clips of the model's size."""
     tokenizer = Tokenizer.from_pretrained(model, backend=backend, num_threads=threads)  # type: ignore[arg-type]
     timings: list[tuple[str, int, Timing]] = []
     for batch in sorted(batches):
-        images = synthetic_images(batch, tokenizer.input_shape)
-        codes = tokenizer.encode(images)
-        encode, decode = partial(tokenizer.encode, images), partial(tokenizer.decode, codes)
+        inputs = synthetic_inputs(batch, tokenizer.config)
+        codes = tokenizer.encode(inputs)
+        encode, decode = partial(tokenizer.encode, inputs), partial(tokenizer.decode, codes)
         timings.append(("encode", batch, time_calls(encode, batch=batch, seconds=seconds)))
         timings.append(("decode", batch, time_calls(decode, batch=batch, seconds=seconds)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)

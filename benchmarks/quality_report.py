@@ -29,8 +29,28 @@ from daps_tokenizer.measure import describe_machine, machine_line
 from daps_tokenizer.metrics import with_interval
 from daps_tokenizer.perceptual import Perceptual
 
-_COLUMNS = {"log_p": "log p, nats", "psnr": "PSNR, dB", "ssim": "SSIM", "l2": "L2", "log_q": "log q, nats"}
-_DIGITS = {"log_p": 1, "psnr": 2, "ssim": 4, "l2": 2, "log_q": 1, "lpips": 4}
+_COLUMNS = {
+    "log_p": "log p, nats",
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "l2": "L2",
+    "joint_error": "joints, degrees",
+    "root_error": "root, cm",
+    "site_error": "sites, cm",
+    "foot_sliding": "foot sliding, cm/s",
+    "foot_sliding_original": "of the original",
+    "jerk": "jerk, m/s³",
+    "jerk_original": "of the original",
+    "log_q": "log q, nats",
+}
+_DIGITS = {name: 1 if name.startswith(("log", "jerk")) else 2 for name in _COLUMNS} | {"ssim": 4, "lpips": 4}
+
+
+_MOTION_NOTE = (
+    "Joints: mean absolute error of the joint angles. Root: mean distance from where it was in the window. Sites: of "
+    "15 points of the body, relative to the root. Foot sliding: mean speed along the ground of feet that stand in the "
+    "original. Jerk: mean third derivative of the sites' positions, a measure of smoothness."
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +138,8 @@ def run_quality(
     name = name or candidates[0].label
     paths = write_quality(out, name, content)
     paths.append(write_images(out / f"quality_{name}_images.json", candidates, codecs, images, data))
-    paths.append(write_sheet(work / f"quality_{name}.png", candidates, images, data))
+    if candidates[0].tokenizer.modality == "image":
+        paths.append(write_sheet(work / f"quality_{name}.png", candidates, images, data))
     return paths
 
 
@@ -159,23 +180,27 @@ def _table(name: str, content: dict[str, Any]) -> list[str]:
     measured = [column for column in _COLUMNS if column in results[0][2]]
     titles = [_COLUMNS[column] for column in measured]
     extra = [column for column in ("lpips", "fid") if column in results[0][2]]
-    header = ["model", "codes", *titles, *(column.upper() for column in extra), "perplexity", "codes used", "gain, dB"]
+    gain_of, unit, digits = ("psnr_gain", "dB", 2) if "psnr" in measured else ("log_p_gain", "nats", 1)
+    header = ["model", "codes", *titles, *(column.upper() for column in extra), "perplexity", "codes used"]
+    header.append(f"gain, {unit}")
     lines = [f"# Quality of {name}", "", f"`{content['command']}`", "", *_row(header), "|" + "---|" * len(header)]
     for model, way, found in results:
         cells = [_with_interval(found[column], _DIGITS[column]) for column in measured]
         cells += [f"{found['fid']:.2f}" if column == "fid" else _with_interval(found[column], 4) for column in extra]
-        gain = _with_interval(found["psnr_gain"], 2) if "psnr_gain" in found else "–"
+        gain = _with_interval(found[gain_of], digits) if gain_of in found else "–"
         lines += _row([model, way, *cells, f"{found['code_perplexity']:.1f}", str(found["codes_used"]), gain])
+    images = "psnr" in measured
     described = "; ".join(f"{model}: {text}" for model, text in content["models"].items())
     notes = [
-        f"Means over {content['items']} images of {content['data']} (`--images {content['images']}`) with 95 % "
+        f"Means over {content['items']} items of {content['data']} (`--images {content['images']}`) with 95 % "
         f"bootstrap intervals; seed {content['seed']}. {described}.",
-        "PSNR is the mean of each image's. log p is in standardised units, as in the paper. Perplexity and codes used "
-        "are of all positions together. Best of n keeps the sample with the best log p; local search makes one sweep "
-        "with two proposals. Gains are over greedy codes of the same image.",
+        f"{'PSNR is the mean of each image. ' if images else ''}log p is in standardised units, as in the paper. "
+        "Perplexity and codes used are of all positions together. Best of n keeps the sample with the best log p; "
+        "local search makes one sweep with two proposals. Gains are over greedy codes of the same item.",
+        *([] if images else [_MOTION_NOTE]),
         *_worse(content),
     ]
-    if len(extra) < 2:
+    if images and len(extra) < 2:
         missing = " and ".join(label for key, label in (("lpips", "LPIPS"), ("fid", "rFID")) if key not in extra)
         notes.append(f"{missing}: not measured.")
     lines += ["", *_spaced(notes)]
@@ -194,7 +219,7 @@ def _worse(content: dict[str, Any]) -> list[str]:
         if way in objectives and "worse" in found
     ]
     return (
-        [f"Images that a search left worse in its objective than greedy codes: {', '.join(counts)}."] if counts else []
+        [f"Items that a search left worse in its objective than greedy codes: {', '.join(counts)}."] if counts else []
     )
 
 
@@ -241,7 +266,7 @@ def write_images(
         content["models"][candidate.label] = {
             way: {
                 metric: np.round(evaluated.items[metric], _DIGITS[metric]).tolist()
-                for metric in ("log_p", "psnr", "ssim")
+                for metric in ("log_p", "psnr", "ssim", "joint_error", "root_error")
                 if metric in evaluated.items
             }
             for way, evaluated in candidate.collect(images).items()

@@ -25,7 +25,7 @@ def write_latency(folder: Path, rows: list[Row], machine: dict[str, str], comman
     content = {"command": command, "machine": machine, "rows": [asdict(row) for row in rows]}
     json_path, table_path, plot_path = (folder / f"latency.{suffix}" for suffix in ("json", "md", "png"))
     json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    header = "| model | action | batch | threads | backend | median ms | p95 ms | images/s | peak MB |"
+    header = "| model | action | batch | threads | backend | median ms | p95 ms | items/s | peak MB |"
     lines = ["# Latency", "", f"`{command}`", "", header, "|---|---|---|---|---|---|---|---|---|"]
     for row in sorted(rows, key=lambda r: (r.model, r.action != "encode", r.batch, r.threads, r.backend)):
         lines.append(
@@ -55,7 +55,7 @@ def _plot_latency(path: Path, rows: list[Row]) -> None:
                 points = sorted((row.batch, row.median_ms / row.batch) for row in chosen)
                 style = "o-" if backend == "onnx" else "s--"
                 axes.plot(*zip(*points, strict=True), style, label=f"{backend}, {threads} thread{'s' * (threads > 1)}")
-            axes.set(title=f"{model}: {action}", xlabel="batch", ylabel="ms per image", xscale="log", yscale="log")
+            axes.set(title=f"{model}: {action}", xlabel="batch", ylabel="ms per item", xscale="log", yscale="log")
             axes.grid(alpha=0.3, which="both")
             axes.legend()
     figure.savefig(path, dpi=80)

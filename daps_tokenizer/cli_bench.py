@@ -11,7 +11,7 @@ import click
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.cli_common import DEFAULT_MODEL, Runtime, json_option, print_table, progress_bar, runtime_options
 from daps_tokenizer.hub import open_model
-from daps_tokenizer.measure import describe_machine, machine_line, synthetic_images, time_calls
+from daps_tokenizer.measure import describe_machine, machine_line, synthetic_inputs, time_calls
 
 
 @click.command()
@@ -30,10 +30,10 @@ def bench(model: str, batches: tuple[int, ...], seconds: float, runtime: Runtime
     sizes = batches or (1, 8)
     with progress_bar(2 * len(sizes)) as show_done:
         for batch in sizes:
-            images = synthetic_images(batch, tokenizer.input_shape)
-            codes = tokenizer.encode(images)
+            inputs = synthetic_inputs(batch, tokenizer.config)
+            codes = tokenizer.encode(inputs)
             for action, call in {
-                "encode": lambda images=images: tokenizer.encode(images),
+                "encode": lambda inputs=inputs: tokenizer.encode(inputs),
                 "decode": lambda codes=codes: tokenizer.decode(codes),
             }.items():
                 timing = time_calls(call, batch=batch, seconds=seconds)

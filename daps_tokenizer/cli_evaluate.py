@@ -28,16 +28,25 @@ from daps_tokenizer.images import Fit
 from daps_tokenizer.measure import machine_line
 
 _WAYS = ("greedy", "sampled")
-_DIGITS = {"log_p": 2, "l2": 3, "log_q": 2, "psnr": 2, "ssim": 4, "lpips": 4}
+_DIGITS = {"log_p": 2, "l2": 3, "log_q": 2, "psnr": 2, "ssim": 4, "lpips": 4} | {
+    "joint_error": 2,  # of motion: degrees, cm, cm, cm/s twice, m/s³ twice
+    "root_error": 2,
+    "site_error": 2,
+    "foot_sliding": 2,
+    "foot_sliding_original": 2,
+    "jerk": 1,
+    "jerk_original": 1,
+}
 
 
 def _options(command: Command) -> Command:
     best_of = "Also the best of N candidates; repeatable."
     search = "Also codes from local search with N proposals; repeatable."
+    split = "Of MNIST, CIFAR-10 and LAFAN1."
     options = [
         click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N items."),
         click.option("--fit", type=click.Choice(get_args(Fit)), default="crop", show_default=True),
-        click.option("--split", type=click.Choice(get_args(Split)), default="test", help="Of MNIST and CIFAR-10."),
+        click.option("--split", type=click.Choice(get_args(Split)), default="test", help=split),
         click.option("--codes", type=click.Choice(_WAYS), multiple=True, help="Default: both."),
         click.option("--best-of", type=click.IntRange(min=1), metavar="N", multiple=True, help=best_of),
         click.option("--search", type=click.IntRange(min=1), metavar="N", multiple=True, help=search),
@@ -78,6 +87,8 @@ def evaluate_command(
     as_json: bool,
 ) -> None:
     """Measure MODEL on DATA: a folder or tar file of images, mnist.npz, or a folder of CIFAR-10 mosaics.
+
+    Of motion: lafan1_h1.npz, or CSV and NPZ files of clips, in windows of the model's length.
 
     log p(x|z) and log q(z|x) in nats, L2 in standardised units, PSNR and SSIM of 8-bit pixels, and code usage; means
     over all items with 95 % bootstrap intervals.

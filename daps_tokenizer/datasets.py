@@ -1,4 +1,4 @@
-"""Datasets as people have them: MNIST's archive, CIFAR-10 as mosaics, photographs in folders and tar files."""
+"""Datasets as people have them: MNIST's archive, CIFAR-10 as mosaics, photographs and clips in folders and archives."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.images import Fit
 from daps_tokenizer.inputs import Modality, open_modality
+from daps_tokenizer.motion.dataset import open_motion_data
 from daps_tokenizer.sources import Source, open_source
 
 Split = Literal["train", "test"]
@@ -114,19 +115,22 @@ class ImageFiles:
 def open_data(
     path: Path, config: TokenizerConfig, *, fit: Fit = "crop", split: Split = "test", limit: int | None = None
 ) -> Data:
-    """Items to evaluate an image model on.
+    """Items to evaluate a model on.
 
     Args:
-        path: ``mnist.npz``, a folder of CIFAR-10 mosaics, a folder of images (searched to any depth, in the order of
+        path: for a motion model see :func:`~daps_tokenizer.motion.dataset.open_motion_data`; for an image model
+            ``mnist.npz``, a folder of CIFAR-10 mosaics, a folder of images (searched to any depth, in the order of
             their names), or an uncompressed tar file of images.
         config: the model's, which says of what size items are.
         fit: how images of other sizes are brought to it.
-        split: of MNIST and CIFAR-10.
+        split: of MNIST, CIFAR-10 and LAFAN1.
         limit: the first so many items.
 
     Raises:
         InputError: nothing there, none of these, damaged, or without images; names what would be accepted.
     """
+    if config.modality == "motion":
+        return open_motion_data(path, config.input_shape[0], split=split, limit=limit)
     modality = open_modality(config)
     if path.suffix == ".npz" or (path.is_dir() and any(path.glob(f"{split}_*.webp"))):
         images, labels = read_mnist(path, split) if path.suffix == ".npz" else read_cifar10(path, split)

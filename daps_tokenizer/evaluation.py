@@ -17,6 +17,7 @@ from daps_tokenizer.datasets import Data
 from daps_tokenizer.local_search import LocalSearch
 from daps_tokenizer.measure import describe_machine
 from daps_tokenizer.metrics import code_usage, image_metrics, summarise
+from daps_tokenizer.motion.metrics import motion_metrics
 from daps_tokenizer.search import BestOf
 from daps_tokenizer.tokenizer import Tokenizer
 
@@ -72,17 +73,18 @@ def measure(
     Returns:
         (B,) each: ``log_p`` = log p(x|z) and ``log_q`` = log q(z|x) in nats (the mean of −log q of sampled codes
         estimates the entropy of q), ``l2``, the norm of the error in standardised units; of images also ``psnr`` in dB
-        and ``ssim``, both of 8-bit pixels.
+        and ``ssim``, both of 8-bit pixels, of motion :func:`~daps_tokenizer.motion.metrics.motion_metrics`.
     """
     found = {
         "log_p": tokenizer.log_likelihood(inputs, codes),
         "l2": np.sqrt(tokenizer.squared_error(inputs, codes)),
         "log_q": tokenizer.log_prob(inputs, codes),
     }
-    if tokenizer.modality == "image":
-        decoded = tokenizer.decode(codes) if reconstruction is None else reconstruction
-        found |= image_metrics(tokenizer.prepare(inputs), decoded)
-    return found
+    decoded = tokenizer.decode(codes) if reconstruction is None else reconstruction
+    original = tokenizer.prepare(inputs)
+    if tokenizer.config.motion is None:
+        return found | image_metrics(original, decoded)
+    return found | motion_metrics(original, decoded, fps=tokenizer.config.motion.fps)
 
 
 def evaluate(

@@ -16,6 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from daps_tokenizer import __version__
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.motion.features import standing
+from daps_tokenizer.motion.kinematics import JOINT_LIMITS
 
 _FEWEST_CALLS = 5
 _WARM_UP_CALLS = 2
@@ -46,12 +49,27 @@ def time_calls(call: Callable[[], object], *, batch: int, seconds: float) -> Tim
     return Timing(len(times), 1e3 * median, 1e3 * float(np.quantile(times, 0.95)), batch / median)
 
 
-def synthetic_images(batch: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Smooth images (batch, height, width, C) uint8, each a little different: latency does not depend on content."""
-    height, width, channels = shape
+def synthetic_inputs(batch: int, config: TokenizerConfig) -> np.ndarray:
+    """Smooth inputs of a model's size, each a little different: latency does not depend on content.
+
+    Images (batch, height, width, C) uint8, or poses (batch, frames, 26) of one window, from which features are computed
+    too.
+    """
+    if config.modality == "motion":
+        return _synthetic_clips(batch, config.input_shape[0])
+    height, width, channels = config.input_shape
     item, y, x, channel = np.ogrid[:batch, :height, :width, :channels]
     shares = y / height + x / width + channel / channels + item / batch
     return (255 * (0.5 + 0.5 * np.sin(2 * math.pi * shares))).astype(np.uint8)
+
+
+def _synthetic_clips(batch: int, frames: int) -> np.ndarray:
+    """A robot that sways while it stands."""
+    clips = np.tile(standing(), (batch, frames, 1))
+    item, frame, joint = np.ogrid[:batch, :frames, : len(JOINT_LIMITS)]
+    swing = np.sin(2 * math.pi * (frame / frames + joint / len(JOINT_LIMITS) + item / batch))
+    clips[..., 7:] = JOINT_LIMITS.mean(1) + 0.1 * swing * np.diff(JOINT_LIMITS, axis=1)[:, 0]
+    return clips
 
 
 def describe_machine() -> dict[str, str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -64,6 +65,15 @@ def read(data: bytes, source: str, *, clip: str | None) -> Content:
     if clip is not None:
         raise InputError(f"{source}: is not an archive of many clips, so it has none named {clip!r}")
     return Content(_read_csv(data, source), None, PLAIN)
+
+
+def clip_names(path: Path) -> list[str]:
+    """Names of the clips in an NPZ archive of many; none where it holds one clip, or is no such archive."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return [str(name) for name in archive["names"]] if "split_points" in archive.files else []
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile):
+        return []
 
 
 def to_csv(qpos: np.ndarray) -> bytes:
