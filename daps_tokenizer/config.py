@@ -389,7 +389,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if getattr(hint, "__origin__", None) is Literal:
         return value  # the dataclass itself says what it accepts
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where}: too large a number") from None
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where}: expected {hint.__name__}, found {value!r}")
     return value

@@ -14,6 +14,8 @@ from typing import Protocol
 
 from daps_tokenizer.errors import CodesError
 
+FPS_RANGE = (1.0, 10_000.0)  # frames per second that a clip may have
+
 
 def require(condition: bool, message: str) -> None:
     """Raise a :class:`CodesError` unless a condition holds."""
@@ -103,13 +105,13 @@ class ClipLayout:
         frames: of the original clip.
         windows: how many it was cut into, after it was brought to the frame rate of the model.
         overlap: frames that neighbouring windows share, at the frame rate of the model.
-        fps: frame rate of the original clip, frames per second.
+        fps: frame rate of the original clip, frames per second, 1 to 10,000.
         starts: (x [m], y [m], heading [rad]) of the first root pose of each clip, in C order of the leading axes of its
             codes. Without any, decoded clips start at the origin and look along x.
 
     Raises:
-        CodesError: a size that is not a positive integer (``overlap`` may be 0), or a frame rate or start that is no
-            finite number.
+        CodesError: a size that is not a positive integer (``overlap`` may be 0), an impossible frame rate, or a start
+            that is not three finite numbers.
     """
 
     frames: int
@@ -119,9 +121,10 @@ class ClipLayout:
     starts: tuple[tuple[float, float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("windows", 1), ("overlap", 0)):
-            require_integer(f"layout.{name}", getattr(self, name), least, 2**31 - 1)
-        require(0 < self.fps < math.inf, f"layout.fps must be a positive number, not {self.fps}")
+        for name in ("frames", "windows", "overlap"):
+            require_integer(f"layout.{name}", getattr(self, name), 0 if name == "overlap" else 1, 2**31 - 1)
+        least, most = FPS_RANGE
+        require(least <= self.fps <= most, f"layout.fps must be a number from {least:g} to {most:g}, not {self.fps}")
         for number, start in enumerate(self.starts):
             is_start = len(start) == 3 and all(math.isfinite(value) for value in start)
             require(is_start, f"layout.starts[{number}] must be x, y and heading, three finite numbers, not {start}")

@@ -1,6 +1,7 @@
 """The ``.daps`` file: exactly the codes or a typed error, never anything else."""
 
 import json
+import math
 import struct
 import zlib
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from daps_tokenizer.codes import Codes
 from daps_tokenizer.errors import CodesFileError, DapsError, OutputExistsError
-from daps_tokenizer.layouts import TileLayout
+from daps_tokenizer.layouts import ClipLayout, TileLayout
 
 SMALL = Codes(np.array([[0, 1, 2], [3, 4, 1]]), vocab_size=5, model="tiny", weights_sha256="")
 SMALL_HEADER = b'{"model":"tiny","weights_sha256":"","vocab_size":5,"shape":[2,3],"layout":null}'
@@ -28,6 +29,9 @@ TILED = Codes(
     weights_sha256="0123456789abcdef" * 4,
     layout=TileLayout(height=40, width=90, rows=2, columns=3, overlap=4),
 )
+
+
+CLIP = {"frames": 60, "windows": 2, "overlap": 0, "fps": 30, "starts": []}  # a layout that SMALL may have
 
 
 def file_with(header: object, payload: bytes = SMALL_PAYLOAD) -> bytes:
@@ -62,8 +66,20 @@ def test_a_layout_is_kept_in_the_header() -> None:
 def any_codes(draw: st.DrawFn) -> Codes:
     vocab_size = draw(st.integers(2, 65536))
     shape = draw(st.lists(st.integers(1, 12), min_size=2, max_size=4))
-    layout = None
-    if draw(st.booleans()):
+    layout: TileLayout | ClipLayout | None = None
+    kind = draw(st.sampled_from(["whole", "tiles", "windows"]))
+    if kind == "windows":
+        clips = math.prod(shape[:-2])
+        number = st.floats(-1e6, 1e6)
+        starts = draw(st.lists(st.tuples(number, number, number), min_size=clips, max_size=clips))
+        layout = ClipLayout(
+            draw(st.integers(1, 9999)),
+            shape[-2],
+            draw(st.integers(0, 31)),
+            draw(st.floats(1, 10_000)),
+            draw(st.sampled_from([(), tuple(starts)])),
+        )
+    if kind == "tiles":
         rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 4))
         shape[-2] = rows * columns
         layout = TileLayout(
@@ -229,6 +245,13 @@ def test_each_cause_has_its_own_message(data: bytes, message: str) -> None:
             header_with(layout={"height": 9, "width": 9, "rows": 2, "columns": 2, "overlap": 0}),
             r"layout of 4 tiles needs codes of shape \(\.\.\., 4, tokens\), not \(2, 3\)",
         ),
+        (header_with(layout=CLIP | {"windows": 3}), r"layout of 3 windows needs codes of shape \(\.\.\., 3, tokens\)"),
+        (header_with(layout=CLIP | {"fps": 10**400}), "JSON: layout: fps: too large a number"),
+        (header_with(layout=CLIP | {"fps": math.inf}), "layout.fps must be a number from 1 to 10000, not inf"),
+        (header_with(layout=CLIP | {"starts": [[0, 0]]}), r"layout.starts\[0\] must be x, y and heading"),
+        (header_with(layout=CLIP | {"starts": [0]}), r"JSON: layout: starts\[0\]: expected a list, found 0"),
+        (header_with(layout=CLIP | {"starts": [[0, 0, 0]] * 2}), "layout has 2 starts for codes of 1 clips"),
+        (header_with(layout=CLIP | {"rows": 1}), "JSON: layout: unknown key"),
     ],
 )
 def test_a_header_that_is_not_valid_says_why(header: object, message: str) -> None:

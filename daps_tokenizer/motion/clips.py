@@ -11,6 +11,7 @@ import numpy as np
 
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.layouts import FPS_RANGE
 from daps_tokenizer.motion import clip_files
 from daps_tokenizer.motion.clip_files import COLUMNS, FORMATS, PLAIN, NpzLayout
 from daps_tokenizer.motion.features import FPS
@@ -19,7 +20,6 @@ _QUATERNION = slice(3, 7)
 _JOINTS = slice(7, 26)
 _QUATERNION_TOLERANCE = 1e-3  # what is left of unit length after float32 or six decimals is far below
 _FEWEST_FRAMES = 2  # a velocity needs two
-_FPS_RANGE = (1.0, 10_000.0)
 _ACCEPTED = "a path, an open file, a Clip, an array or tensor (T, 26) or (B, T, 26), or a list of these"
 
 
@@ -153,8 +153,9 @@ def check_fps(fps: object, source: str) -> float:
         InputError: it is no number from 1 to 10,000.
     """
     is_number = isinstance(fps, int | float | np.integer | np.floating) and not isinstance(fps, bool)
-    if not is_number or not _FPS_RANGE[0] <= fps <= _FPS_RANGE[1]:  # type: ignore[operator]  # a number by now
-        raise InputError(f"{source}: fps must be a number from {_FPS_RANGE[0]:g} to {_FPS_RANGE[1]:g}, not {fps!r}")
+    least, most = FPS_RANGE
+    if not is_number or not least <= fps <= most:  # type: ignore[operator]  # a number by now
+        raise InputError(f"{source}: fps must be a number from {least:g} to {most:g}, not {fps!r}")
     return float(fps)  # type: ignore[arg-type]
 
 
