@@ -27,6 +27,7 @@ _MODEL_HELP = "Built-in name, model folder or checkpoint, and what the report ca
 @click.option("--probe", "probes", multiple=True, type=click.Choice(["linear", "mlp"]), help="Default: both.")
 @click.option("--train-items", type=click.IntRange(min=10), help="Encode and learn from the first so many only.")
 @click.option("--test-items", type=click.IntRange(min=10), help="Test on the first so many only.")
+@click.option("--search", type=click.IntRange(min=1), help="Probe codes found by local search with N proposals too.")
 @click.option("--max-seconds", type=float, help="Begin no model after this long; run again to go on.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/task"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
@@ -40,6 +41,7 @@ def task(
     probes: tuple[Probe, ...],
     train_items: int | None,
     test_items: int | None,
+    search: int | None,
     max_seconds: float | None,
     work: Path,
     out: Path,
@@ -68,6 +70,7 @@ def task(
         probes=probes or PROBES,
         train_items=train_items,
         test_items=test_items,
+        proposals=search,
         max_seconds=max_seconds,
     )
     for path in write_task(out, dataset, rows, describe_machine(), [command_line()]):

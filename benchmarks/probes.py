@@ -17,6 +17,7 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import built_in_models, open_model
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from train.code_search import CodeSearch
 from train.data import Items
 from train.methods.base import TrainedModel
 
@@ -47,8 +48,10 @@ def load_autoencoder(model: str) -> Autoencoder:
 
 
 @torch.inference_mode()
-def greedy_codes(autoencoder: Autoencoder, items: Items, *, limit: int | None = None) -> np.ndarray:
-    """The most probable codes of items (uint8 images or float32 features), (n, N) int64."""
+def codes_of(
+    autoencoder: Autoencoder, items: Items, *, limit: int | None = None, search: CodeSearch | None = None
+) -> np.ndarray:
+    """Codes of items (uint8 images or float32 features), (n, N) int64: greedy ones, or what a search makes of them."""
     encoder, config = TrainedModel(autoencoder), autoencoder.config
     parts = []
     count = len(items) if limit is None else min(limit, len(items))
@@ -56,7 +59,11 @@ def greedy_codes(autoencoder: Autoencoder, items: Items, *, limit: int | None = 
         inputs = items.read(np.arange(start, min(start + _BATCH, count)), seed=(0,))
         x = autoencoder.standardise(torch.from_numpy(inputs))
         uniform = torch.zeros(len(x), config.num_tokens)
-        parts.append(encoder.encode(x, uniform, 0.0).codes.numpy())
+        codes = encoder.encode(x, uniform, 0.0).codes
+        if search is not None:
+            logits = autoencoder.recognition.logits(autoencoder.recognition.context(x), codes)
+            codes = search.run(autoencoder, x, codes, logits, torch.Generator().manual_seed(0)).codes
+        parts.append(codes.numpy())
     return np.concatenate(parts)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.probes import choose_labelled, greedy_codes, one_hot, probe_accuracy
+from benchmarks.probes import choose_labelled, codes_of, one_hot, probe_accuracy
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.measure import machine_line
 from daps_tokenizer.model.autoencoder import Autoencoder
@@ -104,8 +104,8 @@ def _measure(
     assert isinstance(method, DAPS) and dataset.train_labels is not None and dataset.test_labels is not None
     (classifier,) = (module for module in method.rewards.rewards if isinstance(module, ClassReward))
     method.eval()
-    test = greedy_codes(method.model, dataset.test)
-    train = greedy_codes(method.model, dataset.train, limit=PROBE_ITEMS)
+    test = codes_of(method.model, dataset.test)
+    train = codes_of(method.model, dataset.train, limit=PROBE_ITEMS)
     labels = dataset.train_labels[: len(train)]
     labelled = choose_labelled(labels, PROBE_LABELS, seed=0)
     matrices = (one_hot(codes, experiment.model.vocab_size) for codes in (train[labelled], test))

@@ -21,14 +21,15 @@ from benchmarks.probes import (
     Features,
     Probe,
     choose_labelled,
+    codes_of,
     embedded,
-    greedy_codes,
     load_autoencoder,
     one_hot,
     probe_accuracy,
 )
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.measure import machine_line
+from train.code_search import CodeSearch
 from train.data import Dataset
 
 
@@ -56,8 +57,9 @@ def probe_model(
     probes: Sequence[Probe] = PROBES,
     train_items: int | None = None,
     test_items: int | None = None,
+    proposals: int | None = None,
 ) -> list[TaskRow]:
-    """Probe the greedy codes of one model.
+    """Probe the codes of one model.
 
     Args:
         label: the model's name in the report.
@@ -66,6 +68,7 @@ def probe_model(
         counts: how many labels to learn from; more than there are items means all of them, once.
         seeds: how many choices of labels, for each count.
         train_items, test_items: only the first so many items, where encoding all would take too long.
+        proposals: probe what one sweep of local search with so many proposals makes of the greedy codes.
 
     Raises:
         InputError: the dataset has no labels.
@@ -73,8 +76,9 @@ def probe_model(
     if dataset.train_labels is None or dataset.test_labels is None:
         raise InputError("probes need labels; expected a dataset that has some, such as mnist or cifar10")
     autoencoder = load_autoencoder(model)
-    train_codes = greedy_codes(autoencoder, dataset.train, limit=train_items)
-    test_codes = greedy_codes(autoencoder, dataset.test, limit=test_items)
+    search = None if proposals is None else CodeSearch(proposals=proposals)
+    train_codes = codes_of(autoencoder, dataset.train, limit=train_items, search=search)
+    test_codes = codes_of(autoencoder, dataset.test, limit=test_items, search=search)
     train_labels, test_labels = dataset.train_labels[: len(train_codes)], dataset.test_labels[: len(test_codes)]
     rows = []
     for name in features:
@@ -106,6 +110,7 @@ def run_task(
     probes: Sequence[Probe],
     train_items: int | None = None,
     test_items: int | None = None,
+    proposals: int | None = None,
     max_seconds: float | None = None,
 ) -> list[TaskRow]:
     """Probe several models; a model that is in ``work`` already is not probed again.
@@ -113,14 +118,19 @@ def run_task(
     Args:
         models: built-in name, model folder or checkpoint, by the name in the report.
         work: folder that keeps the rows of each model.
+        proposals: probe searched codes too, see :func:`probe_model`.
         max_seconds: begin no further model after this long.
     """
     work.mkdir(parents=True, exist_ok=True)
     until = None if max_seconds is None else time.monotonic() + max_seconds
     rows: list[TaskRow] = []
-    for label, model in models.items():
+    variants: list[tuple[str, str, int | None]] = [(label, model, None) for label, model in models.items()]
+    if proposals is not None:
+        variants += [(f"{label}, searched", model, proposals) for label, model in models.items()]
+    for label, model, tried in variants:
         options: dict[str, Any] = {"counts": counts, "seeds": seeds, "features": features, "probes": probes}
         options |= {"train_items": train_items, "test_items": test_items}
+        options |= {} if tried is None else {"proposals": tried}
         protocol = json.loads(json.dumps({"model": model, **options}))
         kept = work / f"{dataset_name}_{label.replace(' ', '_').replace('/', '_')}.json"
         before = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
@@ -156,8 +166,9 @@ def write_task(
     lines += [
         "",
         "Accuracy on the test set in %, mean ± standard deviation over choices of labels (as many of each "
-        "class); greedy codes, frozen. Probes: logistic regression (L-BFGS, C = 1, 100 iterations), and an MLP with "
-        "one hidden layer of 128 (Adam, 2,000 updates and 200 epochs at most). One-hot: N·V dimensions; embedded: the "
+        "class); codes are frozen, and greedy unless searched (one sweep of local search). Probes: logistic regression "
+        "(L-BFGS, C = 1, 100 iterations), and an MLP with one hidden layer of 128 (Adam, 2,000 updates and 200 epochs "
+        "at most). One-hot: N·V dimensions; embedded: the "
         "generative model's vectors, side by side.",
         "",
         f"{machine_line(machine)}.",

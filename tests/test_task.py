@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.motion_category import motion_by_category
-from benchmarks.probes import choose_labelled, embedded, greedy_codes, load_autoencoder, one_hot, probe_accuracy
+from benchmarks.probes import choose_labelled, codes_of, embedded, load_autoencoder, one_hot, probe_accuracy
 from benchmarks.reward import run_rewards, write_rewards
 from benchmarks.task import run_task, write_task
 from daps_tokenizer.errors import ConfigError, InputError
@@ -18,6 +18,7 @@ from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
 from daps_tokenizer.motion.features import standing
 from tests.settings import CIFAR10, TINY_GRID, TINY_MLP
 from tests.test_training import experiment
+from train.code_search import CodeSearch
 from train.data import ArrayItems, Dataset
 
 pytest.importorskip("sklearn")
@@ -64,12 +65,26 @@ def test_embedded_codes_are_the_vectors_of_the_table_or_means_over_squares_of_a_
 
 def test_greedy_codes_are_those_of_the_model(checkpoint: Path) -> None:
     autoencoder, items = load_autoencoder(str(checkpoint)), stripes().train
-    codes = greedy_codes(autoencoder, items, limit=7)
+    codes = codes_of(autoencoder, items, limit=7)
     context = autoencoder.recognition.context(
         autoencoder.standardise(torch.from_numpy(items.read(np.arange(7), seed=(0,))))
     )
     logits = autoencoder.recognition.logits(context, torch.from_numpy(codes))
     np.testing.assert_array_equal(codes, logits.argmax(-1).numpy())
+
+
+def test_searched_codes_explain_items_better_than_greedy_ones(checkpoint: Path) -> None:
+    autoencoder, items = load_autoencoder(str(checkpoint)), stripes().train
+    x = autoencoder.standardise(torch.from_numpy(items.read(np.arange(7), seed=(0,))))
+    greedy, searched = (codes_of(autoencoder, items, limit=7, search=s) for s in (None, CodeSearch(proposals=3)))
+    before, after = (autoencoder.log_likelihood(x, torch.from_numpy(codes)) for codes in (greedy, searched))
+    assert (after >= before).all() and (after > before).any()
+
+
+def test_searched_codes_are_probed_beside_greedy_ones(checkpoint: Path, tmp_path: Path) -> None:
+    options = {"counts": (6,), "seeds": 1, "features": ("one-hot",), "probes": ("linear",), "proposals": 2}
+    rows = run_task({"tiny": str(checkpoint)}, "stripes", stripes(), tmp_path, **options)  # type: ignore[arg-type]
+    assert [row.model for row in rows] == ["tiny", "tiny, searched"]
 
 
 def test_labels_are_chosen_evenly_from_all_classes() -> None:
