@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
-from daps_tokenizer.backends import BACKENDS, Backend, open_backend
+from daps_tokenizer.backends import BACKENDS, Backend, BackendName, open_backend
 from daps_tokenizer.codes import Codes
 from daps_tokenizer.errors import CodesError, DapsError, OutputExistsError
 from daps_tokenizer.files import write_bytes_atomically
@@ -36,7 +36,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 class Runtime:
     """What runs a model, as chosen by ``--backend``, ``--device`` and ``--threads``."""
 
-    backend: Literal["auto", "onnx", "torch"]
+    backend: BackendName
     device: str | None
     threads: int | None
 
@@ -56,9 +56,7 @@ def runtime_options(command: Command) -> Command:
     """Give a command the options that choose a runtime, and hand them to it as ``runtime``."""
 
     @functools.wraps(command)
-    def with_runtime(
-        *, backend: Literal["auto", "onnx", "torch"], device: str | None, threads: int | None, **others: Any
-    ) -> None:
+    def with_runtime(*, backend: BackendName, device: str | None, threads: int | None, **others: Any) -> None:
         command(runtime=Runtime(backend, device, threads), **others)
 
     backends = click.Choice(["auto", *BACKENDS])

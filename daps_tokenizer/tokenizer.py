@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import numpy as np
 from PIL import Image
 
-from daps_tokenizer.backends import Backend, open_backend
+from daps_tokenizer.backends import Backend, BackendName, open_backend
 from daps_tokenizer.codes import Codes
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import CodesError, InputError
@@ -59,7 +59,7 @@ class Tokenizer:
         cache_dir: str | Path | None = None,
         token: str | None = None,
         local_files_only: bool = False,
-        backend: Literal["auto", "onnx", "torch"] = "auto",
+        backend: BackendName = "auto",
         device: str | None = None,
         dtype: str = "float32",
         num_threads: int | None = None,
@@ -70,9 +70,9 @@ class Tokenizer:
             name_or_path: for example ``"daps-cifar10"``, ``"./my-model"`` or ``"org/name"``.
             revision: branch, tag or commit on the Hub.
             cache_dir, token, local_files_only: as in ``huggingface_hub``.
-            backend: the runtime; ``auto`` is ONNX Runtime.
+            backend: the runtime; ``auto`` is the fastest that is installed and works here, see :attr:`backend_info`.
             device: ``cpu`` or ``cuda``; None takes the runtime's default.
-            dtype: ``float32``; the torch backend also takes ``bfloat16`` and ``float16``.
+            dtype: ``float32``; the backends torch and tensorrt also take ``bfloat16`` and ``float16``.
             num_threads: CPU threads; None takes all that the process may use.
 
         Raises:
@@ -118,6 +118,11 @@ class Tokenizer:
     def backend(self) -> str:
         """The runtime in use."""
         return self._backend.name
+
+    @property
+    def backend_info(self) -> str:
+        """The runtime in use in words: its version, what it runs on, and in which precision."""
+        return self._backend.info
 
     @property
     def device(self) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import warnings
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder
 
-BACKENDS = ("onnx", "torch")
+BACKENDS = ("onnx", "torch", "tensorrt")
+BackendName = Literal["auto", "onnx", "torch", "tensorrt"]
 
 
 class Encoded(NamedTuple):
@@ -50,6 +52,7 @@ class Backend(Protocol):
 
     name: str
     device: str
+    info: str  # a line for people: versions, hardware, precision
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         """Draw codes; ``uniform`` is (B, N) float32 in [0, 1), temperature 0 is greedy."""
@@ -71,8 +74,8 @@ def open_backend(
 
     Args:
         folder: the model's files.
-        backend: ``auto``, ``onnx`` or ``torch``; auto is ONNX Runtime, which is always installed.
-        device: ``cpu`` or ``cuda``; None takes the backend's default.
+        backend: ``onnx``, ``torch``, ``tensorrt``, or ``auto``: the fastest that is installed and works here.
+        device: ``cpu`` or ``cuda``; None takes the backend's default, and the fastest for ``auto``.
         dtype: ``float32``, or ``bfloat16`` and ``float16`` where the backend has them.
         num_threads: CPU threads one call may use; None takes the backend's default.
 
@@ -80,19 +83,54 @@ def open_backend(
         BackendError: a backend that is not known or not installed, or an option it cannot use here.
         ModelFileError: a file that the backend needs at once is missing or damaged.
     """
-    if backend in ("auto", "onnx"):
+    if backend == "auto":
+        return _open_fastest(folder, device=device, dtype=dtype, num_threads=num_threads)
+    if backend not in BACKENDS:
+        raise BackendError(f"unknown backend {backend!r}; accepted are auto, {', '.join(BACKENDS)}")
+    return _open(folder, backend=backend, device=device, dtype=dtype, num_threads=num_threads)
+
+
+def _open(
+    folder: ModelFolder, *, backend: str, device: str | None, dtype: str, num_threads: int | None = None
+) -> Backend:
+    if backend == "onnx":
         from daps_tokenizer.backends.onnx import OnnxBackend
 
         return OnnxBackend.open(folder, device=device, dtype=dtype, num_threads=num_threads)
-    if backend == "torch":
+    if backend == "tensorrt":
+        from daps_tokenizer.backends.tensorrt import TensorRTBackend
+
+        return TensorRTBackend.open(folder, device=device, dtype=dtype, num_threads=num_threads)
+    try:
+        from daps_tokenizer.backends.torch import TorchBackend
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise BackendError(
+            "backend 'torch' needs PyTorch, which is not installed; install daps-tokenizer[torch] or use backend='onnx'"
+        ) from error
+    return TorchBackend.open(folder, device=device, dtype=dtype, num_threads=num_threads)
+
+
+def _open_fastest(folder: ModelFolder, *, device: str | None, dtype: str, num_threads: int | None) -> Backend:
+    """The first runtime that opens, of those that this machine has; on a machine without a GPU that is ONNX Runtime."""
+    from daps_tokenizer.backends.choice import runtimes
+
+    wanted = [runtime for runtime in runtimes() if device in (None, runtime.device)]
+    usable = [runtime for runtime in wanted if not runtime.missing]
+    if not usable and wanted:
+        reasons = "; ".join(f"{runtime.backend}: {runtime.missing}" for runtime in wanted)
+        raise BackendError(f"device {device!r} cannot be used by any backend ({reasons}); use device='cpu'")
+    failures = []
+    for runtime in usable:
+        if runtime.device == "cpu":
+            break
         try:
-            from daps_tokenizer.backends.torch import TorchBackend
-        except ModuleNotFoundError as error:
-            if error.name != "torch":
-                raise
-            raise BackendError(
-                "backend 'torch' needs PyTorch, which is not installed; install daps-tokenizer[torch] or use "
-                "backend='onnx'"
-            ) from error
-        return TorchBackend.open(folder, device=device, dtype=dtype, num_threads=num_threads)
-    raise BackendError(f"unknown backend {backend!r}; accepted are auto, {', '.join(BACKENDS)}")
+            return _open(folder, backend=runtime.backend, device=runtime.device, dtype=dtype, num_threads=num_threads)
+        except BackendError as error:  # installed, but not in working order
+            failures.append(f"{runtime.backend}: {error}")
+    if failures and device == "cuda":
+        raise BackendError(f"device 'cuda' cannot be used by any backend ({'; '.join(failures)})")
+    for failure in failures:
+        warnings.warn(f"falling back to the CPU, as the GPU cannot be used ({failure})", RuntimeWarning, stacklevel=4)
+    return _open(folder, backend="onnx", device=device, dtype=dtype, num_threads=num_threads)

@@ -43,6 +43,16 @@ def slices(size: int, chunk: int) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
+def captured_size(batch: int) -> int:
+    """Batches that are recorded as CUDA graphs are filled up to a power of two, so that there are few sizes."""
+    return 1 << (batch - 1).bit_length()
+
+
+def fill(array: np.ndarray, size: int) -> np.ndarray:
+    """Repeat the last row until there are ``size``."""
+    return array if len(array) == size else np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)])
+
+
 def join(make: Callable[..., _Result], parts: Sequence[Sequence[np.ndarray]]) -> _Result:
     """Put results of consecutive parts of a batch together; ``make`` builds the named tuple from its arrays."""
     if len(parts) == 1:

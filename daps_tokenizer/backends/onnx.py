@@ -2,7 +2,7 @@
 
 Encoding is a chain of N small steps that more threads do not make faster, so a batch is cut into chunks which run side
 by side, one thread each. The other graphs are one parallel pass each: their chunks follow one another and each uses all
-threads.
+threads. On a GPU encoding runs step by step in captured CUDA graphs (:mod:`daps_tokenizer.backends.onnx_steps`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,22 @@ import numpy as np
 import onnxruntime
 
 from daps_tokenizer.backends import CellLikelihood, Decoded, Encoded, Scored
-from daps_tokenizer.backends.batching import encode_chunk, join, parallel_chunk, physical_cores, slices
+from daps_tokenizer.backends.batching import (
+    captured_size,
+    encode_chunk,
+    fill,
+    join,
+    parallel_chunk,
+    physical_cores,
+    slices,
+)
+from daps_tokenizer.backends.onnx_steps import StepLoop
 from daps_tokenizer.errors import BackendError, ModelFileError
 from daps_tokenizer.hub import ModelFolder
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_STEP_GRAPHS = ("encoder_context", "encoder_step")
+_MAX_CAPTURED = 256  # items of one captured step
 _ERRORS_ONLY = 3  # ONNX Runtime's log level: its warnings are about graphs, which users cannot change
 
 
@@ -33,8 +44,12 @@ class OnnxBackend:
         self.num_threads = num_threads
         self._folder = folder
         self._input_name = "images" if folder.config.modality == "image" else "features"
+        self._provider = _PROVIDERS.get(device, device)
+        self.info = f"onnxruntime {onnxruntime.__version__} by {self._provider}, {num_threads} threads, float32"
         self._sessions: dict[str, Any] = {}
+        self._loops: dict[int, StepLoop] = {}
         self._lock = threading.Lock()
+        self._loop_lock = threading.Lock()  # loops have buffers of their own: one call at a time
 
     @classmethod
     def open(
@@ -44,7 +59,8 @@ class OnnxBackend:
 
         Args:
             folder: a model folder with the graphs that will be used.
-            device: ``cpu`` (the default) or ``cuda``.
+            device: ``cpu`` (the default), ``cuda``, or the name of an execution provider of the installed ONNX
+                Runtime, such as ``OpenVINOExecutionProvider``.
             dtype: ``float32``, the precision of the graphs.
             num_threads: threads one call may use on the CPU; all physical cores if None.
 
@@ -52,13 +68,16 @@ class OnnxBackend:
             BackendError: a device, dtype or number of threads that cannot be used here.
         """
         device = device or "cpu"
-        if device not in _PROVIDERS:
-            raise BackendError(f"backend 'onnx' knows no device {device!r}; accepted are {', '.join(_PROVIDERS)}")
+        available = onnxruntime.get_available_providers()
+        if device not in (*_PROVIDERS, *available):
+            raise BackendError(
+                f"backend 'onnx' knows no device {device!r}; accepted are {', '.join((*_PROVIDERS, *available))}"
+            )
         if dtype != "float32":
             raise BackendError(f"backend 'onnx' has no dtype {dtype!r}; accepted is float32")
         if num_threads is not None and num_threads < 1:
             raise BackendError(f"num_threads must be at least 1, not {num_threads}")
-        if _PROVIDERS[device] not in onnxruntime.get_available_providers():
+        if _PROVIDERS.get(device, device) not in available:
             raise BackendError(
                 "device 'cuda' needs onnxruntime-gpu, and the onnxruntime installed here has no CUDA; install "
                 "daps-tokenizer[gpu] in place of onnxruntime or use device='cpu'"
@@ -72,13 +91,11 @@ class OnnxBackend:
             ModelFileError: the folder has no ``onnx/encoder.onnx``, or a damaged one.
             BackendError: the GPU cannot be used.
         """
-        on_cpu = self.device == "cpu"
+        if self.device == "cuda":
+            return self._encode_by_steps(inputs, uniform, temperature)
         session = self._session("encoder", num_threads=1)
-        config = self._folder.config
         share = -(-len(inputs) // self.num_threads)
-        chunks = slices(
-            len(inputs), min(share, encode_chunk(config)) if on_cpu else parallel_chunk(config, self.device)
-        )
+        chunks = slices(len(inputs), min(share, encode_chunk(self._folder.config)))
 
         def run(rows: slice) -> list[np.ndarray]:
             feed = {
@@ -88,10 +105,23 @@ class OnnxBackend:
             }
             return session.run(["codes", "log_probs"], feed)
 
-        if len(chunks) == 1 or self.num_threads == 1 or not on_cpu:
+        if len(chunks) == 1 or self.num_threads == 1:
             return join(Encoded, [run(rows) for rows in chunks])
         with ThreadPoolExecutor(min(self.num_threads, len(chunks))) as pool:
             return join(Encoded, list(pool.map(run, chunks)))
+
+    def _encode_by_steps(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
+        context, step = (self._session(name, num_threads=self.num_threads) for name in _STEP_GRAPHS)
+        parts = []
+        with self._loop_lock:
+            for rows in slices(len(inputs), _MAX_CAPTURED):
+                count = rows.stop - rows.start
+                size = captured_size(count)
+                if size not in self._loops:
+                    self._loops[size] = StepLoop(context, step, self._folder.config, size, device=self.device)
+                encoded = self._loops[size].run(fill(inputs[rows], size), fill(uniform[rows], size), temperature)
+                parts.append([array[:count] for array in encoded])
+        return join(Encoded, parts)
 
     def decode(self, codes: np.ndarray) -> Decoded:
         """Reconstruct from codes (B, N) int32; errors as of :meth:`encode`, for ``onnx/decoder.onnx``."""
@@ -114,7 +144,7 @@ class OnnxBackend:
         size = len(next(iter(batch.values())))
         return [
             session.run(outputs, {name: array[rows] for name, array in batch.items()} | constants)
-            for rows in slices(size, parallel_chunk(self._folder.config, self.device))
+            for rows in slices(size, parallel_chunk(self._folder.config, "cuda" if self.device == "cuda" else "cpu"))
         ]
 
     def _session(self, graph: str, *, num_threads: int) -> Any:
@@ -131,13 +161,18 @@ class OnnxBackend:
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
-        provider = _PROVIDERS[self.device]
+        provider: str | tuple[str, dict[str, str]] = self._provider
+        if self.device == "cuda" and graph == "encoder_step":
+            provider = (self._provider, {"enable_cuda_graph": "1"})
         try:
             session = onnxruntime.InferenceSession(path, options, providers=[provider])
         except Exception as error:  # ONNX Runtime has its own exception types, all of them derived from this one
             reason = str(error).strip().partition("\n")[0]
             raise ModelFileError(f"{path}: ONNX Runtime cannot load it ({reason}); export the model again") from error
         # Where CUDA's libraries are missing, ONNX Runtime only logs that and carries on, slowly, on the CPU.
-        if provider not in session.get_providers():
-            raise BackendError("device 'cuda' cannot be used: ONNX Runtime found no working CUDA and cuDNN libraries")
+        if self._provider not in session.get_providers():
+            raise BackendError(
+                f"device {self.device!r} cannot be used: ONNX Runtime found no working libraries for "
+                f"{self._provider} (for CUDA, those of CUDA and cuDNN)"
+            )
         return session

@@ -1,0 +1,93 @@
+"""Which runtimes this machine has, the fastest first, and what would be faster still.
+
+Nothing heavy is imported to find out: on a machine without a GPU, PyTorch would take seconds to say so.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from daps_tokenizer.backends.gpus import Gpu, find_gpu
+
+_NO_GPU = "there is no NVIDIA GPU here"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A backend on a device: what is installed of it, or what stands in its way (``missing``, empty if nothing)."""
+
+    backend: str
+    device: str
+    installed: str
+    missing: str = ""
+
+
+def runtimes() -> list[Runtime]:
+    """Every backend on every device it knows, the fastest first where it can be used.
+
+    The order on GPUs is by what is predicted in docs/gpu.md, not by measurement.
+    """
+    gpu = find_gpu()
+    return [
+        _torch("cuda", gpu),
+        _tensorrt(gpu),
+        _onnx("cuda", gpu),
+        _onnx("cpu", gpu),
+        _torch("cpu", gpu),
+    ]
+
+
+def advice() -> list[str]:
+    """A line for everything that would be faster on this machine than what it has, with how to install it."""
+    if find_gpu() is None:
+        return []
+    lines = []
+    for runtime in runtimes():
+        if not runtime.missing:
+            break
+        lines.append(f"{runtime.backend} on {runtime.device}: {runtime.missing}")
+    return lines
+
+
+def _torch(device: str, gpu: Gpu | None) -> Runtime:
+    version = _version("torch")
+    if not version:
+        return Runtime("torch", device, "", "pip install 'daps-tokenizer[torch]'")
+    if device == "cuda":
+        if gpu is None:
+            return Runtime("torch", device, version, _NO_GPU)
+        if version.endswith("+cpu"):
+            return Runtime("torch", device, version, "this PyTorch is built without CUDA; see pytorch.org for others")
+    return Runtime("torch", device, version)
+
+
+def _tensorrt(gpu: Gpu | None) -> Runtime:
+    for package in ("tensorrt", "tensorrt_rtx"):
+        if version := _version(package):
+            return Runtime("tensorrt", "cuda", f"{package} {version}", "" if gpu else _NO_GPU)
+    return Runtime("tensorrt", "cuda", "", "pip install 'daps-tokenizer[tensorrt]'")
+
+
+def _onnx(device: str, gpu: Gpu | None) -> Runtime:
+    import onnxruntime
+
+    if device == "cpu":
+        return Runtime("onnx", device, onnxruntime.__version__)
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        remedy = "pip uninstall onnxruntime && pip install 'daps-tokenizer[gpu]'"
+        return Runtime("onnx", device, onnxruntime.__version__, remedy)
+    return Runtime("onnx", device, onnxruntime.__version__, "" if gpu else _NO_GPU)
+
+
+def _version(package: str) -> str:
+    """The version of an installed package, or an empty string; it is not imported."""
+    if find_spec(package) is None:
+        return ""
+    for name in (package, f"{package}_cu13", f"{package}_cu12"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"

@@ -1,0 +1,261 @@
+"""TensorRT engines of a model's graphs: built for the GPU at hand, kept in the user's cache, never shipped.
+
+The same code runs with ``tensorrt`` (10.13 and newer) and with ``tensorrt_rtx``. The first compiles for the GPU that it
+finds. The second writes engines that any RTX GPU finishes compiling when it loads them, so it builds without one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from daps_tokenizer.backends.gpus import find_gpu
+from daps_tokenizer.backends.precision import PRECISIONS, load_graph
+from daps_tokenizer.errors import BackendError, ModelFileError
+from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.hub import ModelFolder
+
+GRAPHS = ("encoder_context", "encoder_step", "decoder")
+MAX_BATCH = 256
+_PACKAGES = ("tensorrt", "tensorrt_rtx")
+_OLDEST_TENSORRT = (10, 13)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Items in a batch: the fewest and the most that an engine takes, and the number it is tuned for."""
+
+    fewest: int
+    best: int
+    most: int
+
+
+# One image is its own profile: kernels that are best for it are not best for a batch.
+PROFILES = (Profile(1, 1, 1), Profile(1, 32, MAX_BATCH))
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of an engine; -1 in the shape is the batch, whose sizes in each profile are ``batches``."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    is_input: bool
+    batches: tuple[Profile, ...]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A built engine: where it is kept, what goes in and out, and whether it was in the cache already."""
+
+    graph: str
+    path: Path
+    tensors: tuple[Tensor, ...]
+    was_cached: bool
+
+
+def load_tensorrt() -> Any:
+    """The module ``tensorrt``, or ``tensorrt_rtx`` where that is what is installed.
+
+    Raises:
+        BackendError: neither is installed, or not one that works.
+    """
+    reasons = []
+    for package in _PACKAGES:
+        try:
+            module = importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            if error.name != package:
+                reasons.append(f"{package} lacks the module {error.name}")
+            continue
+        except (ImportError, OSError) as error:
+            reasons.append(f"{package} cannot be loaded: {error}")
+            continue
+        version = tuple(int(part) for part in module.__version__.split(".")[:2])
+        if package == "tensorrt" and version < _OLDEST_TENSORRT:
+            reasons.append(f"tensorrt {module.__version__} is older than 10.13")
+            continue
+        return module
+    found = f" ({'; '.join(reasons)})" if reasons else ""
+    raise BackendError(
+        f"backend 'tensorrt' needs TensorRT, which is not installed{found}; install daps-tokenizer[tensorrt], "
+        "or daps-tokenizer[tensorrt-rtx] for a GeForce or RTX card"
+    )
+
+
+def prepare_engines(
+    folder: ModelFolder,
+    precision: str,
+    *,
+    graphs: tuple[str, ...] = GRAPHS,
+    profiles: tuple[Profile, ...] = PROFILES,
+    cache: Path | None = None,
+    before_build: Callable[[str], None] | None = None,
+) -> list[Engine]:
+    """Find a model's engines in the cache, and build those that are not there, which takes seconds to minutes.
+
+    Args:
+        folder: a model folder with the graphs ``encoder_context``, ``encoder_step`` and ``decoder``.
+        precision: ``float32``, ``float16`` or ``bfloat16``, of products and of keys and values.
+        graphs: which of its graphs.
+        profiles: batch sizes that the engines take.
+        cache: where engines are kept; the user's cache folder if None.
+        before_build: called with the name of each graph that is to be built.
+
+    Raises:
+        BackendError: TensorRT is not installed or refuses a graph, or needs a GPU to build and there is none.
+        ModelFileError: a graph is missing or damaged.
+    """
+    if precision not in PRECISIONS:
+        raise BackendError(f"backend 'tensorrt' has no dtype {precision!r}; accepted are {', '.join(PRECISIONS)}")
+    trt = load_tensorrt()
+    keep = cache or cache_folder()
+    engines = []
+    for graph in graphs:
+        source = folder.file(f"onnx/{graph}.onnx")
+        folder.file("onnx/weights.bin")  # lies beside the graphs, which refer to it
+        path = keep / f"{folder.config.name}-{graph}-{_key(trt, folder, graph, precision, profiles)}.engine"
+        described = path.with_suffix(".json")
+        if path.is_file() and described.is_file():
+            engines.append(Engine(graph, path, _read_tensors(described), was_cached=True))
+            continue
+        if before_build is not None:
+            before_build(graph)
+        rows_per_item = folder.config.windows_per_item if graph == "encoder_step" else 1
+        engine, tensors = _build(trt, source, precision, [_rows(p, rows_per_item) for p in profiles], keep)
+        keep.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomically(described, json.dumps([asdict(tensor) for tensor in tensors]).encode())
+        write_bytes_atomically(path, engine)
+        engines.append(Engine(graph, path, tensors, was_cached=False))
+    return engines
+
+
+def cache_folder() -> Path:
+    """Where engines are kept: ``$DAPS_CACHE``, else ``daps-tokenizer`` in the user's cache folder."""
+    if chosen := os.environ.get("DAPS_CACHE"):
+        return Path(chosen) / "tensorrt"
+    default = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
+    return Path(default or Path.home() / ".cache") / "daps-tokenizer" / "tensorrt"
+
+
+def _key(trt: Any, folder: ModelFolder, graph: str, precision: str, profiles: tuple[Profile, ...]) -> str:
+    """A name for everything that an engine depends on; graphs of equal shape share a sha256, so weights count too."""
+    target = "any"
+    if trt.__name__ == "tensorrt":
+        gpu = find_gpu()
+        if gpu is None:
+            raise BackendError(
+                "TensorRT builds engines for the GPU at hand, and there is no NVIDIA GPU here; "
+                "tensorrt-rtx builds without one"
+            )
+        target = gpu.architecture
+    files = folder.config.files
+    parts = [
+        files[f"onnx/{graph}.onnx"],
+        files["onnx/weights.bin"],
+        trt.__name__,
+        trt.__version__,
+        target,
+        precision,
+        [asdict(profile) for profile in profiles],
+    ]
+    return f"{precision}-{target}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
+
+
+def _rows(profile: Profile, rows_per_item: int) -> Profile:
+    """A profile of items as one of rows, of which the step has one for every window."""
+    return Profile(*(size * rows_per_item for size in (profile.fewest, profile.best, profile.most)))
+
+
+def _read_tensors(path: Path) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(
+            entry["name"],
+            entry["dtype"],
+            tuple(entry["shape"]),
+            entry["is_input"],
+            tuple(Profile(**batch) for batch in entry["batches"]),
+        )
+        for entry in json.loads(path.read_text())
+    )
+
+
+def _build(
+    trt: Any, source: Path, precision: str, profiles: list[Profile], keep: Path
+) -> tuple[bytes, tuple[Tensor, ...]]:
+    log = make_logger(trt)
+    builder = trt.Builder(log)
+    # Strongly typed is the only kind of network in newer versions, which then have no flag for it.
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(load_graph(source, precision).SerializeToString()):
+        raise ModelFileError(
+            f"{source}: TensorRT cannot read it ({parser.get_error(0).desc()}); export the model again"
+        )
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # 10 bits of mantissa change codes; those who want that ask for float16
+    config.max_aux_streams = 0  # everything on the one stream that is recorded
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    for profile in profiles:
+        ranges = builder.create_optimization_profile()
+        for tensor in inputs:
+            shape = tuple(tensor.shape)
+            if -1 in shape:
+                sizes = (profile.fewest, profile.best, profile.most)
+                ranges.set_shape(tensor.name, *((size, *shape[1:]) for size in sizes))
+        config.add_optimization_profile(ranges)
+    with _timing_cache(trt, config, keep):
+        engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise BackendError(f"TensorRT cannot build an engine of {source.name}: {log.last_error}")
+    tensors = tuple(
+        Tensor(
+            tensor.name,
+            tensor.dtype.name,
+            tuple(tensor.shape),
+            index < len(inputs),
+            tuple(profiles) if index < len(inputs) and -1 in tuple(tensor.shape) else (),
+        )
+        for index, tensor in enumerate([*inputs, *outputs])
+    )
+    return bytes(engine), tensors
+
+
+@contextlib.contextmanager
+def _timing_cache(trt: Any, config: Any, keep: Path) -> Iterator[None]:
+    """Remember how fast each kernel was, so that a similar graph builds sooner; tensorrt_rtx times none."""
+    if trt.__name__ != "tensorrt":
+        yield
+        return
+    path = keep / f"timing-{trt.__version__}.cache"  # what it holds of other GPUs, TensorRT ignores
+    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    config.set_timing_cache(cache, ignore_mismatch=True)
+    yield
+    keep.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomically(path, bytes(config.get_timing_cache().serialize()))
+
+
+def make_logger(trt: Any) -> Any:
+    """A logger that prints nothing and keeps the last error, for the message of an exception."""
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last_error = "no reason given"
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.last_error = " ".join(message.split())
+
+    return Logger()
