@@ -211,3 +211,16 @@ class RecognitionModel(Recognition):
             h, present = block.grow(h, past, memory)
             grown.append(present)
         return self.head(self.decoder_norm(h))[:, 0], grown
+
+    def step_in_place(
+        self, context: list[Memory], previous: Tensor, position: Tensor, bias: Tensor, cache: list[Memory]
+    ) -> Tensor:
+        """Like :meth:`step`, with a position (1,) on the device, and reading only as much of the cache as ``bias`` has.
+
+        Args:
+            bias: 0 for the places in the cache up to ``position``, -inf for those after it.
+        """
+        h = (self.code_embedding(previous) + self.positions.index_select(0, position))[:, None]
+        for block, memory, earlier in zip(self.decoder_blocks, context, cache, strict=True):
+            h = block.step_in_place(h, earlier, position, bias, memory)
+        return self.head(self.decoder_norm(h))[:, 0]

@@ -37,16 +37,19 @@ def sinusoidal_positions(length: int, size: int) -> Tensor:
     return table
 
 
-def _attend(queries: Tensor, memory: Memory, *, causal: bool) -> Tensor:
-    """Scaled dot-product attention, (B, heads, Q, head_size)."""
+def _attend(queries: Tensor, memory: Memory, *, causal: bool, bias: Tensor | None) -> Tensor:
+    """Scaled dot-product attention, (B, heads, Q, head_size); ``bias`` (T,) is added to every query's scores."""
     if queries.dtype is torch.bfloat16 and queries.device.type == "cpu":
         # The fused CPU kernel is 5× slower in bfloat16 than two matrix products (forward and backward, 64 tokens).
         scores = (queries * queries.shape[-1] ** -0.5) @ memory.keys.transpose(-1, -2)
         if causal:
             future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
             scores = scores.masked_fill(future, -torch.inf)
+        if bias is not None:
+            scores = scores + bias
         return scores.softmax(-1, dtype=torch.float32).to(queries.dtype) @ memory.values
-    return F.scaled_dot_product_attention(queries, memory.keys, memory.values, is_causal=causal)
+    mask = None if bias is None else bias.expand(queries.shape[-2], -1)
+    return F.scaled_dot_product_attention(queries, memory.keys, memory.values, attn_mask=mask, is_causal=causal)
 
 
 class Attention(nn.Module):
@@ -68,15 +71,15 @@ class Attention(nn.Module):
         """Keys and values of x (B, T, H)."""
         return Memory(self._split_heads(self.key(x)), self._split_heads(self.value(x)))
 
-    def forward(self, x: Tensor, memory: Memory, *, causal: bool = False) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory, *, causal: bool = False, bias: Tensor | None = None) -> Tensor:
         """Attend from x (B·K, T, H) to a memory of batch B: the K consecutive rows of one item share its memory.
 
         Sharing is free: the K rows are laid side by side as queries, so keys and values are read once and never copied.
-        ``causal`` needs K = 1 and as many queries as keys.
+        ``causal`` needs K = 1 and as many queries as keys; ``bias`` (T,) is added to the scores.
         """
         batch = memory.keys.shape[0]
         queries = self._split_heads(self.query(x).reshape(batch, -1, x.shape[-1]))
-        attended = _attend(queries, memory, causal=causal)
+        attended = _attend(queries, memory, causal=causal, bias=bias)
         return self.out(attended.transpose(1, 2).reshape(x.shape))
 
 
@@ -153,6 +156,19 @@ class DecoderBlock(nn.Module):
         if earlier is not None:
             own = Memory(*(torch.cat(pair, dim=2) for pair in zip(earlier, own, strict=True)))
         return self._attend_context(x + self.self_attention(normed, own), context), own
+
+    def step_in_place(self, x: Tensor, cache: Memory, position: Tensor, bias: Tensor, context: Memory) -> Tensor:
+        """Like :meth:`step`, with a position (1,) that only the device knows: what a CUDA graph can capture.
+
+        The first ``bias.shape[0]`` entries of ``cache`` are attended to; ``bias`` is -inf at those after ``position``.
+        """
+        normed = self.self_attention_norm(x)
+        own = self.self_attention.memory(normed)
+        cache.keys.index_copy_(2, position, own.keys)
+        cache.values.index_copy_(2, position, own.values)
+        reachable = Memory(cache.keys[:, :, : bias.shape[0]], cache.values[:, :, : bias.shape[0]])
+        x = x + self.self_attention(normed, reachable, bias=bias)
+        return self._attend_context(x, context)
 
     def _attend_context(self, x: Tensor, context: Memory) -> Tensor:
         x = x + self.cross_attention(self.cross_attention_norm(x), context)

@@ -1,0 +1,146 @@
+"""Encoding on a GPU in PyTorch: one fused kernel where Triton can make it, else captured steps.
+
+Inputs and uniforms are copied to buffers on the GPU, everything else happens there without the host waiting, and codes
+stay there until they are asked for. Not measured: no GPU was at hand when this was written. See docs/gpu.md.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daps_tokenizer.backends.batching import captured_size, fill, slices
+from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.recognition import RecognitionModel
+from daps_tokenizer.model.sampling import Draw, Sampled
+from daps_tokenizer.model.stepping import SteppedDraw
+from daps_tokenizer.model.transformer import Memory
+
+# Rows of one launch, and codes of one launch: 256 items at N = 1,024 have 0.8 GB of keys and values in half precision.
+_MAX_ITEMS, _MAX_CODES = 4096, 2**18
+# By how many nats per code the fused kernel's log-probabilities may differ from a parallel pass over the same codes.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
+
+
+class Drawer(Protocol):
+    """What draws all positions in place: ``SteppedDraw`` or ``FusedDraw``."""
+
+    draw: Draw
+    temperature: Tensor
+
+    def set_context(self, context: list[Memory]) -> None:
+        """Copy a context in place."""
+
+    def run(self) -> None:
+        """Draw."""
+
+
+class GpuEncoder:
+    """Encodes batches of any size; each power of two is prepared when it is first needed."""
+
+    def __init__(self, model: Autoencoder, dtype: torch.dtype) -> None:
+        """Prepare a model whose recognition model is autoregressive, on the GPU and in ``dtype``."""
+        self._model, self._dtype = model, dtype
+        self.kernel, self.reason = "fused kernel", _reason_not_to_fuse(model)
+        if self.reason:
+            self.kernel = "captured steps"
+        self._sizes: dict[int, _FixedSize] = {}
+        self._lock = threading.Lock()  # buffers are shared: one call at a time
+
+    def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Sampled:
+        """Codes (B, N) int64 and log-probabilities (B, N), on the GPU; the host does not wait for them."""
+        limit = max(1, min(_MAX_ITEMS, _MAX_CODES // self._model.config.num_tokens))
+        parts = []
+        with self._lock:
+            for rows in slices(len(inputs), limit):
+                count = rows.stop - rows.start
+                size = captured_size(count)
+                fixed = self._prepared(size)
+                sampled = fixed.encode(fill(inputs[rows], size), fill(uniform[rows], size), temperature)
+                parts.append(Sampled(sampled.codes[:count], sampled.log_probs[:count]))
+        return parts[0] if len(parts) == 1 else Sampled(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+    def _prepared(self, size: int) -> _FixedSize:
+        if size not in self._sizes:
+            fixed = _FixedSize(self._model, size, self._dtype, fused=self.kernel == "fused kernel")
+            if self.kernel == "fused kernel" and not self._sizes and (problem := fixed.check()):
+                warnings.warn(f"not using the fused kernel: {problem}", RuntimeWarning, stacklevel=5)
+                self.kernel, self.reason = "captured steps", problem
+                fixed = _FixedSize(self._model, size, self._dtype, fused=False)
+            self._sizes[size] = fixed
+        return self._sizes[size]
+
+
+class _FixedSize:
+    """Buffers for one size of batch, and the work on them, captured."""
+
+    def __init__(self, model: Autoencoder, size: int, dtype: torch.dtype, *, fused: bool) -> None:
+        assert isinstance(model.recognition, RecognitionModel)
+        self._model, self._recognition, self._dtype, self._size = model, model.recognition, dtype, size
+        config = model.config
+        kind = torch.uint8 if config.modality == "image" else torch.float32
+        self._inputs = torch.zeros(size, *config.input_shape, dtype=kind, device="cuda")
+        draw = Draw.allocate(self._recognition, self._context(), torch.rand(size, config.num_tokens, device="cuda"))
+        self._drawer = _fuse(self._recognition, draw) if fused else _capture_steps(self._recognition, draw)
+        self._context_graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()  # the context was computed above already, which loaded what capturing must not load
+        with torch.cuda.graph(self._context_graph):
+            self._drawer.set_context(self._context())
+
+    def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Sampled:
+        """Encode ``size`` items."""
+        windows, draw = self._recognition.windows, self._drawer.draw
+        self._inputs.copy_(torch.from_numpy(np.array(inputs)))  # a copy, as PyTorch warns of read-only arrays
+        draw.uniform.copy_(windows.split(torch.from_numpy(np.array(uniform)), self._size))
+        self._drawer.temperature.fill_(temperature)
+        self._context_graph.replay()
+        self._drawer.run()
+        # New tensors: the next call writes to the same buffers.
+        return Sampled(*(windows.join(values, self._size).clone() for values in (draw.codes, draw.log_probs)))
+
+    def check(self) -> str:
+        """What is wrong with the drawer's log-probabilities, by a parallel pass over the codes it drew; or nothing."""
+        try:
+            self._context_graph.replay()
+            self._drawer.run()
+            codes, told = (
+                self._recognition.windows.join(values, self._size)
+                for values in (self._drawer.draw.codes, self._drawer.draw.log_probs)
+            )
+            expected = self._recognition.log_prob(self._context(), codes)
+            difference = float((told - expected).abs().mean())
+        except Exception as error:  # Triton's compiler has many, and whatever it is, there is another way
+            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        if difference <= _TOLERANCE[self._dtype]:
+            return ""
+        return f"its log-probabilities are {difference:.2g} nats per code from those of a parallel pass"
+
+    def _context(self) -> list[Memory]:
+        return self._recognition.context(self._model.standardise(self._inputs).to(self._dtype))
+
+
+def _reason_not_to_fuse(model: Autoencoder) -> str:
+    try:
+        from daps_tokenizer.backends.triton_step import reason_not_to_fuse
+    except ModuleNotFoundError:
+        return "the package triton is not installed"
+    assert isinstance(model.recognition, RecognitionModel)
+    return reason_not_to_fuse(model.recognition)
+
+
+def _fuse(recognition: RecognitionModel, draw: Draw) -> Drawer:
+    from daps_tokenizer.backends.triton_step import FusedDraw
+
+    processors = torch.cuda.get_device_properties("cuda").multi_processor_count
+    return FusedDraw(recognition, draw, num_processors=processors)
+
+
+def _capture_steps(recognition: RecognitionModel, draw: Draw) -> Drawer:
+    stepped = SteppedDraw(recognition, draw)
+    stepped.capture()
+    return stepped
