@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import math
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import click
 
 from daps_tokenizer import __version__
+from daps_tokenizer.backends.choice import advice, runtimes
+from daps_tokenizer.backends.gpus import find_gpu
 from daps_tokenizer.cli_common import DEFAULT_MODEL, STANDARD_STREAM, json_option, name_of, print_table, read_codes
 from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.hub import ModelFolder, built_in_models, open_model
@@ -78,19 +78,22 @@ def _describe_installation() -> dict[str, Any]:
         "default_model": DEFAULT_MODEL,
         "built_in_models": list(built_in_models()),
         "backends": _backends(),
+        "faster_here": _faster(),
     }
 
 
 def _backends() -> list[str]:
-    """What can run a model here, with versions and devices; PyTorch is not imported for it, which takes seconds."""
-    import onnxruntime
+    """What can run a model here, the fastest first, which is the one that ``--backend auto`` takes."""
+    found = [f"{r.backend} on {r.device} ({r.installed})" for r in runtimes() if not r.missing]
+    return [f"{line}{'; the default' if number == 0 else ''}" for number, line in enumerate(found)]
 
-    devices = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
-    usable = [devices[name] for name in onnxruntime.get_available_providers() if name in devices]
-    found = [f"onnx (onnxruntime {onnxruntime.__version__}; {', '.join(sorted(usable))})"]
-    if find_spec("torch"):
-        found.append(f"torch (torch {importlib.metadata.version('torch')})")
-    return found
+
+def _faster() -> list[str]:
+    """What would be faster, and how to get it."""
+    gpu = find_gpu()
+    if gpu is None:
+        return ["nothing: there is no NVIDIA GPU here"]
+    return advice() or [f"nothing: {gpu.name} is used by the fastest backend there is"]
 
 
 def _describe_codes(source: str) -> dict[str, Any]:
@@ -129,6 +132,7 @@ def _describe_model(folder: ModelFolder) -> dict[str, Any]:
         "files_in_bytes": {name: folder.file(name).stat().st_size for name in config.files},
         "training": config.training,
         "backends": _backends(),
+        "faster_here": _faster(),
     }
 
 

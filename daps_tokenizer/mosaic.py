@@ -64,7 +64,7 @@ class Mosaic:
     def __init__(self, backend: Backend, config: TokenizerConfig, layout: TileLayout) -> None:
         check_layout((layout.rows * layout.columns, *config.input_shape), layout)
         assert config.token_grid is not None
-        self.name, self.device = backend.name, backend.device
+        self.name, self.device, self.info = backend.name, backend.device, backend.info
         self.tiles = layout.rows * layout.columns
         self._backend, self._layout = backend, layout
         self._side = config.token_grid

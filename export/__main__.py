@@ -1,4 +1,6 @@
-"""``python -m export onnx`` makes a model folder of a checkpoint; ``python -m export check`` compares it with torch."""
+"""``python -m export onnx`` makes a model folder of a checkpoint; ``check`` compares it with torch; ``tensorrt`` builds
+its engines.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from daps_tokenizer.backends.precision import PRECISIONS
+from daps_tokenizer.backends.tensorrt_engines import prepare_engines
 from daps_tokenizer.cli_common import OneLineErrors, print_error
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import built_in_models, open_model
@@ -36,6 +40,35 @@ def onnx(checkpoint: Path, out_dir: Path, name: str | None, readme: Path | None,
     folder = export_folder(checkpoint, out_dir, name=name, readme=readme, overwrite=force)
     for file in folder.config.files:
         click.echo(f"{(folder.path / file).stat().st_size / 1024:10,.0f} KiB  {folder.path / file}")
+
+
+@main.command()
+@click.argument("folder", metavar="MODEL", type=str)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    multiple=True,
+    default=["float16"],
+    show_default=True,
+    help="Of products, keys and values; repeatable.",
+)
+@click.option("--cache", type=click.Path(path_type=Path), help="Where engines are kept; default: the user's cache.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an engine.")
+def tensorrt(folder: str, precision: tuple[str, ...], cache: Path | None, as_json: bool) -> None:
+    """Build the TensorRT engines of MODEL, a model folder or the name of a model, for the GPU at hand."""
+    model = open_model(Path(folder) if Path(folder).is_dir() else folder)
+    for wanted in precision:
+        for engine in prepare_engines(model, wanted, cache=cache):
+            if as_json:
+                click.echo(json.dumps(dataclasses.asdict(engine) | {"path": str(engine.path)}))
+                continue
+            how = "was in the cache" if engine.was_cached else "built"
+            click.echo(f"{engine.path.stat().st_size / 1024:10,.0f} KiB  {engine.path}  {how}")
+            for tensor in engine.tensors:
+                batches = ", ".join(f"{p.fewest} to {p.most} (best {p.best})" for p in tensor.batches)
+                shape = "x".join("batch" if size == -1 else str(size) for size in tensor.shape) or "scalar"
+                line = f"{'in ' if tensor.is_input else 'out'} {tensor.name:18} {tensor.dtype:6} {shape}"
+                click.echo(f"            {line}{f'; batches {batches}' if batches else ''}")
 
 
 @main.command()

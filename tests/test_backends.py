@@ -126,6 +126,27 @@ def test_the_number_of_threads_changes_no_code(onnx: Backend, folder: ModelFolde
     np.testing.assert_array_equal(opened.encode(images(40), uniform(40), 1.0).codes, expected.codes)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_loop_outside_of_the_graph_draws_what_the_loop_inside_does(onnx: Backend, temperature: float) -> None:
+    """What runs on a GPU, with buffers on the CPU."""
+    expected = onnx.encode(images(5), uniform(5), temperature)
+    stepped = onnx._encode_by_steps(images(5), uniform(5), temperature)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(stepped.codes, expected.codes)
+    np.testing.assert_allclose(stepped.log_probs, expected.log_probs, atol=1e-5)
+
+
+def test_a_provider_can_be_named(folder: ModelFolder, onnx: Backend) -> None:
+    named = open_in("onnx", folder, device="CPUExecutionProvider")
+    expected = onnx.encode(images(3), uniform(3), 0.0).codes
+    np.testing.assert_array_equal(named.encode(images(3), uniform(3), 0.0).codes, expected)
+    assert "CPUExecutionProvider" in named.info and onnxruntime.__version__ in named.info
+
+
+def test_every_backend_says_what_it_is(onnx: Backend, torch_: Backend) -> None:
+    assert onnx.info.startswith("onnxruntime ") and "float32" in onnx.info
+    assert torch_.info == f"torch {torch.__version__} on cpu, float32"
+
+
 def test_torch_needs_no_more_than_config_and_weights(folder: ModelFolder, torch_: Backend, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         shutil.copy(folder.path / name, tmp_path)
@@ -162,7 +183,7 @@ def test_all_cores_of_this_machine_are_used_unless_told_otherwise(onnx: Backend)
 
 
 def test_an_unknown_backend_is_refused(folder: ModelFolder) -> None:
-    with pytest.raises(BackendError, match="unknown backend 'jax'; accepted are auto, onnx, torch"):
+    with pytest.raises(BackendError, match="unknown backend 'jax'; accepted are auto, onnx, torch, tensorrt"):
         open_in("jax", folder)
 
 

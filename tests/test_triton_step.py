@@ -13,11 +13,11 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, sample_codes
-from tests.settings import IMAGENET256, TINY_GRID, TINY_MLP, TINY_MOTION
+from tests.settings import TINY_GRID, TINY_MLP, TINY_MOTION
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")  # read when a kernel is defined
 pytest.importorskip("triton")
-from daps_tokenizer.backends import triton_step  # noqa: E402
+from daps_tokenizer.backends import triton_step
 
 TWO_LAYERS = replace(TINY_GRID, recognition=replace(TINY_GRID.recognition, num_layers=2, num_heads=4))
 WINDOWED = replace(TINY_GRID, recognition=replace(TINY_GRID.recognition, window=(2, 2)))

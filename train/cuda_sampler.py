@@ -24,10 +24,10 @@ class GraphedSampler:
         """Capture the loop for standardised inputs like x (B, *input_shape) and K samples each."""
         self.source = source
         self.model = copy.deepcopy(source).to(torch.bfloat16).requires_grad_(False)
-        rows = x.shape[0] * num_samples
+        self.num_rows = x.shape[0] * num_samples
         with torch.no_grad():
             context = self.model.context(x.to(torch.bfloat16))
-            uniform = torch.rand(rows, source.num_tokens, device=x.device)
+            uniform = torch.rand(self.num_rows, source.num_tokens, device=x.device)
             self.stepped = SteppedDraw(self.model, Draw.allocate(self.model, context, uniform))
             self.stepped.capture()
 

@@ -52,7 +52,10 @@ class Backend(Protocol):
 
     name: str
     device: str
-    info: str  # a line for people: versions, hardware, precision
+
+    @property
+    def info(self) -> str:
+        """A line for people: versions, hardware, precision."""
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         """Draw codes; ``uniform`` is (B, N) float32 in [0, 1), temperature 0 is greedy."""

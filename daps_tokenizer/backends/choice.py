@@ -57,10 +57,10 @@ def _torch(device: str, gpu: Gpu | None) -> Runtime:
         return Runtime("torch", device, "", "pip install 'daps-tokenizer[torch]'")
     if device == "cuda":
         if gpu is None:
-            return Runtime("torch", device, version, _NO_GPU)
+            return Runtime("torch", device, f"torch {version}", _NO_GPU)
         if version.endswith("+cpu"):
-            return Runtime("torch", device, version, "this PyTorch is built without CUDA; see pytorch.org for others")
-    return Runtime("torch", device, version)
+            return Runtime("torch", device, f"torch {version}", "it is built without CUDA; see pytorch.org")
+    return Runtime("torch", device, f"torch {version}")
 
 
 def _tensorrt(gpu: Gpu | None) -> Runtime:
@@ -73,12 +73,13 @@ def _tensorrt(gpu: Gpu | None) -> Runtime:
 def _onnx(device: str, gpu: Gpu | None) -> Runtime:
     import onnxruntime
 
+    installed = f"onnxruntime {onnxruntime.__version__}"
     if device == "cpu":
-        return Runtime("onnx", device, onnxruntime.__version__)
+        return Runtime("onnx", device, installed)
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         remedy = "pip uninstall onnxruntime && pip install 'daps-tokenizer[gpu]'"
-        return Runtime("onnx", device, onnxruntime.__version__, remedy)
-    return Runtime("onnx", device, onnxruntime.__version__, "" if gpu else _NO_GPU)
+        return Runtime("onnx", device, installed, remedy)
+    return Runtime("onnx", device, installed, "" if gpu else _NO_GPU)
 
 
 def _version(package: str) -> str:

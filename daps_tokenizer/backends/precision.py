@@ -52,7 +52,25 @@ def load_graph(path: Path, precision: str) -> onnx.ModelProto:
             "install daps-tokenizer[tensorrt]"
         ) from error
     model = onnx.load(path)
+    _compare_as_float(model.graph)
     return model if precision == "float32" else to_half_precision(model, precision)
+
+
+def _compare_as_float(graph: onnx.GraphProto) -> None:
+    """Compare pixels as float32: TensorRT takes uint8 as an input, but only to cast it."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    pixels = {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8}
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for index, node in enumerate(graph.node):
+        if node.op_type != "Greater" or node.input[0] not in pixels:
+            continue
+        threshold = numpy_helper.to_array(weights[node.input[1]]).astype(np.float32)
+        graph.initializer.append(numpy_helper.from_array(threshold, node.input[1] + ".float"))
+        cast = helper.make_node("Cast", [node.input[0]], [node.input[0] + ".float"], to=TensorProto.FLOAT)
+        node.input[:] = [cast.output[0], node.input[1] + ".float"]
+        graph.node.insert(index, cast)
+        return
 
 
 def to_half_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:

@@ -22,13 +22,13 @@ from daps_tokenizer.backends.batching import captured_size, fill, join, slices
 from daps_tokenizer.backends.cuda import ALIGNMENT, Buffer, Cuda, Graph, padded
 from daps_tokenizer.backends.gpus import find_gpu
 from daps_tokenizer.backends.onnx import OnnxBackend
+from daps_tokenizer.backends.tensorrt_build import make_logger
 from daps_tokenizer.backends.tensorrt_engines import (
     GRAPHS,
     MAX_BATCH,
     PROFILES,
     Engine,
     load_tensorrt,
-    make_logger,
     prepare_engines,
 )
 from daps_tokenizer.config import TokenizerConfig

@@ -6,21 +6,20 @@ finds. The second writes engines that any RTX GPU finishes compiling when it loa
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from daps_tokenizer.backends.gpus import find_gpu
-from daps_tokenizer.backends.precision import PRECISIONS, load_graph
-from daps_tokenizer.errors import BackendError, ModelFileError
-from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.backends.precision import PRECISIONS
+from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder
 
 GRAPHS = ("encoder_context", "encoder_step", "decoder")
@@ -131,11 +130,9 @@ def prepare_engines(
         if before_build is not None:
             before_build(graph)
         rows_per_item = folder.config.windows_per_item if graph == "encoder_step" else 1
-        engine, tensors = _build(trt, source, precision, [_rows(p, rows_per_item) for p in profiles], keep)
         keep.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomically(described, json.dumps([asdict(tensor) for tensor in tensors]).encode())
-        write_bytes_atomically(path, engine)
-        engines.append(Engine(graph, path, tensors, was_cached=False))
+        _build_apart(source, precision, [_rows(profile, rows_per_item) for profile in profiles], path)
+        engines.append(Engine(graph, path, _read_tensors(described), was_cached=False))
     return engines
 
 
@@ -189,73 +186,16 @@ def _read_tensors(path: Path) -> tuple[Tensor, ...]:
     )
 
 
-def _build(
-    trt: Any, source: Path, precision: str, profiles: list[Profile], keep: Path
-) -> tuple[bytes, tuple[Tensor, ...]]:
-    log = make_logger(trt)
-    builder = trt.Builder(log)
-    # Strongly typed is the only kind of network in newer versions, which then have no flag for it.
-    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if typed is None else 1 << int(typed))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse(load_graph(source, precision).SerializeToString()):
-        raise ModelFileError(
-            f"{source}: TensorRT cannot read it ({parser.get_error(0).desc()}); export the model again"
+def _build_apart(source: Path, precision: str, profiles: list[Profile], path: Path) -> None:
+    """Build in a process of its own: TensorRT can crash, and leaves memory allocated on the GPU."""
+    sizes = json.dumps([asdict(profile) for profile in profiles])
+    command = [sys.executable, "-m", "daps_tokenizer.backends.tensorrt_build", str(source), precision, str(path), sizes]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if finished.returncode < 0:
+        raise BackendError(
+            f"TensorRT crashed (signal {-finished.returncode}) while building an engine of {source}; "
+            "use backend='torch' or backend='onnx', or another version of it"
         )
-    config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # 10 bits of mantissa change codes; those who want that ask for float16
-    config.max_aux_streams = 0  # everything on the one stream that is recorded
-    inputs = [network.get_input(i) for i in range(network.num_inputs)]
-    outputs = [network.get_output(i) for i in range(network.num_outputs)]
-    for profile in profiles:
-        ranges = builder.create_optimization_profile()
-        for tensor in inputs:
-            shape = tuple(tensor.shape)
-            if -1 in shape:
-                sizes = (profile.fewest, profile.best, profile.most)
-                ranges.set_shape(tensor.name, *((size, *shape[1:]) for size in sizes))
-        config.add_optimization_profile(ranges)
-    with _timing_cache(trt, config, keep):
-        engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        raise BackendError(f"TensorRT cannot build an engine of {source.name}: {log.last_error}")
-    tensors = tuple(
-        Tensor(
-            tensor.name,
-            tensor.dtype.name,
-            tuple(tensor.shape),
-            index < len(inputs),
-            tuple(profiles) if index < len(inputs) and -1 in tuple(tensor.shape) else (),
-        )
-        for index, tensor in enumerate([*inputs, *outputs])
-    )
-    return bytes(engine), tensors
-
-
-@contextlib.contextmanager
-def _timing_cache(trt: Any, config: Any, keep: Path) -> Iterator[None]:
-    """Remember how fast each kernel was, so that a similar graph builds sooner; tensorrt_rtx times none."""
-    if trt.__name__ != "tensorrt":
-        yield
-        return
-    path = keep / f"timing-{trt.__version__}.cache"  # what it holds of other GPUs, TensorRT ignores
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=True)
-    yield
-    keep.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomically(path, bytes(config.get_timing_cache().serialize()))
-
-
-def make_logger(trt: Any) -> Any:
-    """A logger that prints nothing and keeps the last error, for the message of an exception."""
-
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            super().__init__()
-            self.last_error = "no reason given"
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.last_error = " ".join(message.split())
-
-    return Logger()
+    if finished.returncode != 0:
+        raise BackendError((finished.stderr.strip().splitlines() or ["TensorRT failed without a reason"])[-1])

@@ -1,4 +1,6 @@
-"""PyTorch: an eager loop with a key-value cache, from the weights alone; what exports are compared with."""
+"""PyTorch, from the weights alone. On the CPU an eager loop with a key-value cache, which exports are compared with; on
+NVIDIA GPUs what :mod:`daps_tokenizer.backends.torch_cuda` makes of it.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,11 @@ from torch import Tensor, nn
 
 from daps_tokenizer.backends import CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.batching import encode_chunk, join, parallel_chunk, slices
+from daps_tokenizer.backends.torch_cuda import GpuEncoder
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
 
 _DEVICES = ("cpu", "cuda")
@@ -31,6 +35,9 @@ class TorchBackend:
         self.model = model
         self.device = device
         self._dtype = dtype
+        self._gpu = (
+            GpuEncoder(model, dtype) if device == "cuda" and isinstance(model.recognition, RecognitionModel) else None
+        )
         self._parallel_chunk = parallel_chunk(model.config, device)
 
     @classmethod
@@ -66,9 +73,27 @@ class TorchBackend:
         _use_dtype(model, _DTYPES[dtype])
         return cls(model.to(device).eval().requires_grad_(False), device=device, dtype=_DTYPES[dtype])
 
+    @property
+    def info(self) -> str:
+        """Version, device, precision and, on a GPU, how the loop over positions is run."""
+        words = [f"torch {torch.__version__} on {self.device}", str(self._dtype).removeprefix("torch.")]
+        if self.device == "cuda":
+            words[0] = f"torch {torch.__version__} on {torch.cuda.get_device_name()}"
+        if self._gpu is not None:
+            words.append(self._gpu.kernel + (f" ({self._gpu.reason})" if self._gpu.reason else ""))
+        return ", ".join(words)
+
+    @torch.inference_mode()
+    def encode_on_device(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Tensor | None:
+        """Codes like those of :meth:`encode`, (B, N) int64, left on the GPU; None where encoding is not done there."""
+        return None if self._gpu is None else self._gpu.encode(inputs, uniform, temperature).codes
+
     @torch.inference_mode()
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         """Draw codes; ``uniform`` is (B, N) float32 in [0, 1), temperature 0 is greedy."""
+        if self._gpu is not None:
+            sampled = self._gpu.encode(inputs, uniform, temperature)
+            return Encoded(*_arrays(sampled.codes.int(), sampled.log_probs))
         config, recognition = self.model.config, self.model.recognition
         chunk = encode_chunk(config) if self.device == "cpu" else self._parallel_chunk
         parts = []

@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, choose_codes

@@ -73,7 +73,7 @@ class PolicyMethod(Method):
         with torch.autocast(x.device.type, enabled=False):
             if x.device.type != "cuda" or not isinstance(recognition, RecognitionModel):
                 return sample_codes(recognition, recognition.context(x), uniform).codes
-            if self._sampler is None or self._sampler.draw.uniform.shape != uniform.shape:
+            if self._sampler is None or self._sampler.num_rows != rows:
                 self._sampler = GraphedSampler(recognition, x, self.settings.num_samples)
             return self._sampler.sample(x, uniform)
 
