@@ -62,12 +62,13 @@ def test_logits_softmax_and_normalisation_stay_float32(cifar: ModelFolder, preci
         load_graph(cifar.path / "onnx/encoder_step.onnx", precision), data_prop=True
     ).graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
-    makers = {name: node for node in graph.node for name in node.output}
     kept = [node for node in graph.node if node.op_type in ("Softmax", "LogSoftmax", "LayerNormalization", "CumSum")]
     assert len(kept) > 10 and all(types[node.output[0]] == TensorProto.FLOAT for node in kept)
     decision = next(node for node in graph.node if node.op_type == "ArgMax")
     assert makers[decision.input[0]].op_type == "Gemm" and types[decision.input[0]] == TensorProto.FLOAT
-    products = [node for node in graph.node if node.op_type in ("Gemm", "MatMul") and node is not makers[decision.input[0]]]
+    products = [
+        node for node in graph.node if node.op_type in ("Gemm", "MatMul") and node is not makers[decision.input[0]]
+    ]
     assert len(products) > 20 and all(types[node.output[0]] == HALVES[precision] for node in products)
 
 
@@ -105,7 +106,7 @@ def test_a_machine_without_tensorrt_is_told_what_to_install(cifar: ModelFolder) 
 @needs_rtx
 @pytest.mark.skipif(find_gpu() is not None, reason="this machine has an NVIDIA GPU")
 def test_a_machine_without_a_gpu_is_told_so(cifar: ModelFolder) -> None:
-    with pytest.raises(BackendError, match="backend 'tensorrt' needs an NVIDIA GPU and its driver, and finds none here"):
+    with pytest.raises(BackendError, match="backend 'tensorrt' needs an NVIDIA GPU and its driver, and finds none"):
         open_tensorrt(cifar)
 
 

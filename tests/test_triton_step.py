@@ -4,6 +4,8 @@ Both need the package triton, which comes with PyTorch for CUDA only; without it
 """
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -13,13 +15,14 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, sample_codes
-from tests.settings import TINY_GRID, TINY_MLP, TINY_MOTION
+from tests.settings import TINY_GRID, TINY_MLP
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")  # read when a kernel is defined
 pytest.importorskip("triton")
 from daps_tokenizer.backends import triton_step
 
 TWO_LAYERS = replace(TINY_GRID, recognition=replace(TINY_GRID.recognition, num_layers=2, num_heads=4))
+# 4 steps for 4 windows of an item: the interpreter takes half a second a step.
 WINDOWED = replace(TINY_GRID, recognition=replace(TINY_GRID.recognition, window=(2, 2)))
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,9 +35,17 @@ def model_and_inputs(config: TokenizerConfig, batch: int) -> tuple[RecognitionMo
     return model, torch.randn(batch, *config.input_shape, device=DEVICE)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("num_processors", [1, 100], ids=["many rows a program", "one row a program"])
-@pytest.mark.parametrize("config", [TINY_MLP, TWO_LAYERS, WINDOWED, TINY_MOTION], ids=lambda config: config.name)
+@pytest.mark.parametrize(
+    ("config", "num_processors", "temperature"),
+    [(WINDOWED, 1, 1.0), (WINDOWED, 100, 0.0), (TINY_MLP, 1, 1.0), (TWO_LAYERS, 100, 1.0), (TWO_LAYERS, 1, 0.0)],
+    ids=[
+        "windows, many rows a program",
+        "windows, one row a program",
+        "a small MLP",
+        "two layers",
+        "two layers, greedy",
+    ],
+)
 def test_the_kernel_draws_what_the_eager_loop_draws(
     config: TokenizerConfig, num_processors: int, temperature: float
 ) -> None:
@@ -47,3 +58,29 @@ def test_the_kernel_draws_what_the_eager_loop_draws(
     fused.run()
     assert torch.equal(model.windows.join(fused.draw.codes, 3), expected.codes)
     torch.testing.assert_close(model.windows.join(fused.draw.log_probs, 3), expected.log_probs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("count", "rows"), [(64, 1), (64, 16), (1024, 1)])
+def test_the_kernel_compiles_for_hopper_within_the_shared_memory_of_a_multiprocessor(count: int, rows: int) -> None:
+    """As it runs with the photo model (windows of 64 codes) and the paper's model (1,024 codes), in bfloat16."""
+    program = f"""
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from daps_tokenizer.backends.triton_kernel import draw_rows
+
+constants = dict(LAYERS=2, HEADS=4, HEAD_SIZE=32, MLP=4, VOCAB=1024, CONTEXT={count}, COUNT={count}, ROWS={rows},
+                 BLOCK={64 // rows}, COLUMNS=128, EPS=1e-6)
+pointers = dict(weights="*bf16", vectors="*fp32", code_table="*bf16", positions="*bf16", context="*bf16",
+                cache="*bf16", uniform="*fp32", codes="*i64", log_probs="*fp32", logits="*fp32", temperature="*fp32")
+signature = {{name: pointers.get(name, "constexpr") for name in draw_rows.arg_names}} | dict(num_rows="i32")
+source = ASTSource(draw_rows, signature=signature, constexprs=constants)
+compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=dict(num_warps=8))
+print(compiled.metadata.shared, "mma" in compiled.asm["ptx"])
+"""
+    environment = os.environ | {"TRITON_INTERPRET": "0"}
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    shared, uses_tensor_cores = finished.stdout.split()
+    assert int(shared) <= 227 * 1024 and uses_tensor_cores == "True"
