@@ -24,6 +24,8 @@ _MAX_VOCAB = 4096  # logits of a row are held at once
 _ELEMENTS = 8192  # of the keys that a program holds at once: 32 registers a thread
 _WARPS = 8
 _COLUMNS = 128  # of a weight matrix that are multiplied at once
+# Loads in flight: float32 weights in three stages need more shared memory than there is.
+_STAGES = {torch.float32: 1, torch.float16: 3, torch.bfloat16: 3}
 
 
 def reason_not_to_fuse(model: RecognitionModel) -> str:
@@ -94,6 +96,7 @@ class FusedDraw:
             rows,
             **self.constants(),
             num_warps=_WARPS,
+            num_stages=_STAGES[self._weights.dtype],
         )
 
     def constants(self) -> dict[str, int | float]:
