@@ -139,7 +139,7 @@ class Codes:
     @property
     def num_tokens(self) -> int:
         """N, codes per item."""
-        return self.values.shape[-1]
+        return self.shape[-1]
 
     @property
     def num_bits(self) -> int:
@@ -151,7 +151,7 @@ class Codes:
         return self.values.view()
 
     def torch(self) -> Tensor:
-        """The values as a new tensor, (..., N) int64 on the CPU.
+        """The values as a new tensor, (..., N) int64; on the GPU if they were made there and never left it.
 
         Raises:
             BackendError: PyTorch is not installed.

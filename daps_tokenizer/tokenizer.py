@@ -10,9 +10,10 @@ from typing import NamedTuple, Unpack
 import numpy as np
 from PIL import Image
 
-from daps_tokenizer.backends import Backend, BackendName, open_backend
+from daps_tokenizer.backends import Backend, BackendName, KeepsCodes, open_backend
 from daps_tokenizer.codes import Codes
 from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.device_codes import DeviceCodes
 from daps_tokenizer.errors import CodesError, InputError
 from daps_tokenizer.hub import ModelFolder, copy_folder, open_model, push_folder
 from daps_tokenizer.images import to_pil
@@ -150,9 +151,8 @@ class Tokenizer:
         batch = self._inputs.prepare(inputs, options)
         if search is None:
             unused = np.zeros((len(batch.pieces), self.num_tokens), np.float32)
-            codes = self._backend.encode(batch.pieces, unused, 0.0).codes
-        else:
-            codes = search.run(self._backend_for(batch.layout), batch.pieces, self.config)
+            return self._draw(batch.pieces, unused, 0.0, batch.leading, batch.layout)
+        codes = search.run(self._backend_for(batch.layout), batch.pieces, self.config)
         return self._codes(codes.reshape(*batch.leading, -1), batch.layout)
 
     def sample(
@@ -180,9 +180,9 @@ class Tokenizer:
         batch = self._inputs.prepare(inputs, options)
         leading = (batch.leading[0], num_samples, *batch.leading[1:])
         uniform = draw_uniform((*leading, self.num_tokens), seed)
-        codes = self._backend.encode(batch.repeat(num_samples), uniform.reshape(-1, self.num_tokens), temperature).codes
         layout = batch.layout and batch.layout.take(np.repeat(np.arange(batch.leading[0]), num_samples).tolist())
-        return self._codes(codes.reshape(*leading, -1), layout)
+        rows = uniform.reshape(-1, self.num_tokens)
+        return self._draw(batch.repeat(num_samples), rows, temperature, leading, layout)
 
     def log_prob(self, inputs: object, codes: Codes | np.ndarray, **options: Unpack[InputOptions]) -> np.ndarray:
         """log q(z|x) of given codes in nats, summed over the codes of an item (paper, section 3).
@@ -337,6 +337,23 @@ class Tokenizer:
         if isinstance(layout, TileLayout) and can_be_one_grid(self.config, layout):
             return Mosaic(self._backend, self.config, layout)
         return self._backend
+
+    def _draw(
+        self,
+        pieces: np.ndarray,
+        uniform: np.ndarray,
+        temperature: float,
+        leading: tuple[int, ...],
+        layout: TileLayout | ClipLayout | None,
+    ) -> Codes:
+        """Codes (*leading, N) of pieces, left on the GPU where the backend can do that."""
+        if isinstance(self._backend, KeepsCodes):
+            kept = self._backend.encode_on_device(pieces, uniform, temperature)
+            if kept is not None:
+                shaped = kept.reshape(*leading, -1)
+                return DeviceCodes(shaped, self.vocab_size, self.config.name, self._weights_sha256, layout)
+        codes = self._backend.encode(pieces, uniform, temperature).codes
+        return self._codes(codes.reshape(*leading, -1), layout)
 
     def _codes(self, values: np.ndarray, layout: TileLayout | ClipLayout | None) -> Codes:
         return Codes(values, self.vocab_size, self.config.name, self._weights_sha256, layout)

@@ -70,7 +70,7 @@ from triton.compiler import ASTSource
 from daps_tokenizer.backends.triton_kernel import draw_rows
 
 constants = dict(LAYERS=2, HEADS=4, HEAD_SIZE=32, MLP=4, VOCAB=1024, CONTEXT={count}, COUNT={count}, ROWS={rows},
-                 BLOCK={64 // rows}, COLUMNS=128, EPS=1e-6)
+                 BLOCK={64 // rows}, STAGES=3, COLUMNS=128, EPS=1e-6)
 pointers = dict(weights="*bf16", vectors="*fp32", code_table="*bf16", positions="*bf16", context="*bf16",
                 cache="*bf16", uniform="*fp32", codes="*i64", log_probs="*fp32", logits="*fp32", temperature="*fp32")
 signature = {{name: pointers.get(name, "constexpr") for name in draw_rows.arg_names}} | dict(num_rows="i32")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BACKENDS = ("onnx", "torch", "tensorrt")
 BackendName = Literal["auto", "onnx", "torch", "tensorrt"]
@@ -68,6 +71,14 @@ class Backend(Protocol):
 
     def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
         """How well codes (B, N) explain the inputs, cell by cell."""
+
+
+@runtime_checkable
+class KeepsCodes(Protocol):
+    """A backend that can leave codes where it made them."""
+
+    def encode_on_device(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Tensor | None:
+        """Codes as of :meth:`Backend.encode`, (B, N) integers on the GPU; None where encoding is not done there."""
 
 
 def open_backend(

@@ -41,6 +41,7 @@ def _attend(
     HEAD_SIZE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Each row's query (R, H) over the first ``count`` of its own keys and values (rows, heads, TOTAL, head_size)."""
     query = tl.reshape(query, (ROWS, 1, HEADS, HEAD_SIZE)) * (HEAD_SIZE**-0.5)
@@ -51,7 +52,8 @@ def _attend(
     highest = tl.full((ROWS, HEADS), float("-inf"), tl.float32)
     total = tl.zeros((ROWS, HEADS), tl.float32)
     summed = tl.zeros((ROWS, HEADS, HEAD_SIZE), tl.float32)
-    for first in range(0, count, BLOCK):
+    # Only with a number of stages does Triton load keys and values ahead of a loop that has no tl.dot.
+    for first in tl.range(0, count, BLOCK, num_stages=STAGES):
         place = (first + places)[None, :, None, None]
         seen = (place < count) & is_row[:, None, None, None]
         offsets = start + place * HEAD_SIZE
@@ -91,6 +93,7 @@ def draw_rows(
     COUNT: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
     COLUMNS: tl.constexpr,
     EPS: tl.constexpr,
 ):
@@ -131,13 +134,24 @@ def draw_rows(
             tl.store(cached_values + here, value.to(cache.dtype.element_ty), mask=is_row[:, None])
             tl.debug_barrier()  # the whole program reads what each of its threads wrote
             attended = _attend(
-                query, cached_keys, cached_values, rows, is_row, t + 1, COUNT, HEADS, HEAD_SIZE, ROWS, BLOCK
+                query, cached_keys, cached_values, rows, is_row, t + 1, COUNT, HEADS, HEAD_SIZE, ROWS, BLOCK, STAGES
             )
             x += _dense(attended, w + 3 * SQUARE, 0, HIDDEN, HIDDEN, HIDDEN)
 
             query = _dense(_layer_norm(x, v + 2 * HIDDEN, HIDDEN, EPS), w + 4 * SQUARE, 0, HIDDEN, HIDDEN, HIDDEN)
             attended = _attend(
-                query, context_keys, context_values, rows, is_row, CONTEXT, CONTEXT, HEADS, HEAD_SIZE, ROWS, BLOCK
+                query,
+                context_keys,
+                context_values,
+                rows,
+                is_row,
+                CONTEXT,
+                CONTEXT,
+                HEADS,
+                HEAD_SIZE,
+                ROWS,
+                BLOCK,
+                STAGES,
             )
             x += _dense(attended, w + 5 * SQUARE, 0, HIDDEN, HIDDEN, HIDDEN)
 

@@ -113,6 +113,7 @@ class FusedDraw:
             "COUNT": self._count,
             "ROWS": self.rows_per_program,
             "BLOCK": min(fitting, triton.next_power_of_2(max(self._count, self._context_length))),
+            "STAGES": _STAGES[self._weights.dtype],
             "COLUMNS": _COLUMNS,
             "EPS": LAYER_NORM_EPS,
         }
