@@ -43,7 +43,7 @@ def bench(model: str, batches: tuple[int, ...], seconds: float, runtime: Runtime
         for row in rows:
             print(json.dumps(common | {"threads": runtime.threads} | row | machine))
         return
-    print(f"{common['model']} on {common['backend']}, {common['device']}, {runtime.threads or 'default'} threads")
+    print(f"{common['model']} on {common['backend']}: {tokenizer.backend_info}")
     print_table(
         ["action", "batch", "calls", "median, ms", "p95, ms", "items/s"],
         [

@@ -34,15 +34,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 @dataclass(frozen=True)
 class Runtime:
-    """What runs a model, as chosen by ``--backend``, ``--device`` and ``--threads``."""
+    """What runs a model, as chosen by ``--backend``, ``--device``, ``--dtype`` and ``--threads``."""
 
     backend: BackendName
     device: str | None
+    dtype: str
     threads: int | None
 
     def open(self, folder: ModelFolder) -> Backend:
         """Load a model; errors as of :func:`~daps_tokenizer.backends.open_backend`."""
-        return open_backend(folder, backend=self.backend, device=self.device, dtype="float32", num_threads=self.threads)
+        return open_backend(
+            folder, backend=self.backend, device=self.device, dtype=self.dtype, num_threads=self.threads
+        )
 
 
 def add_options(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
@@ -56,13 +59,16 @@ def runtime_options(command: Command) -> Command:
     """Give a command the options that choose a runtime, and hand them to it as ``runtime``."""
 
     @functools.wraps(command)
-    def with_runtime(*, backend: BackendName, device: str | None, threads: int | None, **others: Any) -> None:
-        command(runtime=Runtime(backend, device, threads), **others)
+    def with_runtime(
+        *, backend: BackendName, device: str | None, dtype: str, threads: int | None, **others: Any
+    ) -> None:
+        command(runtime=Runtime(backend, device, dtype, threads), **others)
 
     backends = click.Choice(["auto", *BACKENDS])
     options: list[Callable[[Command], Command]] = [
         click.option("--backend", type=backends, default="auto", show_default=True, help="The runtime to use."),
         click.option("--device", help="cpu or cuda; default: the backend's own."),
+        click.option("--dtype", default="float32", show_default=True, help="float32; on GPUs also float16, bfloat16."),
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores."),
     ]
     return add_options(with_runtime, options)

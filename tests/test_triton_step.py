@@ -60,6 +60,16 @@ def test_the_kernel_draws_what_the_eager_loop_draws(
     torch.testing.assert_close(model.windows.join(fused.draw.log_probs, 3), expected.log_probs, atol=1e-4, rtol=1e-4)
 
 
+def test_rows_that_have_settled_are_left_alone() -> None:
+    model, x = model_and_inputs(WINDOWED, 2)
+    draw = Draw.allocate(model, model.context(x), torch.rand(2, WINDOWED.num_tokens, device=DEVICE))
+    draw.codes.fill_(7)
+    fused = triton_step.FusedDraw(model, draw, num_processors=8)
+    fused.unsettled.zero_()
+    fused.run()
+    assert (draw.codes == 7).all()
+
+
 @pytest.mark.parametrize(("count", "rows"), [(64, 1), (64, 16), (1024, 1)])
 def test_the_kernel_compiles_for_hopper_within_the_shared_memory_of_a_multiprocessor(count: int, rows: int) -> None:
     """As it runs with the photo model (windows of 64 codes) and the paper's model (1,024 codes), in bfloat16."""
@@ -70,9 +80,10 @@ from triton.compiler import ASTSource
 from daps_tokenizer.backends.triton_kernel import draw_rows
 
 constants = dict(LAYERS=2, HEADS=4, HEAD_SIZE=32, MLP=4, VOCAB=1024, CONTEXT={count}, COUNT={count}, ROWS={rows},
-                 BLOCK={64 // rows}, STAGES=3, COLUMNS=128, EPS=1e-6)
+                 BLOCK={64 // rows}, COLUMNS=128, EPS=1e-6)
 pointers = dict(weights="*bf16", vectors="*fp32", code_table="*bf16", positions="*bf16", context="*bf16",
-                cache="*bf16", uniform="*fp32", codes="*i64", log_probs="*fp32", logits="*fp32", temperature="*fp32")
+                cache="*bf16", uniform="*fp32", codes="*i64", log_probs="*fp32", logits="*fp32", temperature="*fp32",
+                unsettled="*i32")
 signature = {{name: pointers.get(name, "constexpr") for name in draw_rows.arg_names}} | dict(num_rows="i32")
 source = ASTSource(draw_rows, signature=signature, constexprs=constants)
 compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=dict(num_warps=8))

@@ -80,7 +80,7 @@ class TorchBackend:
         if self.device == "cuda":
             words[0] = f"torch {torch.__version__} on {torch.cuda.get_device_name()}"
         if self._gpu is not None:
-            words.append(self._gpu.kernel + (f" ({self._gpu.reason})" if self._gpu.reason else ""))
+            words.append(self._gpu.info)
         return ", ".join(words)
 
     @torch.inference_mode()

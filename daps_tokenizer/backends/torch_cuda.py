@@ -1,4 +1,4 @@
-"""Encoding on a GPU in PyTorch: one fused kernel where Triton can make it, else captured steps.
+"""Encoding on a GPU in PyTorch: captured passes, and for what they leave, a fused kernel or captured steps.
 
 Inputs and uniforms are copied to buffers on the GPU, everything else happens there without the host waiting, and codes
 stay there until they are asked for. Not measured: no GPU was at hand when this was written. See docs/gpu.md.
@@ -8,36 +8,24 @@ from __future__ import annotations
 
 import threading
 import warnings
-from typing import Protocol
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from daps_tokenizer.backends.batching import captured_size, fill, slices
+from daps_tokenizer.backends.batching import captured_size, fill, parallel_chunk, slices
 from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.passes import Drawer, PassesDraw
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, Sampled
 from daps_tokenizer.model.stepping import SteppedDraw
 from daps_tokenizer.model.transformer import Memory
 
-# Rows of one launch, and codes of one launch: 256 items at N = 1,024 have 0.8 GB of keys and values in half precision.
-_MAX_ITEMS, _MAX_CODES = 4096, 2**18
+Way = Literal["fused kernel", "captured steps"]
+WAYS: tuple[Way, ...] = ("fused kernel", "captured steps")
+
 # By how many nats per code the fused kernel's log-probabilities may differ from a parallel pass over the same codes.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
-
-
-class Drawer(Protocol):
-    """What draws all positions in place: ``SteppedDraw`` or ``FusedDraw``."""
-
-    draw: Draw
-    temperature: Tensor
-
-    def set_context(self, context: list[Memory]) -> None:
-        """Copy a context in place."""
-
-    def run(self) -> None:
-        """Draw."""
 
 
 class GpuEncoder:
@@ -46,18 +34,22 @@ class GpuEncoder:
     def __init__(self, model: Autoencoder, dtype: torch.dtype) -> None:
         """Prepare a model whose recognition model is autoregressive, on the GPU and in ``dtype``."""
         self._model, self._dtype = model, dtype
-        self.kernel, self.reason = "fused kernel", _reason_not_to_fuse(model)
-        if self.reason:
-            self.kernel = "captured steps"
+        self.reason_not_to_fuse = _reason_not_to_fuse(model)
         self._sizes: dict[int, _FixedSize] = {}
         self._lock = threading.Lock()  # buffers are shared: one call at a time
 
+    @property
+    def info(self) -> str:
+        """How codes are drawn, in words."""
+        if not self.reason_not_to_fuse:
+            return "in passes, then by a fused kernel"
+        return f"in passes, then by captured steps ({self.reason_not_to_fuse})"
+
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Sampled:
         """Codes (B, N) int64 and log-probabilities (B, N), on the GPU; the host does not wait for them."""
-        limit = max(1, min(_MAX_ITEMS, _MAX_CODES // self._model.config.num_tokens))
         parts = []
         with self._lock:
-            for rows in slices(len(inputs), limit):
+            for rows in slices(len(inputs), parallel_chunk(self._model.config, "cuda")):
                 count = rows.stop - rows.start
                 size = captured_size(count)
                 fixed = self._prepared(size)
@@ -67,10 +59,11 @@ class GpuEncoder:
 
     def _prepared(self, size: int) -> _FixedSize:
         if size not in self._sizes:
-            fixed = _FixedSize(self._model, size, self._dtype, fused=self.kernel == "fused kernel")
-            if self.kernel == "fused kernel" and not self._sizes and (problem := fixed.check()):
+            fixed = _FixedSize(self._model, size, self._dtype, fused=not self.reason_not_to_fuse)
+            # Whether this GPU compiles the kernel right is seen before it is first relied on.
+            if not self.reason_not_to_fuse and not self._sizes and (problem := fixed.check()):
                 warnings.warn(f"not using the fused kernel: {problem}", RuntimeWarning, stacklevel=5)
-                self.kernel, self.reason = "captured steps", problem
+                self.reason_not_to_fuse = problem
                 fixed = _FixedSize(self._model, size, self._dtype, fused=False)
             self._sizes[size] = fixed
         return self._sizes[size]
@@ -86,7 +79,9 @@ class _FixedSize:
         kind = torch.uint8 if config.modality == "image" else torch.float32
         self._inputs = torch.zeros(size, *config.input_shape, dtype=kind, device="cuda")
         draw = Draw.allocate(self._recognition, self._context(), torch.rand(size, config.num_tokens, device="cuda"))
-        self._drawer = _fuse(self._recognition, draw) if fused else _capture_steps(self._recognition, draw)
+        self._rest = draw_with("fused kernel" if fused else "captured steps", self._recognition, draw)
+        self._drawer = PassesDraw(self._recognition, self._rest)
+        self._drawer.capture()
         self._context_graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()  # the context was computed above already, which loaded what capturing must not load
         with torch.cuda.graph(self._context_graph):
@@ -99,15 +94,16 @@ class _FixedSize:
         draw.uniform.copy_(windows.split(torch.from_numpy(np.array(uniform)), self._size))
         self._drawer.temperature.fill_(temperature)
         self._context_graph.replay()
-        self._drawer.run()
+        self._drawer.run(greedy=temperature == 0)
         # New tensors: the next call writes to the same buffers.
         return Sampled(*(windows.join(values, self._size).clone() for values in (draw.codes, draw.log_probs)))
 
     def check(self) -> str:
-        """What is wrong with the drawer's log-probabilities, by a parallel pass over the codes it drew; or nothing."""
+        """What is wrong with the rest's log-probabilities, by a parallel pass over the codes it drew; or nothing."""
         try:
             self._context_graph.replay()
-            self._drawer.run()
+            self._drawer.unsettled.fill_(1)
+            self._rest.run()
             codes, told = (
                 self._recognition.windows.join(values, self._size)
                 for values in (self._drawer.draw.codes, self._drawer.draw.log_probs)
@@ -133,14 +129,13 @@ def _reason_not_to_fuse(model: Autoencoder) -> str:
     return reason_not_to_fuse(model.recognition)
 
 
-def _fuse(recognition: RecognitionModel, draw: Draw) -> Drawer:
-    from daps_tokenizer.backends.triton_step import FusedDraw
+def draw_with(way: Way, recognition: RecognitionModel, draw: Draw) -> Drawer:
+    """What draws codes one position after the other: Triton's kernel, or CUDA graphs of PyTorch's own."""
+    if way == "fused kernel":
+        from daps_tokenizer.backends.triton_step import FusedDraw
 
-    processors = torch.cuda.get_device_properties("cuda").multi_processor_count
-    return FusedDraw(recognition, draw, num_processors=processors)
-
-
-def _capture_steps(recognition: RecognitionModel, draw: Draw) -> Drawer:
+        processors = torch.cuda.get_device_properties("cuda").multi_processor_count
+        return FusedDraw(recognition, draw, num_processors=processors)
     stepped = SteppedDraw(recognition, draw)
     stepped.capture()
     return stepped

@@ -41,7 +41,6 @@ def _attend(
     HEAD_SIZE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
 ):
     """Each row's query (R, H) over the first ``count`` of its own keys and values (rows, heads, TOTAL, head_size)."""
     query = tl.reshape(query, (ROWS, 1, HEADS, HEAD_SIZE)) * (HEAD_SIZE**-0.5)
@@ -52,8 +51,7 @@ def _attend(
     highest = tl.full((ROWS, HEADS), float("-inf"), tl.float32)
     total = tl.zeros((ROWS, HEADS), tl.float32)
     summed = tl.zeros((ROWS, HEADS, HEAD_SIZE), tl.float32)
-    # Only with a number of stages does Triton load keys and values ahead of a loop that has no tl.dot.
-    for first in tl.range(0, count, BLOCK, num_stages=STAGES):
+    for first in range(0, count, BLOCK):
         place = (first + places)[None, :, None, None]
         seen = (place < count) & is_row[:, None, None, None]
         offsets = start + place * HEAD_SIZE
@@ -83,6 +81,7 @@ def draw_rows(
     log_probs,
     logits,
     temperature,
+    unsettled,
     num_rows,
     LAYERS: tl.constexpr,
     HEADS: tl.constexpr,
@@ -93,11 +92,13 @@ def draw_rows(
     COUNT: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
     COLUMNS: tl.constexpr,
     EPS: tl.constexpr,
 ):
-    """Draw ``COUNT`` codes for each row; see :class:`FusedDraw` for what the arguments hold."""
+    """Draw ``COUNT`` codes for each row, if one of the program's is unsettled.
+
+    See :class:`~daps_tokenizer.backends.triton_step.FusedDraw` for what the arguments hold.
+    """
     HIDDEN: tl.constexpr = HEADS * HEAD_SIZE
     WIDE: tl.constexpr = HIDDEN * MLP
     SQUARE: tl.constexpr = HIDDEN * HIDDEN
@@ -114,7 +115,8 @@ def draw_rows(
     # Where a row's new key and value go, but for the position.
     own = (rows[:, None] * HEADS + (hidden // HEAD_SIZE)[None, :]) * (COUNT * HEAD_SIZE) + (hidden % HEAD_SIZE)[None, :]
     previous = tl.zeros((ROWS,), tl.int64)
-    for t in range(0, COUNT):
+    num_unsettled = tl.sum(tl.load(unsettled + rows, mask=is_row, other=0), axis=0)
+    for t in range(0, tl.where(num_unsettled > 0, COUNT, 0)):
         table = code_table + previous[:, None] * HIDDEN + hidden[None, :]
         x = tl.load(table).to(tl.float32) + tl.load(positions + t * HIDDEN + hidden).to(tl.float32)[None, :]
         for layer in range(0, LAYERS):
@@ -134,7 +136,7 @@ def draw_rows(
             tl.store(cached_values + here, value.to(cache.dtype.element_ty), mask=is_row[:, None])
             tl.debug_barrier()  # the whole program reads what each of its threads wrote
             attended = _attend(
-                query, cached_keys, cached_values, rows, is_row, t + 1, COUNT, HEADS, HEAD_SIZE, ROWS, BLOCK, STAGES
+                query, cached_keys, cached_values, rows, is_row, t + 1, COUNT, HEADS, HEAD_SIZE, ROWS, BLOCK
             )
             x += _dense(attended, w + 3 * SQUARE, 0, HIDDEN, HIDDEN, HIDDEN)
 
@@ -151,7 +153,6 @@ def draw_rows(
                 HEAD_SIZE,
                 ROWS,
                 BLOCK,
-                STAGES,
             )
             x += _dense(attended, w + 5 * SQUARE, 0, HIDDEN, HIDDEN, HIDDEN)
 

@@ -44,7 +44,10 @@ def reason_not_to_fuse(model: RecognitionModel) -> str:
 
 
 class FusedDraw:
-    """A :class:`~daps_tokenizer.model.sampling.Draw` by one launch; used like ``SteppedDraw``."""
+    """A :class:`~daps_tokenizer.model.sampling.Draw` by one launch; used like ``SteppedDraw``.
+
+    Rows that are 0 in ``unsettled`` may be left as they are.
+    """
 
     def __init__(self, model: RecognitionModel, draw: Draw, *, num_processors: int) -> None:
         """Prepare to draw with what is in ``draw`` then.
@@ -68,6 +71,7 @@ class FusedDraw:
         self._vocab_size = model.vocab_size
         self.rows_per_program = min(_MAX_ROWS, triton.next_power_of_2(-(-rows // num_processors)))
         self.temperature = torch.ones((), device=keys.device)
+        self.unsettled = torch.ones(rows, dtype=torch.int32, device=keys.device)
         memories = [Memory(layer[0], layer[1]) for layer in self._context]
         self.draw = Draw(memories, draw.uniform, [], draw.codes, draw.log_probs)
         self.set_context(draw.context)
@@ -93,6 +97,7 @@ class FusedDraw:
             self.draw.log_probs,
             self._logits,
             self.temperature,
+            self.unsettled,
             rows,
             **self.constants(),
             num_warps=_WARPS,
@@ -113,7 +118,6 @@ class FusedDraw:
             "COUNT": self._count,
             "ROWS": self.rows_per_program,
             "BLOCK": min(fitting, triton.next_power_of_2(max(self._count, self._context_length))),
-            "STAGES": _STAGES[self._weights.dtype],
             "COLUMNS": _COLUMNS,
             "EPS": LAYER_NORM_EPS,
         }

@@ -141,9 +141,11 @@ class RecognitionModel(Recognition):
     def hidden(self, context: list[Memory], codes: Tensor) -> Tensor:
         """The last hidden state at each position given all earlier codes: (B·K, N) -> (B·K, N, H)."""
         num_items = self._num_items(context)
-        rows = self.windows.split(codes, num_items)
-        hidden = self._decode(context, self.code_embedding(F.pad(rows[:, :-1], (1, 0))))
-        return self.windows.join(hidden, num_items)
+        return self.windows.join(self.hidden_of_rows(context, self.windows.split(codes, num_items)), num_items)
+
+    def hidden_of_rows(self, context: list[Memory], codes: Tensor) -> Tensor:
+        """Like :meth:`hidden`, of windows side by side: (B·W·K, n) -> (B·W·K, n, H)."""
+        return self._decode(context, self.code_embedding(F.pad(codes[:, :-1], (1, 0))))
 
     def hidden_without_codes(self, context: list[Memory]) -> Tensor:
         """The last hidden state of a decoder that sees positions only, (B, N, H).

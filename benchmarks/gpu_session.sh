@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# What a machine with an NVIDIA GPU is to tell, within 10 minutes: OUT=/tmp/gpu bash benchmarks/gpu_session.sh
+# Its python needs PyTorch for CUDA with Triton, and this package's own dependencies; nothing is downloaded.
+# What is most worth knowing comes first, each part has its own limit, and what there is when time runs out is kept.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+: "${OUT:?set OUT to the folder to write to}"
+mkdir -p "$OUT"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 DAPS_CACHE="${DAPS_CACHE:-/tmp/daps-cache}"
+
+part() { # seconds, name, command
+    local limit=$1 name=$2
+    shift 2
+    echo "== $name ($(date +%T))"
+    timeout "$limit" "$@" >"$OUT/$name.txt" 2>&1
+    echo "exit $? of $name"
+    tail -n 25 "$OUT/$name.txt" | cut -c1-400
+}
+
+nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,power.limit,memory.total --format=csv | tee "$OUT/gpu.txt"
+part 60 info python3 -m daps_tokenizer info
+part 240 parity python3 -m benchmarks.gpu_parity --out "$OUT/parity.json"
+part 150 latency python3 -m benchmarks latency --model daps-photo-256 --device cuda --precision float32 \
+    --precision bfloat16 --batch 1 --batch 8 --batch 64 --batch 256 --seconds 1 --out "$OUT"
+part 60 tests python3 -m pytest -q -p no:cacheprovider tests/test_stepping.py tests/test_drawing_in_passes.py
+part 60 kernel python3 -m pytest -q -p no:cacheprovider tests/test_triton_step.py
