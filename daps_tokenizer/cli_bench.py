@@ -25,7 +25,12 @@ def bench(model: str, batches: tuple[int, ...], seconds: float, runtime: Runtime
     folder = open_model(model)
     tokenizer = Tokenizer(folder, runtime.open(folder))
     machine = describe_machine()
-    common = {"model": tokenizer.config.name, "backend": tokenizer.backend, "device": tokenizer.device}
+    common = {
+        "model": tokenizer.config.name,
+        "backend": tokenizer.backend,
+        "backend_info": tokenizer.backend_info,
+        "device": tokenizer.device,
+    }
     rows: list[dict[str, Any]] = []
     sizes = batches or (1, 8)
     with progress_bar(2 * len(sizes)) as show_done:
@@ -43,7 +48,7 @@ def bench(model: str, batches: tuple[int, ...], seconds: float, runtime: Runtime
         for row in rows:
             print(json.dumps(common | {"threads": runtime.threads} | row | machine))
         return
-    print(f"{common['model']} on {common['backend']}: {tokenizer.backend_info}")
+    print(f"{common['model']} on {common['backend']}, {common['device']}, {runtime.threads or 'default'} threads")
     print_table(
         ["action", "batch", "calls", "median, ms", "p95, ms", "items/s"],
         [
