@@ -54,7 +54,7 @@ def main(models: tuple[str, ...], batches: tuple[int, ...], items: int, out: Pat
         for batch in batches:
             for dtype in ("float32", "bfloat16"):
                 report["drawing"] += _drawing(folder, batch, dtype)
-        write_bytes_atomically(out, (json.dumps(report, indent=2) + "\n").encode())  # what there is, if time runs out
+                write_bytes_atomically(out, (json.dumps(report, indent=2) + "\n").encode())  # should time run out
     for row in [*report["parity"], *report["drawing"]]:
         click.echo(json.dumps(row))
 

@@ -12,12 +12,11 @@ part() { # seconds, name, command
     local limit=$1 name=$2
     shift 2
     echo "== $name ($(date +%T))"
-    timeout "$limit" "$@" >"$OUT/$name.txt" 2>&1
-    echo "exit $? of $name"
-    tail -n 25 "$OUT/$name.txt" | cut -c1-400
+    timeout "$limit" "$@" 2>&1 | tee -a "$OUT/log.txt" | tail -n 25 | cut -c1-400
+    echo "exit ${PIPESTATUS[0]} of $name"
 }
 
-nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,power.limit,memory.total --format=csv | tee "$OUT/gpu.txt"
+nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,power.limit,memory.total --format=csv | tee "$OUT/log.txt"
 part 60 info python3 -m daps_tokenizer info
 part 240 parity python3 -m benchmarks.gpu_parity --out "$OUT/parity.json"
 part 150 latency python3 -m benchmarks latency --model daps-photo-256 --device cuda --precision float32 \

@@ -165,9 +165,9 @@ class _Execution:
         self._context.set_optimization_profile_async(profile, cuda.stream)
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         for name in names:
-            if engine.get_tensor_mode(name) == input_mode:  # whose one axis of unknown size is the batch
-                shape = tuple(batch if size == -1 else size for size in engine.get_tensor_shape(name))
-                self._context.set_input_shape(name, shape)
+            shape = tuple(engine.get_tensor_shape(name))
+            if engine.get_tensor_mode(name) == input_mode and -1 in shape:  # the one axis of unknown size is the batch
+                self._context.set_input_shape(name, tuple(batch if size == -1 else size for size in shape))
         self.num_bytes = {
             name: math.prod(self._context.get_tensor_shape(name)) * engine.get_tensor_dtype(name).itemsize
             for name in names
