@@ -115,8 +115,9 @@ def draw_rows(
     # Where a row's new key and value go, but for the position.
     own = (rows[:, None] * HEADS + (hidden // HEAD_SIZE)[None, :]) * (COUNT * HEAD_SIZE) + (hidden % HEAD_SIZE)[None, :]
     previous = tl.zeros((ROWS,), tl.int64)
-    num_unsettled = tl.sum(tl.load(unsettled + rows, mask=is_row, other=0), axis=0)
-    for t in range(0, tl.where(num_unsettled > 0, COUNT, 0)):
+    if tl.sum(tl.load(unsettled + rows, mask=is_row, other=0), axis=0) == 0:
+        return
+    for t in range(0, COUNT):
         table = code_table + previous[:, None] * HIDDEN + hidden[None, :]
         x = tl.load(table).to(tl.float32) + tl.load(positions + t * HIDDEN + hidden).to(tl.float32)[None, :]
         for layer in range(0, LAYERS):
