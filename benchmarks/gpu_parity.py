@@ -23,7 +23,7 @@ from daps_tokenizer.backends.torch_cuda import WAYS, Way, draw_with
 from daps_tokenizer.errors import DapsError
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import ModelFolder, open_model
-from daps_tokenizer.measure import describe_machine, synthetic_images
+from daps_tokenizer.measure import describe_machine, synthetic_inputs
 from daps_tokenizer.model.passes import PassesDraw
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, sample_codes
@@ -60,7 +60,7 @@ def main(models: tuple[str, ...], batches: tuple[int, ...], items: int, out: Pat
 
 
 def _parity(folder: ModelFolder, items: int) -> list[dict[str, Any]]:
-    images = synthetic_images(items, folder.config.input_shape)
+    images = synthetic_inputs(items, folder.config)
     uniform = np.random.default_rng(0).random((items, folder.config.num_tokens), dtype=np.float32)
     reference = open_backend(folder, backend="onnx", device="cpu", dtype="float32")
     expected = {temperature: reference.encode(images, uniform, temperature) for temperature in (0.0, 1.0)}
@@ -95,7 +95,7 @@ def _drawing(folder: ModelFolder, batch: int, dtype: str) -> list[dict[str, Any]
         return [common | {"reason": str(error)}]
     model = backend.model.recognition
     assert isinstance(model, RecognitionModel)
-    images = torch.from_numpy(synthetic_images(batch, folder.config.input_shape)).cuda()
+    images = torch.from_numpy(synthetic_inputs(batch, folder.config)).cuda()
     with torch.inference_mode():
         context = model.context(backend.model.standardise(images).to(getattr(torch, dtype)))
         uniform = torch.rand(batch, folder.config.num_tokens, device="cuda")
