@@ -109,13 +109,18 @@ def load_experiment(path: Path) -> Experiment:
     Raises:
         ConfigError: missing file, not YAML, unknown or missing keys, impossible values; names the file and the key.
     """
-    content = _read_yaml(path)
+    content = read_yaml(path)
     if isinstance(content, dict) and isinstance(content.get("model"), str):
-        content["model"] = _read_yaml(path.parent / content["model"])
+        content["model"] = read_yaml(path.parent / content["model"])
     return config_from_dict(Experiment, content, source=str(path))
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        ConfigError: missing file, or not YAML.
+    """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

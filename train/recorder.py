@@ -44,7 +44,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         self.progress.start()
-        self.last_time, self.last_step = time.monotonic(), None
+        self.last_time, self.last_cpu, self.last_step = time.monotonic(), time.process_time(), None
         return self
 
     def __exit__(
@@ -59,10 +59,12 @@ class Recorder:
         """Called after every step; reads the metrics only when they are due, because that waits for the device."""
         if (step + 1) % self.experiment.log_every == 0:
             values = {name: float(value) for name, value in metrics.items()}
-            now = time.monotonic()
+            now, cpu = time.monotonic(), time.process_time()
             if self.last_step is not None:
-                values["seconds_per_step"] = (now - self.last_time) / (step - self.last_step)
-            self.last_time, self.last_step = now, step
+                steps = step - self.last_step
+                values["seconds_per_step"] = (now - self.last_time) / steps
+                values["cpu_seconds_per_step"] = (cpu - self.last_cpu) / steps  # whatever else the machine does
+            self.last_time, self.last_cpu, self.last_step = now, cpu, step
             self._write(step, "train", values)
             self.progress.update(self.task, status=f"log p {values.get('log_p', float('nan')):.1f}")
         self.progress.update(self.task, completed=step + 1)
@@ -72,7 +74,7 @@ class Recorder:
         self._write(step, "validation", values)
         if self.draw_pictures:
             draw_dashboard(self.folder / "dashboard.png", self.metrics_file, method, items)
-        self.last_time, self.last_step = time.monotonic(), step
+        self.last_time, self.last_cpu, self.last_step = time.monotonic(), time.process_time(), step
 
     def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
         line = json.dumps({"step": step + 1, "kind": kind, **values})

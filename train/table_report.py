@@ -1,0 +1,145 @@
+"""A table of methods as files: JSON with every cell, Markdown beside the paper's numbers, curves with their spread."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daps_tokenizer.measure import machine_line
+
+# Metric, heading, digits. Of sampled codes, as in the paper; a quantiser has one code.
+COLUMNS = (
+    ("log_p", "log p", 1),
+    ("elbo", "ELBO", 1),
+    ("beta_elbo", "β-ELBO", 1),
+    ("l2", "L2", 2),
+    ("psnr", "PSNR, dB", 2),
+    ("ssim", "SSIM", 3),
+    ("greedy_log_p", "greedy log p", 1),
+    ("code_perplexity", "code perplexity", 0),
+    ("dead", "dead codes", 0),
+)
+
+
+def metrics_of(cell: dict[str, Any], beta: float) -> dict[str, float]:
+    """The numbers of a cell's columns. The KL of a quantiser is that of a point mass, N log V."""
+    found = cell["evaluation"]
+    values = {name.removeprefix("sampled_"): value for name, value in found.items()}
+    values["elbo"] = values["log_p"] - values["kl"]
+    values["beta_elbo"] = values["log_p"] - beta * values["kl"]
+    if "entropy" in found:
+        values["dead"] = cell["stages"][-1]["model"]["vocab_size"] - found["codes_used"]
+    else:
+        del values["code_perplexity"]  # a continuous latent has no codes
+    return values
+
+
+def write_table(
+    folder: Path,
+    name: str,
+    cells: Sequence[dict[str, Any]],
+    *,
+    beta: float,
+    paper: dict[str, dict[str, float]],
+    command: str,
+) -> list[Path]:
+    """Write ``NAME.json``, ``NAME.md`` and ``NAME.png``; returns their paths.
+
+    Args:
+        folder: where to.
+        name: of the files.
+        cells: results of :func:`train.table.run_cell`, in the order of the rows.
+        beta: of the β-ELBO.
+        paper: published values by row and metric.
+        command: what made them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{suffix}" for suffix in ("json", "md", "png")]
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        rows[cell["row"]].append(cell)
+    content = {"command": command, "beta": beta, "paper": paper, "cells": cells}
+    paths[0].write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    paths[1].write_text(_markdown(name, rows, beta, paper, command), encoding="utf-8")
+    _plot(paths[2], rows, beta, paper)
+    return paths
+
+
+def _markdown(
+    name: str, rows: dict[str, list[dict[str, Any]]], beta: float, paper: dict[str, dict[str, float]], command: str
+) -> str:
+    headings = [heading for _, heading, _ in COLUMNS]
+    header = ["method", "paper log p", *headings, "bits", "parameters", "steps", "seeds", "CPU ms a step", "peak MB"]
+    lines = [f"# {name}", "", f"`{command}`", "", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for row, cells in rows.items():
+        values = [metrics_of(cell, beta) for cell in cells]
+        measured = [_mean_and_spread([v[key] for v in values if key in v], digits) for key, _, digits in COLUMNS]
+        published = paper.get(row, {}).get("log_p")
+        steps = " + ".join(str(stage["steps"]) for stage in cells[0]["stages"])
+        milliseconds = 1000 * float(np.median([cell["cpu_seconds_per_step"] for cell in cells]))
+        memory = [cell["peak_memory_mb"] for cell in cells if cell["peak_memory_mb"] is not None]
+        lines.append(
+            f"| {cells[0]['title']} | {'–' if published is None else published} | {' | '.join(measured)} "
+            f"| {cells[0]['bits']:g} | {cells[0]['parameters']:,} | {steps} | {len(cells)} | {milliseconds:.0f} "
+            f"| {'–' if not memory else f'{max(memory):.0f}'} |"
+        )
+    first = next(iter(rows.values()))[0]
+    batch, items = first["stages"][-1]["batch_size"], first["evaluation"]["items"]
+    dates = sorted({cell["machine"]["date"] for cells in rows.values() for cell in cells})
+    lines += [
+        "",
+        f"Batch {batch}; means over the seeds ± half the range, on {items:.0f} test items, of sampled codes unless it "
+        f"says greedy; nats in standardised units. β-ELBO with β {beta:g}. A quantiser has one code for an item: its "
+        "ELBO is that of a point mass. The paper's numbers are of 250,000 steps of 256 items, to compare orders with.",
+        "",
+        "CPU ms are process time on one core of a machine that others use, peak MB of the whole process. "
+        f"{machine_line(first['machine'])}; cells of {', '.join(dates)}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _mean_and_spread(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "–"
+    mean, half = float(np.mean(values)), (max(values) - min(values)) / 2
+    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else "")
+
+
+def _plot(path: Path, rows: dict[str, list[dict[str, Any]]], beta: float, paper: dict[str, dict[str, float]]) -> None:
+    """Left: log p over steps, mean and range over the seeds. Right: where each ended, and the paper's value."""
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    colours = colormaps["tab20"]
+    lowest = math.inf
+    for number, (row, cells) in enumerate(rows.items()):
+        colour, style = colours(number % 20), "--" if number % 2 else "-"
+        steps = [point["step"] for point in cells[0]["curve"]]
+        curves = np.array([[point["log_p"] for point in cell["curve"]] for cell in cells])
+        left.plot(steps, curves.mean(0), style, color=colour, label=cells[0]["title"])
+        left.fill_between(steps, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
+        ends = [metrics_of(cell, beta)["log_p"] for cell in cells]
+        lowest = min(lowest, min(ends), float(curves[:, 1:].min(initial=math.inf)))
+        right.plot(ends, [number] * len(ends), "o", color=colour)
+        if "log_p" in paper.get(row, {}):
+            right.plot(paper[row]["log_p"], number, "kx")
+    left.set_xlabel("step")
+    left.set_ylabel("log p(x|z) of test items, nats")
+    left.set_ylim(bottom=lowest - 5)
+    left.legend(fontsize="small", ncols=2)
+    right.set_yticks(range(len(rows)), [cells[0]["title"] for cells in rows.values()])
+    right.invert_yaxis()
+    right.set_xlabel("log p at the end; × the paper's, after its 250,000 steps")
+    right.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=80)
