@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
-from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.errors import ConfigError, UnsupportedError
 
 FORMAT_VERSION = 1
 
@@ -280,6 +280,18 @@ class TokenizerConfig:
             self.generative.embedding_size == self.generative.hidden_size,
             "generative.kind transformer needs embedding_size equal to hidden_size",
         )
+
+    def require_probabilities(self) -> None:
+        """For what draws codes or scores them.
+
+        Raises:
+            UnsupportedError: a quantiser, which has one code for an input and no q(z|x).
+        """
+        if not self.recognition.has_probabilities:
+            raise UnsupportedError(
+                f"{self.name} is a quantiser (recognition.kind {self.recognition.kind}): its codes have no "
+                "probabilities to draw or score them by; it can encode and decode"
+            )
 
     @property
     def bits_per_item(self) -> float:

@@ -41,7 +41,10 @@ class Evaluated(NamedTuple):
 def ways_to_encode(
     tokenizer: Tokenizer, *, best_of: Sequence[int] = (), searches: dict[str, LocalSearch] | None = None
 ) -> dict[str, Encode]:
-    """Ways to encode by their names: ``greedy``, ``sampled``, ``best of n``, and local searches under theirs."""
+    """Ways to encode by their names: ``greedy``, ``sampled``, ``best of n``, and local searches under theirs.
+
+    A quantiser has one code for an item, so ``greedy`` is its only way, and another that is asked for is refused.
+    """
 
     def sample(inputs: np.ndarray, seed: int) -> Codes:
         return tokenizer.sample(inputs, num_samples=1, seed=seed)[:, 0]
@@ -52,9 +55,11 @@ def ways_to_encode(
     def search(inputs: np.ndarray, seed: int, how: LocalSearch) -> Codes:
         return tokenizer.encode(inputs, search=how)
 
+    if best_of or searches:
+        tokenizer.config.require_probabilities()
     return {
         "greedy": lambda inputs, _: tokenizer.encode(inputs),
-        "sampled": sample,
+        **({"sampled": sample} if tokenizer.config.recognition.has_probabilities else {}),
         **{f"best of {count}": partial(best, num_samples=count) for count in best_of},
         **{name: partial(search, how=how) for name, how in (searches or {}).items()},
     }
@@ -71,15 +76,17 @@ def measure(
         reconstruction: what the codes decode to, where it is known already.
 
     Returns:
-        (B,) each: ``log_p`` = log p(x|z) and ``log_q`` = log q(z|x) in nats (the mean of −log q of sampled codes
-        estimates the entropy of q), ``l2``, the norm of the error in standardised units; of images also ``psnr`` in dB
-        and ``ssim``, both of 8-bit pixels, of motion :func:`~daps_tokenizer.motion.metrics.motion_metrics`.
+        (B,) each: ``log_p`` = log p(x|z) and, except of a quantiser, ``log_q`` = log q(z|x) in nats (the mean of −log q
+        of sampled codes estimates the entropy of q), ``l2``, the norm of the error in standardised units; of images
+        also ``psnr`` in dB and ``ssim``, both of 8-bit pixels, of motion
+        :func:`~daps_tokenizer.motion.metrics.motion_metrics`.
     """
     found = {
         "log_p": tokenizer.log_likelihood(inputs, codes),
         "l2": np.sqrt(tokenizer.squared_error(inputs, codes)),
-        "log_q": tokenizer.log_prob(inputs, codes),
     }
+    if tokenizer.config.recognition.has_probabilities:
+        found["log_q"] = tokenizer.log_prob(inputs, codes)
     decoded = tokenizer.decode(codes) if reconstruction is None else reconstruction
     original = tokenizer.prepare(inputs)
     if tokenizer.config.motion is None:

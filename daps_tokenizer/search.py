@@ -98,6 +98,7 @@ class BestOf:
 
     def run(self, backend: Backend, inputs: np.ndarray, config: TokenizerConfig) -> np.ndarray:
         """Codes (B, N) int32 for inputs (B, *input_shape)."""
+        config.require_probabilities()
         uniform = draw_uniform((len(inputs), self.num_samples, config.num_tokens), self.seed)
         greedy = backend.encode(inputs, uniform[:, 0], 0.0).codes
         greedy_value = self._values(backend, inputs, greedy)

@@ -173,7 +173,9 @@ class Tokenizer:
 
         Raises:
             InputError: as for :meth:`encode`, or impossible ``num_samples``, ``temperature`` or ``seed``.
+            UnsupportedError: a quantiser, which has nothing to draw from.
         """
+        self.config.require_probabilities()
         if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
             raise InputError(f"num_samples must be an integer of at least 1, not {num_samples!r}")
         check_temperature(temperature)
@@ -197,6 +199,7 @@ class Tokenizer:
 
         Raises:
             CodesError: codes of another model, out of range, or not of as many items.
+            UnsupportedError: a quantiser, whose codes have no probabilities.
         """
         return self._sum_per_item(inputs, codes, options, lambda backend, x, z: backend.score(x, z, 1).log_probs)
 

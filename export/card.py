@@ -14,6 +14,14 @@ codes = tok.encode("image.png")  # {tokens} integers below {vocab}
 image = tok.decode(codes)  # (1, {shape})
 ```"""
 
+_PAPER = "(Drolet et al., ICLR 2026, arXiv 2509.24716)"
+_KINDS = {
+    "autoregressive": f", with exact log-probabilities, and back. Autoregressive recognition model of DAPS {_PAPER}",
+    "independent": f", with exact log-probabilities, and back. Factorised recognition model, one pass {_PAPER}",
+    "nearest": " and back. Vector quantiser (VQ-VAE), one pass, without probabilities",
+    "levels": " and back. Finite scalar quantiser (FSQ), one pass, without probabilities",
+}
+
 _LIMITS = {
     "mnist": "It knows handwritten digits in black and white, and nothing else: other pictures come back as digits.",
     "photos": (
@@ -51,8 +59,8 @@ def _sections(config: TokenizerConfig, *, heading: str) -> list[str]:
     return [
         f"{heading} {config.name}",
         f"A discrete tokenizer: {inputs} of shape ({shape}) to {config.num_tokens} codes out of {config.vocab_size} "
-        f"({config.bits_per_item:g} bits), with exact log-probabilities, and back. Autoregressive recognition model "
-        "of DAPS (Drolet et al., ICLR 2026, arXiv 2509.24716), trained in the stages below; runs with ONNX Runtime.",
+        f"({config.bits_per_item:g} bits){_KINDS[config.recognition.kind]}, trained in the stages below; "
+        "runs with ONNX Runtime.",
         usage,
         f"{heading}# Quality",
         _quality(config.training.get("evaluation")),

@@ -11,14 +11,16 @@ import numpy as np
 import onnxruntime
 import torch
 from PIL import Image
+from torch import Tensor
 
-from daps_tokenizer.backends import Encoded
+from daps_tokenizer.backends import Backend, Encoded, Scored
 from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.parallel import LevelQuantiser, NearestQuantiser
 from daps_tokenizer.windows import Windows
 from export.onnx_graphs import input_name, memory_names
 
@@ -44,6 +46,8 @@ class FirstDifference:
 @dataclass(frozen=True)
 class ParityReport:
     """Torch against ONNX Runtime on the same inputs. Rates are shares from 0 to 1, log-probabilities are in nats.
+
+    What a model has not (steps, where it encodes in one pass; probabilities, of a quantiser) counts as equal.
 
     ``sampled_*`` use temperature 1 and the same uniform numbers, ``step_*`` the fixed-capacity step graphs on the
     first items. Differences are the largest absolute ones, on equal codes: of log q as ``encode`` and ``score`` give,
@@ -87,14 +91,16 @@ def compare(folder: ModelFolder, inputs: np.ndarray) -> ParityReport:
         ModelFileError: a graph is missing or cannot be loaded.
     """
     config = folder.config
+    has_steps = config.recognition.kind == "autoregressive"
     ours, others = TorchBackend.open(folder), OnnxBackend.open(folder)
     uniform = np.random.default_rng(0).random((len(inputs), config.num_tokens), dtype=np.float32)
     greedy = [backend.encode(inputs, uniform, 0.0) for backend in (ours, others)]
     sampled = [backend.encode(inputs, uniform, 1.0) for backend in (ours, others)]
     codes = greedy[0].codes
-    stepped = encode_by_steps(folder, inputs[:_STEPPED_ITEMS], uniform[:_STEPPED_ITEMS], 0.0)
+    first = slice(_STEPPED_ITEMS)
+    stepped = encode_by_steps(folder, inputs[first], uniform[first], 0.0).codes if has_steps else codes[first]
     decoded = [backend.decode(codes).reconstruction.astype(np.float64) for backend in (ours, others)]
-    scored = [backend.score(inputs, codes, min(_TOP_CODES, config.vocab_size)) for backend in (ours, others)]
+    scored = [_score(backend, config, inputs, codes) for backend in (ours, others)]
     explained = [backend.likelihood(inputs, codes).log_likelihood for backend in (ours, others)]
     report = ParityReport(
         model=config.name,
@@ -107,8 +113,8 @@ def compare(folder: ModelFolder, inputs: np.ndarray) -> ParityReport:
         first_differences=_first_differences(ours.model, inputs, codes, greedy[1].codes),
         sampled_items_equal=_items_equal(sampled[0].codes, sampled[1].codes),
         sampled_codes_equal=_share(sampled[0].codes == sampled[1].codes),
-        step_items_equal=_items_equal(codes[:_STEPPED_ITEMS], stepped.codes),
-        step_first_differences=_first_differences(ours.model, inputs, codes[:_STEPPED_ITEMS], stepped.codes),
+        step_items_equal=_items_equal(codes[first], stepped),
+        step_first_differences=_first_differences(ours.model, inputs, codes[first], stepped),
         log_prob_difference=max(_log_prob_difference(*greedy), _log_prob_difference(*sampled)),
         score_difference=_largest(scored[0].log_probs - scored[1].log_probs),
         top_codes_equal=_share(scored[0].top_codes == scored[1].top_codes),
@@ -117,6 +123,13 @@ def compare(folder: ModelFolder, inputs: np.ndarray) -> ParityReport:
         reconstruction_values_differing=_share(decoded[0] != decoded[1]),
     )
     return dataclasses.replace(report, failures=tuple(_failures(report, config)))
+
+
+def _score(backend: Backend, config: TokenizerConfig, inputs: np.ndarray, codes: np.ndarray) -> Scored:
+    """log q of codes, and the best codes; of a quantiser what holds of its own codes without any graph."""
+    if not config.recognition.has_probabilities:
+        return Scored(np.zeros(codes.shape, np.float32), codes[..., None])
+    return backend.score(inputs, codes, min(_TOP_CODES, config.vocab_size))
 
 
 def _failures(report: ParityReport, config: TokenizerConfig) -> Iterator[str]:
@@ -223,10 +236,21 @@ def _first_difference(
 ) -> FirstDifference:
     position = int((ours[item] != others[item]).argmax())
     with torch.inference_mode():
-        context = model.recognition.context(model.standardise(torch.tensor(inputs[item : item + 1])))
-        logits = model.recognition.logits(context, torch.tensor(ours[item : item + 1]))
-    first, second = logits[0, position].topk(2).values.tolist()
-    return FirstDifference(item, position, first - second)
+        gap = choice_gap(model, torch.tensor(inputs[item : item + 1]), torch.tensor(ours[item : item + 1]), position)
+    return FirstDifference(item, position, gap)
+
+
+def choice_gap(model: Autoencoder, inputs: Tensor, codes: Tensor, position: int) -> float:
+    """How far the choice of a code was from being another: between the two largest logits, or from a rounding edge."""
+    recognition = model.recognition
+    context = recognition.context(model.standardise(inputs))
+    if isinstance(recognition, LevelQuantiser):
+        numbers = context[0, position]
+        return float((numbers - numbers.floor() - 0.5).abs().min())
+    is_nearest = isinstance(recognition, NearestQuantiser)
+    logits = recognition.head(context) if is_nearest else recognition.logits(context, codes)
+    largest, second = logits[0, position].topk(2).values.tolist()
+    return largest - second
 
 
 def _log_prob_difference(ours: Encoded, others: Encoded) -> float:

@@ -13,13 +13,14 @@ from typing import Any
 import onnx
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError
+from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError, UnsupportedError
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from export import onnx_graphs
 from export.card import model_card
 from export.check import compare, random_inputs
 from export.loop import splice_loop
+from export.parallel import export_parallel_encoder
 from export.weights import SharedWeights
 
 _SELF_CHECK_ITEMS = 2
@@ -44,9 +45,12 @@ def export_folder(
         OutputExistsError: ``out`` exists and is not to be overwritten, or is something else than a model folder.
         ModelFileError: the checkpoint lacks a file or has a damaged one, or the graphs do not compute what torch does.
         ConfigError: ``config.json`` or ``training.json`` is not valid.
+        UnsupportedError: a Gaussian VAE, which has no codes.
     """
     _check_free(out, overwrite=overwrite)
     config = _read_config(checkpoint, name)
+    if config.recognition.kind == "gaussian":
+        raise UnsupportedError(f"{checkpoint}: a Gaussian VAE has no codes, so there is no tokenizer to export")
     if readme is not None and not readme.is_file():
         raise ModelFileError(f"{readme}: no such file; expected a model card to use as README.md")
     model = Autoencoder(config).eval()
@@ -110,16 +114,25 @@ def _read_training(checkpoint: Path, default: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _write_graphs(model: Autoencoder, folder: Path) -> None:
+def _encoder_graphs(model: Autoencoder) -> dict[str, onnx.ModelProto]:
+    """A loop and the steps it is made of; or one pass, where codes do not depend on each other."""
+    if model.config.recognition.kind != "autoregressive":
+        return {"encoder": export_parallel_encoder(model)}
     context, step = onnx_graphs.export_context(model), onnx_graphs.export_growing_step(model)
-    graphs = {
+    return {
         "encoder": splice_loop(context, step, model.config),
-        "decoder": onnx_graphs.export_decoder(model),
-        "scorer": onnx_graphs.export_scorer(model),
-        "likelihood": onnx_graphs.export_likelihood(model),
         "encoder_context": onnx_graphs.export_context(model, opset=onnx_graphs.TENSORRT_OPSET),
         "encoder_step": onnx_graphs.export_fixed_step(model),
     }
+
+
+def _write_graphs(model: Autoencoder, folder: Path) -> None:
+    graphs = _encoder_graphs(model) | {
+        "decoder": onnx_graphs.export_decoder(model),
+        "likelihood": onnx_graphs.export_likelihood(model),
+    }
+    if model.config.recognition.has_probabilities:
+        graphs["scorer"] = onnx_graphs.export_scorer(model)
     weights = SharedWeights()
     for name, graph in graphs.items():
         graph.graph.name = name

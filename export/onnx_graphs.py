@@ -210,7 +210,7 @@ def memory_names(prefix: str, config: TokenizerConfig) -> list[str]:
 def export_context(model: Autoencoder, *, opset: int = OPSET) -> onnx.ModelProto:
     """``images`` or ``features`` -> ``context_keys_0``, ``context_values_0``, ..."""
     outputs = memory_names("context", model.config)
-    return _export(Context(model), (_example_inputs(model.config),), ({0: "batch"},), _names(model), outputs, opset)
+    return export_graph(Context(model), (example_inputs(model.config),), ({0: "batch"},), _names(model), outputs, opset)
 
 
 def export_growing_step(model: Autoencoder) -> onnx.ModelProto:
@@ -227,14 +227,14 @@ def export_fixed_step(model: Autoencoder) -> onnx.ModelProto:
 def export_decoder(model: Autoencoder) -> onnx.ModelProto:
     """``codes`` -> ``reconstruction``, ``mean``, ``variance``."""
     outputs = ["reconstruction", "mean", "variance"]
-    return _export(Decoder(model), (_example_codes(model.config),), ({0: "batch"},), ["codes"], outputs)
+    return export_graph(Decoder(model), (_example_codes(model.config),), ({0: "batch"},), ["codes"], outputs)
 
 
 def export_scorer(model: Autoencoder) -> onnx.ModelProto:
     """Input, ``codes`` and ``k`` -> ``log_probs`` (B, N) and ``top_codes`` (B, N, k), the most probable first."""
-    examples = (_example_inputs(model.config), _example_codes(model.config))
+    examples = (example_inputs(model.config), _example_codes(model.config))
     outputs = ["log_probs", "log_q"]
-    exported = _export(Scorer(model), examples, ({0: "batch"}, {0: "batch"}), [*_names(model), "codes"], outputs)
+    exported = export_graph(Scorer(model), examples, ({0: "batch"}, {0: "batch"}), [*_names(model), "codes"], outputs)
     # torch's exporter wants to know k while it traces, so the choice of the k best is added afterwards.
     graph = exported.graph
     graph.input.append(helper.make_tensor_value_info("k", TensorProto.INT64, []))
@@ -254,16 +254,17 @@ def export_scorer(model: Autoencoder) -> onnx.ModelProto:
 
 def export_likelihood(model: Autoencoder) -> onnx.ModelProto:
     """Input and ``codes`` -> ``log_likelihood`` and ``squared_error``, each (B, N)."""
-    examples = (_example_inputs(model.config), _example_codes(model.config))
+    examples = (example_inputs(model.config), _example_codes(model.config))
     outputs = ["log_likelihood", "squared_error"]
-    return _export(Likelihood(model), examples, ({0: "batch"}, {0: "batch"}), [*_names(model), "codes"], outputs)
+    return export_graph(Likelihood(model), examples, ({0: "batch"}, {0: "batch"}), [*_names(model), "codes"], outputs)
 
 
 def _names(model: Autoencoder) -> list[str]:
     return [input_name(model.config)]
 
 
-def _example_inputs(config: TokenizerConfig) -> Tensor:
+def example_inputs(config: TokenizerConfig) -> Tensor:
+    """Inputs of a batch size that the exporter does not take for a constant."""
     dtype = torch.uint8 if config.modality == "image" else torch.float32
     return torch.zeros(_EXAMPLE_BATCH, *config.input_shape, dtype=dtype)
 
@@ -304,7 +305,7 @@ def _export_step(
     )
     context, past, present = (memory_names(prefix, config) for prefix in ("context", "past", "present"))
     inputs = ["position", "previous", "uniform", "temperature", *context, *past]
-    return _export(step, examples, dynamic, inputs, ["codes", "log_probs", *present], opset)
+    return export_graph(step, examples, dynamic, inputs, ["codes", "log_probs", *present], opset)
 
 
 def _log_sigmoid(x: Any) -> Any:
@@ -315,7 +316,7 @@ def _log_sigmoid(x: Any) -> Any:
 _TRANSLATIONS: dict[Callable, Callable] = {torch.ops.aten.log_sigmoid.default: _log_sigmoid}
 
 
-def _export(
+def export_graph(
     module: nn.Module,
     examples: tuple[Any, ...],
     dynamic_shapes: tuple[Any, ...],
@@ -323,6 +324,7 @@ def _export(
     output_names: Sequence[str],
     opset: int = OPSET,
 ) -> onnx.ModelProto:
+    """Put a module through the exporter: what torch.onnx.export takes, and a graph that is fit to be shared."""
     with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),

@@ -67,7 +67,7 @@ class Backend(Protocol):
         """Reconstruct from codes (B, N) int32."""
 
     def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
-        """Score given codes (B, N), teacher-forced, in one parallel pass."""
+        """Score given codes (B, N), teacher-forced, in one parallel pass; UnsupportedError from a quantiser."""
 
     def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
         """How well codes (B, N) explain the inputs, cell by cell."""

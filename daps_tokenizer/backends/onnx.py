@@ -129,6 +129,7 @@ class OnnxBackend:
 
     def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
         """Score given codes (B, N), with the ``k`` ≤ V best; errors as of :meth:`encode`, for ``onnx/scorer.onnx``."""
+        self._folder.config.require_probabilities()
         feed = {self._input_name: inputs, "codes": codes}
         return join(Scored, self._in_chunks("scorer", ["log_probs", "top_codes"], feed, k=np.array(k, np.int64)))
 

@@ -115,6 +115,7 @@ class TorchBackend:
     @torch.inference_mode()
     def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
         """Score given codes (B, N), with the ``k`` ≤ V best, teacher-forced, in one parallel pass."""
+        self.model.config.require_probabilities()
         recognition = self.model.recognition
         parts = []
         for rows in slices(len(inputs), self._parallel_chunk):
