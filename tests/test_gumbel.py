@@ -106,7 +106,7 @@ def test_gradients_flow_back_through_earlier_codes_where_there_are_any(kind: str
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ConfigError, match="temperatures and betas must be positive"):
+    with pytest.raises(ConfigError, match="temperatures, betas and start_sharpness must be positive"):
         GumbelSettings(temperature_final=0.0)
     with pytest.raises(ConfigError, match="inner_samples must be at least 1, not 0"):
         GRMCKSettings(inner_samples=0)

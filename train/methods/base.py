@@ -106,6 +106,13 @@ def require_kind(model: Autoencoder, method: str, *kinds: str) -> None:
         raise ConfigError(f"{method} trains a recognition model of kind {' or '.join(kinds)}, not {kind}")
 
 
+@torch.no_grad()
+def sharpen(model: Autoencoder, factor: float) -> None:
+    """Multiply the logits of q(z|x), which lowers its entropy: sharp codes depend on x before anything is learnt."""
+    for parameter in model.recognition.head.parameters():
+        parameter.mul_(factor)
+
+
 def beta_schedule(initial: float, final: float, progress: float) -> float:
     """Exponential decay from initial to final as progress goes from 0 to 1."""
     return initial * (final / initial) ** progress

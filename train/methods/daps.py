@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from train.code_search import CodeSearch
-from train.methods.base import Batch, Losses, beta_schedule, sum_neighbourhood
+from train.methods.base import Batch, Losses, beta_schedule, sharpen, sum_neighbourhood
 from train.methods.policy import PolicyMethod
 from train.methods.rewards import WeightedRewards, check_weights
 
@@ -104,11 +104,9 @@ class DAPS(PolicyMethod):
         self.log_eta = nn.Parameter(torch.tensor(math.log(settings.eta_initial)))
         self.rewards = WeightedRewards(settings.rewards, model.config, settings.num_classes)
 
-    @torch.no_grad()
     def start(self) -> None:
         """Sharpen what was loaded."""
-        for parameter in self.model.recognition.head.parameters():
-            parameter.mul_(self.settings.start_sharpness)
+        sharpen(self.model, self.settings.start_sharpness)
 
     def extra_parameters(self) -> list[dict[str, Any]]:
         """η has a learning rate of its own, and so has what rewards train."""

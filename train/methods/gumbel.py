@@ -18,7 +18,7 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.transformer import Memory
-from train.methods.base import Batch, Losses, Method, beta_schedule, require_kind
+from train.methods.base import Batch, Losses, Method, beta_schedule, require_kind, sharpen
 
 
 def replace_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
@@ -53,16 +53,18 @@ class Relaxed(NamedTuple):
 
 @dataclass(frozen=True)
 class GumbelSettings:
-    """τ and β decay exponentially from their initial to their final value."""
+    """τ and β decay exponentially; ``start_sharpness`` multiplies the logits once, when a run begins."""
 
     temperature_initial: float = 1.0
     temperature_final: float = 1.0
     beta_initial: float = 6.0
     beta_final: float = 0.01
+    start_sharpness: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.temperature_initial, self.temperature_final, self.beta_initial, self.beta_final) <= 0:
-            raise ConfigError("temperatures and betas must be positive")
+        positive = (self.temperature_initial, self.temperature_final, self.beta_initial, self.beta_final)
+        if min(*positive, self.start_sharpness) <= 0:
+            raise ConfigError("temperatures, betas and start_sharpness must be positive")
 
 
 class GumbelSoftmax(Method):
@@ -74,6 +76,10 @@ class GumbelSoftmax(Method):
     def __init__(self, model: Autoencoder, settings: GumbelSettings) -> None:
         super().__init__(model, settings)
         require_kind(model, "a relaxation", "autoregressive", "independent")
+
+    def start(self) -> None:
+        """Sharpen what was loaded."""
+        sharpen(self.model, self.settings.start_sharpness)
 
     def draw(self, logits: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
         """One-hot codes with a gradient, (..., V) from logits (..., V)."""

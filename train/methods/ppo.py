@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
-from train.methods.base import Batch, Losses
+from train.methods.base import Batch, Losses, sharpen
 from train.methods.gumbel import entropy_of
 from train.methods.policy import PolicyMethod
 
@@ -34,7 +34,8 @@ def adapt(coefficient: Tensor, divergence: Tensor, target: float) -> Tensor:
 class PPOSettings:
     """``refresh_every``: updates before the policy that draws becomes the present one. ``target_kl`` in nats per code.
 
-    ``beta`` weighs the entropy against log p(x|z) in nats, as in the other methods.
+    ``beta`` weighs the entropy against log p(x|z) in nats, as in the other methods; ``start_sharpness`` multiplies the
+    logits once.
     """
 
     num_samples: int = 8
@@ -44,11 +45,12 @@ class PPOSettings:
     beta: float = 0.01
     refresh_every: int = 4
     value_learning_rate: float = 1e-3
+    start_sharpness: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_samples < 1 or self.refresh_every < 1:
             raise ConfigError("ppo needs num_samples and refresh_every of at least 1")
-        positive = (self.target_kl, self.kl_coefficient, self.beta, self.value_learning_rate)
+        positive = (self.target_kl, self.kl_coefficient, self.beta, self.value_learning_rate, self.start_sharpness)
         if not 0 < self.clip < 1 or min(positive) <= 0:
             raise ConfigError("ppo needs a clip between 0 and 1, and positive target_kl, kl_coefficient and beta")
 
@@ -76,7 +78,8 @@ class PPO(PolicyMethod):
         self.register_buffer("reward_scale", torch.tensor(0.0))  # 0: no reward seen yet
 
     def start(self) -> None:
-        """The policy that was loaded draws first."""
+        """The policy that was loaded draws first, sharpened."""
+        sharpen(self.model, self.settings.start_sharpness)
         self.behaviour.load_state_dict(self.model.recognition.state_dict())
 
     def extra_parameters(self) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from daps_tokenizer.errors import ConfigError
-from train.methods.base import Batch, Losses, beta_schedule
+from train.methods.base import Batch, Losses, beta_schedule, sharpen
 from train.methods.policy import PolicyMethod
 
 
@@ -31,17 +31,18 @@ def score_loss(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
 
 @dataclass(frozen=True)
 class ReinforceSettings:
-    """K samples per item; β decays exponentially."""
+    """K samples per item; β decays exponentially; ``start_sharpness`` multiplies the logits once."""
 
     num_samples: int = 8
     beta_initial: float = 6.0
     beta_final: float = 0.01
+    start_sharpness: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_samples < 2:
             raise ConfigError(f"reinforce compares samples, so num_samples must be at least 2, not {self.num_samples}")
-        if min(self.beta_initial, self.beta_final) <= 0:
-            raise ConfigError("reinforce needs positive betas")
+        if min(self.beta_initial, self.beta_final, self.start_sharpness) <= 0:
+            raise ConfigError("reinforce needs positive betas and start_sharpness")
 
 
 class Reinforce(PolicyMethod):
@@ -49,6 +50,10 @@ class Reinforce(PolicyMethod):
 
     settings_type = ReinforceSettings
     settings: ReinforceSettings
+
+    def start(self) -> None:
+        """Sharpen what was loaded."""
+        sharpen(self.model, self.settings.start_sharpness)
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """−mean_k sg(A^k) log q^k − mean_k log p^k, with A^k the return less its leave-one-out baseline."""

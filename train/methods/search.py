@@ -23,7 +23,7 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sweep import Swept
 from train.code_search import CodeSearch, greedy_in_passes
-from train.methods.base import Batch, Losses, Method, require_kind, sum_neighbourhood
+from train.methods.base import Batch, Losses, Method, require_kind, sharpen, sum_neighbourhood
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,9 @@ class SearchTraining(Method):
         super().__init__(model, settings)
         require_kind(model, "search", "autoregressive", "independent")
 
-    @torch.no_grad()
     def start(self) -> None:
         """Sharpen what was loaded."""
-        for parameter in self.model.recognition.head.parameters():
-            parameter.mul_(self.settings.start_sharpness)
+        sharpen(self.model, self.settings.start_sharpness)
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """L(θ) + L(φ), or one of them while the other model is fixed: they share no parameters."""
