@@ -140,6 +140,27 @@ def large(model: str, sizes: tuple[str, ...], threads: int, out: Path) -> None:
         click.echo(path)
 
 
+@main.command()
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
+@click.option("--items", type=click.IntRange(min=1), help="So many test items, spread evenly; default: all.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--name", default="compare", show_default=True, help="Of the report.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+def compare(
+    checkpoints: tuple[Path, ...], data: Path | None, items: int | None, seed: int, name: str, out: Path
+) -> None:
+    """Measure CHECKPOINTS of several methods on the same test items."""
+    from benchmarks.compare import compare_checkpoints, write_comparison
+    from train.data import data_folder
+
+    with progress_bar(len(checkpoints)) as show_done:
+        rows = compare_checkpoints(checkpoints, data_folder(data), limit=items, seed=seed, on_progress=show_done)
+    content = {"command": _command(), "machine": describe_machine(), "seed": seed, "rows": rows}
+    for path in write_comparison(out, name, content):
+        click.echo(path)
+
+
 for _command in (task, reward, prior, search, search_training):
     main.add_command(_command)
 

@@ -6,7 +6,7 @@ import datetime
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,13 @@ from train.photos import PhotosConfig
 EVALUATION_BATCH = 100
 
 
-@torch.no_grad()
+class Measured(NamedTuple):
+    """Each metric (items,) by its name, and the sampled codes (items · N,), none where the latent is continuous."""
+
+    items: dict[str, np.ndarray]
+    codes: np.ndarray
+
+
 def evaluate(method: TrainedModel, items: Items, *, limit: int | None = None, seed: int = 0) -> dict[str, float]:
     """Means over all items, or over ``limit`` that are spread evenly over them.
 
@@ -41,6 +47,16 @@ def evaluate(method: TrainedModel, items: Items, *, limit: int | None = None, se
         Where the latent is continuous there is no ``entropy`` and no codes are used. The metrics are those of
         ``daps-tokenize evaluate``.
     """
+    measured = measure_items(method, items, limit=limit, seed=seed)
+    means = {name: float(values.mean(dtype=np.float64)) for name, values in measured.items.items()}
+    usage = code_usage(measured.codes, method.model.config.vocab_size)
+    count = len(next(iter(measured.items.values())))
+    return means | {name: float(value) for name, value in usage.items()} | {"items": float(count)}
+
+
+@torch.no_grad()
+def measure_items(method: TrainedModel, items: Items, *, limit: int | None = None, seed: int = 0) -> Measured:
+    """What :func:`evaluate` takes the means of, item by item; arguments as there."""
     was_training = method.training
     method.eval()
     model = method.model
@@ -74,10 +90,8 @@ def evaluate(method: TrainedModel, items: Items, *, limit: int | None = None, se
             for name, value in found.items():
                 values.setdefault(name, []).append(value)
     method.train(was_training)
-    means = {name: float(np.concatenate(parts).mean(dtype=np.float64)) for name, parts in values.items()}
-    codes_drawn = np.concatenate([np.empty((0, 1), np.int64), *sampled_codes], axis=None)  # none: a continuous latent
-    usage = code_usage(codes_drawn, model.config.vocab_size)
-    return means | {name: float(value) for name, value in usage.items()} | {"items": float(count)}
+    codes_drawn = np.concatenate([np.empty((0, 1), np.int64), *sampled_codes], axis=None)
+    return Measured({name: np.concatenate(parts) for name, parts in values.items()}, codes_drawn)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -85,11 +99,8 @@ def _array(tensor: Tensor) -> np.ndarray:
     return array
 
 
-def evaluate_checkpoint(checkpoint: Path, data: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Evaluate a checkpoint's autoregressive model on the whole test set and record it in ``training.json``.
-
-    Returns:
-        What :func:`evaluate` returns, with dataset, seed and date.
+def open_checkpoint(checkpoint: Path, data: Path) -> tuple[Autoencoder, dict[str, Any], Items]:
+    """The model of a checkpoint, the record of its training, and the test items that it was not trained on.
 
     Raises:
         ModelFileError: the folder is no checkpoint.
@@ -101,15 +112,32 @@ def evaluate_checkpoint(checkpoint: Path, data: Path, *, seed: int = 0) -> dict[
     model = Autoencoder(TokenizerConfig.from_file(config_file))
     load_weights(model, checkpoint / "model.safetensors")
     experiment = record["experiment"]
-    dataset, photos = experiment["dataset"], experiment.get("data")
-    test = load_dataset(
-        dataset,
+    photos = experiment.get("data")
+    dataset = load_dataset(
+        experiment["dataset"],
         data,
         photos=photos and config_from_dict(PhotosConfig, photos, source=f"{record_file}: data"),
         input_shape=model.config.input_shape,
-    ).test
+    )
+    return model, record, dataset.test
+
+
+def evaluate_checkpoint(checkpoint: Path, data: Path, *, seed: int = 0) -> dict[str, Any]:
+    """Evaluate a checkpoint's autoregressive model on the whole test set and record it in ``training.json``.
+
+    Returns:
+        What :func:`evaluate` returns, with dataset, seed and date.
+
+    Raises:
+        ModelFileError: the folder is no checkpoint.
+    """
+    model, record, test = open_checkpoint(checkpoint, data)
     found: dict[str, Any] = evaluate(TrainedModel(model), test, seed=seed)
-    found |= {"dataset": f"{dataset}, test set", "seed": seed, "date": datetime.date.today().isoformat()}
+    found |= {
+        "dataset": f"{record['experiment']['dataset']}, test set",
+        "seed": seed,
+        "date": datetime.date.today().isoformat(),
+    }
     record["evaluation"] = found
-    write_bytes_atomically(record_file, (json.dumps(record, indent=2) + "\n").encode())
+    write_bytes_atomically(checkpoint / "training.json", (json.dumps(record, indent=2) + "\n").encode())
     return found

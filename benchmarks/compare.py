@@ -1,0 +1,106 @@
+"""Methods side by side: checkpoints that were trained on the same items in as many steps, on the same test items."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from daps_tokenizer.measure import machine_line
+from daps_tokenizer.metrics import code_usage, summarise
+from train.evaluate import measure_items, open_checkpoint
+from train.methods.base import TrainedModel
+
+_COLUMNS = {
+    "greedy_log_p": ("log p, greedy, nats", 1),
+    "sampled_log_p": ("log p, sampled, nats", 1),
+    "greedy_psnr": ("PSNR, greedy, dB", 2),
+    "greedy_ssim": ("SSIM, greedy", 4),
+}
+
+
+def compare_checkpoints(
+    checkpoints: Sequence[Path],
+    data: Path,
+    *,
+    limit: int | None,
+    seed: int,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> list[dict[str, Any]]:
+    """Measure checkpoints on the test items of their own datasets.
+
+    Args:
+        checkpoints: checkpoint folders.
+        data: folder of the datasets.
+        limit: that many items, spread evenly; all if None.
+        seed: of samples and of the bootstrap.
+        on_progress: is told how many checkpoints are done.
+
+    Returns:
+        For each: ``name``, ``methods`` and ``steps`` of all its stages, ``crops`` seen, ``seconds``, ``parameters``,
+        ``bits``, and the metrics of :func:`train.evaluate.evaluate` with 95 % bootstrap intervals.
+
+    Raises:
+        ModelFileError: a folder that is no checkpoint.
+    """
+    rows = []
+    for done, checkpoint in enumerate(checkpoints, start=1):
+        model, record, test = open_checkpoint(checkpoint, data)
+        stages = [*record.get("stages_before", []), record]
+        measured = measure_items(TrainedModel(model), test, limit=limit, seed=seed)
+        rows.append(
+            {
+                "name": record["experiment"]["name"],
+                "methods": [stage["experiment"]["method"] for stage in stages],
+                "steps": [stage["steps"] for stage in stages],
+                "crops": sum(stage["steps"] * stage["experiment"]["batch_size"] for stage in stages),
+                "seconds": sum(stage["seconds"] for stage in stages),
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "bits": model.config.bits_per_item,
+                "items": len(measured.items["greedy_log_p"]),
+                "data": record["experiment"]["dataset"],
+                **summarise(measured.items, seed),
+                **code_usage(measured.codes, model.config.vocab_size),
+            }
+        )
+        on_progress(done)
+    return rows
+
+
+def write_comparison(folder: Path, name: str, content: dict[str, Any]) -> list[Path]:
+    """Write ``NAME.json`` and ``NAME.md``; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    json_path, table_path = folder / f"{name}.json", folder / f"{name}.md"
+    json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    rows = content["rows"]
+    titles = [title for title, _ in _COLUMNS.values()]
+    header = ["method", "steps", "items seen", "parameters", "bits", *titles, "perplexity", "codes used"]
+    lines = ["# Methods side by side", "", f"`{content['command']}`", "", f"| {' | '.join(header)} |"]
+    lines.append("|" + "---|" * len(header))
+    for row in sorted(rows, key=lambda found: -found["greedy_log_p"]["mean"]):
+        cells = [
+            ", then ".join(row["methods"]),
+            " + ".join(f"{steps:,}" for steps in row["steps"]),
+            f"{row['crops']:,}",
+            f"{row['parameters']:,}",
+            f"{row['bits']:.1f}",
+            *(
+                "{mean:.{d}f} [{low:.{d}f}, {high:.{d}f}]".format(d=digits, **row[column])
+                for column, (_, digits) in _COLUMNS.items()
+            ),
+            f"{row['code_perplexity']:.1f}",
+            str(row["codes_used"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Means over {rows[0]['items']} test items ({rows[0]['data']}, centre crops of "
+        "validation photographs where they are photographs) with 95 % bootstrap intervals over items; one run each, so "
+        f"the intervals do not tell runs apart; seed {content['seed']}. log p is in standardised units.",
+        "",
+        f"{machine_line(content['machine'])}.",
+        "",
+    ]
+    table_path.write_text("\n".join(lines), encoding="utf-8")
+    return [json_path, table_path]
