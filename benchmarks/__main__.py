@@ -156,7 +156,7 @@ def compare(
 
     with progress_bar(len(checkpoints)) as show_done:
         rows = compare_checkpoints(checkpoints, data_folder(data), limit=items, seed=seed, on_progress=show_done)
-    content = {"command": _command(), "machine": describe_machine(), "seed": seed, "rows": rows}
+    content = {"command": command_line(), "machine": describe_machine(), "seed": seed, "rows": rows}
     for path in write_comparison(out, name, content):
         click.echo(path)
 

@@ -23,6 +23,7 @@ from daps_tokenizer.motion.metrics import motion_metrics
 from daps_tokenizer.tokenizer import Tokenizer
 
 DEFAULT_MOTION_MODEL = "daps-h1-motion"
+_IMAGE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}  # the usual one first
 
 
 class Said(NamedTuple):
@@ -69,9 +70,9 @@ class Media(Protocol):
 
 
 class ImageMedia:
-    """Images are read by Pillow and written as PNG; how good they are is PSNR."""
+    """Images are read by Pillow and written as PNG, or as WebP or JPEG of quality 90; how good they are is PSNR."""
 
-    endings = (".png",)
+    endings = tuple(_IMAGE_FORMATS)
     items = "images"
 
     def load(self, source: str, tokenizer: Tokenizer, options: InputOptions, clip: str | None) -> np.ndarray:
@@ -81,10 +82,10 @@ class ImageMedia:
         return tokenizer.prepare(open_source(source), **options)
 
     def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str) -> Decoded:
-        """PNG files."""
+        """Files of one of the formats."""
         images = tokenizer.decode(codes)
         height, width, _ = images.shape[-3:]
-        files = [png(image) for image in images.reshape(-1, *images.shape[-3:])]
+        files = [image_file(image, suffix) for image in images.reshape(-1, *images.shape[-3:])]
         return Decoded(images, files, Said(f"{width}x{height} pixels", {"width": width, "height": height}))
 
     def quality(self, original: np.ndarray, reconstruction: np.ndarray) -> Said:
@@ -155,18 +156,19 @@ def suffix_of(name: str, media: Media) -> str:
     return media.endings[0] if name == STANDARD_STREAM else Path(name).suffix
 
 
-def png(image: np.ndarray) -> bytes:
-    """An image (H, W, C) uint8 as the content of a PNG file."""
+def image_file(image: np.ndarray, suffix: str) -> bytes:
+    """An image (H, W, C) uint8 as the content of a file with this suffix."""
     buffer = io.BytesIO()
-    to_pil(image).save(buffer, "PNG")
+    to_pil(image).save(buffer, _IMAGE_FORMATS[suffix.lower()], quality=90)  # which PNG does not look at
     return buffer.getvalue()
 
 
-def side_by_side(panels: Sequence[np.ndarray]) -> bytes:
-    """Images (H, W, C) uint8 of one size with a white gap between them, as a PNG."""
+def side_by_side(panels: Sequence[np.ndarray], suffix: str) -> bytes:
+    """Images (H, W, C) uint8 of one size with a white gap between them, as a file with this suffix."""
     height, width, channels = panels[0].shape
     gap = np.full((height, max(1, width // 16), channels), 255, np.uint8)
-    return png(np.concatenate([panels[0], *(part for panel in panels[1:] for part in (gap, panel))], axis=1))
+    picture = np.concatenate([panels[0], *(part for panel in panels[1:] for part in (gap, panel))], axis=1)
+    return image_file(picture, suffix)
 
 
 def _errors(original: np.ndarray, reconstruction: np.ndarray) -> tuple[float, float]:

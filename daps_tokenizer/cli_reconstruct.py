@@ -99,7 +99,7 @@ def reconstruct(
         decoded = [reconstruction[0]]
         if encoded.greedy is not None and (compare or drawn):
             decoded.insert(0, tokenizer.decode(encoded.greedy)[0])
-        outputs.write(file, side_by_side([original[0], *decoded]) if compare else data)
+        outputs.write(file, side_by_side([original[0], *decoded], suffix_of(file, media)) if compare else data)
         for option, name in drawn.items():
             pictures[option].write(name, _DRAW[option](loaded, decoded))
         quality = media.quality(original, reconstruction)

@@ -216,10 +216,10 @@ def test_codes_of_other_weights_are_refused(model: str) -> None:
         Tokenizer.from_pretrained(model).decode(Codes.load("x.daps"))
 
 
-def test_images_are_written_as_png_only(tok: Tokenizer, model: str) -> None:
+def test_images_are_written_as_images_only(tok: Tokenizer, model: str) -> None:
     save_codes(tok, "x.daps", 1)
-    message = refusal("decode", "x.daps", "-o", "x.jpg", "--model", model)
-    assert message.startswith("-o x.jpg: expected a name that ends with .png")
+    message = refusal("decode", "x.daps", "-o", "x.gif", "--model", model)
+    assert message.startswith("-o x.gif: expected a name that ends with .png or .webp")
 
 
 def test_one_name_does_for_one_input(tok: Tokenizer, model: str) -> None:
@@ -243,6 +243,12 @@ def test_reconstruct_writes_what_is_left_and_how_close_it_is(tok: Tokenizer, mod
     line = run_well("reconstruct", "digit.png", "--force", "--model", model).stdout
     expected = f"digit.png -> digit.reconstruction.png  PSNR {report['psnr']:.2f} dB, 64 bits, random-mnist, "
     assert line.startswith(expected)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.webp", "WEBP"), ("a.JPG", "JPEG"), ("a.png", "PNG")])
+def test_the_suffix_says_what_kind_of_image_is_written(model: str, name: str, kind: str) -> None:
+    run_well("reconstruct", "digit.png", "-o", name, "--model", model)
+    assert Image.open(name).format == kind
 
 
 def test_compare_puts_what_the_model_sees_beside_what_is_left(tok: Tokenizer, model: str) -> None:
