@@ -1,4 +1,4 @@
-"""What a large photograph takes: time, and the peak memory of a process that does nothing else."""
+"""What a large photograph takes: processor time, and the peak memory of a process that does nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from daps_tokenizer.measure import machine_line
 
 @dataclass(frozen=True)
 class LargeRow:
-    """One size of photograph: tiles, bytes of codes, seconds, and the process's peak memory in MB (2^20 bytes)."""
+    """One size of photograph: tiles, bytes of codes, seconds of all processors together, which other programs hardly
+    change, and the process's peak memory in MB (2^20 bytes)."""
 
     width: int
     height: int
@@ -53,11 +54,11 @@ def measure_here(model: str, width: int, height: int, threads: int) -> LargeRow:
     """Measure one size in this process."""
     tokenizer = Tokenizer.from_pretrained(model, num_threads=threads)
     photo = generated_photo(height, width, tokenizer.input_shape[2])
-    started = time.perf_counter()
+    started = time.process_time()
     codes = tokenizer.encode(photo, fit="tile")
-    encoded = time.perf_counter()
+    encoded = time.process_time()
     tokenizer.decode(codes)
-    decoded = time.perf_counter()
+    decoded = time.process_time()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
     return LargeRow(
         width,
@@ -94,7 +95,7 @@ def write_large(folder: Path, model: str, rows: list[LargeRow], content: dict[st
         "",
         f"`{content['command']}`",
         "",
-        "| pixels | tiles | bytes of codes | encode, s | decode, s | peak memory, MB |",
+        "| pixels | tiles | bytes of codes | encode, processor s | decode, processor s | peak memory, MB |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
