@@ -30,7 +30,7 @@ _LIMITS = {
     ),
     "cifar10": (
         'It sees 32×32 pixels. A larger photograph is either shrunk to that (`fit="crop"`) or cut into tiles of it '
-        '(`fit="tile"`), where seams between tiles can be seen. Fine texture, text and faces do not survive.'
+        '(`fit="tile"`). Fine texture, text and faces do not survive.'
     ),
 }
 
