@@ -99,17 +99,20 @@ def reconstruct(
         decoded = [reconstruction[0]]
         if encoded.greedy is not None and (compare or drawn):
             decoded.insert(0, tokenizer.decode(encoded.greedy)[0])
+        drawings = {option: _DRAW[option](loaded, decoded) for option in drawn}  # before anything is written
         outputs.write(file, side_by_side([original[0], *decoded], suffix_of(file, media)) if compare else data)
         for option, name in drawn.items():
-            pictures[option].write(name, _DRAW[option](loaded, decoded))
+            pictures[option].write(name, drawings[option])
         quality = media.quality(original, reconstruction)
         line = (
-            f"{name_of(source)} -> {name_of(file, stream='standard output')}  {quality.text}, "
+            f"{name_of(source)} -> {', '.join([name_of(file, stream='standard output'), *drawn.values()])}  "
+            f"{quality.text}, "
             f"{codes.num_bits} bits, {codes.model}, {milliseconds:.0f} ms{encoded.line}"
         )
         record: dict[str, Any] = {
             "input": source,
             "output": file,
+            **{option.removeprefix("--"): name for option, name in drawn.items()},
             "model": codes.model,
             **quality.record,
             "bits": codes.num_bits,

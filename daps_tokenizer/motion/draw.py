@@ -21,7 +21,7 @@ _FROM_AHEAD, _FROM_ABOVE = np.radians(-55), np.radians(12)  # the camera's direc
 _TILE, _TILES = 0.5, 4  # lines on the ground: metres apart, and how many to each side
 _COLOURS = {"left": (38, 110, 190), "right": (214, 98, 40), "": (50, 50, 56)}
 _GROUND, _SHADOW, _PAPER = (222, 222, 226), (196, 196, 202), (255, 255, 255)
-_PALETTE_SIZE = 32
+_SHADES = 5
 
 
 def animate(clips: Sequence[np.ndarray], captions: Sequence[str], *, fps: float) -> bytes:
@@ -45,15 +45,29 @@ def animate(clips: Sequence[np.ndarray], captions: Sequence[str], *, fps: float)
     camera = rotation_about(0, np.array(_FROM_ABOVE)) @ rotation_about(2, np.array(-heading - _FROM_AHEAD - np.pi / 2))
     eyes = np.array([[*pose[:2], _EYE_LEVEL] for pose in played[0]])
     sites = [forward_kinematics(clip).positions for clip in played]
-    frames = [
-        _draw_frame([clip_sites[t] for clip_sites in sites], captions, eyes[t], camera) for t in range(len(played[0]))
-    ]
-    palette = frames[0].quantize(_PALETTE_SIZE)
-    images = [frame.quantize(_PALETTE_SIZE, palette=palette, dither=Image.Dither.NONE) for frame in frames]
+
+    def draw(t: int) -> Image.Image:
+        frame = _draw_frame([clip_sites[t] for clip_sites in sites], captions, eyes[t], camera)
+        return frame.quantize(palette=_palette(), dither=Image.Dither.NONE)
+
     buffer = io.BytesIO()
-    duration = round(1000 / _GIF_FPS)
-    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
+    # Frames are drawn when they are written: all of a long clip at once would take gigabytes.
+    others = (draw(t) for t in range(1, len(played[0])))
+    draw(0).save(buffer, "GIF", save_all=True, append_images=others, duration=round(1000 / _GIF_FPS), loop=0)
     return buffer.getvalue()
+
+
+def _palette() -> Image.Image:
+    """Every colour that is drawn, and shades between it and the paper for the edges of lines."""
+    drawn = [*_COLOURS.values(), _GROUND, _SHADOW]
+    shades = [
+        tuple(round(paper + (colour - paper) * step / _SHADES) for colour, paper in zip(one, _PAPER, strict=True))
+        for one in drawn
+        for step in range(1, _SHADES + 1)
+    ]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([value for colour in (_PAPER, *shades) for value in colour])
+    return palette
 
 
 def _draw_frame(

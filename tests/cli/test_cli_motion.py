@@ -104,7 +104,9 @@ def test_reconstruct_writes_the_clip_and_says_how_far_off_it_is(motion_tok: Toke
 
 
 def test_reconstruct_draws_stick_figures_and_joints(motion_model: str) -> None:
-    run_well("reconstruct", "walk.csv", "--gif", "walk.gif", "--plot", "joints.png", "--model", motion_model)
+    pictures = ["--gif", "walk.gif", "--plot", "joints.png"]
+    line = run_well("reconstruct", "walk.csv", *pictures, "--model", motion_model).stdout
+    assert line.startswith("walk.csv -> walk.reconstruction.csv, walk.gif, joints.png  joints off by ")
     with Image.open("walk.gif") as gif:
         assert gif.n_frames == 34 and gif.info["duration"] == 40 and gif.size == (480, 260)  # type: ignore[attr-defined]
     with Image.open("joints.png") as plot:
