@@ -57,7 +57,12 @@ def synthetic_inputs(batch: int, config: TokenizerConfig) -> np.ndarray:
     """
     if config.modality == "motion":
         return _synthetic_clips(batch, config.input_shape[0])
-    height, width, channels = config.input_shape
+    return synthetic_images(batch, config.input_shape)
+
+
+def synthetic_images(batch: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Smooth images (batch, height, width, C) uint8, each a little different."""
+    height, width, channels = shape
     item, y, x, channel = np.ogrid[:batch, :height, :width, :channels]
     shares = y / height + x / width + channel / channels + item / batch
     return (255 * (0.5 + 0.5 * np.sin(2 * math.pi * shares))).astype(np.uint8)
