@@ -159,6 +159,13 @@ def check_fps(fps: object, source: str) -> float:
     return float(fps)  # type: ignore[arg-type]
 
 
+def to_numpy(value: Any) -> Any:
+    """A torch tensor as an array, anything else as it is; torch need not be installed."""
+    if type(value).__module__.startswith("torch") and hasattr(value, "detach"):
+        return value.detach().cpu().numpy()
+    return value
+
+
 def _load(item: Any, source: str, fps: float | None) -> list[Clip]:
     if isinstance(item, str | os.PathLike):
         return [Clip.load(item, fps=fps)]
@@ -173,8 +180,7 @@ def _load(item: Any, source: str, fps: float | None) -> list[Clip]:
         if fps is not None and check_fps(fps, item.name) != item.fps:
             raise InputError(f"{item.name}: a Clip of {item.fps:g} fps, not {fps:g}; leave fps out")
         return [item]
-    if type(item).__module__.startswith("torch") and hasattr(item, "detach"):  # so that torch need not be installed
-        item = item.detach().cpu().numpy()
+    item = to_numpy(item)
     if not isinstance(item, np.ndarray):
         raise InputError(f"{source}: expected {_ACCEPTED}, not {type(item).__name__}")
     rate = FPS if fps is None else fps

@@ -8,7 +8,7 @@ from daps_tokenizer.config import MotionConfig, TokenizerConfig
 from daps_tokenizer.errors import CodesError, ConfigError, InputError
 from daps_tokenizer.inputs import Batch, InputOptions, check_options
 from daps_tokenizer.layouts import ClipLayout, TileLayout
-from daps_tokenizer.motion.clips import Clip, load_clips
+from daps_tokenizer.motion.clips import Clip, load_clips, to_numpy
 from daps_tokenizer.motion.features import FEATURE_NAMES, compute_features, standing, to_qpos
 from daps_tokenizer.motion.kinematics import heading_quaternion, split_heading
 from daps_tokenizer.motion.resample import resample, resampled_length
@@ -114,11 +114,12 @@ class MotionInputs:
     def _features(self, inputs: object) -> np.ndarray | None:
         """The inputs as (B, frames, 127) float32 if they are features already, else None."""
         size = (self._length, len(FEATURE_NAMES))
-        if not isinstance(inputs, np.ndarray) or inputs.shape[-2:] != size or inputs.ndim not in (2, 3):
+        array = to_numpy(inputs)
+        if not isinstance(array, np.ndarray) or array.shape[-2:] != size or array.ndim not in (2, 3):
             return None
-        features = inputs.reshape(-1, *size).astype(np.float32)
+        features = array.reshape(-1, *size).astype(np.float32)
         if not len(features) or not np.isfinite(features).all():
-            raise InputError(f"features of shape {inputs.shape}: expected at least one item, and finite numbers")
+            raise InputError(f"features of shape {array.shape}: expected at least one item, and finite numbers")
         return features
 
 
