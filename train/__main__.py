@@ -107,6 +107,22 @@ def chain(configs: tuple[Path, ...], data: Path | None, max_seconds: float | Non
 
 @main.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("size", type=click.IntRange(min=1))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--name", help="The resized model's name; the checkpoint's without it.")
+def resize(checkpoint: Path, size: int, out: Path, name: str | None) -> None:
+    """Write CHECKPOINT as one for images of SIZE×SIZE pixels to OUT, to be evaluated and exported.
+
+    Its codes must be drawn in windows: then the same weights serve images of any number of windows.
+    """
+    from train.checkpoint import resize_checkpoint
+
+    config = resize_checkpoint(checkpoint, size, out, name=name)
+    click.echo(f"{out}  {config.name}, {size}×{size} pixels, {config.num_tokens} codes")
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--seed", default=0, show_default=True, help="Of the sampled codes.")
 def evaluate(checkpoint: Path, data: Path | None, seed: int) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.errors import ModelFileError
+from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError
 from daps_tokenizer.model.autoencoder import load_weights, save_weights
 from train.methods import Method
 
@@ -99,6 +101,36 @@ def read_config(folder: Path) -> TokenizerConfig:
         raise ModelFileError(
             f"{folder}: no config.json; expected a checkpoint folder that python -m train wrote"
         ) from None
+
+
+def resize_checkpoint(folder: Path, size: int, out: Path, *, name: str | None = None) -> TokenizerConfig:
+    """Write a checkpoint's weights and record as those of a model for images of size × size pixels.
+
+    Args:
+        folder: a checkpoint whose recognition model draws its codes in windows: no weight of it, nor of the
+            convolutional generative model, depends on how many windows an image has.
+        size: pixels, a whole number of windows.
+        out: the folder to write; a checkpoint without ``state.safetensors``, so no run goes on from it.
+        name: of the resized model; the checkpoint's if None.
+
+    Raises:
+        ModelFileError: there is no checkpoint.
+        OutputExistsError: ``out`` exists.
+        ConfigError: codes that are not drawn in windows, or a size that windows do not fill.
+    """
+    config = read_config(folder)
+    if not config.recognition.window:
+        raise ConfigError(f"{folder}: the codes of {config.name} are not drawn in windows, so it has one size of image")
+    if out.exists():
+        raise OutputExistsError(f"{out} already exists; choose another folder")
+    shape = (size, size, config.input_shape[2])
+    rows, columns = (math.ceil(size / patch) for patch in config.recognition.patch_size)
+    resized = replace(config, name=name or config.name, input_shape=shape, num_tokens=rows * columns)
+    out.mkdir(parents=True)
+    (out / "config.json").write_text(resized.to_json(), encoding="utf-8")
+    for file in ("model.safetensors", "training.json"):
+        shutil.copyfile(folder / file, out / file)
+    return resized
 
 
 def has_checkpoint(folder: Path) -> bool:
