@@ -8,10 +8,10 @@ import click
 
 from benchmarks.cli_task import reward, task
 from benchmarks.large import measure_large, write_large
-from benchmarks.latency import measure_all
+from benchmarks.latency_commands import latency, peers
 from benchmarks.quality import choose_images
 from benchmarks.quality_report import QualityRequest, run_quality
-from benchmarks.report import RESULTS, command_line, write_latency
+from benchmarks.report import RESULTS, command_line
 from benchmarks.seams import measure_seams, write_seams
 from benchmarks.search_commands import prior, search, search_training
 from daps_tokenizer import Tokenizer
@@ -19,34 +19,12 @@ from daps_tokenizer.backends.batching import physical_cores
 from daps_tokenizer.cli_common import OneLineErrors, progress_bar
 from daps_tokenizer.datasets import open_data
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.hub import built_in_models
 from daps_tokenizer.measure import describe_machine
 
 
 @click.group(cls=OneLineErrors, help=__doc__)
 def main() -> None:
     """Measure."""
-
-
-@main.command()
-@click.option("--model", "models", multiple=True, help="Model to measure; all built-in ones without it.")
-@click.option("--backend", "backends", multiple=True, default=("onnx", "torch"), show_default=True)
-@click.option("--threads", multiple=True, type=int, default=(1, 2), show_default=True)
-@click.option("--batch", "batches", multiple=True, type=int, default=(1, 8, 32), show_default=True)
-@click.option("--seconds", default=3.0, show_default=True, help="Time spent on each measurement.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
-def latency(
-    models: tuple[str, ...],
-    backends: tuple[str, ...],
-    threads: tuple[int, ...],
-    batches: tuple[int, ...],
-    seconds: float,
-    out: Path,
-) -> None:
-    """Time encode and decode: every model, backend, batch size and number of threads."""
-    rows = measure_all(list(models or built_in_models()), list(backends), list(threads), list(batches), seconds=seconds)
-    for path in write_latency(out, rows, describe_machine(), command_line()):
-        click.echo(path)
 
 
 @main.command()
@@ -161,7 +139,7 @@ def compare(
         click.echo(path)
 
 
-for _command in (task, reward, prior, search, search_training):
+for _command in (latency, peers, task, reward, prior, search, search_training):
     main.add_command(_command)
 
 

@@ -1,84 +1,304 @@
-"""How long encoding and decoding take.
+"""How long encoding and decoding take, on every backend that the machine has.
 
-Each model, backend and number of threads has a process of its own, so that peak memory is its own too and no runtime's
-threads disturb another's. The torch backend is the baseline: an eager loop with a key-value cache.
+Each model, backend, device, precision and number of threads has a process of its own, so that its start and its peak
+memory are its own too and no runtime's threads disturb another's. The clock is the processor's monotonic one around
+whole calls of the Tokenizer, whose results are numpy arrays: whatever a device computes is done when a call returns.
 """
 
 from __future__ import annotations
 
 import json
 import resource
+import statistics
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from benchmarks.floor import ModelCosts, Peaks, Work, count_costs
+from benchmarks.inputs import real_inputs
+from benchmarks.machine import device_memory_mb
+from benchmarks.passes import count_passes
 from daps_tokenizer import DapsError, Tokenizer
 from daps_tokenizer.errors import BackendError
-from daps_tokenizer.measure import Timing, synthetic_inputs, time_calls
+from daps_tokenizer.hub import ModelFolder, open_model
+from daps_tokenizer.inputs import open_modality
+
+_WARM_UP_CALLS = 2
+_FEWEST_CALLS = 3
+_REFERENCE_ITEMS = 32
+
+# What is tried, on every machine: (backend, device, precision).
+RUNTIMES = (
+    ("onnx", "cpu", "float32"),
+    ("torch", "cpu", "float32"),
+    ("torch", "cpu", "bfloat16"),
+    ("onnx", "cuda", "float32"),
+    ("torch", "cuda", "float32"),
+    ("torch", "cuda", "bfloat16"),
+    ("torch", "cuda", "float16"),
+    ("tensorrt", "cuda", "float32"),
+    ("tensorrt", "cuda", "bfloat16"),
+    ("tensorrt", "cuda", "float16"),
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. Times are of one call on a whole batch, in milliseconds; memory is the process's peak, in MB."""
+    """One measurement, or why there is none.
+
+    Times are of one call on a whole batch. ``open_ms`` is from the start of an interpreter to a loaded Tokenizer,
+    ``first_call_ms`` of the first call with this batch. ``floor_ms`` is the least time the machine needs to read the
+    weights and caches, or to compute, on one thread (see :mod:`benchmarks.floor`); ``gb_per_second`` counts the same
+    bytes. ``codes_equal`` is the share of codes equal to the float32 reference. ``passes`` is the mean over windows.
+    Memory is the process's peak, in MB. Everything but the first six fields is None where ``reason`` says why there is
+    no measurement.
+    """
 
     model: str
     backend: str
+    device: str
+    precision: str
     threads: int
     action: str
-    batch: int
-    calls: int
-    median_ms: float
-    p95_ms: float
-    items_per_second: float
-    peak_memory_mb: float
+    batch: int | None = None
+    reason: str | None = None
+    open_ms: float | None = None
+    first_call_ms: float | None = None
+    calls: int | None = None
+    median_ms: float | None = None
+    p95_ms: float | None = None
+    items_per_second: float | None = None
+    codes_per_second: float | None = None
+    gb_per_second: float | None = None
+    gflop_per_second: float | None = None
+    floor_ms: float | None = None
+    share_of_floor: float | None = None
+    peak_memory_mb: float | None = None
+    peak_device_memory_mb: float | None = None
+    codes_equal: float | None = None
+    passes: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure: every combination; see the options of ``python -m benchmarks latency``."""
+
+    models: tuple[str, ...]
+    runtimes: tuple[tuple[str, str, str], ...]
+    threads: tuple[int, ...]
+    batches: tuple[int, ...]
+    seconds: float
+    longest_call: float
+    data: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process measures; ``launched`` is when it was started, in seconds of ``time.time()``."""
+
+    model: str
+    backend: str
+    device: str
+    precision: str
+    threads: int
+    batches: tuple[int, ...]
+    seconds: float
+    longest_call: float
+    arrays: str
+    peaks: Peaks
+    launched: float
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """Read what :func:`measure_all` hands to its processes."""
+        content = json.loads(text)
+        return cls(**content | {"batches": tuple(content["batches"]), "peaks": Peaks(**content["peaks"])})
 
 
 def measure_all(
-    models: list[str], backends: list[str], threads: list[int], batches: list[int], *, seconds: float
-) -> list[Row]:
+    plan: Plan, peaks: Peaks, *, on_progress: Callable[[str], None] = lambda line: None
+) -> tuple[list[Row], dict[str, str]]:
     """Measure every combination, one process after the other.
 
     Args:
-        seconds: time spent on each action and batch size, after the warm-up.
+        plan: what to measure.
+        peaks: of this machine.
+        on_progress: told what is being measured.
 
-    Raises:
-        BackendError: a process failed; its last line of output is in the message.
+    Returns:
+        The rows, and for each model what its inputs are and which codes are the reference.
     """
     rows: list[Row] = []
-    for model in models:
-        for count in threads:
-            for backend in backends:
-                job = {"model": model, "backend": backend, "threads": count, "batches": batches, "seconds": seconds}
-                command = [sys.executable, "-m", "benchmarks.latency", json.dumps(job)]
-                finished = subprocess.run(command, capture_output=True, text=True, check=False)
-                if finished.returncode != 0:
-                    reason = (finished.stderr.strip().splitlines() or ["no output"])[-1]
-                    raise BackendError(f"{model} on {backend} with {count} threads could not be measured: {reason}")
-                rows += [Row(**row) for row in json.loads(finished.stdout)]
+    sources: dict[str, str] = {}
+    missing: dict[tuple[str, str, str], str] = {}  # a GPU that one model has not found no other need look for
+    with tempfile.TemporaryDirectory() as folder:
+        for model in plan.models:
+            arrays = str(Path(folder) / f"{len(sources)}.npz")
+            sources[model] = _prepare(model, max(plan.batches), plan.data, arrays)
+            for runtime in plan.runtimes:
+                for threads in plan.threads if runtime[1] == "cpu" else plan.threads[:1]:
+                    on_progress(f"{model}: {', '.join(runtime)}, threads {threads}")
+                    job = Job(
+                        model, *runtime, threads, plan.batches, plan.seconds, plan.longest_call, arrays, peaks,
+                        time.time(),
+                    )  # fmt: skip
+                    found = [_unmeasured(job, missing[runtime])] if runtime in missing else _run(job)
+                    if runtime[1] != "cpu" and found[0].batch is None:
+                        missing[runtime] = found[0].reason or ""
+                    rows += found
+    return rows, sources
+
+
+def _prepare(model: str, count: int, data: Path, path: str) -> str:
+    """Write inputs and their reference codes to a file for the processes; returns what both are."""
+    folder = open_model(model)
+    inputs, source = real_inputs(folder.config, count, data)
+    try:
+        tokenizer, reference = Tokenizer.from_pretrained(model, backend="torch", device="cpu"), "torch"
+    except BackendError:
+        tokenizer, reference = Tokenizer.from_pretrained(model, backend="onnx", device="cpu"), "ONNX Runtime"
+    np.savez(path, inputs=inputs, codes=tokenizer.encode(inputs[:_REFERENCE_ITEMS]).numpy())
+    return f"{source}; reference codes: {reference}, float32, on the CPU, of the first {min(count, _REFERENCE_ITEMS)}"
+
+
+def _run(job: Job) -> list[Row]:
+    finished = subprocess.run(
+        [sys.executable, "-m", "benchmarks.latency", json.dumps(asdict(job))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if finished.returncode != 0:
+        reason = (finished.stderr.strip().splitlines() or [f"ended with exit code {finished.returncode}"])[-1]
+        return [_unmeasured(job, reason)]
+    return [Row(**row) for row in json.loads(finished.stdout)]
+
+
+def _unmeasured(job: Job, reason: str) -> Row:
+    return Row(**_identity(job), action="encode", reason=reason)
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in ("model", "backend", "device", "precision", "threads")}
+
+
+def measure_one(job: Job) -> list[Row]:
+    """Measure in this process; encode is greedy."""
+    tokenizer = Tokenizer.from_pretrained(
+        job.model,
+        backend=job.backend,  # type: ignore[arg-type]
+        device=job.device,
+        dtype=job.precision,
+        num_threads=job.threads,
+    )
+    open_ms = 1e3 * (time.time() - job.launched)
+    with np.load(job.arrays) as arrays:
+        inputs, reference = arrays["inputs"], arrays["codes"]
+    folder = open_model(job.model)
+    costs = count_costs(folder)
+    rows: list[Row] = []
+    per_item: dict[str, float] = {}
+    for batch in sorted(job.batches):
+        encode = partial(tokenizer.encode, inputs[:batch])
+        if (reason := _too_long(job, per_item.get("encode"), batch)) is not None:
+            rows.append(Row(**_identity(job), action="encode", batch=batch, reason=reason))
+            continue
+        timed, codes = time_call(encode, job.seconds)
+        checked = min(batch, len(reference))
+        passes, work = _work_of_encoding(job, costs, folder, inputs[:batch])
+        rows.append(
+            Row(
+                **_identity(job), action="encode", batch=batch, open_ms=open_ms,
+                **_rates(timed, batch, tokenizer.num_tokens, work, job.peaks),
+                codes_equal=float((codes.numpy()[:checked] == reference[:checked]).mean()), passes=passes,
+            )
+        )  # fmt: skip
+        per_item["encode"] = timed.median / batch
+        timed, _ = time_call(partial(tokenizer.decode, codes), job.seconds)
+        rates = _rates(timed, batch, tokenizer.num_tokens, costs.decode(batch), job.peaks)
+        rows.append(Row(**_identity(job), action="decode", batch=batch, open_ms=open_ms, **rates))
     return rows
 
 
-def measure_one(model: str, backend: str, threads: int, batches: list[int], seconds: float) -> list[Row]:
-    """Measure one model on one backend in this process; encode is greedy, on images or clips of the model's size."""
-    tokenizer = Tokenizer.from_pretrained(model, backend=backend, num_threads=threads)  # type: ignore[arg-type]
-    timings: list[tuple[str, int, Timing]] = []
-    for batch in sorted(batches):
-        inputs = synthetic_inputs(batch, tokenizer.config)
-        codes = tokenizer.encode(inputs)
-        encode, decode = partial(tokenizer.encode, inputs), partial(tokenizer.decode, codes)
-        timings.append(("encode", batch, time_calls(encode, batch=batch, seconds=seconds)))
-        timings.append(("decode", batch, time_calls(decode, batch=batch, seconds=seconds)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
-    return [
-        Row(model, backend, threads, action, batch, **asdict(timing), peak_memory_mb=peak)
-        for action, batch, timing in timings
-    ]
+@dataclass(frozen=True)
+class Timed:
+    """Seconds: of the first call, and of those after the warm-up."""
+
+    first: float
+    times: Sequence[float]
+
+    @property
+    def median(self) -> float:
+        """Of the times."""
+        return statistics.median(self.times)
+
+
+def time_call(call: Callable[[], Any], seconds: float) -> tuple[Timed, Any]:
+    """Two calls to warm up, or one that takes longer than ``seconds``; then as many as fit, thrice at least."""
+    warm_up: list[float] = []
+    result = None
+    while len(warm_up) < _WARM_UP_CALLS and sum(warm_up) <= seconds:
+        started = time.perf_counter()
+        result = call()
+        warm_up.append(time.perf_counter() - started)
+    times: list[float] = []
+    while len(times) < _FEWEST_CALLS or sum(times) < seconds:
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return Timed(warm_up[0], times), result
+
+
+def _too_long(job: Job, per_item: float | None, batch: int) -> str | None:
+    if per_item is None or per_item * batch <= job.longest_call:
+        return None
+    return f"one call would take about {per_item * batch:.0f} s; --longest-call is {job.longest_call:g} s"
+
+
+def _work_of_encoding(
+    job: Job, costs: ModelCosts, folder: ModelFolder, inputs: np.ndarray
+) -> tuple[float | None, Work]:
+    """Mean number of passes where the backend runs the graph that encodes in passes, and what encoding costs."""
+    if (job.backend, job.device) != ("onnx", "cpu"):
+        return None, costs.encode_in_steps(len(inputs))
+    prepared = open_modality(folder.config).prepare(inputs[:_REFERENCE_ITEMS], {}).pieces
+    passes = count_passes(folder, prepared, temperature=0.0)
+    if passes is None:
+        return None, costs.encode_in_steps(len(inputs))
+    return float(passes.mean()), costs.encode_in_passes(np.resize(passes, (len(inputs), passes.shape[1])))
+
+
+def _rates(timed: Timed, batch: int, num_tokens: int, work: Work, peaks: Peaks) -> dict[str, Any]:
+    median = timed.median
+    floor_ms = work.floor_ms(peaks)
+    on_cpu_megabyte = 1024 if sys.platform != "darwin" else 1024**2
+    return {
+        "first_call_ms": 1e3 * timed.first,
+        "calls": len(timed.times),
+        "median_ms": 1e3 * median,
+        "p95_ms": 1e3 * float(np.quantile(timed.times, 0.95)),
+        "items_per_second": batch / median,
+        "codes_per_second": batch * num_tokens / median,
+        "gb_per_second": work.num_bytes / median / 1e9,
+        "gflop_per_second": work.flops / median / 1e9,
+        "floor_ms": floor_ms,
+        "share_of_floor": floor_ms / (1e3 * median),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / on_cpu_megabyte,
+        "peak_device_memory_mb": device_memory_mb(),
+    }
 
 
 if __name__ == "__main__":
     try:
-        measured = measure_one(**json.loads(sys.argv[1]))
+        measured = measure_one(Job.from_json(sys.argv[1]))
     except DapsError as error:
         sys.exit(str(error))
     print(json.dumps([asdict(row) for row in measured]))

@@ -1,17 +1,31 @@
-"""Measurements as files: JSON with everything, a Markdown table for people, a plot."""
+"""Latency as files: JSON with everything, a Markdown table for people, a plot."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.floor import Peaks
 from benchmarks.latency import Row
 from daps_tokenizer.measure import machine_line
 
 RESULTS = Path(__file__).parent / "results"
+
+_COLUMNS = (
+    "model", "action", "batch", "backend", "precision", "threads", "open ms", "first ms", "median ms", "p95 ms",
+    "items/s", "codes/s", "GB/s", "GFLOP/s", "of the floor", "peak MB", "codes equal", "passes",
+)  # fmt: skip
+_NOTES = """\
+Times are of one call of the Tokenizer on a whole batch, greedy, by the monotonic clock; results are numpy arrays, so a
+device has finished when a call returns. Two warm-up calls (one, if it takes longer than --seconds), then calls for
+--seconds, three at least. "open" is from the start of an interpreter to a loaded Tokenizer, "first" the first call with
+this batch. GB/s counts weights (once a pass or step) and caches, GFLOP/s two operations a multiply-add; the floor is
+reading or computing that on one thread at the speeds below, whichever takes longer. "codes equal" is the share of codes
+equal to the float32 reference. "passes" is the mean over windows (docs/speed.md)."""
 
 
 def command_line() -> str:
@@ -19,27 +33,64 @@ def command_line() -> str:
     return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
 
 
-def write_latency(folder: Path, rows: list[Row], machine: dict[str, str], command: str) -> list[Path]:
-    """Write ``latency.json``, ``latency.md`` and ``latency.png``; returns their paths."""
+def write_latency(
+    folder: Path, rows: Sequence[Row], machine: dict[str, str], sources: dict[str, str], peaks: Peaks, command: str
+) -> list[Path]:
+    """Write ``latency.json`` (see ``latency.schema.json``), ``latency.md`` and ``latency.png``; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"command": command, "machine": machine, "rows": [asdict(row) for row in rows]}
     json_path, table_path, plot_path = (folder / f"latency.{suffix}" for suffix in ("json", "md", "png"))
-    json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    header = "| model | action | batch | threads | backend | median ms | p95 ms | items/s | peak MB |"
-    lines = ["# Latency", "", f"`{command}`", "", header, "|---|---|---|---|---|---|---|---|---|"]
-    for row in sorted(rows, key=lambda r: (r.model, r.action != "encode", r.batch, r.threads, r.backend)):
-        lines.append(
-            f"| {row.model} | {row.action} | {row.batch} | {row.threads} | {row.backend} | {row.median_ms:.2f} "
-            f"| {row.p95_ms:.2f} | {row.items_per_second:.0f} | {row.peak_memory_mb:.0f} |"
-        )
-    lines += ["", "Median and p95 are of one call on a whole batch, after two warm-up calls; encoding is greedy.", ""]
-    lines += [f"{machine_line(machine)}.", ""]
-    table_path.write_text("\n".join(lines), encoding="utf-8")
-    _plot_latency(plot_path, rows)
+    content = {
+        "command": command,
+        "machine": machine,
+        "peaks": asdict(peaks),
+        "inputs": sources,
+        "rows": [asdict(row) for row in rows],
+    }
+    json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    table_path.write_text("\n".join(_table(rows, machine, sources, peaks, command)), encoding="utf-8")
+    measured = [row for row in rows if row.median_ms is not None]
+    if not measured:
+        return [json_path, table_path]
+    _plot(plot_path, measured)
     return [json_path, table_path, plot_path]
 
 
-def _plot_latency(path: Path, rows: list[Row]) -> None:
+def _table(
+    rows: Sequence[Row], machine: dict[str, str], sources: dict[str, str], peaks: Peaks, command: str
+) -> list[str]:
+    lines = ["# Latency", "", f"`{command}`", "", f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
+    measured = [row for row in rows if row.reason is None]
+    for row in sorted(measured, key=lambda r: (r.model, r.action != "encode", r.batch or 0, r.device, r.threads)):
+        cells = [
+            row.model, row.action, row.batch, f"{row.backend}, {row.device}", row.precision, row.threads,
+            _digits(row.open_ms, 0), _digits(row.first_call_ms, 1), _digits(row.median_ms, 2), _digits(row.p95_ms, 2),
+            _digits(row.items_per_second, 0), _digits(row.codes_per_second, 0), _digits(row.gb_per_second, 2),
+            _digits(row.gflop_per_second, 1), _share(row.share_of_floor, 0), _digits(row.peak_memory_mb, 0),
+            _share(row.codes_equal, 2), _digits(row.passes, 2),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    missing = [row for row in rows if row.reason is not None]
+    if missing:
+        lines += ["", "Not measured:", ""]
+    for row in missing:
+        batch = f", batch {row.batch}" if row.batch is not None else ""
+        name = f"{row.model}: {row.backend}, {row.device}, {row.precision}, threads {row.threads}{batch}"
+        lines.append(f"- {name}: {row.reason}")
+    lines += ["", _NOTES, ""]
+    lines += [f"- {model}: {source}." for model, source in sources.items()]
+    speeds = f"{peaks.bytes_per_second / 1e9:.1f} GB/s read and {peaks.flops_per_second / 1e9:.0f} GFLOP/s"
+    return [*lines, "", f"One thread was measured at {speeds} (numpy). {machine_line(machine)}.", ""]
+
+
+def _digits(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _share(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}%}"
+
+
+def _plot(path: Path, rows: Sequence[Row]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -49,13 +100,15 @@ def _plot_latency(path: Path, rows: list[Row]) -> None:
     grid = figure.subplots(2, len(models), squeeze=False)
     for axes_of_action, action in zip(grid, ("encode", "decode"), strict=True):
         for axes, model in zip(axes_of_action, models, strict=True):
-            for backend, threads in sorted({(row.backend, row.threads) for row in rows}):
-                key = (model, action, backend, threads)
-                chosen = [row for row in rows if (row.model, row.action, row.backend, row.threads) == key]
-                points = sorted((row.batch, row.median_ms / row.batch) for row in chosen)
-                style = "o-" if backend == "onnx" else "s--"
-                axes.plot(*zip(*points, strict=True), style, label=f"{backend}, {threads} thread{'s' * (threads > 1)}")
+            chosen = [row for row in rows if (row.model, row.action) == (model, action)]
+            for series in sorted({_series(row) for row in chosen}):
+                points = sorted((row.batch, row.median_ms / row.batch) for row in chosen if _series(row) == series)  # type: ignore[operator,type-var]
+                axes.plot(*zip(*points, strict=True), "o-" if series.startswith("onnx") else "s--", label=series)
             axes.set(title=f"{model}: {action}", xlabel="batch", ylabel="ms per item", xscale="log", yscale="log")
             axes.grid(alpha=0.3, which="both")
-            axes.legend()
+            axes.legend(fontsize=7)
     figure.savefig(path, dpi=80)
+
+
+def _series(row: Row) -> str:
+    return f"{row.backend}, {row.device}, {row.precision}, {row.threads} thread{'s' * (row.threads > 1)}"

@@ -19,7 +19,7 @@ from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_wei
 from export import onnx_graphs
 from export.card import model_card
 from export.check import compare, random_inputs
-from export.loop import splice_loop
+from export.encoder import export_encoder
 from export.parallel import export_parallel_encoder
 from export.weights import SharedWeights
 
@@ -115,12 +115,11 @@ def _read_training(checkpoint: Path, default: dict[str, Any]) -> dict[str, Any]:
 
 
 def _encoder_graphs(model: Autoencoder) -> dict[str, onnx.ModelProto]:
-    """A loop and the steps it is made of; or one pass, where codes do not depend on each other."""
+    """Passes over all positions, and single steps; or one pass, where codes do not depend on each other."""
     if model.config.recognition.kind != "autoregressive":
         return {"encoder": export_parallel_encoder(model)}
-    context, step = onnx_graphs.export_context(model), onnx_graphs.export_growing_step(model)
     return {
-        "encoder": splice_loop(context, step, model.config),
+        "encoder": export_encoder(model),
         "encoder_context": onnx_graphs.export_context(model, opset=onnx_graphs.TENSORRT_OPSET),
         "encoder_step": onnx_graphs.export_fixed_step(model),
     }

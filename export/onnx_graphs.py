@@ -1,7 +1,7 @@
 """The graphs of a model folder, each a small module that is put through torch's ONNX exporter.
 
-Normalisation is inside every graph, the batch is dynamic, and codes are int32 throughout. :mod:`export.loop` turns the
-context and the growing step into ``encoder.onnx``; the others are written as they are.
+Normalisation is inside every graph, the batch is dynamic, and codes are int32 throughout. :mod:`export.encoder`
+makes ``encoder.onnx``, of which the growing step is a part; the others are written as they are.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OPSET = 23  # the first with the Attention operator
 TENSORRT_OPSET = 20
 
 # Any size that is not 0 or 1, which the exporter would take for constants.
-_EXAMPLE_BATCH = 3
+EXAMPLE_BATCH = 3
 _EXAMPLE_PAST = 5
 
 
@@ -266,35 +266,35 @@ def _names(model: Autoencoder) -> list[str]:
 def example_inputs(config: TokenizerConfig) -> Tensor:
     """Inputs of a batch size that the exporter does not take for a constant."""
     dtype = torch.uint8 if config.modality == "image" else torch.float32
-    return torch.zeros(_EXAMPLE_BATCH, *config.input_shape, dtype=dtype)
+    return torch.zeros(EXAMPLE_BATCH, *config.input_shape, dtype=dtype)
 
 
 def _example_codes(config: TokenizerConfig) -> Tensor:
-    return torch.zeros(_EXAMPLE_BATCH, config.num_tokens, dtype=torch.int32)
+    return torch.zeros(EXAMPLE_BATCH, config.num_tokens, dtype=torch.int32)
+
+
+def example_memories(config: TokenizerConfig, length: int) -> list[Memory]:
+    """Zeros to export with: keys and values of ``length`` positions for every decoder block."""
+    sizes = config.recognition
+    # Each a tensor of its own: of one tensor that is passed as two inputs the exporter would wire only one.
+    shape = (EXAMPLE_BATCH, sizes.num_heads, length, sizes.hidden_size // sizes.num_heads)
+    return [Memory(torch.zeros(shape), torch.zeros(shape)) for _ in range(sizes.num_layers)]
 
 
 def _export_step(
     step: EncoderStep, config: TokenizerConfig, past_length: int, past_axes: dict[int, str], opset: int
 ) -> onnx.ModelProto:
-    sizes = config.recognition
-    head_size = sizes.hidden_size // sizes.num_heads
     positions = step.recognition.input_embedding.num_positions // config.windows_per_item
-
-    def memories(length: int) -> list[Memory]:
-        # Each a tensor of its own: of one tensor that is passed as two inputs the exporter would wire only one.
-        shape = (_EXAMPLE_BATCH, sizes.num_heads, length, head_size)
-        return [Memory(torch.zeros(shape), torch.zeros(shape)) for _ in range(sizes.num_layers)]
-
     examples = (
         torch.tensor(1),
-        torch.zeros(_EXAMPLE_BATCH, dtype=torch.int32),
-        torch.zeros(_EXAMPLE_BATCH),
+        torch.zeros(EXAMPLE_BATCH, dtype=torch.int32),
+        torch.zeros(EXAMPLE_BATCH),
         torch.tensor(1.0),
-        memories(positions),
-        memories(past_length),
+        example_memories(config, positions),
+        example_memories(config, past_length),
     )
     batch = {0: "batch"}
-    layers = range(sizes.num_layers)
+    layers = range(config.recognition.num_layers)
     dynamic: tuple[Any, ...] = (
         {},
         batch,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +75,18 @@ def _untranspose_dense_layers(graph: GraphProto) -> None:
             graph.initializer.append(weights[name])
         node.attribute.remove(transposed[0])
         node.input[1] = name
-    used = {name for node in graph.node for name in node.input}
+    used = set(_names_used(graph))
     unused = [tensor for tensor in graph.initializer if tensor.name not in used]
     for tensor in unused:
         graph.initializer.remove(tensor)
+
+
+def _names_used(graph: GraphProto) -> Iterator[str]:
+    """What the nodes of a graph read, those of graphs inside it included."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _names_used(attribute.g)
 
 
 def _tensor(name: str, array: np.ndarray) -> TensorProto:

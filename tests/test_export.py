@@ -114,11 +114,14 @@ def test_no_graph_tells_where_it_was_exported(folder: ModelFolder) -> None:
         assert b".py" not in content and str(Path.cwd()).encode() not in content
 
 
-def test_the_loop_of_the_encoder_appends_to_its_caches_and_holds_no_weights(folder: ModelFolder) -> None:
-    (loop,) = (node for node in graph(folder, "encoder").node if node.op_type == "Loop")
-    (body,) = (attribute.g for attribute in loop.attribute if attribute.name == "body")
-    assert not body.initializer
-    growing = [node for node in body.node if node.op_type == "Attention" and len(node.output) > 1]
+def test_the_loops_of_the_encoder_hold_no_weights_and_the_one_over_positions_appends_to_its_caches(
+    folder: ModelFolder,
+) -> None:
+    loops = [node for node in all_nodes(graph(folder, "encoder")) if node.op_type == "Loop"]
+    assert [loop.name for loop in loops] == ["more_passes", "rest.positions"]
+    bodies = [attribute.g for loop in loops for attribute in loop.attribute if attribute.name == "body"]
+    assert not any(body.initializer for body in bodies)
+    growing = [node for node in bodies[1].node if node.op_type == "Attention" and len(node.output) > 1]
     assert len(growing) == MNIST.recognition.num_layers
 
 

@@ -15,9 +15,11 @@ from daps_tokenizer.config import TokenizerConfig
 
 _Result = TypeVar("_Result", bound=tuple[np.ndarray, ...])
 
-# Measured on CPUs: an encoding step reads all keys and values so far, and up to about this many stay in a core's cache.
+# Measured on CPUs: hidden states and logits of up to about this many codes stay in a core's cache.
 _CODES_IN_FLIGHT = 1024
 _MAX_ENCODE_CHUNK = 32
+# Of so many codes in one chunk, operators are large enough for threads to share: half a millisecond each, not 50 µs.
+SHARED_CODES = 512
 # Elements of the largest array of a parallel pass: 8 MB of float32, beyond which CPUs were measured to get slower for
 # lack of cache, and on a GPU 256 MB, which is only a matter of memory.
 _MAX_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}

@@ -1,8 +1,9 @@
 """ONNX Runtime: the backend that is always there, on the CPU and, with onnxruntime-gpu, on NVIDIA GPUs.
 
-Encoding is a chain of N small steps that more threads do not make faster, so a batch is cut into chunks which run side
-by side, one thread each. The other graphs are one parallel pass each: their chunks follow one another and each uses all
-threads. On a GPU encoding runs step by step in captured CUDA graphs (:mod:`daps_tokenizer.backends.onnx_steps`).
+Encoding takes a few passes over small arrays (export/passes.py), so a batch is cut into chunks which run side by side,
+one thread each; only what is one chunk and large uses all threads. The other graphs are one pass each: their chunks
+follow one another and each uses all threads. On a GPU encoding runs step by step in captured CUDA graphs
+(:mod:`daps_tokenizer.backends.onnx_steps`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import onnxruntime
 
 from daps_tokenizer.backends import CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.batching import (
+    SHARED_CODES,
     captured_size,
     encode_chunk,
     fill,
@@ -46,7 +48,7 @@ class OnnxBackend:
         self._input_name = "images" if folder.config.modality == "image" else "features"
         self._provider = _PROVIDERS.get(device, device)
         self.info = f"onnxruntime {onnxruntime.__version__} by {self._provider}, {num_threads} threads, float32"
-        self._sessions: dict[str, Any] = {}
+        self._sessions: dict[tuple[str, int], Any] = {}
         self._loops: dict[int, StepLoop] = {}
         self._lock = threading.Lock()
         self._loop_lock = threading.Lock()  # loops have buffers of their own: one call at a time
@@ -93,9 +95,10 @@ class OnnxBackend:
         """
         if self.device == "cuda":
             return self._encode_by_steps(inputs, uniform, temperature)
-        session = self._session("encoder", num_threads=1)
         share = -(-len(inputs) // self.num_threads)
         chunks = slices(len(inputs), min(share, encode_chunk(self._folder.config)))
+        alone = len(chunks) == 1 and len(inputs) * self._folder.config.num_tokens >= SHARED_CODES
+        session = self._session("encoder", num_threads=self.num_threads if alone else 1)
 
         def run(rows: slice) -> list[np.ndarray]:
             feed = {
@@ -151,9 +154,10 @@ class OnnxBackend:
     def _session(self, graph: str, *, num_threads: int) -> Any:
         """The graph's session, loaded once; running one session from several threads is safe."""
         with self._lock:
-            if graph not in self._sessions:
-                self._sessions[graph] = self._load(graph, num_threads)
-            return self._sessions[graph]
+            key = graph, num_threads
+            if key not in self._sessions:
+                self._sessions[key] = self._load(graph, num_threads)
+            return self._sessions[key]
 
     def _load(self, graph: str, num_threads: int) -> Any:
         path = self._folder.file(f"onnx/{graph}.onnx")

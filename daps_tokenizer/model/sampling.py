@@ -24,25 +24,30 @@ class Sampled(NamedTuple):
     log_probs: Tensor
 
 
+def invert_cdf(logits: Tensor, uniform: Tensor, temperature: Tensor) -> Tensor:
+    """The first code whose cumulative probability passes the uniform number; shapes as in :func:`choose_codes`."""
+    # The floor only keeps a branch that is not used finite when the temperature is 0.
+    probabilities = torch.softmax(logits / temperature.clamp_min(1e-6), dim=-1)
+    cumulative = probabilities.cumsum(-1)
+    # Scaling by the last entry instead of 1 means rounding in the sum can never push a draw past the last code.
+    below = cumulative <= uniform[..., None] * cumulative[..., -1:]
+    # Counted in float32, exact up to 2^24: integers are summed up to 27 times slower by ONNX Runtime.
+    return below.float().sum(-1).long().clamp_max(logits.shape[-1] - 1)
+
+
 def choose_codes(logits: Tensor, uniform: Tensor, temperature: Tensor | float) -> Tensor:
     """One code per row by inverse-CDF sampling, or the most probable code where the temperature is 0.
 
     Args:
-        logits: (B, V) float32.
-        uniform: (B,) in [0, 1).
+        logits: (..., V) float32.
+        uniform: (...) in [0, 1).
         temperature: one number, at least 0.
 
     Returns:
-        (B,) int64.
+        (...) int64.
     """
     temperature = torch.as_tensor(temperature, dtype=logits.dtype, device=logits.device)
-    # The floor only keeps the unused branch finite when the temperature is 0.
-    probabilities = torch.softmax(logits / temperature.clamp_min(1e-6), dim=-1)
-    cumulative = probabilities.cumsum(-1)
-    # Scaling by the last entry instead of 1 means rounding in the sum can never push a draw past the last code.
-    below = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
-    drawn = below.clamp_max(logits.shape[-1] - 1)
-    return torch.where(temperature > 0, drawn, logits.argmax(-1))
+    return torch.where(temperature > 0, invert_cdf(logits, uniform, temperature), logits.argmax(-1))
 
 
 @dataclass(frozen=True)
