@@ -29,13 +29,14 @@ from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, sample_codes
 
 _RUNTIMES = [
-    ("torch", "float32"),
-    ("torch", "float16"),
-    ("torch", "bfloat16"),
-    ("tensorrt", "float32"),
-    ("tensorrt", "float16"),
-    ("tensorrt", "bfloat16"),
-    ("onnx", "float32"),
+    ("torch", "cuda", "float32"),
+    ("torch", "cuda", "float16"),
+    ("torch", "cuda", "bfloat16"),
+    ("tensorrt", "cuda", "float32"),
+    ("tensorrt", "cuda", "float16"),
+    ("tensorrt", "cuda", "bfloat16"),
+    ("onnx", "cuda", "float32"),
+    ("onnx", "CUDAExecutionProvider", "float32"),
 ]
 _WARM_UPS, _REPEATS = 2, 7
 
@@ -66,10 +67,10 @@ def _parity(folder: ModelFolder, items: int) -> list[dict[str, Any]]:
     expected = {temperature: reference.encode(images, uniform, temperature) for temperature in (0.0, 1.0)}
     pixels = reference.decode(expected[0.0].codes).reconstruction.astype(int)
     rows = []
-    for backend, dtype in _RUNTIMES:
-        row: dict[str, Any] = {"model": folder.config.name, "backend": backend, "device": "cuda", "dtype": dtype}
+    for backend, device, dtype in _RUNTIMES:
+        row: dict[str, Any] = {"model": folder.config.name, "backend": backend, "device": device, "dtype": dtype}
         try:
-            opened = open_backend(folder, backend=backend, device="cuda", dtype=dtype)
+            opened = open_backend(folder, backend=backend, device=device, dtype=dtype)
             for temperature, words in ((0.0, "greedy"), (1.0, "sampled")):
                 encoded = opened.encode(images, uniform, temperature)
                 equal = encoded.codes == expected[temperature].codes

@@ -31,9 +31,12 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 class GpuEncoder:
     """Encodes batches of any size; each power of two is prepared when it is first needed."""
 
-    def __init__(self, model: Autoencoder, dtype: torch.dtype) -> None:
-        """Prepare a model whose recognition model is autoregressive, on the GPU and in ``dtype``."""
-        self._model, self._dtype = model, dtype
+    def __init__(self, model: Autoencoder, dtype: torch.dtype, *, device: str = "cuda") -> None:
+        """Prepare a model whose recognition model is autoregressive, on ``device`` and in ``dtype``.
+
+        On the CPU the same work is done without capturing it, for tests.
+        """
+        self._model, self._dtype, self._device = model, dtype, device
         self.reason_not_to_fuse = _reason_not_to_fuse(model)
         self._sizes: dict[int, _FixedSize] = {}
         self._lock = threading.Lock()  # buffers are shared: one call at a time
@@ -59,12 +62,12 @@ class GpuEncoder:
 
     def _prepared(self, size: int) -> _FixedSize:
         if size not in self._sizes:
-            fixed = _FixedSize(self._model, size, self._dtype, fused=not self.reason_not_to_fuse)
+            fixed = _FixedSize(self._model, size, self._dtype, self._device, fused=not self.reason_not_to_fuse)
             # Whether this GPU compiles the kernel right is seen before it is first relied on.
             if not self.reason_not_to_fuse and not self._sizes and (problem := fixed.check()):
                 warnings.warn(f"not using the fused kernel: {problem}", RuntimeWarning, stacklevel=5)
                 self.reason_not_to_fuse = problem
-                fixed = _FixedSize(self._model, size, self._dtype, fused=False)
+                fixed = _FixedSize(self._model, size, self._dtype, self._device, fused=False)
             self._sizes[size] = fixed
         return self._sizes[size]
 
@@ -72,20 +75,22 @@ class GpuEncoder:
 class _FixedSize:
     """Buffers for one size of batch, and the work on them, captured."""
 
-    def __init__(self, model: Autoencoder, size: int, dtype: torch.dtype, *, fused: bool) -> None:
+    def __init__(self, model: Autoencoder, size: int, dtype: torch.dtype, device: str, *, fused: bool) -> None:
         assert isinstance(model.recognition, RecognitionModel)
         self._model, self._recognition, self._dtype, self._size = model, model.recognition, dtype, size
         config = model.config
         kind = torch.uint8 if config.modality == "image" else torch.float32
-        self._inputs = torch.zeros(size, *config.input_shape, dtype=kind, device="cuda")
-        draw = Draw.allocate(self._recognition, self._context(), torch.rand(size, config.num_tokens, device="cuda"))
+        self._inputs = torch.zeros(size, *config.input_shape, dtype=kind, device=device)
+        draw = Draw.allocate(self._recognition, self._context(), torch.rand(size, config.num_tokens, device=device))
         self._rest = draw_with("fused kernel" if fused else "captured steps", self._recognition, draw)
         self._drawer = PassesDraw(self._recognition, self._rest)
-        self._drawer.capture()
-        self._context_graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()  # the context was computed above already, which loaded what capturing must not load
-        with torch.cuda.graph(self._context_graph):
-            self._drawer.set_context(self._context())
+        self._context_graph: torch.cuda.CUDAGraph | None = None
+        if device == "cuda":
+            self._drawer.capture()
+            torch.cuda.synchronize()  # the context was computed above: what capturing must not load is loaded
+            self._context_graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._context_graph):
+                self._drawer.set_context(self._context())
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Sampled:
         """Encode ``size`` items."""
@@ -93,7 +98,7 @@ class _FixedSize:
         self._inputs.copy_(torch.from_numpy(np.array(inputs)))  # a copy, as PyTorch warns of read-only arrays
         draw.uniform.copy_(windows.split(torch.from_numpy(np.array(uniform)), self._size))
         self._drawer.temperature.fill_(temperature)
-        self._context_graph.replay()
+        self._set_context()
         self._drawer.run(greedy=temperature == 0)
         # New tensors: the next call writes to the same buffers.
         return Sampled(*(windows.join(values, self._size).clone() for values in (draw.codes, draw.log_probs)))
@@ -101,7 +106,7 @@ class _FixedSize:
     def check(self) -> str:
         """What is wrong with the rest's log-probabilities, by a parallel pass over the codes it drew; or nothing."""
         try:
-            self._context_graph.replay()
+            self._set_context()
             self._drawer.unsettled.fill_(1)
             self._rest.run()
             codes, told = (
@@ -115,6 +120,12 @@ class _FixedSize:
         if difference <= _TOLERANCE[self._dtype]:
             return ""
         return f"its log-probabilities are {difference:.2g} nats per code from those of a parallel pass"
+
+    def _set_context(self) -> None:
+        if self._context_graph is None:
+            self._drawer.set_context(self._context())
+        else:
+            self._context_graph.replay()
 
     def _context(self) -> list[Memory]:
         return self._recognition.context(self._model.standardise(self._inputs).to(self._dtype))
@@ -134,8 +145,10 @@ def draw_with(way: Way, recognition: RecognitionModel, draw: Draw) -> Drawer:
     if way == "fused kernel":
         from daps_tokenizer.backends.triton_step import FusedDraw
 
-        processors = torch.cuda.get_device_properties("cuda").multi_processor_count
+        on_gpu = draw.uniform.is_cuda
+        processors = torch.cuda.get_device_properties(draw.uniform.device).multi_processor_count if on_gpu else 1
         return FusedDraw(recognition, draw, num_processors=processors)
     stepped = SteppedDraw(recognition, draw)
-    stepped.capture()
+    if draw.uniform.is_cuda:
+        stepped.capture()
     return stepped
