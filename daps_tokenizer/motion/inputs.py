@@ -12,7 +12,7 @@ from daps_tokenizer.motion.clips import Clip, load_clips, to_numpy
 from daps_tokenizer.motion.features import FEATURE_NAMES, compute_features, standing, to_qpos
 from daps_tokenizer.motion.kinematics import heading_quaternion, split_heading
 from daps_tokenizer.motion.resample import resample, resampled_length
-from daps_tokenizer.motion.windows import cut_windows, join_windows
+from daps_tokenizer.motion.windows import cut_windows, join_windows, soften_seams
 
 _DECIMALS = 6  # that a start keeps: micrometres and microradians
 
@@ -72,7 +72,9 @@ class MotionInputs:
     def restore(self, pieces: np.ndarray, layout: TileLayout | ClipLayout | None) -> np.ndarray:
         """Features (..., windows, frames, 127) as poses (..., T, 26) of the original's length, frame rate and place.
 
-        Without a layout every window (..., frames, 127) is a clip of its own that starts at the origin.
+        Windows fade into each other where they overlap, and where they do not, seams are softened
+        (:func:`~daps_tokenizer.motion.windows.soften_seams`). Without a layout every window (..., frames, 127) is a
+        clip of its own that starts at the origin.
 
         Raises:
             CodesError: a layout of images, or of another number of windows than such clips have.
@@ -85,6 +87,8 @@ class MotionInputs:
             raise CodesError(f"codes of a motion model have windows, not {layout.pieces}")
         frames = resampled_length(layout.frames, from_fps=layout.fps, to_fps=self._motion.fps)
         flat = pieces.reshape(-1, *pieces.shape[-3:])
+        if layout.overlap == 0:
+            flat = np.stack([soften_seams(windows) for windows in flat])
         starts = layout.starts or ((0.0, 0.0, 0.0),) * len(flat)
         try:
             joined = [join_windows(windows, frames, overlap=layout.overlap) for windows in flat]

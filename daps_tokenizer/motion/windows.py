@@ -7,6 +7,11 @@ import numpy as np
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.tiles import count_pieces, fade_weights
 
+# Frames on each side of a seam that are moved. Measured on five clips of 4 to 10 s, all decoded by one model: 6 frames
+# brought the jerk from 350 to 160 m/s³ (originals: 200), foot sliding from 54 to 46 cm/s and the joint error from 2.84
+# to 2.75 degrees; 3 frames did nearly as much, 16 made joints worse again.
+_SEAM = 6
+
 
 def cut_windows(features: np.ndarray, length: int, *, overlap: int = 0) -> np.ndarray:
     """Cut a clip into windows; the last one is filled up with its last frame.
@@ -31,6 +36,29 @@ def cut_windows(features: np.ndarray, length: int, *, overlap: int = 0) -> np.nd
     count = count_pieces(len(features), length, overlap)
     padded = np.pad(features, ((0, (count - 1) * step + length - len(features)), (0, 0)), mode="edge")
     return np.stack([padded[start * step : start * step + length] for start in range(count)])
+
+
+def soften_seams(windows: np.ndarray) -> np.ndarray:
+    """Let each window go on where the one before it ends.
+
+    Windows are decoded each by itself, so where one ends and the next begins there is a jump that was not in the
+    motion. What the step between them differs by from the mean of the steps before and after it is shared between
+    both, fading out over six frames on each side.
+
+    Args:
+        windows: (windows, length, F) that follow one another without overlap, length at least 2.
+
+    Returns:
+        The same shape, float64.
+    """
+    softened = windows.astype(np.float64)
+    reach = min(_SEAM, windows.shape[1] // 2)
+    before, after = windows[:-1, -1] - windows[:-1, -2], windows[1:, 1] - windows[1:, 0]
+    jump = (windows[1:, 0] - windows[:-1, -1] - (before + after) / 2)[:, None]
+    fade = (1 - (np.arange(reach) + 0.5) / reach)[:, None]
+    softened[:-1, -reach:] += jump / 2 * fade[::-1]
+    softened[1:, :reach] -= jump / 2 * fade
+    return softened
 
 
 def join_windows(windows: np.ndarray, frames: int, *, overlap: int = 0) -> np.ndarray:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.motion.kinematics import heading_quaternion, split_heading
 from daps_tokenizer.motion.resample import resample, resampled_length, slerp
-from daps_tokenizer.motion.windows import cut_windows, join_windows
+from daps_tokenizer.motion.windows import cut_windows, join_windows, soften_seams
 from tests.motion.motions import smooth_motion
 
 # Windows
@@ -31,6 +31,18 @@ def test_the_last_window_is_filled_with_its_last_frame() -> None:
 def test_one_window_fades_into_the_next() -> None:
     joined = join_windows(np.stack([np.zeros((4, 1)), np.ones((4, 1))]), 6, overlap=2)[:, 0]
     np.testing.assert_allclose(joined, [0, 0, 1 / 3, 2 / 3, 1, 1], atol=1e-6)
+
+
+def test_a_jump_between_windows_is_shared_and_fades_on_both_sides() -> None:
+    ramp = np.arange(40.0)[:, None] * [0.1, -0.2]  # goes on evenly, so nothing is to be softened
+    np.testing.assert_allclose(soften_seams(ramp.reshape(2, 20, 2)), ramp.reshape(2, 20, 2), atol=1e-12)
+    jumping = ramp.reshape(2, 20, 2) + np.array([0.0, 1.0])[:, None, None]
+    softened = soften_seams(jumping).reshape(40, 2)
+    moved = softened - jumping.reshape(40, 2)
+    np.testing.assert_array_equal(np.flatnonzero(moved[:, 0]), np.arange(14, 26))
+    np.testing.assert_allclose(moved[14:20], -moved[20:26][::-1])
+    steps = np.abs(np.diff(softened[:, 0]) - 0.1)
+    assert steps.max() < 0.1 < np.abs(np.diff(jumping.reshape(40, 2)[:, 0]) - 0.1).max()
 
 
 @pytest.mark.parametrize("overlap", [-1, 4, 1.5, True])
