@@ -46,11 +46,12 @@ def write_search(folder: Path, model: str, found: list[Found], content: dict[str
 def write_search_training(folder: Path, name: str, content: dict[str, Any]) -> list[Path]:
     """Write ``NAME.json``, ``.md`` and ``.png``; returns their paths.
 
-    ``content``: ``command``, ``machine``, ``checkpoint``, ``images`` and ``curves``, the measurements of each way.
+    ``content``: ``commands``, ``machine``, ``checkpoint``, ``images``, ``batch_size`` and ``curves``, the
+    measurements of each way.
     """
     json_path, table_path, plot_path = _paths(folder, name)
     _write_json(json_path, content)
-    lines = ["# Ways to go on from a trained tokenizer", "", f"`{content['command']}`", ""]
+    lines = ["# Ways to go on from a trained tokenizer", "", *(f"`{command}`" for command in content["commands"]), ""]
     lines += ["| way | seconds | steps | greedy | sampled | searched | entropy | codes used |", "|" + "---|" * 8]
     for way, curve in content["curves"].items():
         for point in (curve[0], curve[-1]) if len(curve) > 1 else curve:
@@ -61,8 +62,8 @@ def write_search_training(folder: Path, name: str, content: dict[str, Any]) -> l
     lines += [
         "",
         f"Mean log p(x|z) in nats of the first {content['images']} test images, entropy of q in nats. All began from "
-        f"{content['checkpoint']} and had the same processor time, evaluations not counted; one run each, so "
-        "differences of a few nats say nothing.",
+        f"{content['checkpoint']} and had the same processor time, evaluations not counted, in steps of "
+        f"{content['batch_size']} images; DAPS draws 4 samples of each. One run each: a few nats say nothing.",
         "",
         f"{machine_line(content['machine'])}.",
         "",

@@ -64,6 +64,7 @@ def search(
 @click.option("--seconds", default=360.0, show_default=True, help="Of processor time for each way.")
 @click.option("--points", default=4, show_default=True, help="Measurements after the first.")
 @click.option("--images", default=500, show_default=True, help="Test images that are measured.")
+@click.option("--batch", "batch_size", default=16, show_default=True, help="Training images a step.")
 @click.option("--way", "ways", multiple=True, help="Only these, added to what the file holds of others.")
 @click.option("--out", type=_FOLDER, default=RESULTS, show_default="benchmarks/results")
 def search_training(
@@ -73,6 +74,7 @@ def search_training(
     seconds: float,
     points: int,
     images: int,
+    batch_size: int,
     ways: tuple[str, ...],
     out: Path,
 ) -> None:
@@ -83,19 +85,22 @@ def search_training(
     if unknown:
         raise InputError(f"--way {unknown[0]!r} is not known; known are {', '.join(map(repr, WAYS))}")
     name = f"search_training_{dataset}"
-    before = out / f"{name}.json"
-    curves = json.loads(before.read_text(encoding="utf-8"))["curves"] if ways and before.exists() else {}
+    earlier = out / f"{name}.json"
+    before = json.loads(earlier.read_text(encoding="utf-8")) if ways and earlier.exists() else {}
+    protocol = {"checkpoint": str(checkpoint), "images": images, "batch_size": batch_size}
+    if before and any(before[key] != value for key, value in protocol.items()):
+        raise InputError(f"{earlier}: holds measurements with other options; give another folder with --out")
+    curves = before.get("curves", {})
     items = load_dataset(dataset, data_folder(data))
     for way in ways or WAYS:
         click.echo(way, err=True)
         curves[way] = watch_training(
-            WAYS[way], checkpoint, items, dataset, seconds=seconds, points=points, images=images
+            WAYS[way], checkpoint, items, dataset, seconds=seconds, points=points, images=images, batch_size=batch_size
         )
     content = {
-        "command": command_line(),
+        "commands": [*before.get("commands", []), command_line()],
         "machine": describe_machine(),
-        "checkpoint": str(checkpoint),
-        "images": images,
+        **protocol,
         "curves": {way: curves[way] for way in WAYS if way in curves},
     }
     for path in write_search_training(out, name, content):

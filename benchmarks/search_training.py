@@ -29,7 +29,7 @@ from train.methods import Batch, build_method
 EVALUATION_BATCH = 100
 # Found by the final sweep of local search as users run it: two proposals.
 SEARCH = CodeSearch(proposals=2)
-_GENTLE_DAPS = {"num_samples": 8, "beta_initial": 0.02, "beta_final": 0.01, "eta_initial": 4.0, "batch_norm": "frozen"}
+_GENTLE_DAPS = {"num_samples": 4, "beta_initial": 0.02, "beta_final": 0.01, "eta_initial": 4.0, "batch_norm": "frozen"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def watch_training(
     seconds: float,
     points: int,
     images: int,
-    batch_size: int = 16,
+    batch_size: int,
     seed: int = 0,
 ) -> list[dict[str, float]]:
     """Train from a checkpoint, and measure before, at the end and in between.

@@ -74,7 +74,14 @@ def test_every_way_to_train_is_watched_for_as_long_as_asked(way: str, checkpoint
     assert [point["seconds"] > due for point, due in zip(curve[1:], (0.1, 0.2), strict=True)] == [True, True]
     assert curve[0]["steps"] == 0 < curve[1]["steps"] < curve[2]["steps"]
     assert all(point["searched"] > point["greedy"] for point in curve)
-    content = {"command": "c", "machine": describe_machine(), "checkpoint": "k", "images": 8, "curves": {way: curve}}
+    content = {
+        "commands": ["c"],
+        "machine": describe_machine(),
+        "checkpoint": "k",
+        "images": 8,
+        "curves": {way: curve},
+        "batch_size": 4,
+    }
     paths = write_search_training(tmp_path, "search_training_x", content)
     assert paths[1].read_text().count(f"| {way} |") == 2 and paths[2].read_bytes().startswith(b"\x89PNG")
 
@@ -82,6 +89,14 @@ def test_every_way_to_train_is_watched_for_as_long_as_asked(way: str, checkpoint
 def test_an_unknown_way_to_train_is_refused(checkpoint: Path) -> None:
     done = CliRunner().invoke(main, ["search-training", "--checkpoint", str(checkpoint), "--way", "PPO"])
     assert done.exit_code == 2 and "--way 'PPO' is not known; known are 'search (a+b)'" in done.output
+
+
+def test_measurements_by_different_protocols_are_not_put_together(checkpoint: Path, tmp_path: Path) -> None:
+    before = {"checkpoint": str(checkpoint), "images": 9, "batch_size": 16, "curves": {}}
+    (tmp_path / "search_training_cifar10.json").write_text(json.dumps(before))
+    options = ["--checkpoint", str(checkpoint), "--out", str(tmp_path), "--way", "DAPS, weights per code"]
+    done = CliRunner().invoke(main, ["search-training", *options])
+    assert done.exit_code == 2 and "holds measurements with other options" in done.output
 
 
 def test_a_prior_learns_what_codes_have_in_common() -> None:
