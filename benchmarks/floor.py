@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -70,15 +69,21 @@ class ModelCosts:
     def _cache_bytes(self, *, own_positions: int) -> float:
         """Keys and values of a window: of its own positions and of the context."""
         sizes = self.config.recognition
+        if sizes.kind != "autoregressive":
+            return 0.0
         return 2 * _FLOAT * sizes.num_layers * sizes.hidden_size * (own_positions + self.config.codes_per_window)
 
 
 def count_costs(folder: ModelFolder) -> ModelCosts:
-    """Read off the graphs of a model folder; needs the ``export`` extra (onnx)."""
-    context, step, decoder = (
-        _count(Path(folder.file(f"onnx/{name}.onnx"))) for name in ("encoder_context", "encoder_step", "decoder")
-    )
+    """Read off the graphs of a model folder; needs the ``export`` extra (onnx).
+
+    Where codes do not depend on each other, all of encoding is the context, and a step costs nothing.
+    """
     sizes, config = folder.config.recognition, folder.config
+    decoder = _count(folder, "decoder")
+    if sizes.kind != "autoregressive":
+        return ModelCosts(_count(folder, "encoder"), Work(0.0, 0.0), decoder, config)
+    context, step = _count(folder, "encoder_context"), _count(folder, "encoder_step")
     # The graph attends to all positions, the loop only to earlier ones: on average to half of them.
     unneeded = 2 * 2 * sizes.num_layers * sizes.hidden_size * config.codes_per_window / 2
     return ModelCosts(context, Work(step.num_bytes, step.flops - unneeded), decoder, config)
@@ -103,11 +108,11 @@ def _fastest(call: object, seconds: float) -> float:
     return best
 
 
-def _count(path: Path) -> Work:
+def _count(folder: ModelFolder, name: str) -> Work:
     """Weights of a graph in bytes, and operations of its products for a batch of 1."""
     import onnx
 
-    model = onnx.load(path, load_external_data=False)
+    model = onnx.load(folder.file(f"onnx/{name}.onnx"), load_external_data=False)
     for value in [*model.graph.input, *model.graph.output]:
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param:

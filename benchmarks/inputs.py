@@ -13,7 +13,11 @@ from daps_tokenizer.datasets import open_data
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
-_TEST_SETS = {(28, 28, 1): "mnist.npz", (32, 32, 3): "cifar10", (256, 256, 3): "photos256-val.tar"}
+_TEST_SETS: dict[tuple[int, ...], str] = {
+    (28, 28, 1): "mnist.npz",
+    (32, 32, 3): "cifar10",
+    (256, 256, 3): "photos256-val.tar",
+}
 
 
 def real_inputs(config: TokenizerConfig, count: int, data: Path = SHARED_DATA) -> tuple[np.ndarray, str]:

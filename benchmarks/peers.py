@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.codecs import CODECS
+from benchmarks.codecs import CODECS, Codec, Fitted
 from benchmarks.inputs import real_inputs
 from benchmarks.latency import time_call
 from daps_tokenizer import Tokenizer
@@ -88,7 +88,8 @@ def measure_peers(
 
 
 def _peers(model: str, config: TokenizerConfig, threads: int) -> list[Peer]:
-    ours, eager = (Tokenizer.from_pretrained(model, backend=name, num_threads=threads) for name in ("onnx", "torch"))  # type: ignore[arg-type]
+    ours = Tokenizer.from_pretrained(model, backend="onnx", device="cpu", num_threads=threads)
+    eager = Tokenizer.from_pretrained(model, backend="torch", device="cpu", num_threads=threads)
     num_bytes = round(config.bits_per_item / 8)
     gives = "integer codes; exact log-probabilities; samples; decoder"
     library = f"vector-quantize-pytorch {importlib.metadata.version('vector-quantize-pytorch')}"
@@ -109,11 +110,15 @@ def _peers(model: str, config: TokenizerConfig, threads: int) -> list[Peer]:
                 f"{codec.name} by Pillow, at most {num_bytes} bytes",
                 "a file that any program opens",
                 "no codes of fixed number and alphabet; no probabilities; some images do not fit",
-                lambda images, codec=codec: [codec.fit(image, num_bytes) for image in images],
+                partial(_write_all, codec, num_bytes),
             )
             for codec in CODECS
         ),
     ]
+
+
+def _write_all(codec: Codec, num_bytes: int, images: np.ndarray) -> list[Fitted | None]:
+    return [codec.fit(image, num_bytes) for image in images]
 
 
 def _one_pass_encoder(config: TokenizerConfig, kind: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -145,7 +150,7 @@ def _one_pass_encoder(config: TokenizerConfig, kind: str) -> Callable[[np.ndarra
     @torch.inference_mode()
     def encode(images: np.ndarray) -> np.ndarray:
         found = quantiser(chosen.hidden(model.standardise(torch.tensor(images))))
-        return found[1].numpy()  # type: ignore[no-any-return]
+        return found[1].numpy()
 
     return encode
 

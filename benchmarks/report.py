@@ -102,7 +102,7 @@ def _plot(path: Path, rows: Sequence[Row]) -> None:
         for axes, model in zip(axes_of_action, models, strict=True):
             chosen = [row for row in rows if (row.model, row.action) == (model, action)]
             for series in sorted({_series(row) for row in chosen}):
-                points = sorted((row.batch, row.median_ms / row.batch) for row in chosen if _series(row) == series)  # type: ignore[operator,type-var]
+                points = sorted((row.batch, row.median_ms / row.batch) for row in chosen if _series(row) == series)  # type: ignore[operator]
                 axes.plot(*zip(*points, strict=True), "o-" if series.startswith("onnx") else "s--", label=series)
             axes.set(title=f"{model}: {action}", xlabel="batch", ylabel="ms per item", xscale="log", yscale="log")
             axes.grid(alpha=0.3, which="both")

@@ -115,8 +115,8 @@ def splice_passes(
         value_info("uniform", TensorProto.FLOAT, items),
         value_info("temperature", TensorProto.FLOAT, []),
     ]
-    shapes = {"codes": items, "log_probs": items, "passes": ["batch", windows.per_item]}
-    outputs = [value_info(name, element_type, shapes[name]) for name, element_type in _RESULTS.items()]
+    per_item = dict.fromkeys(_RESULTS, items) | {"passes": ["batch", windows.per_item]}
+    outputs = [value_info(name, element_type, per_item[name]) for name, element_type in _RESULTS.items()]
     graph = helper.make_graph(nodes, "encoder", inputs, outputs, initializers)
     share_equal_initializers(graph)
     return helper.make_model(graph, opset_imports=context.opset_import, ir_version=context.ir_version)

@@ -48,7 +48,7 @@ def loop_graph(step: onnx.ModelProto, config: TokenizerConfig) -> GraphProto:
         constant("num_steps", config.codes_per_window),
         constant("nothing_shape", [sizes.num_heads, 0, sizes.hidden_size // sizes.num_heads]),
     ]
-    rows = ["batch", config.codes_per_window]
+    rows: list[str | int | None] = ["batch", config.codes_per_window]
     inputs = [
         value_info("uniform", TensorProto.FLOAT, rows),
         *(find(step.graph.input, name) for name in ("temperature", *memory_names("context", config))),

@@ -9,6 +9,8 @@ two or three passes, because most codes are clear from the input (docs/speed.md)
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 import torch
 from torch import Tensor, nn
@@ -124,7 +126,7 @@ def export_passes(model: Autoencoder) -> tuple[onnx.ModelProto, onnx.ModelProto]
     memories = [FlatMemory(torch.zeros(memory), torch.zeros(memory)) for _ in model.autoregressive.decoder_blocks]
     examples = (torch.zeros(shape), torch.tensor(1.0), memories)
     batch = {0: "batch"}
-    dynamic = (batch, {}, [FlatMemory(batch, batch) for _ in memories])
+    dynamic: tuple[Any, ...] = (batch, {}, [FlatMemory(batch, batch) for _ in memories])  # type: ignore[arg-type]
     names = ["uniform", "temperature", *memory_names("flat", config)]
     first = export_graph(FirstPass(model.autoregressive), examples, dynamic, names, ["codes"])
     later = export_graph(

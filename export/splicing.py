@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
@@ -38,7 +39,7 @@ def _rename(graph: GraphProto, prefix: str, new_name: Callable[[str], str]) -> N
         value.name = new_name(value.name)
 
 
-def node(operator: str, inputs: Iterable[str], output: str, **attributes: object) -> NodeProto:
+def node(operator: str, inputs: Iterable[str], output: str, **attributes: Any) -> NodeProto:
     """A node with one output, called like it."""
     return helper.make_node(operator, list(inputs), [output], name=output, **attributes)
 
@@ -53,7 +54,7 @@ def constant(name: str, value: object, dtype: type[np.generic] = np.int64) -> Te
     return numpy_helper.from_array(np.asarray(value, dtype), name)
 
 
-def value_info(name: str, element_type: int, shape: Iterable[str | int | None]) -> ValueInfoProto:
+def value_info(name: str, element_type: int, shape: Sequence[str | int | None]) -> ValueInfoProto:
     """The declaration of an input or output."""
     return helper.make_tensor_value_info(name, element_type, list(shape))
 
