@@ -12,6 +12,7 @@ from daps_tokenizer.metrics import code_usage, summarise
 from train.evaluate import measure_items, open_checkpoint
 from train.methods.base import TrainedModel
 
+_FEW_STEPS = 10_000
 _COLUMNS = {
     "greedy_log_p": ("log p, greedy, nats", 1),
     "sampled_log_p": ("log p, sampled, nats", 1),
@@ -99,8 +100,15 @@ def write_comparison(folder: Path, name: str, content: dict[str, Any]) -> list[P
         "validation photographs where they are photographs) with 95 % bootstrap intervals over items; one run each, so "
         f"the intervals do not tell runs apart; seed {content['seed']}. log p is in standardised units.",
         "",
+        *_warning(rows),
         f"{machine_line(content['machine'])}.",
         "",
     ]
     table_path.write_text("\n".join(lines), encoding="utf-8")
     return [json_path, table_path]
+
+
+def _warning(rows: list[dict[str, Any]]) -> list[str]:
+    if max(sum(row["steps"]) for row in rows) >= _FEW_STEPS:
+        return []
+    return ["So few steps show that every method runs; **they rank nothing**. The paper's runs have 250,000 and more.", ""]
