@@ -111,4 +111,7 @@ def write_comparison(folder: Path, name: str, content: dict[str, Any]) -> list[P
 def _warning(rows: list[dict[str, Any]]) -> list[str]:
     if max(sum(row["steps"]) for row in rows) >= _FEW_STEPS:
         return []
-    return ["So few steps show that every method runs; **they rank nothing**. The paper's runs have 250,000 and more.", ""]
+    return [
+        "So few steps show that every method runs; **they rank nothing**. The paper's runs have 250,000 and more.",
+        "",
+    ]
