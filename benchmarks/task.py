@@ -197,11 +197,11 @@ def _plot(path: Path, rows: list[TaskRow]) -> None:
         counts = sorted({row.labels for row in linear})
         models = sorted({(row.bits, row.model) for row in linear})
         by_labels, by_bits = axes_of_kind
-        for bits, model in models:
+        for _, model in models:
             found = {count: 100 * accuracies(linear, model=model, labels=count) for count in counts}
             found = {count: values for count, values in found.items() if len(values)}
             means, spreads = [a.mean() for a in found.values()], [a.std() for a in found.values()]
-            by_labels.errorbar(list(found), means, yerr=spreads, marker="o", capsize=2, label=f"{model}, {bits:g} bits")
+            by_labels.errorbar(list(found), means, yerr=spreads, marker="o", capsize=2, label=model)
         for count in counts:
             best: dict[float, float] = {}
             for bits, model in models:
@@ -209,10 +209,13 @@ def _plot(path: Path, rows: list[TaskRow]) -> None:
                 if len(values):
                     best[bits] = max(best.get(bits, 0.0), 100 * float(values.mean()))
             by_bits.plot(*zip(*sorted(best.items()), strict=True), "o-", label=f"{count:,} labels")
+        sizes = sorted({bits for bits, _ in models})
         by_labels.set(title=f"linear probe, {kind} codes", xlabel="labels", xscale="log", ylabel="test accuracy, %")
         by_bits.set(
             title="the best model of each size", xlabel="bits per item", xscale="log", ylabel="test accuracy, %"
         )
+        by_bits.minorticks_off()
+        by_bits.set_xticks(sizes, [f"{bits:g}" for bits in sizes])
         for axes in (by_labels, by_bits):
             axes.grid(alpha=0.3)
             axes.legend(fontsize=8)
