@@ -18,7 +18,7 @@ from daps_tokenizer.errors import ConfigError, UnsupportedError
 FORMAT_VERSION = 1
 
 Modality = Literal["image", "motion"]
-GenerativeKind = Literal["mlp", "resnet", "transformer"]
+GenerativeKind = Literal["mlp", "resnet", "transformer", "spectral"]
 LikelihoodKind = Literal["bernoulli", "gaussian", "gaussian_constant"]
 RecognitionKind = Literal["autoregressive", "independent", "nearest", "levels", "gaussian"]
 
@@ -95,6 +95,8 @@ class GenerativeConfig:
 
     ``mlp``: hidden_size, then hidden_size × mlp_ratio, then the pixels. ``resnet``: num_layers residual blocks of
     hidden_size channels, then transposed convolutions. ``transformer``: num_layers blocks of hidden_size (motion).
+    ``spectral``: the coefficients of a transform (``TransformConfig``), corrected by num_layers hidden layers of
+    hidden_size (motion).
     """
 
     kind: GenerativeKind
@@ -173,6 +175,26 @@ class MotionConfig:
 
 
 @dataclass(frozen=True)
+class TransformConfig:
+    """A linear transform of motion clips whose coefficients the codes stand for (``model/transform.py``).
+
+    ``frequencies``: how many of the lowest frequencies of a cosine transform in time are kept; ``components``: how many
+    principal components of the features; ``size``: how many coefficients come of these, equally many for each code.
+    """
+
+    frequencies: int
+    components: int
+    size: int
+
+    def __post_init__(self) -> None:
+        _require_positive("transform", frequencies=self.frequencies, components=self.components, size=self.size)
+        _require(
+            self.size <= self.frequencies * self.components,
+            f"transform.size {self.size} is more than the {self.frequencies * self.components} numbers it is made of",
+        )
+
+
+@dataclass(frozen=True)
 class TokenizerConfig:
     """One tokenizer: what goes in, how many codes come out, and the networks between.
 
@@ -183,6 +205,7 @@ class TokenizerConfig:
         num_tokens: N, codes per item ("block size" in the paper).
         vocab_size: V, values a code can take ("vocab size" in the paper).
         motion: what frames and features are, of a motion model.
+        transform: the transform that codes of a model with generative.kind spectral stand for coefficients of.
         training: how the weights came to be; for people, never read by the code.
         files: sha256 of every file in the model folder, by its path in the folder.
 
@@ -200,6 +223,7 @@ class TokenizerConfig:
     likelihood: LikelihoodConfig
     normalisation: NormalisationConfig
     motion: MotionConfig | None = None
+    transform: TransformConfig | None = None
     training: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -250,6 +274,7 @@ class TokenizerConfig:
             self._check_resnet_grid()
         if self.generative.kind == "transformer":
             self._check_motion()
+        self._check_transform()
 
     def _check_window(self) -> None:
         window = self.recognition.window
@@ -292,6 +317,30 @@ class TokenizerConfig:
                 f"{self.name} is a quantiser (recognition.kind {self.recognition.kind}): its codes have no "
                 "probabilities to draw or score them by; it can encode and decode"
             )
+
+    def _check_transform(self) -> None:
+        transform = self.transform
+        _require(
+            (transform is not None) == (self.generative.kind == "spectral"),
+            "generative.kind spectral and a transform go together",
+        )
+        if transform is None:
+            return
+        _require(self.modality == "motion", f"config.transform is for motion models, not for modality {self.modality}")
+        _require(self.recognition.kind == "autoregressive", "a transform needs recognition.kind autoregressive")
+        _require(
+            transform.size % self.num_tokens == 0,
+            f"transform.size {transform.size} is not a multiple of {self.num_tokens} tokens",
+        )
+        _require(
+            transform.frequencies <= self.input_shape[0] and transform.components <= self.input_shape[1],
+            f"transform keeps {transform.frequencies} frequencies and {transform.components} components of inputs of "
+            f"{list(self.input_shape)}",
+        )
+        _require(
+            self.generative.embedding_size == transform.size,
+            f"generative.embedding_size must be the transform.size {transform.size}",
+        )
 
     @property
     def bits_per_item(self) -> float:

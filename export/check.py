@@ -21,8 +21,10 @@ from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.parallel import LevelQuantiser, NearestQuantiser
+from daps_tokenizer.motion.features import FEATURE_NAMES, FPS, compute_features
+from daps_tokenizer.motion.windows import cut_windows
 from daps_tokenizer.windows import Windows
-from export.onnx_graphs import input_name, memory_names
+from export.onnx_graphs import context_names, input_name, memory_names
 
 # Two runtimes may part where two logits are nearer to each other than their rounding errors.
 NEAR_TIE = 1e-4
@@ -161,14 +163,14 @@ def encode_by_steps(folder: ModelFolder, inputs: np.ndarray, uniform: np.ndarray
         onnxruntime.InferenceSession(folder.file(f"onnx/{name}.onnx"), providers=["CPUExecutionProvider"])
         for name in ("encoder_context", "encoder_step")
     )
-    context = context_graph.run(memory_names("context", config), {input_name(config): inputs})
+    context = context_graph.run(context_names(config), {input_name(config): inputs})
     sizes = config.recognition
     windows = Windows.of(config)
     rows = windows.split(uniform, len(inputs))
     capacity = (len(rows), sizes.num_heads, windows.num_codes, sizes.hidden_size // sizes.num_heads)
-    past = [np.zeros(capacity, np.float32) for _ in context]
     past_names = memory_names("past", config)
-    fixed = dict(zip(memory_names("context", config), context, strict=True))
+    past = [np.zeros(capacity, np.float32) for _ in past_names]
+    fixed = dict(zip(context_names(config), context, strict=True))
     fixed["temperature"] = np.array(temperature, np.float32)
     previous = np.zeros(len(rows), np.int32)
     codes, log_probs = [], []
@@ -182,12 +184,13 @@ def encode_by_steps(folder: ModelFolder, inputs: np.ndarray, uniform: np.ndarray
 
 
 def load_test_inputs(config: TokenizerConfig, data: Path, count: int) -> np.ndarray:
-    """The first ``count`` test images of the data set whose images have the model's size, uint8.
+    """The first ``count`` test items of the data set whose items have the model's size: uint8 images, or windows of the
+    features of a validation clip, float32.
 
     Raises:
         InputError: no data set has such images, or it is not in ``data``.
     """
-    readers = {(28, 28, 1): _mnist_test, (32, 32, 3): _cifar10_test}
+    readers = {(28, 28, 1): _mnist_test, (32, 32, 3): _cifar10_test, (32, len(FEATURE_NAMES)): _motion_test}
     if config.input_shape not in readers:
         known = ", ".join("×".join(map(str, shape)) for shape in readers)
         raise InputError(f"no test images of shape {list(config.input_shape)} are known; there are some of {known}")
@@ -206,6 +209,14 @@ def random_inputs(config: TokenizerConfig, count: int) -> np.ndarray:
         return rng.integers(0, 256, (count, *config.input_shape), dtype=np.uint8)
     noise = rng.standard_normal((count, *config.input_shape))
     return (noise * config.normalisation.std + config.normalisation.mean).astype(np.float32)
+
+
+def _motion_test(data: Path, count: int) -> np.ndarray:
+    with np.load(data / "lafan1_h1.npz") as arrays:
+        number = arrays["names"].tolist().index("dance2_subject2")
+        begin, end = arrays["split_points"][number : number + 2]
+        clip = arrays["data"][begin : min(end, begin + 32 * count)]
+    return cut_windows(compute_features(clip, fps=FPS), 32)[:count]
 
 
 def _mnist_test(data: Path, count: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.windows import Windows
 from export.loop import loop_graph
-from export.onnx_graphs import export_growing_step, memory_names
+from export.onnx_graphs import context_names, export_growing_step, memory_names, score_names
 from export.passes import export_context_for_passes, export_passes
 from export.splicing import constant, node, renamed, share_equal_initializers, value_info
 
@@ -52,7 +52,7 @@ def splice_passes(
     grid, size = windows.grid, windows.size
     first, later = (part.graph for part in passes)
     loop = loop_graph(step, config)
-    given = _same(["temperature", *memory_names("flat", config)]) | {"uniform": "uniform.rows"}
+    given = _same(["temperature", *context_names(config, "flat")]) | {"uniform": "uniform.rows"}
     results = {"new_codes": "codes.2", "log_probs": "log_probs.2"}
     start = renamed(first, "first.", given | {"codes": "guess"})
     second = renamed(later, "second.", given | {"codes": "guess"} | results)
@@ -124,7 +124,7 @@ def splice_passes(
 
 def _one_more_pass(later: GraphProto, config: TokenizerConfig) -> GraphProto:
     """The body of the loop over passes: once more, for the rows that have not settled."""
-    memories = memory_names("flat", config)
+    memories = context_names(config, "flat")
     names = {name: f"{name}.chosen" for name in ("uniform", *memories)}
     names |= {"temperature": "temperature", "codes": "codes.chosen"}
     before = {name: f"{name}.before" for name in _RESULTS}
@@ -151,12 +151,15 @@ def _one_more_pass(later: GraphProto, config: TokenizerConfig) -> GraphProto:
 
 def _rest(loop: GraphProto, config: TokenizerConfig) -> GraphProto:
     """Draw the rows that have not settled one position after the other."""
-    flat, memories = memory_names("flat", config), memory_names("context", config)
+    flat, memories = context_names(config, "flat"), context_names(config)
+    split = dict(zip(memory_names("flat", config), memory_names("context", config), strict=True))
+    scores = zip(score_names("flat", config), score_names("context", config), strict=True)
     names = {name: f"{name}.chosen" for name in ("uniform", *memories)} | {"temperature": "temperature"}
     names |= {"codes": "codes.new", "log_probs": "log_probs.new"}
     nodes = [
         *_choose_rows("unsettled.settled", {"uniform": "uniform.rows"} | _same(flat) | {"passes": "passes.settled"}),
-        *(part for pair in zip(flat, memories, strict=True) for part in _split_heads(*pair)),
+        *(part for pair in split.items() for part in _split_heads(*pair)),
+        *(node("Identity", [f"{chosen}.chosen"], f"{given}.chosen") for chosen, given in scores),
         *renamed(loop, "rest.", names).node,
         node("Add", ["passes.chosen", "one"], "passes.new"),
         *_put_back("unsettled.settled", ".settled", ".new", ".all"),

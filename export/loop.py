@@ -10,7 +10,7 @@ import onnx
 from onnx import GraphProto, TensorProto, helper
 
 from daps_tokenizer.config import TokenizerConfig
-from export.onnx_graphs import memory_names
+from export.onnx_graphs import context_names, memory_names
 from export.splicing import constant, find, node, renamed, value_info, zeros
 
 
@@ -23,7 +23,7 @@ def loop_graph(step: onnx.ModelProto, config: TokenizerConfig) -> GraphProto:
     """
     past, final = memory_names("past", config), memory_names("final", config)
     sizes = config.recognition
-    shared = {name: name for name in [*memory_names("context", config), *past, *memory_names("present", config)]}
+    shared = {name: name for name in [*context_names(config), *past, *memory_names("present", config)]}
     shared |= {name: name for name in ("position", "previous", "temperature")}
     body = renamed(step.graph, "step.", shared | {"uniform": "uniform_row", "codes": "code_row"})
     nodes = [
@@ -51,7 +51,7 @@ def loop_graph(step: onnx.ModelProto, config: TokenizerConfig) -> GraphProto:
     rows: list[str | int | None] = ["batch", config.codes_per_window]
     inputs = [
         value_info("uniform", TensorProto.FLOAT, rows),
-        *(find(step.graph.input, name) for name in ("temperature", *memory_names("context", config))),
+        *(find(step.graph.input, name) for name in ("temperature", *context_names(config))),
     ]
     outputs = [value_info("codes", TensorProto.INT32, rows), value_info("log_probs", TensorProto.FLOAT, rows)]
     return helper.make_graph(nodes, "loop", inputs, outputs, initializers)

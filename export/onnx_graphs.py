@@ -86,7 +86,8 @@ class EncoderStep(nn.Module, ABC):
         model = self.recognition
         h = model.code_embedding(previous) + F.embedding(position, model.positions)
         present = []
-        for block, memory, earlier in zip(model.decoder_blocks, context, past, strict=True):
+        blocks = len(model.decoder_blocks)  # the context may hold one memory more: the scores of code books
+        for block, memory, earlier in zip(model.decoder_blocks, context[:blocks], past, strict=True):
             attended, reachable = self.attend_past(
                 block.self_attention, block.self_attention_norm(h), earlier, position
             )
@@ -95,6 +96,8 @@ class EncoderStep(nn.Module, ABC):
             h = h + self.attend_context(block.cross_attention, block.cross_attention_norm(h), memory)
             h = h + block.feed_forward(block.feed_forward_norm(h))
         logits = model.head(model.decoder_norm(h))
+        if model.code_books is not None:
+            logits = logits + model.scores_at(context, position)
         codes = choose_codes(logits, uniform, temperature)
         log_probs = logits.log_softmax(-1).gather(-1, codes[:, None])[:, 0]
         return codes.to(torch.int32), log_probs, present
@@ -207,9 +210,28 @@ def memory_names(prefix: str, config: TokenizerConfig) -> list[str]:
     return [f"{prefix}_{part}_{layer}" for layer in layers for part in ("keys", "values")]
 
 
+def context_names(config: TokenizerConfig, prefix: str = "context") -> list[str]:
+    """Names of what a step is given of the input: keys and values of every block, and the scores of code books."""
+    return memory_names(prefix, config) + score_names(prefix, config)
+
+
+def score_names(prefix: str, config: TokenizerConfig) -> list[str]:
+    """Names of the two halves of the scores of code books, where a model has some."""
+    return [] if config.transform is None else [f"{prefix}_lower_scores", f"{prefix}_upper_scores"]
+
+
+def example_scores(config: TokenizerConfig) -> list[tuple[Tensor, Tensor]]:
+    """Both halves of the scores of code books (B, N, V / 2), where a model has some."""
+    if config.transform is None:
+        return []
+    lower = config.vocab_size - config.vocab_size // 2
+    shapes = [(EXAMPLE_BATCH, config.num_tokens, size) for size in (lower, config.vocab_size // 2)]
+    return [(torch.zeros(shapes[0]), torch.zeros(shapes[1]))]
+
+
 def export_context(model: Autoencoder, *, opset: int = OPSET) -> onnx.ModelProto:
     """``images`` or ``features`` -> ``context_keys_0``, ``context_values_0``, ..."""
-    outputs = memory_names("context", model.config)
+    outputs = context_names(model.config)
     return export_graph(Context(model), (example_inputs(model.config),), ({0: "batch"},), _names(model), outputs, opset)
 
 
@@ -285,12 +307,13 @@ def _export_step(
     step: EncoderStep, config: TokenizerConfig, past_length: int, past_axes: dict[int, str], opset: int
 ) -> onnx.ModelProto:
     positions = step.recognition.input_embedding.num_positions // config.windows_per_item
+    scores = [Memory(*halves) for halves in example_scores(config)]
     examples = (
         torch.tensor(1),
         torch.zeros(EXAMPLE_BATCH, dtype=torch.int32),
         torch.zeros(EXAMPLE_BATCH),
         torch.tensor(1.0),
-        example_memories(config, positions),
+        example_memories(config, positions) + scores,
         example_memories(config, past_length),
     )
     batch = {0: "batch"}
@@ -300,11 +323,11 @@ def _export_step(
         batch,
         batch,
         {},
-        [Memory(batch, batch) for _ in layers],  # type: ignore[arg-type]
+        [Memory(batch, batch) for _ in [*layers, *scores]],  # type: ignore[arg-type]
         [Memory(past_axes, past_axes) for _ in layers],  # type: ignore[arg-type]
     )
-    context, past, present = (memory_names(prefix, config) for prefix in ("context", "past", "present"))
-    inputs = ["position", "previous", "uniform", "temperature", *context, *past]
+    past, present = (memory_names(prefix, config) for prefix in ("past", "present"))
+    inputs = ["position", "previous", "uniform", "temperature", *context_names(config), *past]
     return export_graph(step, examples, dynamic, inputs, ["codes", "log_probs", *present], opset)
 
 

@@ -22,10 +22,11 @@ from daps_tokenizer.model.sampling import invert_cdf
 from export.layers import FlatMemory, attend_before, attend_context, encode_context
 from export.onnx_graphs import (
     EXAMPLE_BATCH,
+    context_names,
     example_inputs,
+    example_scores,
     export_graph,
     input_name,
-    memory_names,
 )
 
 
@@ -37,8 +38,10 @@ class ContextForPasses(nn.Module):
         self.model = model
 
     def forward(self, inputs: Tensor) -> list[FlatMemory]:
-        """Inputs (B, *input_shape) -> a memory (rows, positions, H) per decoder block."""
-        return encode_context(self.model.autoregressive, self.model.standardise(inputs))
+        """Inputs (B, *input_shape) -> a memory (rows, positions, H) per decoder block, and the scores of code books."""
+        recognition, x = self.model.autoregressive, self.model.standardise(inputs)
+        scores = [] if recognition.code_books is None else [FlatMemory(*recognition.code_books.halves(x))]
+        return encode_context(recognition, x) + scores
 
 
 class Pass(nn.Module):
@@ -75,9 +78,11 @@ class Pass(nn.Module):
         self, x: Tensor, uniform: Tensor, temperature: Tensor, context: list[FlatMemory]
     ) -> tuple[Tensor, Tensor]:
         model, length = self.recognition, uniform.shape[1]
-        for number, (block, memory) in enumerate(zip(model.decoder_blocks, context, strict=True)):
+        for number, (block, memory) in enumerate(zip(model.decoder_blocks, context, strict=False)):
             x = attend_context(block, attend_before(block, x, length) if number else x, length, memory)
         logits = model.head(model.decoder_norm(x))
+        if model.code_books is not None:
+            logits = logits + torch.cat(context[-1], dim=-1).flatten(0, 1)
         # Torch's cond is exported as ONNX's If: greedy encoding does not pay for probabilities.
         codes = torch.cond(temperature > 0, invert_cdf, _most_probable, (logits, uniform.flatten(), temperature))
         log_probs = logits.log_softmax(-1).gather(-1, codes[:, None])
@@ -105,7 +110,7 @@ def _most_probable(logits: Tensor, uniform: Tensor, temperature: Tensor) -> Tens
 def export_context_for_passes(model: Autoencoder) -> onnx.ModelProto:
     """``images`` or ``features`` -> ``flat_keys_0``, ``flat_values_0``, ..."""
     config = model.config
-    outputs = memory_names("flat", config)
+    outputs = context_names(config, "flat")
     examples = (example_inputs(config),)
     return export_graph(ContextForPasses(model), examples, ({0: "batch"},), [input_name(config)], outputs)
 
@@ -124,10 +129,11 @@ def export_passes(model: Autoencoder) -> tuple[onnx.ModelProto, onnx.ModelProto]
     )
     # Each a tensor of its own: of one tensor that is passed as two inputs the exporter would wire only one.
     memories = [FlatMemory(torch.zeros(memory), torch.zeros(memory)) for _ in model.autoregressive.decoder_blocks]
+    memories += [FlatMemory(*halves) for halves in example_scores(config)]
     examples = (torch.zeros(shape), torch.tensor(1.0), memories)
     batch = {0: "batch"}
     dynamic: tuple[Any, ...] = (batch, {}, [FlatMemory(batch, batch) for _ in memories])  # type: ignore[arg-type]
-    names = ["uniform", "temperature", *memory_names("flat", config)]
+    names = ["uniform", "temperature", *context_names(config, "flat")]
     first = export_graph(FirstPass(model.autoregressive), examples, dynamic, names, ["codes"])
     later = export_graph(
         Pass(model.autoregressive),

@@ -9,6 +9,7 @@ from daps_tokenizer.config import (
     NormalisationConfig,
     RecognitionConfig,
     TokenizerConfig,
+    TransformConfig,
 )
 from daps_tokenizer.motion.features import FEATURE_NAMES, FPS, JOINT_NAMES
 
@@ -100,6 +101,12 @@ SMALL_MOTION = replace(
     generative=GenerativeConfig("transformer", embedding_size=16, hidden_size=16, num_layers=1, num_heads=2),
     normalisation=NormalisationConfig((1.0,) + (0.0,) * 126, (0.1,) * 127),
     motion=MotionConfig(FPS, JOINT_NAMES, FEATURE_NAMES),
+)
+TINY_SPECTRAL = replace(
+    TINY_MOTION,
+    name="tiny-spectral",
+    generative=GenerativeConfig("spectral", embedding_size=16, hidden_size=8, num_layers=1),
+    transform=TransformConfig(frequencies=4, components=4, size=16),
 )
 
 

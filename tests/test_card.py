@@ -3,7 +3,7 @@
 import dataclasses
 
 from export.card import collection_card, model_card
-from tests.settings import CIFAR10, MNIST
+from tests.settings import CIFAR10, MNIST, TINY_SPECTRAL
 
 STAGE = {
     "experiment": {"method": "vqvae", "batch_size": 64, "dataset": "cifar10", "model": {"input_shape": [32, 32, 3]}},
@@ -45,3 +45,12 @@ def test_what_was_not_measured_is_said_to_be_so() -> None:
 def test_the_collection_has_a_section_for_each_model() -> None:
     card = collection_card([MNIST, TRAINED])
     assert "## mnist" in card and "## cifar10" in card and card.count("library_name") == 1
+
+
+def test_a_motion_model_has_no_psnr_and_is_shown_on_clips() -> None:
+    evaluation = {name: value for name, value in EVALUATION.items() if not name.endswith("psnr")}
+    stage = STAGE | {"experiment": STAGE["experiment"] | {"dataset": "motion", "model": {"input_shape": [4, 5]}}}  # type: ignore[operator]
+    card = model_card(dataclasses.replace(TINY_SPECTRAL, training=stage | {"evaluation": evaluation}))
+    assert "| codes | log p(x\\|z), nats | L2 |\n|---|---|---|\n| sampled | 571.23 | 14.000 |" in card
+    assert 'tok.encode("walk.csv")  # 8 integers below 16 for each window of 4 frames' in card
+    assert "10000 windows" in card and "begins as a transform codec" in card and "feet slide" in card

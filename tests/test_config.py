@@ -52,7 +52,7 @@ def changed(**entries: object) -> str:
         (changed(recognition__window=[3, 8]), r"recognition.window has 2 sizes that divide .* which \[3, 8\] has not"),
         (changed(recognition__window=[8]), r"recognition.window has 2 sizes"),
         (changed(recognition__num_heads=3), "hidden_size 128 is not a multiple of num_heads 3"),
-        (changed(generative__kind="unet"), "generative.kind must be one of mlp, resnet, transformer, not 'unet'"),
+        (changed(generative__kind="unet"), "generative.kind must be one of mlp, resnet, transformer, spectral, not"),
         (changed(generative__kind="transformer"), "generative.kind transformer is for motion"),
         (changed(likelihood__min_variance=2.0, likelihood__max_variance=1.0), "0 < min_variance < max_variance"),
         (changed(normalisation__std=[1.0, 1.0, 0.0]), "positive, finite standard deviations"),

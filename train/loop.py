@@ -230,6 +230,7 @@ def _restore_or_start(
         load_source(method.model, source / "model.safetensors")
         stage = read_record(source)
         stages = [*stage.pop("stages_before"), stage]
+    method.prepare(dataset.train, experiment.seed)
     method.start()
     return {
         "experiment": _settings(experiment),

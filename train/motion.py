@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from daps_tokenizer.config import NormalisationConfig
 from daps_tokenizer.errors import ConfigError
-from daps_tokenizer.motion.features import FEATURE_NAMES, compute_features
+from daps_tokenizer.motion.features import FEATURE_NAMES, compute_features, mirror_features
 
 VALIDATION_CLIPS = ("dance2_subject2", "fight1_subject2", "run2_subject1", "walk2_subject4")
 VALIDATION_WINDOWS = 10_000
@@ -80,6 +81,14 @@ def open_motion(path: Path, input_shape: tuple[int, ...]) -> tuple[MotionWindows
         len(validation), min(VALIDATION_WINDOWS, len(validation)), replace=False
     )
     return windows, MotionWindows(validation.features, validation.starts[chosen], validation.length)
+
+
+def normalisation_of(clips: Sequence[np.ndarray]) -> NormalisationConfig:
+    """Mean and standard deviation of each feature over all frames of clips and of their mirror images."""
+    features = np.concatenate([compute_features(clip, fps=30.0) for clip in clips])
+    features = np.concatenate([features, mirror_features(features)])
+    mean, std = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+    return NormalisationConfig(tuple((mean.round(6) + 0.0).tolist()), tuple(std.round(6).tolist()))
 
 
 def windows_of(clips: Sequence[np.ndarray], length: int) -> MotionWindows:

@@ -4,6 +4,7 @@ NVIDIA GPUs what :mod:`daps_tokenizer.backends.torch_cuda` makes of it.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,7 @@ def _use_dtype(model: Autoencoder, dtype: torch.dtype) -> None:
     def to_dtype(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         return output.to(dtype)
 
+    code_books = copy.deepcopy(model.autoregressive.code_books) if model.config.transform is not None else None
     for network in (model.recognition, model.generative):
         network.to(dtype)
         for module in network.modules():
@@ -165,3 +167,6 @@ def _use_dtype(model: Autoencoder, dtype: torch.dtype) -> None:
                 module.float().register_forward_pre_hook(to_float32)
                 module.register_forward_hook(to_dtype)
     model.recognition.head.float().register_forward_pre_hook(to_float32)
+    if code_books is not None:  # their scores are logits too
+        code_books.register_forward_pre_hook(to_float32)
+        model.autoregressive.code_books = code_books

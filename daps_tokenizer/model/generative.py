@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.model.transform import Transform
 from daps_tokenizer.model.transformer import EncoderBlock, layer_norm, sinusoidal_positions
 
 # Flax's default of 0.99, in PyTorch's convention.
@@ -133,11 +134,47 @@ class TransformerGenerator(GenerativeModel):
         return self.output(x)
 
 
+class SpectralGenerator(GenerativeModel):
+    """Codes to coefficients of a transform, a correction of all of them together, the transform back: motion.
+
+    Each code has columns of the table of its own: ``embedding`` (V, coefficients) is as many code books side by side. A
+    linear decoder would stop there; what hidden layers add is that coefficients say something of each other.
+    """
+
+    def __init__(self, config: TokenizerConfig, num_parameters: int) -> None:
+        super().__init__(config)
+        assert config.transform is not None  # checked by the config
+        sizes = config.generative
+        self.transform = Transform(config.transform, config.input_shape)
+        widths = [config.transform.size] + [sizes.hidden_size] * sizes.num_layers
+        self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(widths))
+        self.correction = nn.Linear(sizes.hidden_size, config.transform.size)
+        self.num_parameters = num_parameters
+
+    def decode_embedded(self, embedded: Tensor) -> Tensor:
+        """(B, N, coefficients), of which each code's own columns are read -> (B, frames, features)."""
+        num_codes = embedded.shape[1]
+        own = embedded.unflatten(2, (num_codes, -1)).diagonal(dim1=1, dim2=2)  # (B, coefficients of a code, N)
+        return self.decode_coefficients(own.transpose(1, 2).flatten(1))
+
+    def decode_coefficients(self, coefficients: Tensor) -> Tensor:
+        """(B, coefficients) -> (B, frames, features)."""
+        return self.transform.synthesise(coefficients + self.correct(coefficients))
+
+    def correct(self, coefficients: Tensor) -> Tensor:
+        """What is to be added to quantised coefficients, (B, coefficients)."""
+        h = coefficients
+        for layer in self.hidden:
+            h = F.relu(layer(h))
+        return self.correction(h)
+
+
 def build_generative_model(config: TokenizerConfig, num_parameters: int) -> GenerativeModel:
     """The generative model that a config asks for, with ``num_parameters`` outputs per dimension of x."""
     kinds: dict[str, Callable[[TokenizerConfig, int], GenerativeModel]] = {
         "mlp": MLPGenerator,
         "resnet": ResNetGenerator,
         "transformer": TransformerGenerator,
+        "spectral": SpectralGenerator,
     }
     return kinds[config.generative.kind](config, num_parameters)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.model.transform import CodeBooks
 from daps_tokenizer.model.transformer import DecoderBlock, EncoderBlock, Memory, layer_norm, sinusoidal_positions
 from daps_tokenizer.windows import Windows
 
@@ -117,6 +118,7 @@ class RecognitionModel(Recognition):
         )
         self.decoder_norm = layer_norm(sizes.hidden_size)
         self.head = nn.Linear(sizes.hidden_size, config.vocab_size)
+        self.code_books = CodeBooks(config) if config.transform is not None else None
         num_positions = self.input_embedding.num_positions // self.windows.per_item
         table_length = max(num_positions, self.windows.num_codes)
         self.register_buffer("positions", sinusoidal_positions(table_length, sizes.hidden_size), persistent=False)
@@ -129,14 +131,16 @@ class RecognitionModel(Recognition):
 
         Returns:
             For each decoder block the cross-attention keys and values, (B, heads, positions, head_size); of each
-            window by itself, (B·W, heads, positions, head_size), where items are cut into W windows.
+            window by itself, (B·W, heads, positions, head_size), where items are cut into W windows. Where there are
+            code books, one memory more: the scores of all codes (B, N, V), cut into two halves of the codes.
         """
+        scores = [] if self.code_books is None else [self.code_books.halves(x)]
         x = self.windows.split(self.input_embedding(x), x.shape[0])
         x = x + self.positions[: x.shape[1]]
         for block in self.encoder_blocks:
             x = block(x)
         x = self.encoder_norm(x)
-        return [block.cross_attention.memory(x) for block in self.decoder_blocks]
+        return [block.cross_attention.memory(x) for block in self.decoder_blocks] + scores
 
     def hidden(self, context: list[Memory], codes: Tensor) -> Tensor:
         """The last hidden state at each position given all earlier codes: (B·K, N) -> (B·K, N, H)."""
@@ -162,7 +166,7 @@ class RecognitionModel(Recognition):
 
     def _decode(self, context: list[Memory], embedded: Tensor) -> Tensor:
         h = embedded + self.positions[: self.windows.num_codes]
-        for block, memory in zip(self.decoder_blocks, context, strict=True):
+        for block, memory in zip(self.decoder_blocks, context[: len(self.decoder_blocks)], strict=True):
             h = block(h, memory)
         return self.decoder_norm(h)
 
@@ -176,7 +180,15 @@ class RecognitionModel(Recognition):
         Returns:
             (B·K, N, V).
         """
-        return self.head(self.hidden(context, codes))
+        logits = self.head(self.hidden(context, codes))
+        if self.code_books is None:
+            return logits
+        scores = torch.cat(context[-1], dim=-1)[:, None]  # (B, 1, N, V): the K rows of an item share it
+        return (logits.reshape(scores.shape[0], -1, *logits.shape[1:]) + scores).flatten(0, 1)
+
+    def scores_at(self, context: list[Memory], position: Tensor) -> Tensor:
+        """What code books say of the codes at one position, (B, V); ``position`` is an integer tensor ()."""
+        return torch.cat([part.index_select(1, position[None])[:, 0] for part in context[-1]], dim=-1)
 
     def step(self, context: list[Memory], previous: Tensor, position: int, cache: list[Memory]) -> Tensor:
         """Logits of one position of every window, (B·W·K, V); W is 1 where items are not cut.
@@ -189,9 +201,9 @@ class RecognitionModel(Recognition):
                 (B·W·K, heads, n, head_size); this position's are added.
         """
         h = (self.code_embedding(previous) + self.positions[position])[:, None]
-        for block, memory, earlier in zip(self.decoder_blocks, context, cache, strict=True):
+        for block, memory, earlier in zip(self.decoder_blocks, context, cache, strict=False):
             h = block.step(h, earlier, position, memory)
-        return self.head(self.decoder_norm(h))[:, 0]
+        return self._read_out(h, context, torch.tensor(position, device=h.device))
 
     def grow(
         self, context: list[Memory], previous: Tensor, position: int, earlier: list[Memory | None]
@@ -209,10 +221,10 @@ class RecognitionModel(Recognition):
         """
         h = (previous + self.positions[position])[:, None]
         grown: list[Memory | None] = []
-        for block, memory, past in zip(self.decoder_blocks, context, earlier, strict=True):
+        for block, memory, past in zip(self.decoder_blocks, context, earlier, strict=False):
             h, present = block.grow(h, past, memory)
             grown.append(present)
-        return self.head(self.decoder_norm(h))[:, 0], grown
+        return self._read_out(h, context, torch.tensor(position, device=h.device)), grown
 
     def step_in_place(
         self, context: list[Memory], previous: Tensor, position: Tensor, bias: Tensor, cache: list[Memory]
@@ -223,6 +235,14 @@ class RecognitionModel(Recognition):
             bias: 0 for the places in the cache up to ``position``, -inf for those after it.
         """
         h = (self.code_embedding(previous) + self.positions.index_select(0, position))[:, None]
-        for block, memory, earlier in zip(self.decoder_blocks, context, cache, strict=True):
+        for block, memory, earlier in zip(self.decoder_blocks, context, cache, strict=False):
             h = block.step_in_place(h, earlier, position, bias, memory)
-        return self.head(self.decoder_norm(h))[:, 0]
+        return self._read_out(h, context, position[0])
+
+    def _read_out(self, h: Tensor, context: list[Memory], position: Tensor) -> Tensor:
+        """Logits (rows, V) of one position's hidden state (rows, 1, H); ``position`` is an integer tensor ()."""
+        logits = self.head(self.decoder_norm(h))[:, 0]
+        if self.code_books is None:
+            return logits
+        scores = self.scores_at(context, position)
+        return logits + scores.repeat_interleave(logits.shape[0] // scores.shape[0], dim=0)

@@ -34,6 +34,7 @@ import numpy as np
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.motion.kinematics import (
     JOINT_NAMES,
+    LINKS,
     QPOS_SIZE,
     SITE_NAMES,
     STANDING_HEIGHT,
@@ -79,7 +80,7 @@ _ANGLES = slice(5, 24)
 _VELOCITY = slice(24, 27)
 _TURN_RATE = 29
 
-__all__ = ["FEATURE_NAMES", "FPS", "JOINT_NAMES", "compute_features", "standing", "to_qpos"]
+__all__ = ["FEATURE_NAMES", "FPS", "JOINT_NAMES", "compute_features", "mirror_features", "standing", "to_qpos"]
 
 
 def standing() -> np.ndarray:
@@ -167,6 +168,35 @@ def to_qpos(features: np.ndarray, *, fps: float, start: np.ndarray | None = None
     qpos[:, 3:7] = multiply_quaternions(heading_quaternion(heading), tilt)
     qpos[:, 7:] = clip_to_limits(features[:, _ANGLES])
     return qpos
+
+
+def mirror_features(features: np.ndarray) -> np.ndarray:
+    """Features (..., 127) of the same motion with left and right exchanged: those of ``kinematics.mirrored`` poses."""
+    mirrored: np.ndarray = features[..., MIRROR_COLUMNS] * MIRROR_SIGNS
+    return mirrored
+
+
+def _mirror_sign(name: str) -> float:
+    """Whether a feature keeps its sign in a mirror whose plane is y = 0."""
+    if name in _JOINT_SIGNS:
+        return _JOINT_SIGNS[name]
+    if name.removesuffix("_velocity") in _JOINT_SIGNS:
+        return _JOINT_SIGNS[name.removesuffix("_velocity")]
+    turns = any(word in name for word in ("tilt", "rotation", "angular"))
+    along_y = name.endswith("_y")
+    # Vectors turn around in y; axes of rotation turn around in x and z, because the sense of rotation does too.
+    return -1.0 if (turns and name[-2:] in ("_x", "_z")) or (along_y and not turns) else 1.0
+
+
+def _other_side(name: str) -> str:
+    if name.startswith("left"):
+        return name.replace("left", "right", 1)
+    return name.replace("right", "left", 1)
+
+
+_JOINT_SIGNS = {link.name: 1.0 if link.axis == 1 else -1.0 for link in LINKS}
+MIRROR_COLUMNS = np.array([FEATURE_NAMES.index(_other_side(name)) for name in FEATURE_NAMES])
+MIRROR_SIGNS = np.array([_mirror_sign(name) for name in FEATURE_NAMES], np.float32)
 
 
 def _checked(array: np.ndarray, columns: int, name: str, fps: float) -> np.ndarray:

@@ -66,6 +66,12 @@ LINKS = (
 )
 
 JOINT_NAMES = tuple(link.name for link in LINKS)
+_OTHER_SIDE = {
+    name: other.join(name.split(side, 1))
+    for name in JOINT_NAMES
+    for side, other in (("left", "right"), ("right", "left"))
+    if name.startswith(side)
+}
 JOINT_LIMITS = np.array([link.limits for link in LINKS])
 JOINT_LIMITS.flags.writeable = False
 
@@ -223,6 +229,17 @@ def heading_quaternion(heading: np.ndarray) -> np.ndarray:
     heading = np.asarray(heading, np.float64)
     zero = np.zeros_like(heading)
     return np.stack([zero, zero, np.sin(heading / 2), np.cos(heading / 2)], -1)
+
+
+def mirrored(qpos: np.ndarray) -> np.ndarray:
+    """The same motion with left and right exchanged: poses (T, 26) reflected in the plane y = 0."""
+    qpos = np.asarray(qpos, np.float64)
+    joints = [_OTHER_SIDE.get(name, name) for name in JOINT_NAMES]
+    # Turns about y look the same in the mirror, those about x and z are reversed.
+    signs = np.array([1.0 if link.axis == 1 else -1.0 for link in LINKS])
+    places = [7 + JOINT_NAMES.index(name) for name in joints]
+    root = qpos[:, :7] * (1, -1, 1, -1, 1, -1, 1)
+    return np.concatenate([root, qpos[:, places] * signs], axis=1)
 
 
 def clip_to_limits(angles: np.ndarray) -> np.ndarray:

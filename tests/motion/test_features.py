@@ -4,8 +4,21 @@ import numpy as np
 import pytest
 
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.motion.features import FEATURE_NAMES, JOINT_NAMES, compute_features, standing, to_qpos
-from daps_tokenizer.motion.kinematics import JOINT_LIMITS, heading_quaternion, multiply_quaternions, rotation_about
+from daps_tokenizer.motion.features import (
+    FEATURE_NAMES,
+    JOINT_NAMES,
+    compute_features,
+    mirror_features,
+    standing,
+    to_qpos,
+)
+from daps_tokenizer.motion.kinematics import (
+    JOINT_LIMITS,
+    heading_quaternion,
+    mirrored,
+    multiply_quaternions,
+    rotation_about,
+)
 from tests.motion.motions import LAFAN, needs_lafan, random_poses, smooth_motion
 
 
@@ -54,6 +67,13 @@ def test_named_features_are_what_they_say() -> None:
     assert named["gravity_z"] == pytest.approx(-1.0)
     assert named["head_position_z"] == pytest.approx(0.3)
     assert named["pelvis_rotation_z"] == pytest.approx(-np.sin(0.01))
+
+
+def test_mirrored_features_are_those_of_mirrored_poses() -> None:
+    qpos = smooth_motion(60)
+    features = compute_features(qpos, fps=30.0)
+    np.testing.assert_allclose(mirror_features(features), compute_features(mirrored(qpos), fps=30.0), atol=1e-5)
+    np.testing.assert_array_equal(mirror_features(mirror_features(features)), features)
 
 
 def test_velocities_are_per_second() -> None:

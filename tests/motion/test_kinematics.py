@@ -11,6 +11,7 @@ from daps_tokenizer.motion.kinematics import (
     clip_to_limits,
     forward_kinematics,
     heading_quaternion,
+    mirrored,
     multiply_quaternions,
     rotation_from_quaternion,
     rotation_vector,
@@ -87,3 +88,12 @@ def test_rotation_vectors_are_axis_times_angle(angle: float) -> None:
     quaternion = np.append(np.sin(angle / 2) * axis, np.cos(angle / 2))
     np.testing.assert_allclose(rotation_vector(quaternion), angle * axis, atol=1e-12)
     np.testing.assert_allclose(np.abs(rotation_vector(-quaternion)), np.abs(angle * axis), atol=1e-12)
+
+
+def test_a_mirrored_pose_has_left_and_right_exchanged() -> None:
+    poses = random_poses(20)
+    ours, others = forward_kinematics(poses), forward_kinematics(mirrored(poses))
+    for name in SITE_NAMES:
+        other = name.replace("left", "right") if "left" in name else name.replace("right", "left")
+        np.testing.assert_allclose(others.position(other), ours.position(name) * (1, -1, 1), atol=1e-6)
+    np.testing.assert_array_equal(mirrored(mirrored(poses)), poses)

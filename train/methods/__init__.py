@@ -8,6 +8,7 @@ from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from train.methods.base import Batch, Losses, Method
+from train.methods.codec import Codec
 from train.methods.daps import DAPS
 from train.methods.distil import Distillation
 from train.methods.fsq import FSQ
@@ -30,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
     "gaussian_vae": GaussianVAE,
     "search": SearchTraining,
     "distil": Distillation,
+    "codec": Codec,
 }
 
 __all__ = ["METHODS", "Batch", "Losses", "Method", "build_method", "method_settings"]

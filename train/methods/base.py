@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import Sampled, sample_codes
+from train.data import Items
 
 
 class Batch(NamedTuple):
@@ -84,6 +85,9 @@ class Method(TrainedModel, ABC):
     def extra_parameters(self) -> list[dict[str, Any]]:
         """AdamW parameter groups beyond the model's own; a group without ``lr`` has the run's learning rate."""
         return []
+
+    def prepare(self, items: Items, seed: int) -> None:
+        """Called once when a run begins, before :meth:`start`, with the training items; not when it resumes."""
 
     def start(self) -> None:
         """Called once when a run begins, after the weights it starts from are loaded; not when it resumes."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from train.methods.base import Batch, Losses, Method
 
@@ -31,6 +32,10 @@ class Distillation(Method):
 
     def __init__(self, model: Autoencoder, settings: DistillationSettings) -> None:
         super().__init__(model, settings)
+        if model.config.transform is not None:
+            raise ConfigError(
+                "distil has nothing to do where code books choose the codes, as in models with a transform"
+            )
         self.teacher = copy.deepcopy(model.autoregressive).requires_grad_(False)
         model.generative.requires_grad_(False)
 
