@@ -37,7 +37,7 @@ def sinusoidal_positions(length: int, size: int) -> Tensor:
     return table
 
 
-def _attend(queries: Tensor, memory: Memory, *, causal: bool, bias: Tensor | None) -> Tensor:
+def _attend(queries: Tensor, memory: Memory, *, causal: bool, bias: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention, (B, heads, Q, head_size); ``bias`` (T,) is added to every query's scores."""
     if queries.dtype is torch.bfloat16 and queries.device.type == "cpu":
         # The fused CPU kernel is 5× slower in bfloat16 than two matrix products (forward and backward, 64 tokens).
