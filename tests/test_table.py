@@ -18,7 +18,7 @@ from train.table_report import COLUMNS, metrics_of, write_table
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIGS = Path(__file__).parents[1] / "train" / "configs"
-MNIST = load_table(CONFIGS / "table_mnist.yaml")
+MNIST, CIFAR10 = (load_table(CONFIGS / f"table_{name}.yaml") for name in ("mnist", "cifar10"))
 TINY = TableConfig(
     model=TINY_MLP,
     dataset="mnist",
@@ -50,7 +50,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [cell(name, folder, seed) for name in TINY.rows for seed in range(2)]
 
 
-@pytest.mark.parametrize("table", [MNIST, TINY], ids=["mnist", "tiny"])
+@pytest.mark.parametrize("table", [MNIST, CIFAR10, TINY], ids=["mnist", "cifar10", "tiny"])
 def test_all_rows_have_equal_steps_batch_schedule_and_generative_model(table: TableConfig) -> None:
     runs = [stages(table, name, row, seed=1)[-1] for name, row in table.table_rows().items()]
     assert {(run.steps, run.batch_size, run.seed) for run in runs} == {(table.steps, table.batch_size, 1)}
@@ -59,7 +59,9 @@ def test_all_rows_have_equal_steps_batch_schedule_and_generative_model(table: Ta
     assert schedules == {dataclasses.replace(table.optimiser, learning_rate=1.0)}
     for run in runs:
         parallel = run.model.recognition.kind != "autoregressive"
-        assert run.model.recognition.num_layers == (2 if parallel else table.model.recognition.num_layers)
+        assert run.model.recognition.num_layers == (
+            table.parallel["num_layers"] if parallel else table.model.recognition.num_layers
+        )
 
 
 def test_every_ablation_of_mnist_is_a_row_that_can_be_run() -> None:

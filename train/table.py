@@ -29,7 +29,7 @@ from train.loop import build_optimiser, fit
 from train.methods import build_method
 from train.recorder import read_metrics
 
-POINTS_PER_CURVE = 8
+POINTS_PER_CURVE = 6
 CURVE_ITEMS = 200
 _MEGABYTE = 1024  # KiB, as Linux counts memory
 

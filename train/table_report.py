@@ -75,17 +75,29 @@ def _markdown(
     name: str, rows: dict[str, list[dict[str, Any]]], beta: float, paper: dict[str, dict[str, float]], command: str
 ) -> str:
     headings = [heading for _, heading, _ in COLUMNS]
-    header = ["method", "paper log p", *headings, "bits", "parameters", "steps", "seeds", "CPU ms a step", "peak MB"]
+    published = sorted({metric for row in rows for metric in paper.get(row, {})}, reverse=True)
+    names = {"log_p": "log p", "l2": "L2", "fid": "FID"}
+    header = [
+        "method",
+        *(f"paper {names[metric]}" for metric in published),
+        *headings,
+        "bits",
+        "parameters",
+        "steps",
+        "seeds",
+        "CPU ms a step",
+        "peak MB",
+    ]
     lines = [f"# {name}", "", f"`{command}`", "", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for row, cells in rows.items():
         values = [metrics_of(cell, beta) for cell in cells]
         measured = [_mean_and_spread([v[key] for v in values if key in v], digits) for key, _, digits in COLUMNS]
-        published = paper.get(row, {}).get("log_p")
+        theirs = [str(paper.get(row, {}).get(metric, "–")) for metric in published]
         steps = " + ".join(str(stage["steps"]) for stage in cells[0]["stages"])
         milliseconds = 1000 * float(np.median([cell["cpu_seconds_per_step"] for cell in cells]))
         memory = [cell["peak_memory_mb"] for cell in cells if cell["peak_memory_mb"] is not None]
         lines.append(
-            f"| {cells[0]['title']} | {'–' if published is None else published} | {' | '.join(measured)} "
+            f"| {' | '.join([cells[0]['title'], *theirs, *measured])} "
             f"| {cells[0]['bits']:g} | {cells[0]['parameters']:,} | {steps} | {len(cells)} | {milliseconds:.0f} "
             f"| {'–' if not memory else f'{max(memory):.0f}'} |"
         )
