@@ -157,7 +157,8 @@ def run_cell(
     path = folder / f"{_file_name(plan[-1].name)}.json"
     if path.is_file():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if found["stages"] != settings:
+        # A setting that the cell does not have, because it is newer, had its default then.
+        if [config_from_dict(Experiment, stage, source=str(path)) for stage in found["stages"]] != plan:
             raise ConfigError(f"{path}: holds this cell with other settings; delete it or choose another --runs folder")
         return found
     until, cpu_seconds = time.monotonic() + max_seconds, 0.0
