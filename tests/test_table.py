@@ -18,7 +18,7 @@ from train.table_report import COLUMNS, metrics_of, write_table
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIGS = Path(__file__).parents[1] / "train" / "configs"
-MNIST, CIFAR10 = (load_table(CONFIGS / f"table_{name}.yaml") for name in ("mnist", "cifar10"))
+MNIST, CIFAR10, MOTION = (load_table(CONFIGS / f"table_{name}.yaml") for name in ("mnist", "cifar10", "motion"))
 TINY = TableConfig(
     model=TINY_MLP,
     dataset="mnist",
@@ -50,7 +50,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [cell(name, folder, seed) for name in TINY.rows for seed in range(2)]
 
 
-@pytest.mark.parametrize("table", [MNIST, CIFAR10, TINY], ids=["mnist", "cifar10", "tiny"])
+@pytest.mark.parametrize("table", [MNIST, CIFAR10, MOTION, TINY], ids=["mnist", "cifar10", "motion", "tiny"])
 def test_all_rows_have_equal_steps_batch_schedule_and_generative_model(table: TableConfig) -> None:
     runs = [stages(table, name, row, seed=1)[-1] for name, row in table.table_rows().items()]
     assert {(run.steps, run.batch_size, run.seed) for run in runs} == {(table.steps, table.batch_size, 1)}
