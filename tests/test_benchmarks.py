@@ -119,8 +119,9 @@ def test_the_work_of_encoding_is_counted_from_the_graphs(folder: ModelFolder) ->
     products = 6 * hidden * hidden + 2 * hidden * mlp + hidden * vocab
     attention = 2 * hidden * (positions + positions / 2)
     assert costs.step.flops == 2 * (products + attention)
-    steps, passes = costs.encode_in_steps(3), costs.encode_in_passes(np.full((3, 1), 8))
-    assert passes.flops == steps.flops and steps.num_bytes > costs.encode_in_passes(np.full((3, 1), 2)).num_bytes
+    steps, one, two = costs.encode_in_steps(3), *(costs.encode_in_passes(np.full((3, 1), count)) for count in (1, 2))
+    assert one.flops == steps.flops and two.flops == 2 * one.flops - 3 * costs.context.flops
+    assert costs.context.num_bytes < one.num_bytes < two.num_bytes < steps.num_bytes
     assert costs.decode(4).flops == 4 * costs.decode(1).flops > 0
 
 
