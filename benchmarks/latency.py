@@ -202,29 +202,31 @@ def measure_one(job: Job) -> list[Row]:
     open_ms = 1e3 * (time.time() - job.launched)
     with np.load(job.arrays) as arrays:
         inputs, reference = arrays["inputs"], arrays["codes"]
-    folder = open_model(job.model)
-    costs = count_costs(folder)
+    measured: list[tuple[str, int, Timed, dict[str, Any]]] = []
     rows: list[Row] = []
-    per_item: dict[str, float] = {}
+    per_item = 0.0
     for batch in sorted(job.batches):
-        encode = partial(tokenizer.encode, inputs[:batch])
-        if (reason := _too_long(job, per_item.get("encode"), batch)) is not None:
+        if per_item * batch > job.longest_call:
+            reason = f"one call would take about {per_item * batch:.0f} s; --longest-call is {job.longest_call:g} s"
             rows.append(Row(**_identity(job), action="encode", batch=batch, reason=reason))
             continue
-        timed, codes = time_call(encode, job.seconds)
-        checked = min(batch, len(reference))
-        passes, work = _work_of_encoding(job, costs, folder, inputs[:batch])
-        rows.append(
-            Row(
-                **_identity(job), action="encode", batch=batch, open_ms=open_ms,
-                **_rates(timed, batch, tokenizer.num_tokens, work, job.peaks),
-                codes_equal=float((codes.numpy()[:checked] == reference[:checked]).mean()), passes=passes,
-            )
-        )  # fmt: skip
-        per_item["encode"] = timed.median / batch
+        timed, codes = time_call(partial(tokenizer.encode, inputs[:batch]), job.seconds)
+        equal = codes.numpy()[: len(reference)] == reference[:batch]
+        measured.append(("encode", batch, timed, _memory() | {"codes_equal": float(equal.mean())}))
+        per_item = timed.median / batch
         timed, _ = time_call(partial(tokenizer.decode, codes), job.seconds)
-        rates = _rates(timed, batch, tokenizer.num_tokens, costs.decode(batch), job.peaks)
-        rows.append(Row(**_identity(job), action="decode", batch=batch, open_ms=open_ms, **rates))
+        measured.append(("decode", batch, timed, _memory()))
+    # Counted last: what that needs is no part of the memory that encoding takes.
+    folder = open_model(job.model)
+    costs = count_costs(folder)
+    for action, batch, timed, found in measured:
+        if action == "encode":
+            passes, work = _work_of_encoding(job, costs, folder, inputs[:batch])
+            found |= {"passes": passes}
+        else:
+            work = costs.decode(batch)
+        rates = _rates(timed, batch, tokenizer.num_tokens, work, job.peaks)
+        rows.append(Row(**_identity(job), action=action, batch=batch, open_ms=open_ms, **rates, **found))
     return rows
 
 
@@ -257,12 +259,6 @@ def time_call(call: Callable[[], Any], seconds: float) -> tuple[Timed, Any]:
     return Timed(warm_up[0], times), result
 
 
-def _too_long(job: Job, per_item: float | None, batch: int) -> str | None:
-    if per_item is None or per_item * batch <= job.longest_call:
-        return None
-    return f"one call would take about {per_item * batch:.0f} s; --longest-call is {job.longest_call:g} s"
-
-
 def _work_of_encoding(
     job: Job, costs: ModelCosts, folder: ModelFolder, inputs: np.ndarray
 ) -> tuple[float | None, Work]:
@@ -279,7 +275,6 @@ def _work_of_encoding(
 def _rates(timed: Timed, batch: int, num_tokens: int, work: Work, peaks: Peaks) -> dict[str, Any]:
     median = timed.median
     floor_ms = work.floor_ms(peaks)
-    on_cpu_megabyte = 1024 if sys.platform != "darwin" else 1024**2
     return {
         "first_call_ms": 1e3 * timed.first,
         "calls": len(timed.times),
@@ -291,9 +286,14 @@ def _rates(timed: Timed, batch: int, num_tokens: int, work: Work, peaks: Peaks) 
         "gflop_per_second": work.flops / median / 1e9,
         "floor_ms": floor_ms,
         "share_of_floor": floor_ms / (1e3 * median),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / on_cpu_megabyte,
-        "peak_device_memory_mb": device_memory_mb(),
     }
+
+
+def _memory() -> dict[str, float | None]:
+    """The process's peak so far, and what is in use on the device."""
+    units_in_mb = 1024 if sys.platform != "darwin" else 1024**2
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_in_mb
+    return {"peak_memory_mb": peak, "peak_device_memory_mb": device_memory_mb()}
 
 
 if __name__ == "__main__":
