@@ -54,13 +54,23 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     The exporter leaves stack traces with local paths in every node. It also writes a dense layer as ``x Wᵀ`` where x
     has two axes and as ``x W`` where it has three, so that one layer would be stored twice: ``x W`` it is.
     """
-    graph = model.graph
-    for part in [model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output]:
+    model.ClearField("metadata_props")
+    model.ClearField("doc_string")
+    _forget_origin(model.graph)
+    _untranspose_dense_layers(model.graph)
+    return model
+
+
+def _forget_origin(graph: GraphProto) -> None:
+    """Clear what the exporter notes about a graph's origin, in the branches and bodies of its nodes too."""
+    for part in [graph, *graph.node, *graph.initializer, *graph.input, *graph.output]:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     graph.ClearField("value_info")
-    _untranspose_dense_layers(graph)
-    return model
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _forget_origin(attribute.g)
 
 
 def _untranspose_dense_layers(graph: GraphProto) -> None:

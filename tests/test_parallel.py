@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from daps_tokenizer.config import RecognitionConfig, TokenizerConfig
+from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError, UnsupportedError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import sample_codes
@@ -95,7 +95,7 @@ def test_kinds_that_make_no_sense_are_refused(changes: dict[str, object], messag
 
 def test_levels_must_make_as_many_codes_as_there_are() -> None:
     with pytest.raises(ConfigError, match=r"recognition\.levels \[4, 5\] make 20 codes, not 16"):
-        replace(TINY_MLP, recognition=RecognitionConfig((14, 8), 16, 2, 1, kind="levels", levels=(4, 5)))
+        replace(TINY_MLP, recognition=replace(TINY_MLP.recognition, kind="levels", levels=(4, 5)))
 
 
 @pytest.mark.parametrize(("config", "layers", "ratio"), [(CIFAR10, 4, 6), (LAFAN, 6, 4)], ids=["cifar10", "lafan"])

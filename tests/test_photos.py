@@ -337,9 +337,10 @@ def test_the_projects_photographs_are_8_000_and_1_000_and_have_the_mean_that_its
     assert crops.read(np.repeat([5, 9], 4), seed=(0,)).shape == (8, 64, 64, 3)
 
 
-def test_the_stages_of_the_photo_tokenizer_share_their_weights() -> None:
+def test_the_photo_tokenizer_begins_with_the_networks_of_the_paper() -> None:
     small, large = (
-        load_experiment(ROOT / "train" / "configs" / f"photo_vqvae_{size}.yaml").model for size in (64, 256)
+        load_experiment(ROOT / "train" / "configs" / f"{name}.yaml").model
+        for name in ("photo_vqvae_64", "imagenet_256")
     )
     assert (small.bits_per_item, large.bits_per_item) == (640, 10240) and small.normalisation == large.normalisation
     Autoencoder(large).load_state_dict(Autoencoder(small).state_dict())

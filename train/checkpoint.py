@@ -76,18 +76,15 @@ def read_record(folder: Path) -> dict[str, Any]:
         ModelFileError: missing, or not the record of a run.
     """
     path = folder / "training.json"
-    exported = folder / "config.json"
-    if not path.exists() and exported.exists():
-        path = exported
+    if not path.exists() and (folder / "onnx").is_dir():
+        return read_config(folder).training
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if path == exported:
-            record = record["training"]
     except OSError:
         raise ModelFileError(
             f"{path}: cannot be read; expected a checkpoint folder that python -m train wrote"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise ModelFileError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
         raise ModelFileError(f"{path}: not the record of a run; expected the keys {', '.join(sorted(RECORD_KEYS))}")

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.latency import measure_one
 from benchmarks.quality_report import QualityRequest, run_quality
 from daps_tokenizer import Clip, Tokenizer
 from daps_tokenizer.datasets import open_data
@@ -82,11 +81,6 @@ def test_evaluate_and_benchmarks_report_motion(random_motion_folder: Path, tmp_p
         "joints, degrees" in table and "foot sliding, cm/s" in table and "gain, nats" in table and "PSNR" not in table
     )
     assert all(path.is_file() for path in paths)
-
-
-def test_latency_is_that_of_clips(random_motion_folder: Path) -> None:
-    rows = measure_one(str(random_motion_folder), "onnx", 1, [2], seconds=0.01)
-    assert [(row.action, row.batch) for row in rows] == [("encode", 2), ("decode", 2)]
 
 
 @needs_lafan
