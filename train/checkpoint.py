@@ -76,8 +76,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         ModelFileError: missing, or not the record of a run.
     """
     path = folder / "training.json"
-    if not path.exists() and (folder / "onnx").is_dir():
-        return read_config(folder).training
+    if not path.exists() and (exported := read_config(folder).training):
+        return exported
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError:

@@ -68,7 +68,8 @@ class Autoencoder(nn.Module):
         if self.config.modality == "motion":
             return (inputs.float() - self.mean) / self.std
         mean, std = self._along_rows(inputs)
-        return ((inputs.flatten(-2).float() / 255.0 - mean) / std).unflatten(-1, inputs.shape[-2:])
+        # To float first: TensorRT cannot reshape bytes.
+        return ((inputs.float().flatten(-2) / 255.0 - mean) / std).unflatten(-1, inputs.shape[-2:])
 
     def to_input_units(self, mean: Tensor) -> Tensor:
         """Standardised means to uint8 images or float32 features, the inverse of :meth:`standardise`."""
