@@ -65,6 +65,8 @@ def fit(
     started = time.monotonic()
     accelerator = Accelerator(mixed_precision="bf16" if experiment.precision == "bf16" else "no")
     torch.manual_seed(experiment.seed)
+    if accelerator.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 where products are float32, as cuDNN's convolutions have it
     model = Autoencoder(experiment.model).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     method = build_method(experiment.method, model, experiment.settings).to(accelerator.device)
     optimiser = build_optimiser(method, experiment)
