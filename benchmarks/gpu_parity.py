@@ -17,13 +17,14 @@ import click
 import numpy as np
 import torch
 
+from benchmarks.machine import describe_bench_machine
 from daps_tokenizer.backends import open_backend
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.backends.torch_cuda import WAYS, Way, draw_with
 from daps_tokenizer.errors import DapsError
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import ModelFolder, open_model
-from daps_tokenizer.measure import describe_machine, synthetic_inputs
+from daps_tokenizer.measure import synthetic_inputs
 from daps_tokenizer.model.passes import PassesDraw
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, sample_codes
@@ -48,7 +49,7 @@ _WARM_UPS, _REPEATS = 2, 7
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The JSON file to write.")
 def main(models: tuple[str, ...], batches: tuple[int, ...], items: int, out: Path) -> None:
     """Compare codes and time ways of drawing; a row that cannot be had says why."""
-    report: dict[str, Any] = {"machine": describe_machine(), "parity": [], "drawing": []}
+    report: dict[str, Any] = {"machine": describe_bench_machine(), "parity": [], "drawing": []}
     for name in models:
         folder = open_model(name)
         report["parity"] += _parity(folder, items)

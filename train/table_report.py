@@ -102,16 +102,21 @@ def _markdown(
             f"| {'–' if not memory else f'{max(memory):.0f}'} |"
         )
     first = next(iter(rows.values()))[0]
+    machines: dict[str, list[str]] = {}  # what each machine is, and the rows that have cells of it
+    for cells in rows.values():
+        for cell in cells:
+            titles = machines.setdefault(machine_line(cell["machine"]), [])
+            titles += [cell["title"]] if cell["title"] not in titles else []
     batch, items = first["stages"][-1]["batch_size"], first["evaluation"]["items"]
-    dates = sorted({cell["machine"]["date"] for cells in rows.values() for cell in cells})
     lines += [
         "",
         f"Batch {batch}; means over the seeds ± half the range, on {items:.0f} test items, of sampled codes unless it "
         f"says greedy; nats in standardised units. β-ELBO with β {beta:g}. A quantiser has one code for an item: its "
         "ELBO is that of a point mass. The paper's numbers are of 250,000 steps of 256 items, to compare orders with.",
         "",
-        "CPU ms are process time on one core of a machine that others use, peak MB of the whole process. "
-        f"{machine_line(first['machine'])}; cells of {', '.join(dates)}.",
+        "CPU ms are process time on one core of a machine that others use, peak MB of the whole process.",
+        "",
+        *(f"{', '.join(titles)}: {machine}" for machine, titles in machines.items()),
         "",
     ]
     return "\n".join(lines)
