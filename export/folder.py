@@ -21,6 +21,7 @@ from export.card import model_card
 from export.check import compare, random_inputs
 from export.encoder import export_encoder
 from export.parallel import export_parallel_encoder
+from export.upsampling import with_convolutions
 from export.weights import SharedWeights
 
 _SELF_CHECK_ITEMS = 2
@@ -126,9 +127,10 @@ def _encoder_graphs(model: Autoencoder) -> dict[str, onnx.ModelProto]:
 
 
 def _write_graphs(model: Autoencoder, folder: Path) -> None:
+    decoding = with_convolutions(model)
     graphs = _encoder_graphs(model) | {
-        "decoder": onnx_graphs.export_decoder(model),
-        "likelihood": onnx_graphs.export_likelihood(model),
+        "decoder": onnx_graphs.export_decoder(decoding),
+        "likelihood": onnx_graphs.export_likelihood(decoding),
     }
     if model.config.recognition.has_probabilities:
         graphs["scorer"] = onnx_graphs.export_scorer(model)
