@@ -1,8 +1,8 @@
 """Transposed convolutions in the form that ONNX Runtime runs faster on a CPU.
 
 It computes ConvTranspose as one product and a scatter of overlapping sums, at less than half the rate of its blocked
-convolutions. With a kernel of 4, a stride of 2 and a padding of 1, each output is a sum over 2×2 inputs; which ones, and
-by which weights, depends on whether its row and column are odd or even. So a 2×2 convolution to four times the channels
+convolutions. With a kernel of 4, a stride of 2 and a padding of 1, each output is a sum over 2×2 inputs; which, and by
+which weights, depends on whether its row and column are odd or even. So a 2×2 convolution to four times the channels
 computes all, and what is left is to lay four small images out as a large one. Measured in docs/speed.md.
 """
 
@@ -22,7 +22,7 @@ _KERNEL_ROWS = torch.tensor([[2, 0], [3, 1]])  # [a, which of the two]
 
 
 class UpsamplingConvolution(nn.Module):
-    """What a transposed convolution (kernel 4, stride 2, padding 1) computes, and a BatchNorm after it if there is one."""
+    """What a transposed convolution (kernel 4, stride 2, padding 1) computes, and the BatchNorm after it if any."""
 
     def __init__(self, transposed: nn.ConvTranspose2d, norm: nn.BatchNorm2d | None) -> None:
         super().__init__()

@@ -52,8 +52,10 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("table", [MNIST, CIFAR10, MOTION, TINY], ids=["mnist", "cifar10", "motion", "tiny"])
 def test_all_rows_have_equal_steps_batch_schedule_and_generative_model(table: TableConfig) -> None:
-    runs = [stages(table, name, row, seed=1)[-1] for name, row in table.table_rows().items()]
-    assert {(run.steps, run.batch_size, run.seed) for run in runs} == {(table.steps, table.batch_size, 1)}
+    plans = [stages(table, name, row, seed=1) for name, row in table.table_rows().items()]
+    assert {sum(run.steps for run in plan) for plan in plans} == {table.steps}
+    runs = [plan[-1] for plan in plans]
+    assert {(run.batch_size, run.seed) for run in runs} == {(table.batch_size, 1)}
     assert {run.model.generative for run in runs} == {table.model.generative}
     schedules = {dataclasses.replace(run.optimiser, learning_rate=1.0) for run in runs}
     assert schedules == {dataclasses.replace(table.optimiser, learning_rate=1.0)}
@@ -133,5 +135,5 @@ def run(*arguments: str | Path) -> Result:
 
 def test_the_command_names_what_it_does_not_know(tmp_path: Path) -> None:
     assert "table_nothing.yaml: no such file" in run("--dataset", "nothing").output
-    assert "no row 'dap' in this table; there are daps, daps_na" in run("--methods", "dap").output
+    assert "no row 'dap' in this table; there are daps, daps_warm, daps_na" in run("--methods", "dap").output
     assert "no ablation 'gamma' of mnist; there are beta, ess, samples, start" in run("--ablation", "gamma").output

@@ -48,7 +48,8 @@ class Row:
     """One method of the table.
 
     ``kind`` and ``levels`` are the recognition model's; ``learning_rate`` and ``steps`` the row's own where they differ
-    from the table's; ``first`` a stage that the row starts from; ``paper`` the published values by their metric.
+    from the table's; ``start_from`` a checkpoint that the row starts from, and ``first`` a stage that goes before;
+    ``paper`` the published values by their metric.
     """
 
     title: str
@@ -58,6 +59,7 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     learning_rate: float | None = None
     steps: int | None = None
+    start_from: str | None = None
     first: Stage | None = None
     paper: dict[str, float] = field(default_factory=dict)
 
@@ -134,6 +136,7 @@ def stages(table: TableConfig, name: str, row: Row, seed: int) -> list[Experimen
                 batch_size=table.batch_size,
                 settings=stage.settings,
                 optimiser=dataclasses.replace(table.optimiser, learning_rate=rate),
+                start_from=row.start_from if number == 0 else None,
                 seed=seed,
                 log_every=max(1, min(50, stage.steps // 4)),
                 evaluate_every=max(1, stage.steps // POINTS_PER_CURVE),
@@ -169,7 +172,7 @@ def run_cell(
         run_folder = folder / _file_name(experiment.name)
         left = max(0.0, until - time.monotonic())
         record = fit(
-            dataclasses.replace(experiment, start_from=start_from),
+            dataclasses.replace(experiment, start_from=start_from or experiment.start_from),
             dataset,
             run_folder,
             max_seconds=left,
