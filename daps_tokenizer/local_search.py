@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from daps_tokenizer.backends import Backend
+from daps_tokenizer.backends import Backend, SweepsOnDevice
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.mosaic import tiles_per_image
@@ -122,6 +122,8 @@ class LocalSearch:
         """
         unused = np.zeros((len(inputs), config.num_tokens), np.float32)
         greedy = backend.encode(inputs, unused, 0.0).codes if start is None else start
+        if (found := self._find_on_device(backend, inputs, greedy, config, on_progress)) is not None:
+            return found
         evaluation = _Evaluation(self, backend, inputs)
         groups = groups_of_codes(config) if self.score is None else one_at_a_time(config.num_tokens, 1)
         num_proposals = min(self.proposals, config.vocab_size - 1)
@@ -154,6 +156,33 @@ class LocalSearch:
             best, best_values = np.where(rises, codes, best), np.where(rises, exact_values, best_values)
         gain = best_values.sum(1) - greedy_total
         return SearchResult(greedy, best, gain, evaluation.decodes, evaluation.seconds())
+
+    def _find_on_device(
+        self,
+        backend: Backend,
+        inputs: np.ndarray,
+        greedy: np.ndarray,
+        config: TokenizerConfig,
+        on_progress: Callable[[float], None] | None,
+    ) -> SearchResult | None:
+        """The same by a backend that sweeps on its device; None where it does not, or has to ask the host."""
+        asks_the_host = self.score or self.propose or self.log_q_weight or self.max_seconds is not None
+        if asks_the_host or not isinstance(backend, SweepsOnDevice):
+            return None
+        started = time.perf_counter()
+        proposals = min(self.proposals, config.vocab_size - 1)
+        codes, gain, decodes = greedy, np.zeros(len(inputs)), 0
+        for sweep in range(self.sweeps):
+            swept = backend.sweep_on_device(inputs, codes, objective=self.objective, proposals=proposals)
+            if swept is None:
+                return None
+            codes, gain = swept.codes, gain + swept.gain
+            decodes += len(groups_of_codes(config)) * proposals + 2
+            if on_progress:
+                on_progress((sweep + 1) / self.sweeps)
+            if not swept.gain.any():
+                break
+        return SearchResult(greedy, codes, gain, decodes, time.perf_counter() - started)
 
     def _proposals(
         self, backend: Backend, inputs: np.ndarray, codes: np.ndarray, count: int, vocab_size: int

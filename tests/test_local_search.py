@@ -248,3 +248,24 @@ def test_an_impossible_search_is_refused(options: dict[str, object], message: st
 def test_a_score_of_the_wrong_shape_is_refused(grid: Backend) -> None:
     with pytest.raises(InputError, match=r"score must return one number for each of 2 inputs, not .* shape \(2, 64\)"):
         LocalSearch(score=lambda inputs, decoded, codes: codes).find(grid, photos(2), GRID)
+
+
+@pytest.mark.parametrize("objective", ["log_likelihood", "squared_error"])
+def test_a_backend_that_sweeps_on_its_device_finds_the_same(objective: str) -> None:
+    images = photos(3)
+    search = LocalSearch(sweeps=2, proposals=2, objective=objective)  # type: ignore[arg-type]
+    by_host = search.find(random_backend(GRID), images, GRID)
+    there = random_backend(GRID)
+    there._sweeps_here = True  # as on a GPU
+    progress: list[float] = []
+    on_device = search.find(there, images, GRID, on_progress=progress.append)
+    np.testing.assert_array_equal(on_device.codes, by_host.codes)
+    np.testing.assert_allclose(on_device.gain, by_host.gain, rtol=1e-6)
+    assert (on_device.codes != by_host.greedy).any() and progress[-1] == 1.0
+
+
+def test_what_has_to_ask_the_host_is_not_swept_on_the_device() -> None:
+    there = random_backend(GRID)
+    there._sweeps_here = True
+    search = LocalSearch(score=lambda inputs, decoded, codes: -np.abs(decoded.mean).mean((1, 2, 3)), proposals=1)
+    assert search.find(there, photos(1), GRID).decodes == 1 + GRID.num_tokens + 1

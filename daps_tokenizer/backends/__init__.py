@@ -46,6 +46,13 @@ class CellLikelihood(NamedTuple):
     squared_error: np.ndarray
 
 
+class SweptCodes(NamedTuple):
+    """Codes (B, N) int32 after a sweep of local search, and by how much each item's objective rose, (B,) float64."""
+
+    codes: np.ndarray
+    gain: np.ndarray
+
+
 class Backend(Protocol):
     """A model that is loaded in some runtime. Every method is safe to call from several threads.
 
@@ -79,6 +86,16 @@ class KeepsCodes(Protocol):
 
     def encode_on_device(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Tensor | None:
         """Codes as of :meth:`Backend.encode`, (B, N) integers on the GPU; None where encoding is not done there."""
+
+
+@runtime_checkable
+class SweepsOnDevice(Protocol):
+    """A backend that can do a whole sweep of local search where the model is, so that no decode waits for the host."""
+
+    def sweep_on_device(
+        self, inputs: np.ndarray, codes: np.ndarray, *, objective: str, proposals: int
+    ) -> SweptCodes | None:
+        """One sweep of :class:`~daps_tokenizer.LocalSearch` from codes (B, N); None where it is not done there."""
 
 
 def open_backend(

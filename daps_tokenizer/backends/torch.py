@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from daps_tokenizer.backends import CellLikelihood, Decoded, Encoded, Scored
+from daps_tokenizer.backends import CellLikelihood, Decoded, Encoded, Scored, SweptCodes
 from daps_tokenizer.backends.batching import encode_chunk, join, parallel_chunk, slices
 from daps_tokenizer.backends.torch_cuda import GpuEncoder
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder
+from daps_tokenizer.local_search import Objective
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
+from daps_tokenizer.model.sweep import whole_sweep
 
 _DEVICES = ("cpu", "cuda")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,6 +42,7 @@ class TorchBackend:
             GpuEncoder(model, dtype) if device == "cuda" and isinstance(model.recognition, RecognitionModel) else None
         )
         self._parallel_chunk = parallel_chunk(model.config, device)
+        self._sweeps_here = device == "cuda"
 
     @classmethod
     def open(
@@ -135,6 +138,20 @@ class TorchBackend:
             values = self.model.cell_values(self._standardise(inputs[rows]), self._tensor(codes[rows]))
             parts.append(_arrays(*values))
         return join(CellLikelihood, parts)
+
+    @torch.inference_mode()
+    def sweep_on_device(
+        self, inputs: np.ndarray, codes: np.ndarray, *, objective: Objective, proposals: int
+    ) -> SweptCodes | None:
+        """A sweep of local search; the host waits once, at its end. None on a CPU, where nothing is to be gained."""
+        if not self._sweeps_here:
+            return None
+        parts = []
+        for rows in slices(len(inputs), self._parallel_chunk):
+            x, given = self._standardise(inputs[rows]), self._tensor(codes[rows]).long()
+            swept = whole_sweep(self.model, x, given, objective=objective, proposals=proposals)
+            parts.append(_arrays(swept.codes.int(), (swept.values - swept.values_before).sum(1)))
+        return join(SweptCodes, parts)
 
     def _standardise(self, inputs: np.ndarray) -> Tensor:
         return self.model.standardise(self._tensor(inputs))

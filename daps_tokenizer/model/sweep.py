@@ -14,7 +14,7 @@ from torch import Tensor
 
 from daps_tokenizer.local_search import Objective
 from daps_tokenizer.model.autoencoder import Autoencoder
-from daps_tokenizer.neighbourhoods import Group
+from daps_tokenizer.neighbourhoods import Group, groups_of_codes
 
 Evaluate = Callable[[Tensor], Tensor]
 
@@ -58,6 +58,22 @@ def most_probable_others(logits: Tensor, codes: Tensor, count: int) -> Tensor:
     Takes logits (B, N, V) and codes (B, N); returns (B, N, count) int64, the most probable first.
     """
     return logits.scatter(-1, codes[..., None], -torch.inf).topk(count).indices
+
+
+@torch.no_grad()
+def whole_sweep(model: Autoencoder, x: Tensor, codes: Tensor, *, objective: Objective, proposals: int) -> Swept:
+    """Every position once, with q's most probable other codes: what one sweep of ``LocalSearch`` does.
+
+    Args:
+        model: in evaluation mode; its recognition model has probabilities.
+        x: standardised, (B, *input_shape).
+        codes: (B, N) int64 to begin with.
+        objective: what may not become less.
+        proposals: codes that are tried at a position, at most V − 1.
+    """
+    logits = model.recognition.logits(model.recognition.context(x.to(model.recognition.positions.dtype)), codes)
+    tried = most_probable_others(logits.float(), codes, proposals)
+    return sweep(objective_of(model, x, objective), codes, tried, on_device(groups_of_codes(model.config), x.device))
 
 
 @torch.no_grad()
