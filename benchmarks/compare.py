@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from daps_tokenizer.measure import machine_line
+from benchmarks.markdown import report, table
 from daps_tokenizer.metrics import code_usage, summarise
 from train.evaluate import measure_items, open_checkpoint
 from train.methods.base import TrainedModel
@@ -77,8 +77,7 @@ def write_comparison(folder: Path, name: str, content: dict[str, Any]) -> list[P
     rows = content["rows"]
     titles = [title for title, _ in _COLUMNS.values()]
     header = ["method", "steps", "items seen", "parameters", "bits", *titles, "perplexity", "codes used"]
-    lines = ["# Methods side by side", "", f"`{content['command']}`", "", f"| {' | '.join(header)} |"]
-    lines.append("|" + "---|" * len(header))
+    lines = []
     for row in sorted(rows, key=lambda found: -found["greedy_log_p"]["mean"]):
         cells = [
             ", then ".join(row["methods"]),
@@ -91,27 +90,24 @@ def write_comparison(folder: Path, name: str, content: dict[str, Any]) -> list[P
                 for column, (_, digits) in _COLUMNS.items()
             ),
             f"{row['code_perplexity']:.1f}",
-            str(row["codes_used"]),
+            row["codes_used"],
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
+        lines.append(cells)
+    text = report(
+        "Methods side by side",
+        [content["command"]],
+        table(header, lines),
         f"Means over {rows[0]['items']} test items ({rows[0]['data']}, centre crops of "
         "validation photographs where they are photographs) with 95 % bootstrap intervals over items; one run each, so "
         f"the intervals do not tell runs apart; seed {content['seed']}. log p is in standardised units.",
-        "",
         *_warning(rows),
-        f"{machine_line(content['machine'])}.",
-        "",
-    ]
-    table_path.write_text("\n".join(lines), encoding="utf-8")
+        machine=content["machine"],
+    )
+    table_path.write_text(text, encoding="utf-8")
     return [json_path, table_path]
 
 
 def _warning(rows: list[dict[str, Any]]) -> list[str]:
     if max(sum(row["steps"]) for row in rows) >= _FEW_STEPS:
         return []
-    return [
-        "So few steps show that every method runs; **they rank nothing**. The paper's runs have 250,000 and more.",
-        "",
-    ]
+    return ["So few steps show that every method runs; **they rank nothing**. The paper's runs have 250,000 and more."]

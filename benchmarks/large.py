@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.markdown import report, table
 from daps_tokenizer import DapsError, Tokenizer
 from daps_tokenizer.errors import BackendError
-from daps_tokenizer.measure import machine_line
 
 
 @dataclass(frozen=True)
@@ -90,28 +90,27 @@ def write_large(folder: Path, model: str, rows: list[LargeRow], content: dict[st
     json_path, table_path = folder / f"large_{model}.json", folder / f"large_{model}.md"
     content = {**content, "rows": [asdict(row) for row in rows]}
     json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    lines = [
-        f"# Large photographs with {model}",
-        "",
-        f"`{content['command']}`",
-        "",
-        "| pixels | tiles | bytes of codes | encode, processor s | decode, processor s | peak memory, MB |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row.width}×{row.height} | {row.tiles} | {row.code_bytes:,} | {row.encode_seconds:.1f} "
-            f"| {row.decode_seconds:.1f} | {row.peak_memory_mb:.0f} |"
+    header = ("pixels", "tiles", "bytes of codes", "encode, processor s", "decode, processor s", "peak memory, MB")
+    cells = [
+        (
+            f"{row.width}×{row.height}",
+            row.tiles,
+            f"{row.code_bytes:,}",
+            f"{row.encode_seconds:.1f}",
+            f"{row.decode_seconds:.1f}",
+            f"{row.peak_memory_mb:.0f}",
         )
-    lines += [
-        "",
+        for row in rows
+    ]
+    text = report(
+        f"Large photographs with {model}",
+        [content["command"]],
+        table(header, cells),
         f"A generated image, greedy codes, {content['threads']} threads; each size in a process of its own, whose "
         "memory holds Python, the runtime, the model and the image too.",
-        "",
-        f"{machine_line(content['machine'])}.",
-        "",
-    ]
-    table_path.write_text("\n".join(lines), encoding="utf-8")
+        machine=content["machine"],
+    )
+    table_path.write_text(text, encoding="utf-8")
     return [json_path, table_path]
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from daps_tokenizer.datasets import reading
+from daps_tokenizer.motion.dataset import VALIDATION_CLIPS
 from train.data import Dataset
-from train.motion import VALIDATION_CLIPS, MotionWindows, load_clips, windows_of
+from train.motion import MotionWindows, load_clips, windows_of
 
 
 def category(clip: str) -> str:

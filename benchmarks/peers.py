@@ -21,11 +21,11 @@ import numpy as np
 from benchmarks.codecs import CODECS, Codec, Fitted
 from benchmarks.inputs import real_inputs
 from benchmarks.latency import time_call
+from benchmarks.markdown import report, table
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import open_model
-from daps_tokenizer.measure import machine_line
 
 
 @dataclass(frozen=True)
@@ -184,19 +184,18 @@ def write_peers(
     json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     batches = list(results[0].median_ms)
     columns = ["", *(f"ms an image, batch {batch}" for batch in batches), "relative to ours", "gives", "lacks"]
-    lines = [f"# Other ways to encode the images of {name}", "", f"`{command}`", ""]
-    lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    rows = []
     for result in results:
         times = [f"{result.median_ms[batch] / batch:.2f}" for batch in batches]
         relative = ", ".join(f"{result.relative[batch]:.2f}×" for batch in batches)
-        lines.append(f"| {' | '.join([result.name, *times, relative, result.gives, result.lacks])} |")
-    lines += [
-        "",
+        rows.append((result.name, *times, relative, result.gives, result.lacks))
+    text = report(
+        f"Other ways to encode the images of {name}",
+        [command],
+        table(columns, rows),
         "Medians of whole calls on numpy arrays, after two to warm up, in one process, on the same images and threads: "
         f"{source}. The one-pass encoders have random weights and as many parameters as our recognition model.",
-        "",
-        f"{machine_line(machine)}.",
-        "",
-    ]
-    table_path.write_text("\n".join(lines), encoding="utf-8")
+        machine=machine,
+    )
+    table_path.write_text(text, encoding="utf-8")
     return [json_path, table_path]

@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.codecs import CODECS
 from benchmarks.contact_sheet import Panel, choose_rows, draw_sheet
+from benchmarks.markdown import report, table
 from benchmarks.quality import (
     Candidate,
     choose_images,
@@ -25,7 +26,7 @@ from daps_tokenizer.cli_common import progress_bar
 from daps_tokenizer.datasets import Data, open_data
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import open_model
-from daps_tokenizer.measure import describe_machine, machine_line
+from daps_tokenizer.measure import describe_machine
 from daps_tokenizer.metrics import with_interval
 from daps_tokenizer.perceptual import Perceptual
 
@@ -171,11 +172,11 @@ def write_quality(folder: Path, name: str, content: dict[str, Any]) -> list[Path
     folder.mkdir(parents=True, exist_ok=True)
     json_path, table_path = folder / f"quality_{name}.json", folder / f"quality_{name}.md"
     json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    table_path.write_text("\n".join(_table(name, content)), encoding="utf-8")
+    table_path.write_text(_text(name, content), encoding="utf-8")
     return [json_path, table_path]
 
 
-def _table(name: str, content: dict[str, Any]) -> list[str]:
+def _text(name: str, content: dict[str, Any]) -> str:
     results = [(model, way, found) for model, ways in content["results"].items() for way, found in ways.items()]
     measured = [column for column in _COLUMNS if column in results[0][2]]
     titles = [_COLUMNS[column] for column in measured]
@@ -183,12 +184,12 @@ def _table(name: str, content: dict[str, Any]) -> list[str]:
     gain_of, unit, digits = ("psnr_gain", "dB", 2) if "psnr" in measured else ("log_p_gain", "nats", 1)
     header = ["model", "codes", *titles, *(column.upper() for column in extra), "perplexity", "codes used"]
     header.append(f"gain, {unit}")
-    lines = [f"# Quality of {name}", "", f"`{content['command']}`", "", *_row(header), "|" + "---|" * len(header)]
+    rows = []
     for model, way, found in results:
         cells = [_with_interval(found[column], _DIGITS[column]) for column in measured]
         cells += [f"{found['fid']:.2f}" if column == "fid" else _with_interval(found[column], 4) for column in extra]
         gain = _with_interval(found[gain_of], digits) if gain_of in found else "–"
-        lines += _row([model, way, *cells, f"{found['code_perplexity']:.1f}", str(found["codes_used"]), gain])
+        rows.append([model, way, *cells, f"{found['code_perplexity']:.1f}", found["codes_used"], gain])
     images = "psnr" in measured
     described = "; ".join(f"{model}: {text}" for model, text in content["models"].items())
     notes = [
@@ -203,10 +204,9 @@ def _table(name: str, content: dict[str, Any]) -> list[str]:
     if images and len(extra) < 2:
         missing = " and ".join(label for key, label in (("lpips", "LPIPS"), ("fid", "rFID")) if key not in extra)
         notes.append(f"{missing}: not measured.")
-    lines += ["", *_spaced(notes)]
-    if "codecs" in content:
-        lines += _codec_table(content)
-    return [*lines, f"{machine_line(content['machine'])}.", ""]
+    codecs = _codec_table(content) if "codecs" in content else []
+    title = f"Quality of {name}"
+    return report(title, [content["command"]], table(header, rows), *notes, *codecs, machine=content["machine"])
 
 
 def _worse(content: dict[str, Any]) -> list[str]:
@@ -227,30 +227,22 @@ def _codec_table(content: dict[str, Any]) -> list[str]:
     ways = list(next(iter(content["results"].values())))
     header = [f"at most {content['max_bytes']:,} bytes", "images that fit", "mean bytes", "PSNR, dB", "SSIM"]
     header += [f"{way}, the same images, dB" for way in ways]
-    lines = [*_row(header), "|" + "---|" * len(header)]
+    rows: list[list[str]] = []
     for name, found in content["codecs"].items():
         count = f"{found['fit']} of {content['items']}"
         if not found["fit"]:
-            lines += _row([name, count, *["–"] * (len(header) - 2)])
+            rows.append([name, count, *["–"] * (len(header) - 2)])
             continue
         quality = [_with_interval(found[metric], _DIGITS[metric]) for metric in ("psnr", "ssim")]
         same = [f"{found['codes_psnr'][way]:.2f}" for way in ways]
-        lines += _row([name, count, f"{found['bytes']:.0f}", *quality, *same])
+        rows.append([name, count, f"{found['bytes']:.0f}", *quality, *same])
     model = next(iter(content["results"]))
     note = (
         "Codecs by Pillow at the best quality whose whole file fits, found by bisection. Means are over the images "
         f"that fit, the last columns {model} on just these: an image that does not fit is a photograph the codec "
         "cannot store in that size at all."
     )
-    return [*lines, "", note, ""]
-
-
-def _row(cells: list[str]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |"]
-
-
-def _spaced(paragraphs: list[str]) -> list[str]:
-    return [line for paragraph in paragraphs for line in (paragraph, "")]
+    return [table(header, rows), note]
 
 
 def _with_interval(found: dict[str, float], digits: int) -> str:

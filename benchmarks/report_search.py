@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import report, table
 from benchmarks.search import Found
-from daps_tokenizer.measure import machine_line
 
 _KINDS = ("greedy", "sampled", "searched")
 
@@ -21,24 +21,26 @@ def write_search(folder: Path, model: str, found: list[Found], content: dict[str
     json_path, table_path, plot_path = _paths(folder, f"search_{model}")
     _write_json(json_path, content | {"results": [asdict(row) for row in found]})
     greedy, *_ = found
-    lines = [f"# Search with {model}", "", f"`{content['command']}`", ""]
-    lines += ["| codes | decodes | ms | log p, nats | gained | PSNR, dB | gained |", "|---|---|---|---|---|---|---|"]
+    header = ("codes", "decodes", "ms", "log p, nats", "gained", "PSNR, dB", "gained")
+    rows = []
     for row in found:
-        cells = f"{row.log_p:.1f} | {row.log_p - greedy.log_p:+.1f}"
         decibels = (
-            "– | –" if row.psnr is None or greedy.psnr is None else f"{row.psnr:.2f} | {row.psnr - greedy.psnr:+.2f}"
+            ("–", "–")
+            if row.psnr is None or greedy.psnr is None
+            else (f"{row.psnr:.2f}", f"{row.psnr - greedy.psnr:+.2f}")
         )
-        lines.append(f"| {row.name} | {row.decodes:.0f} | {1e3 * row.seconds:.1f} | {cells} | {decibels} |")
-    lines += [
-        "",
+        nats = f"{row.log_p:.1f}", f"{row.log_p - greedy.log_p:+.1f}"
+        rows.append((row.name, f"{row.decodes:.0f}", f"{1e3 * row.seconds:.1f}", *nats, *decibels))
+    text = report(
+        f"Search with {model}",
+        [content["command"]],
+        table(header, rows),
         f"Means over {content['items']} items of {content['data']}; weights {content['weights_sha256'][:12]}. Decodes "
         "and milliseconds of processor time are of one item, encoding included, one thread, in batches. Nearest codes: "
         "the proposals are the nearest vectors of the generative model's code table, not q's most probable codes.",
-        "",
-        f"{machine_line(content['machine'])}.",
-        "",
-    ]
-    table_path.write_text("\n".join(lines), encoding="utf-8")
+        machine=content["machine"],
+    )
+    table_path.write_text(text, encoding="utf-8")
     _plot_search(plot_path, model, found)
     return [json_path, table_path, plot_path]
 
@@ -51,24 +53,23 @@ def write_search_training(folder: Path, name: str, content: dict[str, Any]) -> l
     """
     json_path, table_path, plot_path = _paths(folder, name)
     _write_json(json_path, content)
-    lines = ["# Ways to go on from a trained tokenizer", "", *(f"`{command}`" for command in content["commands"]), ""]
-    lines += ["| way | seconds | steps | greedy | sampled | searched | entropy | codes used |", "|" + "---|" * 8]
+    header = ("way", "seconds", "steps", *_KINDS, "entropy", "codes used")
+    rows = []
     for way, curve in content["curves"].items():
         for point in (curve[0], curve[-1]) if len(curve) > 1 else curve:
-            values = " | ".join(f"{point[kind]:.1f}" for kind in (*_KINDS, "entropy"))
-            lines.append(
-                f"| {way} | {point['seconds']:.0f} | {point['steps']:.0f} | {values} | {point['codes_used']:.0f} |"
-            )
-    lines += [
-        "",
+            spent = [f"{point[key]:.0f}" for key in ("seconds", "steps")]
+            nats = [f"{point[key]:.1f}" for key in (*_KINDS, "entropy")]
+            rows.append((way, *spent, *nats, f"{point['codes_used']:.0f}"))
+    text = report(
+        "Ways to go on from a trained tokenizer",
+        content["commands"],
+        table(header, rows),
         f"Mean log p(x|z) in nats of the first {content['images']} test images, entropy of q in nats. All began from "
         f"{content['checkpoint']} and had the same processor time, evaluations not counted, in steps of "
         f"{content['batch_size']} images; DAPS draws 4 samples of each. One run each: a few nats say nothing.",
-        "",
-        f"{machine_line(content['machine'])}.",
-        "",
-    ]
-    table_path.write_text("\n".join(lines), encoding="utf-8")
+        machine=content["machine"],
+    )
+    table_path.write_text(text, encoding="utf-8")
     _plot_training(plot_path, content["curves"])
     return [json_path, table_path, plot_path]
 
@@ -81,22 +82,25 @@ def write_prior(folder: Path, model: str, content: dict[str, Any]) -> list[Path]
     """
     json_path, table_path, _ = _paths(folder, f"prior_{model}")
     _write_json(json_path, content)
-    lines = [f"# Codes of {model} under a prior", "", f"`{content['command']}`", ""]
-    lines += ["| codes | log p, nats | log q, nats | bits, prior of greedy codes | bits, prior of searched codes |"]
-    lines += ["|" + "---|" * 5]
-    for row in content["results"]:
-        values = " | ".join(f"{row[key]:.1f}" for key in ("log_p", "log_q", "bits_greedy_prior", "bits_searched_prior"))
-        lines.append(f"| {row['codes']} | {values} |")
-    lines += [
-        "",
+    columns = {
+        "log_p": "log p, nats",
+        "log_q": "log q, nats",
+        "bits_greedy_prior": "bits, prior of greedy codes",
+        "bits_searched_prior": "bits, prior of searched codes",
+    }
+    text = report(
+        f"Codes of {model} under a prior",
+        [content["command"]],
+        table(
+            ("codes", *columns.values()),
+            [(row["codes"], *(f"{row[key]:.1f}" for key in columns)) for row in content["results"]],
+        ),
         f"Means an item over {content['data']}; without a prior an item has {content['bits_per_item']:.0f} bits. Each "
         f"prior is a causal transformer of 2 blocks, trained for {content['steps']} steps of 32 on {content['train']}; "
         f"weights {content['weights_sha256'][:12]}. Search: one sweep, two proposals; λ is log_q_weight.",
-        "",
-        f"{machine_line(content['machine'])}.",
-        "",
-    ]
-    table_path.write_text("\n".join(lines), encoding="utf-8")
+        machine=content["machine"],
+    )
+    table_path.write_text(text, encoding="utf-8")
     return [json_path, table_path]
 
 

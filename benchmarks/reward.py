@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.markdown import report, table
 from benchmarks.probes import choose_labelled, codes_of, one_hot, probe_accuracy
 from daps_tokenizer.errors import ConfigError
-from daps_tokenizer.measure import machine_line
 from daps_tokenizer.model.autoencoder import Autoencoder
 from train.checkpoint import load_checkpoint
 from train.data import Dataset
@@ -31,6 +31,14 @@ from train.methods.rewards import ClassReward
 PROBE_ITEMS = 12_000  # from which the probe gets as many of each class as can be
 PROBE_LABELS = 10_000
 QUALITY_ITEMS = 2_000
+# Title, factor and digits of what the table shows of a run.
+_COLUMNS = {
+    "accuracy": ("accuracy, %", 100, 1),
+    "probe_accuracy": ("of a new linear probe, %", 100, 1),
+    "greedy_log_p": ("log p, greedy", 1, 1),
+    "sampled_log_p": ("log p, sampled", 1, 1),
+    "greedy_l2": ("L2", 1, 2),
+}
 
 
 @dataclass(frozen=True)
@@ -143,37 +151,25 @@ def write_rewards(
         "rows": [asdict(row) for row in rows],
     }
     json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    lines = [
-        f"# A task reward in training: {experiment.dataset}, {experiment.model.bits_per_item:g} bits",
-        "",
-        f"`{command}`",
-        "",
-        "| reward | weight | runs | accuracy, % | of a new linear probe, % | log p, greedy | log p, sampled | L2 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    header = ("reward", "weight", "runs", *(title for title, *_ in _COLUMNS.values()))
+    cells = []
     for reward, weight in dict.fromkeys((row.reward, row.weight) for row in rows):
         mine = [row for row in rows if (row.reward, row.weight) == (reward, weight)]
-        cells = [
-            _spread(mine, "accuracy", 100, 1),
-            _spread(mine, "probe_accuracy", 100, 1),
-            _spread(mine, "greedy_log_p", 1, 1),
-            _spread(mine, "sampled_log_p", 1, 1),
-            _spread(mine, "greedy_l2", 1, 2),
-        ]
-        lines.append(f"| {reward} | {weight:g} | {len(mine)} | {' | '.join(cells)} |")
-    lines += [
-        "",
+        values = [_spread(mine, name, scale, digits) for name, (_, scale, digits) in _COLUMNS.items()]
+        cells.append((reward, f"{weight:g}", len(mine), *values))
+    text = report(
+        f"A task reward in training: {experiment.dataset}, {experiment.model.bits_per_item:g} bits",
+        [command],
+        table(header, cells),
         "Reward: log p(x|z) + weight × reward. `class_log_prob` is log p(y|z) of a classifier that is trained along "
         f"on the codes; `class_correct` is 1 where its guess is right and else 0, which has no gradient. Every run: "
         f"{experiment.steps:,} steps of {experiment.batch_size} images from {experiment.start_from}. Mean ± "
         "standard deviation over seeds. Accuracy on the whole test set by greedy codes: of the classifier trained "
         f"along, and of a new linear probe on one-hot codes with {PROBE_LABELS:,} labels. log p in nats and L2 of "
         f"{QUALITY_ITEMS:,} test images.",
-        "",
-        f"{machine_line(machine)}.",
-        "",
-    ]
-    table_path.write_text("\n".join(lines), encoding="utf-8")
+        machine=machine,
+    )
+    table_path.write_text(text, encoding="utf-8")
     _plot(plot_path, experiment, rows)
     return [json_path, table_path, plot_path]
 

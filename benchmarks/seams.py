@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.markdown import report
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.datasets import Data
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.layouts import TileLayout
-from daps_tokenizer.measure import machine_line
 from daps_tokenizer.metrics import summarise
 from daps_tokenizer.mosaic import can_be_one_grid
 from daps_tokenizer.tiles import join_tiles
@@ -110,10 +110,6 @@ def write_seams(folder: Path, model: str, content: dict[str, Any]) -> list[Path]
     json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     results = content["results"]
     lines = [
-        f"# Seams between tiles of {model}",
-        "",
-        f"`{content['command']}`",
-        "",
         "| | decoded apart | decoded as one grid | the same pixels, no border |",
         "|---|---|---|---|",
     ]
@@ -121,17 +117,17 @@ def write_seams(folder: Path, model: str, content: dict[str, Any]) -> list[Path]
     for key, following in zip(keys, [*keys[1:], None], strict=True):
         cells = ["{mean:.0f} [{low:.0f}, {high:.0f}]".format(**results[view][key]) for view in views]
         lines.append(f"| {_title(key, following)} | {' | '.join(cells)} |")
-    lines += [
-        "",
+    text = report(
+        f"Seams between tiles of {model}",
+        [content["command"]],
+        "\n".join(lines),
         f"Mean squared errors in 8-bit levels², over {content['items']} photographs of {content['data']} with 95 % "
         f"bootstrap intervals; greedy codes, weights {content['weights_sha256'][:12]}. Each photograph is encoded as "
         "one item, and shifted by half a tile, so that the borders of four tiles cross in its middle. The jump is the "
         "error of the difference between the two pixels on either side of the border.",
-        "",
-        f"{machine_line(content['machine'])}.",
-        "",
-    ]
-    table_path.write_text("\n".join(lines), encoding="utf-8")
+        machine=content["machine"],
+    )
+    table_path.write_text(text, encoding="utf-8")
     return [json_path, table_path]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.markdown import report, table
 from benchmarks.probes import (
     FEATURES,
     PROBES,
@@ -28,7 +29,6 @@ from benchmarks.probes import (
     probe_accuracy,
 )
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.measure import machine_line
 from train.code_search import CodeSearch
 from train.data import Dataset
 
@@ -153,28 +153,27 @@ def write_task(
     content = {"command": list(commands), "machine": machine, "rows": [asdict(row) for row in rows]}
     json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     counts = sorted({row.labels for row in rows})
-    lines = [f"# What codes are worth for classification: {dataset}", "", *(f"`{command}`" for command in commands), ""]
-    lines += [f"| codes | bits | features | probe | {' | '.join(f'{count:,} labels' for count in counts)} |"]
-    lines += ["|---" * (4 + len(counts)) + "|"]
+    header = ("codes", "bits", "features", "probe", *(f"{count:,} labels" for count in counts))
+    lines = []
     for model, bits, features, probe in dict.fromkeys((r.model, r.bits, r.features, r.probe) for r in rows):
         cells = []
         for count in counts:
             values = accuracies(rows, model=model, features=features, probe=probe, labels=count)
             spread = f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
             cells.append(f"{100 * values.mean():.1f}{spread}" if len(values) else "–")
-        lines.append(f"| {model} | {bits:g} | {features} | {probe} | {' | '.join(cells)} |")
-    lines += [
-        "",
+        lines.append((model, f"{bits:g}", features, probe, *cells))
+    text = report(
+        f"What codes are worth for classification: {dataset}",
+        commands,
+        table(header, lines),
         "Accuracy on the test set in %, mean ± standard deviation over choices of labels (as many of each "
         "class); codes are frozen, and greedy unless searched (one sweep of local search). Probes: logistic regression "
         "(L-BFGS, C = 1, 100 iterations), and an MLP with one hidden layer of 128 (Adam, 2,000 updates and 200 epochs "
         "at most). One-hot: N·V dimensions; embedded: the "
         "generative model's vectors, side by side.",
-        "",
-        f"{machine_line(machine)}.",
-        "",
-    ]
-    table_path.write_text("\n".join(lines), encoding="utf-8")
+        machine=machine,
+    )
+    table_path.write_text(text, encoding="utf-8")
     _plot(plot_path, rows)
     return [json_path, table_path, plot_path]
 

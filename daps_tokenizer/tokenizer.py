@@ -13,12 +13,12 @@ from PIL import Image
 from daps_tokenizer.backends import Backend, BackendName, KeepsCodes, open_backend
 from daps_tokenizer.codes import Codes
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.device_codes import DeviceCodes
-from daps_tokenizer.errors import CodesError, InputError
+from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import ModelFolder, copy_folder, open_model, push_folder
 from daps_tokenizer.images import to_pil
 from daps_tokenizer.inputs import InputOptions, open_modality
 from daps_tokenizer.layouts import ClipLayout, TileLayout
+from daps_tokenizer.model_codes import ModelCodes
 from daps_tokenizer.mosaic import Mosaic, can_be_one_grid
 from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.search import Search, check_temperature, draw_uniform
@@ -50,6 +50,7 @@ class Tokenizer:
         self._folder = folder
         self._backend = backend
         self._inputs = open_modality(folder.config)
+        self._codes = ModelCodes(folder.config)
 
     @classmethod
     def from_pretrained(
@@ -153,7 +154,7 @@ class Tokenizer:
             unused = np.zeros((len(batch.pieces), self.num_tokens), np.float32)
             return self._draw(batch.pieces, unused, 0.0, batch.leading, batch.layout)
         codes = search.run(self._backend_for(batch.layout), batch.pieces, self.config)
-        return self._codes(codes.reshape(*batch.leading, -1), batch.layout)
+        return self._codes.make(codes.reshape(*batch.leading, -1), batch.layout)
 
     def sample(
         self,
@@ -232,7 +233,7 @@ class Tokenizer:
         Raises:
             CodesError: codes of another model, out of range, or of another length.
         """
-        values, layout = self._check(codes)
+        values, layout = self._codes.check(codes)
         flat = values.reshape(-1, self.num_tokens)
         backend = self._backend_for(layout)
         if isinstance(backend, Mosaic):
@@ -259,7 +260,7 @@ class Tokenizer:
 
     def decode_distribution(self, codes: Codes | np.ndarray) -> Distribution:
         """p(x|z) itself, per pixel or feature, in standardised units; tiles and windows are not joined."""
-        values, layout = self._check(codes)
+        values, layout = self._codes.check(codes)
         decoded = self._backend_for(layout).decode(values.reshape(-1, self.num_tokens))
         shape = (*values.shape[:-1], *self.input_shape)
         return Distribution(decoded.mean.reshape(shape), decoded.variance.reshape(shape))
@@ -317,23 +318,11 @@ class Tokenizer:
         values_of: Callable[[Backend, np.ndarray, np.ndarray], np.ndarray],
     ) -> np.ndarray:
         """Sum ``values_of(backend, inputs, codes)`` (n, N) over codes and pieces of each item, or of each sample."""
-        values, layout = self._check(codes)
+        values, layout = self._codes.check(codes)
         batch = self._inputs.prepare(inputs, options)
-        if (layout and layout.cut) != (batch.layout and batch.layout.cut):
-            pieces = (layout or batch.layout).pieces  # type: ignore[union-attr]  # one of them is there
-            raise CodesError(
-                f"the codes have other {pieces} than the inputs; pass the inputs and options they were made with"
-            )
-        samples = values.shape[1 : values.ndim - len(batch.leading)]
-        if values.ndim < 2 or len(values) != batch.leading[0] or len(samples) > 1:
-            count = batch.leading[0]
-            raise CodesError(
-                f"codes of shape {values.shape} are not of {count} {self.modality}s; "
-                f"expected ({count}, {self.num_tokens}) or ({count}, S, {self.num_tokens})"
-            )
-        pieces_of_samples = batch.repeat(samples[0]) if samples else batch.pieces
-        per_code = values_of(self._backend_for(layout), pieces_of_samples, values.reshape(-1, self.num_tokens))
-        return per_code.astype(np.float64).reshape(*values.shape[: 1 + len(samples)], -1).sum(-1)
+        pieces, leading = self._codes.match(values, layout, batch)
+        per_code = values_of(self._backend_for(layout), pieces, values.reshape(-1, self.num_tokens))
+        return per_code.astype(np.float64).reshape(*leading, -1).sum(-1)
 
     def _backend_for(self, layout: TileLayout | ClipLayout | None) -> Backend:
         """The backend as it sees items that are cut like this: tiles next to their neighbours where that matters."""
@@ -353,32 +342,6 @@ class Tokenizer:
         if isinstance(self._backend, KeepsCodes):
             kept = self._backend.encode_on_device(pieces, uniform, temperature)
             if kept is not None:
-                shaped = kept.reshape(*leading, -1)
-                return DeviceCodes(shaped, self.vocab_size, self.config.name, self._weights_sha256, layout)
+                return self._codes.make_on_device(kept.reshape(*leading, -1), layout)
         codes = self._backend.encode(pieces, uniform, temperature).codes
-        return self._codes(codes.reshape(*leading, -1), layout)
-
-    def _codes(self, values: np.ndarray, layout: TileLayout | ClipLayout | None) -> Codes:
-        return Codes(values, self.vocab_size, self.config.name, self._weights_sha256, layout)
-
-    def _check(self, codes: Codes | np.ndarray) -> tuple[np.ndarray, TileLayout | ClipLayout | None]:
-        """Values (..., N) int32 and layout of codes that are this model's."""
-        if isinstance(codes, Codes):
-            if codes.weights_sha256 not in ("", self._weights_sha256):
-                raise CodesError(
-                    f"codes were made by {codes.model} (weights {codes.weights_sha256[:12]}), not by "
-                    f"{self.config.name} (weights {self._weights_sha256[:12]}); use the model that made them"
-                )
-            checked = codes
-        else:
-            checked = self._codes(codes, None)
-        if checked.vocab_size != self.vocab_size or checked.num_tokens != self.num_tokens:
-            raise CodesError(
-                f"codes have {checked.num_tokens} tokens out of {checked.vocab_size}; "
-                f"{self.config.name} has {self.num_tokens} out of {self.vocab_size}"
-            )
-        return checked.numpy(), checked.layout
-
-    @property
-    def _weights_sha256(self) -> str:
-        return self.config.files.get("model.safetensors", "")
+        return self._codes.make(codes.reshape(*leading, -1), layout)

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from daps_tokenizer.model.likelihoods import Bernoulli, ConstantGaussian, Gaussian
 from daps_tokenizer.model.sampling import Sampled, choose_codes, sample_codes
-from daps_tokenizer.model.transformer import Memory, _attend
+from daps_tokenizer.model.transformer import Memory, _attend, sinusoidal_positions
 from tests.settings import CIFAR10, IMAGENET256, LAFAN, MNIST, TINY_GRID, TINY_MLP, TINY_MOTION
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -186,6 +187,15 @@ def test_temperature_sharpens_below_one_flattens_above_and_takes_the_best_at_zer
 
 
 # --- attention
+
+
+def test_the_table_of_positions_is_that_of_exact_arithmetic_rounded_once() -> None:
+    angle = np.arange(64)[:, None] * 10000.0 ** (-np.arange(0, 128, 2) / 128)
+    exact = np.stack([np.sin(angle), np.cos(angle)], -1).reshape(64, 128)
+    table = sinusoidal_positions(64, 128).numpy()
+    assert table.dtype == np.float32
+    # Half a unit in the last place of numbers below 1, and what float64 loses.
+    np.testing.assert_allclose(table, exact, rtol=0, atol=2**-25 + 1e-12)
 
 
 @pytest.mark.parametrize("causal", [False, True])

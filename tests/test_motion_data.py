@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from daps_tokenizer.errors import ConfigError, InputError
+from daps_tokenizer.motion.dataset import VALIDATION_CLIPS
 from daps_tokenizer.motion.features import compute_features
 from tests.motion.motions import smooth_motion
 from train.data import load_dataset
-from train.motion import VALIDATION_CLIPS, MotionWindows, windows_of
+from train.motion import MotionWindows, windows_of
 
 
 def write_archive(folder: Path, names: tuple[str, ...], frames: int = 40, fps: int = 30, columns: int = 26) -> Path:

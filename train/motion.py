@@ -13,11 +13,8 @@ import numpy as np
 
 from daps_tokenizer.config import NormalisationConfig
 from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.motion.dataset import VALIDATION_CLIPS, draw_windows, window_starts
 from daps_tokenizer.motion.features import FEATURE_NAMES, compute_features, mirror_features
-
-VALIDATION_CLIPS = ("dance2_subject2", "fight1_subject2", "run2_subject1", "walk2_subject4")
-VALIDATION_WINDOWS = 10_000
-_VALIDATION_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -77,10 +74,7 @@ def open_motion(path: Path, input_shape: tuple[int, ...]) -> tuple[MotionWindows
     train = [clip for name, clip in clips.items() if name not in VALIDATION_CLIPS]
     windows = windows_of(train, input_shape[0])
     validation = windows_of([clips[name] for name in VALIDATION_CLIPS], input_shape[0])
-    chosen = np.random.default_rng(_VALIDATION_SEED).choice(
-        len(validation), min(VALIDATION_WINDOWS, len(validation)), replace=False
-    )
-    return windows, MotionWindows(validation.features, validation.starts[chosen], validation.length)
+    return windows, MotionWindows(validation.features, draw_windows(validation.starts), validation.length)
 
 
 def normalisation_of(clips: Sequence[np.ndarray]) -> NormalisationConfig:
@@ -93,7 +87,5 @@ def normalisation_of(clips: Sequence[np.ndarray]) -> NormalisationConfig:
 
 def windows_of(clips: Sequence[np.ndarray], length: int) -> MotionWindows:
     """Every window of clips (frames, 26) at 30 frames per second; no window reaches over the end of its clip."""
-    ends = np.cumsum([len(clip) for clip in clips])
-    starts = [np.arange(end - len(clip), end - length + 1) for clip, end in zip(clips, ends, strict=True)]
     features = np.concatenate([compute_features(clip, fps=30.0) for clip in clips])
-    return MotionWindows(features, np.concatenate(starts), length)
+    return MotionWindows(features, window_starts([len(clip) for clip in clips], length), length)

@@ -19,10 +19,12 @@ from daps_tokenizer.model.transformer import Memory
 
 def cosine_table(frames: int, frequencies: int) -> Tensor:
     """The first rows of the orthonormal cosine transform (DCT-II), (frequencies, frames)."""
-    frame, frequency = torch.arange(frames) + 0.5, torch.arange(frequencies)
+    # In float64, and rounded once, as ``sinusoidal_positions``.
+    frame = torch.arange(frames, dtype=torch.float64) + 0.5
+    frequency = torch.arange(frequencies, dtype=torch.float64)
     table = torch.cos(math.pi / frames * frequency[:, None] * frame) * math.sqrt(2 / frames)
     table[0] /= math.sqrt(2)
-    return table
+    return table.float()
 
 
 class Transform(nn.Module):

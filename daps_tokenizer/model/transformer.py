@@ -29,8 +29,9 @@ def sinusoidal_positions(length: int, size: int) -> Tensor:
     Returns:
         (length, size) float32; even columns are sines, odd columns cosines.
     """
-    position = torch.arange(length, dtype=torch.float32)[:, None]
-    frequency = torch.exp(torch.arange(0, size, 2, dtype=torch.float32) * (-math.log(10000.0) / size))
+    # In float64, and rounded once: sines in float32 differ between processors in their last bits, and so would exports.
+    position = torch.arange(length, dtype=torch.float64)[:, None]
+    frequency = torch.exp(torch.arange(0, size, 2, dtype=torch.float64) * (-math.log(10000.0) / size))
     table = torch.zeros(length, size)
     table[:, 0::2] = torch.sin(position * frequency)
     table[:, 1::2] = torch.cos(position * frequency)

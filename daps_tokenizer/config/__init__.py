@@ -1,0 +1,28 @@
+"""``config.json`` of a model folder: what the model is, written once, checked whenever it is read.
+
+The file mirrors the dataclasses of this package field by field.
+"""
+
+from daps_tokenizer.config.data import MotionConfig, NormalisationConfig
+from daps_tokenizer.config.networks import (
+    GenerativeConfig,
+    LikelihoodConfig,
+    RecognitionConfig,
+    RecognitionKind,
+    TransformConfig,
+)
+from daps_tokenizer.config.reading import FORMAT_VERSION, config_from_dict
+from daps_tokenizer.config.tokenizer import TokenizerConfig
+
+__all__ = [
+    "FORMAT_VERSION",
+    "GenerativeConfig",
+    "LikelihoodConfig",
+    "MotionConfig",
+    "NormalisationConfig",
+    "RecognitionConfig",
+    "RecognitionKind",
+    "TokenizerConfig",
+    "TransformConfig",
+    "config_from_dict",
+]
