@@ -27,6 +27,8 @@ COLUMNS = (
 FORMATS = (".csv", ".npz")
 _ROW = f"{len(COLUMNS)} columns: root x y z, root quaternion x y z w and {len(JOINT_NAMES)} joint angles"
 _ZIP_MAGIC = b"PK"  # an archive of nothing goes on otherwise than others
+# What numpy's and Python's readers of archives raise; the fifth is a compression that Python does not have.
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile)
 _MOST_NAMES = 8  # that are listed in a message
 
 
@@ -72,7 +74,7 @@ def clip_names(path: Path) -> list[str]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return [str(name) for name in archive["names"]] if "split_points" in archive.files else []
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile):
+    except _DAMAGED:
         return []
 
 
@@ -133,7 +135,7 @@ def _read_npz(data: bytes, source: str, clip: str | None) -> Content:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{source}: cannot be read as NPZ ({reason}); expected arrays of numbers") from error
     fps = arrays["fps"].item() if "fps" in arrays and arrays["fps"].size == 1 else arrays.get("fps")
