@@ -140,14 +140,22 @@ def _measure(
 def write_rewards(
     folder: Path, experiment: Experiment, rows: list[RewardRow], machine: dict[str, str], command: str
 ) -> list[Path]:
-    """Write ``reward_NAME.json``, ``.md`` and ``.png``; returns their paths."""
+    """Write ``reward_NAME.json``, ``.md`` and ``.png``, with the cells that are there; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"reward_{experiment.name}"
     json_path, table_path, plot_path = (folder / f"{stem}.{suffix}" for suffix in ("json", "md", "png"))
+    settings = json.loads(json.dumps(asdict(experiment)))  # tuples are lists, as in the file
+    before = json.loads(json_path.read_text(encoding="utf-8")) if json_path.is_file() else {}
+    commands = [command]
+    if before.get("experiment") == settings:
+        commands = list(dict.fromkeys([*before["commands"], command]))
+        earlier = [RewardRow(**row) for row in before["rows"]]
+        measured = {(row.reward, row.weight, row.seed) for row in rows}
+        rows = [row for row in earlier if (row.reward, row.weight, row.seed) not in measured] + rows
     content = {
-        "command": command,
+        "commands": commands,
         "machine": machine,
-        "experiment": asdict(experiment),
+        "experiment": settings,
         "rows": [asdict(row) for row in rows],
     }
     json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -159,7 +167,7 @@ def write_rewards(
         cells.append((reward, f"{weight:g}", len(mine), *values))
     text = report(
         f"A task reward in training: {experiment.dataset}, {experiment.model.bits_per_item:g} bits",
-        [command],
+        commands,
         table(header, cells),
         "Reward: log p(x|z) + weight × reward. `class_log_prob` is log p(y|z) of a classifier that is trained along "
         f"on the codes; `class_correct` is 1 where its guess is right and else 0, which has no gradient. Every run: "

@@ -1,5 +1,6 @@
 """Probes of frozen codes, and what a task reward wins and costs: measured on data where the answer is known."""
 
+import dataclasses
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -169,6 +170,10 @@ def test_cells_of_a_reward_are_trained_measured_and_kept(tmp_path: Path) -> None
     assert run_rewards(base, stripes(), tmp_path, cells=[("class_correct", 9.0, 0)], max_seconds=0) == []
     paths = write_rewards(tmp_path / "out", base, rows, describe_machine(), "python -m benchmarks reward")
     assert "| class_correct | 3 | 1 |" in paths[1].read_text() and paths[2].read_bytes().startswith(b"\x89PNG")
+    others = [dataclasses.replace(rows[0], weight=7.0)]
+    text = write_rewards(tmp_path / "out", base, others, describe_machine(), "another command")[1].read_text()
+    assert "| class_correct | 3 | 1 |" in text and " | 7 | 1 |" in text
+    assert "`python -m benchmarks reward`" in text and "`another command`" in text
 
 
 def test_rewards_are_for_daps_with_labels(tmp_path: Path) -> None:
