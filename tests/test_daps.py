@@ -297,14 +297,6 @@ def test_the_loss_is_the_sum_of_three_and_each_moves_its_own_parameters(config: 
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * max(1.0, float(b.abs().max())))
 
 
-@pytest.mark.parametrize(("batch_norm", "moves"), [("batch", True), ("frozen", False)])
-def test_frozen_batch_norm_keeps_its_running_statistics(batch_norm: str, moves: bool) -> None:
-    method = tiny_daps(TINY_GRID, batch_norm=batch_norm).train()
-    before = method.model.generative.norms[0].running_mean.clone()
-    method(Batch(images(TINY_GRID, 2)), torch.Generator(), 0.0)
-    assert torch.equal(method.model.generative.norms[0].running_mean, before) != moves
-
-
 @torch.no_grad()
 def test_a_run_can_begin_with_sharper_probabilities_than_it_was_given() -> None:
     method, codes = tiny_daps(TINY_MLP, start_sharpness=2.0), torch.zeros(2, 8, dtype=torch.long)

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
-from tests.settings import TINY_MLP, of_kind
+from tests.settings import TINY_GRID, TINY_MLP, of_kind
 from train.data import ArrayItems, Dataset
 from train.evaluate import evaluate
 from train.experiment import Experiment, OptimiserConfig
 from train.loop import fit
-from train.methods import build_method
+from train.methods import METHODS as BY_NAME
+from train.methods import Batch, build_method
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -82,3 +84,20 @@ def test_two_hundred_steps_on_64_images_raise_what_the_method_is_for(name: str, 
     assert found > before + 50
     if name not in ("ppo", "reinforce"):  # the plain policy gradient is slow to use the codes
         assert found > without_codes + 5
+
+
+@pytest.mark.parametrize(("batch_norm", "moves"), [("batch", True), ("frozen", False)])
+@pytest.mark.parametrize("name", ["daps", "daps_na", "reinforce", "ppo", "gumbel", "gr_mck", "vqvae_warm"])
+def test_frozen_batch_norm_keeps_its_running_statistics(name: str, batch_norm: str, moves: bool) -> None:
+    method, kind, settings = METHODS[name]
+    built = build_method(method, Autoencoder(of_kind(TINY_GRID, kind)), settings | {"batch_norm": batch_norm})
+    before = built.model.generative.norms[0].running_mean.clone()
+    images = torch.randint(256, (2, *TINY_GRID.input_shape), dtype=torch.uint8)
+    built.train()(Batch(images), torch.Generator(), 0.0)
+    assert torch.equal(built.model.generative.norms[0].running_mean, before) != moves
+
+
+@pytest.mark.parametrize("name", ["daps", "reinforce", "ppo", "gumbel", "vqvae"])
+def test_batch_norm_is_batch_or_frozen(name: str) -> None:
+    with pytest.raises(ConfigError, match="batch or frozen, not 'off'"):
+        BY_NAME[name].settings_type(batch_norm="off")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import Sampled, sample_codes
 from train.data import Items
+
+BatchNorm = Literal["batch", "frozen"]
 
 
 class Batch(NamedTuple):
@@ -72,6 +74,13 @@ class Method(TrainedModel, ABC):
         super().__init__(model)
         self.settings = settings
 
+    def train(self, mode: bool = True) -> Method:
+        """Training mode; the generative model keeps its running statistics where ``batch_norm`` is ``frozen``."""
+        super().train(mode)
+        if getattr(self.settings, "batch_norm", "batch") == "frozen":
+            self.model.generative.eval()
+        return self
+
     @abstractmethod
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """The loss of one batch.
@@ -97,6 +106,16 @@ class Method(TrainedModel, ABC):
 
     def before_checkpoint(self) -> None:
         """Called before weights are written."""
+
+
+def check_batch_norm(batch_norm: str) -> None:
+    """Refuse what is not one of :data:`BatchNorm`.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if batch_norm not in get_args(BatchNorm):
+        raise ConfigError(f"batch_norm is batch or frozen, not {batch_norm!r}")
 
 
 def require_kind(model: Autoencoder, method: str, *kinds: str) -> None:

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from train.code_search import CodeSearch
-from train.methods.base import Batch, Losses, beta_schedule, sharpen, sum_neighbourhood
+from train.methods.base import (
+    Batch,
+    BatchNorm,
+    Losses,
+    beta_schedule,
+    check_batch_norm,
+    sharpen,
+    sum_neighbourhood,
+)
 from train.methods.policy import PolicyMethod
 from train.methods.rewards import WeightedRewards, check_weights
 
@@ -69,7 +77,7 @@ class DAPSSettings:
     eta_learning_rate: float = 1e-3
     credit: Literal["global", "local"] = "global"
     neighbourhood: int = 3
-    batch_norm: Literal["batch", "frozen"] = "batch"
+    batch_norm: BatchNorm = "batch"
     start_sharpness: float = 1.0
     search: CodeSearch | None = None
     rewards: dict[str, float] = field(default_factory=dict)
@@ -82,8 +90,9 @@ class DAPSSettings:
         positive = (self.beta_initial, self.beta_final, self.eta_initial, self.start_sharpness)
         if min(positive) <= 0 or not 0 < self.ess_target < 1:
             raise ConfigError("daps needs positive beta, eta and sharpness, and an ess_target between 0 and 1")
-        if self.credit not in ("global", "local") or self.batch_norm not in ("batch", "frozen"):
-            raise ConfigError("daps: credit is global or local, batch_norm is batch or frozen")
+        if self.credit not in ("global", "local"):
+            raise ConfigError(f"daps: credit is global or local, not {self.credit!r}")
+        check_batch_norm(self.batch_norm)
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
             raise ConfigError(f"neighbourhood must be odd, not {self.neighbourhood}")
         check_weights(self.rewards)
@@ -116,9 +125,7 @@ class DAPS(PolicyMethod):
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """L(θ) + L(φ) + L(η), and the loss of rewards: they share no parameters, so one backward pass serves all."""
-        settings, model = self.settings, self.model
-        if settings.batch_norm == "frozen":
-            model.generative.eval()
+        settings = self.settings
         beta = beta_schedule(settings.beta_initial, settings.beta_final, progress)
         rollout = self.rollout(batch.inputs, generator, search=settings.search)
 

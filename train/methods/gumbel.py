@@ -18,7 +18,16 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.transformer import Memory
-from train.methods.base import Batch, Losses, Method, beta_schedule, require_kind, sharpen
+from train.methods.base import (
+    Batch,
+    BatchNorm,
+    Losses,
+    Method,
+    beta_schedule,
+    check_batch_norm,
+    require_kind,
+    sharpen,
+)
 
 
 def replace_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
@@ -53,18 +62,23 @@ class Relaxed(NamedTuple):
 
 @dataclass(frozen=True)
 class GumbelSettings:
-    """τ and β decay exponentially; ``start_sharpness`` multiplies the logits once, when a run begins."""
+    """τ and β decay exponentially; ``start_sharpness`` multiplies the logits once, when a run begins.
+
+    ``batch_norm`` as DAPS's.
+    """
 
     temperature_initial: float = 1.0
     temperature_final: float = 1.0
     beta_initial: float = 6.0
     beta_final: float = 0.01
     start_sharpness: float = 1.0
+    batch_norm: BatchNorm = "batch"
 
     def __post_init__(self) -> None:
         positive = (self.temperature_initial, self.temperature_final, self.beta_initial, self.beta_final)
         if min(*positive, self.start_sharpness) <= 0:
             raise ConfigError("temperatures, betas and start_sharpness must be positive")
+        check_batch_norm(self.batch_norm)
 
 
 class GumbelSoftmax(Method):

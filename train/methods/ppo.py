@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
-from train.methods.base import Batch, Losses, sharpen
+from train.methods.base import Batch, BatchNorm, Losses, check_batch_norm, sharpen
 from train.methods.gumbel import entropy_of
 from train.methods.policy import PolicyMethod
 
@@ -35,7 +35,7 @@ class PPOSettings:
     """``refresh_every``: updates before the policy that draws becomes the present one. ``target_kl`` in nats per code.
 
     ``beta`` weighs the entropy against log p(x|z) in nats, as in the other methods; ``start_sharpness`` multiplies the
-    logits once.
+    logits once; ``batch_norm`` as DAPS's.
     """
 
     num_samples: int = 8
@@ -46,6 +46,7 @@ class PPOSettings:
     refresh_every: int = 4
     value_learning_rate: float = 1e-3
     start_sharpness: float = 1.0
+    batch_norm: BatchNorm = "batch"
 
     def __post_init__(self) -> None:
         if self.num_samples < 1 or self.refresh_every < 1:
@@ -53,6 +54,7 @@ class PPOSettings:
         positive = (self.target_kl, self.kl_coefficient, self.beta, self.value_learning_rate, self.start_sharpness)
         if not 0 < self.clip < 1 or min(positive) <= 0:
             raise ConfigError("ppo needs a clip between 0 and 1, and positive target_kl, kl_coefficient and beta")
+        check_batch_norm(self.batch_norm)
 
 
 class PPO(PolicyMethod):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from daps_tokenizer.errors import ConfigError
-from train.methods.base import Batch, Losses, beta_schedule, sharpen
+from train.methods.base import Batch, BatchNorm, Losses, beta_schedule, check_batch_norm, sharpen
 from train.methods.policy import PolicyMethod
 
 
@@ -31,18 +31,21 @@ def score_loss(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
 
 @dataclass(frozen=True)
 class ReinforceSettings:
-    """K samples per item; β decays exponentially; ``start_sharpness`` multiplies the logits once."""
+    """K samples per item; β decays exponentially; ``start_sharpness`` multiplies the logits once; ``batch_norm`` as
+    DAPS's."""
 
     num_samples: int = 8
     beta_initial: float = 6.0
     beta_final: float = 0.01
     start_sharpness: float = 1.0
+    batch_norm: BatchNorm = "batch"
 
     def __post_init__(self) -> None:
         if self.num_samples < 2:
             raise ConfigError(f"reinforce compares samples, so num_samples must be at least 2, not {self.num_samples}")
         if min(self.beta_initial, self.beta_final, self.start_sharpness) <= 0:
             raise ConfigError("reinforce needs positive betas and start_sharpness")
+        check_batch_norm(self.batch_norm)
 
 
 class Reinforce(PolicyMethod):

@@ -20,7 +20,7 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Sampled
-from train.methods.base import Batch, Losses, Method, require_kind
+from train.methods.base import Batch, BatchNorm, Losses, Method, check_batch_norm, require_kind
 
 NEXT_CODES = 7  # the gap that sets α is the mean distance from the nearest code to the next 7
 
@@ -32,6 +32,7 @@ class VQVAESettings:
     ``commitment``: weight of the commitment loss. ``revive_every``: steps between revivals of codes that are used less
     than ``revive_below`` times their even share, 0 for never; revivals end at ``revive_until`` of the run.
     ``logit_gap``: the mean gap in nats between a code and the next 7 that the autoregressive head is scaled to.
+    ``batch_norm`` as DAPS's.
     """
 
     commitment: float = 0.25
@@ -39,10 +40,12 @@ class VQVAESettings:
     revive_below: float = 0.03
     revive_until: float = 0.7
     logit_gap: float = 2.0
+    batch_norm: BatchNorm = "batch"
 
     def __post_init__(self) -> None:
         if self.commitment < 0 or self.revive_every < 0 or self.logit_gap <= 0:
             raise ConfigError("vqvae needs commitment and revive_every of at least 0 and a positive logit_gap")
+        check_batch_norm(self.batch_norm)
 
 
 class VQVAE(Method):
