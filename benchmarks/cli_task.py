@@ -31,6 +31,7 @@ _MODEL_HELP = "Built-in name, model folder or checkpoint, and what the report ca
 @click.option("--max-seconds", type=float, help="Begin no model after this long; run again to go on.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/task"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+@click.option("--name", help="Of the files in --out; task_DATASET without it.")
 def task(
     models: tuple[str, ...],
     dataset: DatasetKind,
@@ -45,6 +46,7 @@ def task(
     max_seconds: float | None,
     work: Path,
     out: Path,
+    name: str | None,
 ) -> None:
     """Probe frozen codes for the class, from few labels to all; of motion, for its kind: dance, fight, run or walk."""
     from benchmarks.motion_category import motion_by_category
@@ -73,7 +75,7 @@ def task(
         proposals=search,
         max_seconds=max_seconds,
     )
-    for path in write_task(out, dataset, rows, describe_machine(), [command_line()]):
+    for path in write_task(out, name or f"task_{dataset}", dataset, rows, describe_machine(), [command_line()]):
         click.echo(path)
 
 

@@ -145,11 +145,11 @@ def run_task(
 
 
 def write_task(
-    folder: Path, dataset: str, rows: list[TaskRow], machine: dict[str, str], commands: Sequence[str]
+    folder: Path, name: str, dataset: str, rows: list[TaskRow], machine: dict[str, str], commands: Sequence[str]
 ) -> list[Path]:
-    """Write ``task_DATASET.json``, ``.md`` and ``.png``; returns their paths."""
+    """Write ``NAME.json``, ``.md`` and ``.png``; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    json_path, table_path, plot_path = (folder / f"task_{dataset}.{suffix}" for suffix in ("json", "md", "png"))
+    json_path, table_path, plot_path = (folder / f"{name}.{suffix}" for suffix in ("json", "md", "png"))
     content = {"command": list(commands), "machine": machine, "rows": [asdict(row) for row in rows]}
     json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     counts = sorted({row.labels for row in rows})

@@ -127,7 +127,9 @@ def test_the_report_has_every_model_and_is_not_measured_twice(checkpoint: Path, 
     kept.write_text(kept.read_text().replace('"accuracy": 1.0', '"accuracy": 0.123'))
     again = run_task({"tiny": str(checkpoint)}, "stripes", stripes(), tmp_path, **options)  # type: ignore[arg-type]
     assert [asdict(row) for row in again] == json.loads(kept.read_text())["rows"]
-    paths = write_task(tmp_path / "out", "stripes", rows, describe_machine(), ["python -m benchmarks task"])
+    paths = write_task(
+        tmp_path / "out", "task_stripes", "stripes", rows, describe_machine(), ["python -m benchmarks task"]
+    )
     assert "| tiny | 32 | one-hot | linear |" in paths[1].read_text()
     assert paths[2].read_bytes().startswith(b"\x89PNG")
 
