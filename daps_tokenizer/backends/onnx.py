@@ -9,7 +9,6 @@ follow one another and each uses all threads. On a GPU encoding runs step by ste
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,13 @@ from daps_tokenizer.backends.batching import (
     slices,
 )
 from daps_tokenizer.backends.onnx_steps import StepLoop
+from daps_tokenizer.backends.workers import Workers
 from daps_tokenizer.errors import BackendError, ModelFileError
 from daps_tokenizer.hub import ModelFolder
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _STEP_GRAPHS = ("encoder_context", "encoder_step")
+_RECOGNITION_GRAPHS = ("encoder", "scorer")  # full of denormal floats (see workers.py)
 _MAX_CAPTURED = 256  # items of one captured step
 _ERRORS_ONLY = 3  # ONNX Runtime's log level: its warnings are about graphs, which users cannot change
 
@@ -50,6 +51,7 @@ class OnnxBackend:
         self.info = f"onnxruntime {onnxruntime.__version__} by {self._provider}, {num_threads} threads, float32"
         self._sessions: dict[tuple[str, int], Any] = {}
         self._loops: dict[int, StepLoop] = {}
+        self._workers = Workers(num_threads)
         self._lock = threading.Lock()
         self._loop_lock = threading.Lock()  # loops have buffers of their own: one call at a time
 
@@ -108,10 +110,7 @@ class OnnxBackend:
             }
             return session.run(["codes", "log_probs"], feed)
 
-        if len(chunks) == 1 or self.num_threads == 1:
-            return join(Encoded, [run(rows) for rows in chunks])
-        with ThreadPoolExecutor(min(self.num_threads, len(chunks))) as pool:
-            return join(Encoded, list(pool.map(run, chunks)))
+        return join(Encoded, self._workers.map(run, chunks))
 
     def _encode_by_steps(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         context, step = (self._session(name, num_threads=self.num_threads) for name in _STEP_GRAPHS)
@@ -146,10 +145,13 @@ class OnnxBackend:
     ) -> list[list[np.ndarray]]:
         session = self._session(graph, num_threads=self.num_threads)
         size = len(next(iter(batch.values())))
-        return [
-            session.run(outputs, {name: array[rows] for name, array in batch.items()} | constants)
-            for rows in slices(size, parallel_chunk(self._folder.config, "cuda" if self.device == "cuda" else "cpu"))
-        ]
+        chunks = slices(size, parallel_chunk(self._folder.config, "cuda" if self.device == "cuda" else "cpu"))
+
+        def run() -> list[list[np.ndarray]]:
+            feeds = ({name: array[rows] for name, array in batch.items()} | constants for rows in chunks)
+            return [session.run(outputs, feed) for feed in feeds]
+
+        return self._workers.run(run) if graph in _RECOGNITION_GRAPHS else run()
 
     def _session(self, graph: str, *, num_threads: int) -> Any:
         """The graph's session, loaded once; running one session from several threads is safe."""
@@ -169,8 +171,11 @@ class OnnxBackend:
         provider: str | tuple[str, dict[str, str]] = self._provider
         if self.device == "cuda" and graph == "encoder_step":
             provider = (self._provider, {"enable_cuda_graph": "1"})
+        if graph in _RECOGNITION_GRAPHS:
+            options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in threads that it starts
         try:
-            session = onnxruntime.InferenceSession(path, options, providers=[provider])
+            # Not in the caller's thread: with that option a process's first session changes the thread it is made in.
+            session = self._workers.run(lambda: onnxruntime.InferenceSession(path, options, providers=[provider]))
         except Exception as error:  # ONNX Runtime has its own exception types, all of them derived from this one
             reason = str(error).strip().partition("\n")[0]
             raise ModelFileError(f"{path}: ONNX Runtime cannot load it ({reason}); export the model again") from error
