@@ -133,7 +133,7 @@ def fit(
 
 @contextmanager
 def _denormals_as_zero() -> Iterator[None]:
-    """Gradients and probabilities of 1e-40 abound where q(z|x) is sharp: worth nothing, and CPUs take long over them."""
+    """Gradients and probabilities of 1e-40 abound where q(z|x) is sharp: worth nothing, and slow on a CPU."""
     torch.set_flush_denormal(True)
     try:
         yield
