@@ -85,10 +85,18 @@ def data_folder(folder: Path | None) -> Path:
     Raises:
         InputError: there is no such folder.
     """
-    chosen = folder or Path(os.environ.get("DAPS_DATA", "../shared/data"))
+    chosen = folder or default_folder()
     if not chosen.is_dir():
-        raise InputError(f"{chosen}: no such folder; name the one that holds the datasets with --data or DAPS_DATA")
+        raise InputError(
+            f"{chosen}: no such folder; name the one that holds the datasets with --data or DAPS_DATA, or fill one "
+            "with `python -m train data`"
+        )
     return chosen
+
+
+def default_folder() -> Path:
+    """``$DAPS_DATA``, else ``../shared/data``."""
+    return Path(os.environ.get("DAPS_DATA", "../shared/data"))
 
 
 def load_dataset(
