@@ -81,10 +81,8 @@ def measure(
         also ``psnr`` in dB and ``ssim``, both of 8-bit pixels, of motion
         :func:`~daps_tokenizer.motion.metrics.motion_metrics`.
     """
-    found = {
-        "log_p": tokenizer.log_likelihood(inputs, codes),
-        "l2": np.sqrt(tokenizer.squared_error(inputs, codes)),
-    }
+    log_p, squared_error = tokenizer._likelihoods(inputs, codes, {})
+    found = {"log_p": log_p, "l2": np.sqrt(squared_error)}
     if tokenizer.config.recognition.has_probabilities:
         found["log_q"] = tokenizer.log_prob(inputs, codes)
     decoded = tokenizer.decode(codes) if reconstruction is None else reconstruction

@@ -25,6 +25,7 @@ from daps_tokenizer.search import Search, check_temperature, draw_uniform
 
 # Reconstructions are made in pieces of about this many values, so that decoding a large photograph needs little memory.
 _VALUES_PER_PIECE = 2**23
+_ValuesOf = Callable[[Backend, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Distribution(NamedTuple):
@@ -209,14 +210,14 @@ class Tokenizer:
 
         Arguments, shapes and errors as for :meth:`log_prob`.
         """
-        return self._sum_per_item(inputs, codes, options, lambda backend, x, z: backend.likelihood(x, z).log_likelihood)
+        return self._likelihoods(inputs, codes, options)[0]
 
     def squared_error(self, inputs: object, codes: Codes | np.ndarray, **options: Unpack[InputOptions]) -> np.ndarray:
         """Σ (x − mean of p(x|z))² in standardised units.
 
         Arguments, shapes and errors as for :meth:`log_prob`.
         """
-        return self._sum_per_item(inputs, codes, options, lambda backend, x, z: backend.likelihood(x, z).squared_error)
+        return self._likelihoods(inputs, codes, options)[1]
 
     def decode(self, codes: Codes | np.ndarray) -> np.ndarray:
         """Codes to images or motion.
@@ -310,19 +311,19 @@ class Tokenizer:
         if self.modality != modality:
             raise InputError(f"{method} is for {modality} models; {self.config.name} is one of {self.modality}")
 
+    def _likelihoods(self, inputs: object, codes: Codes | np.ndarray, options: InputOptions) -> np.ndarray:
+        """log p(x|z) and squared error of one run of the likelihood's graph, (2, B) or (2, B, S)."""
+        return self._sum_per_item(inputs, codes, options, lambda backend, x, z: np.stack(backend.likelihood(x, z)))
+
     def _sum_per_item(
-        self,
-        inputs: object,
-        codes: Codes | np.ndarray,
-        options: InputOptions,
-        values_of: Callable[[Backend, np.ndarray, np.ndarray], np.ndarray],
+        self, inputs: object, codes: Codes | np.ndarray, options: InputOptions, values_of: _ValuesOf
     ) -> np.ndarray:
-        """Sum ``values_of(backend, inputs, codes)`` (n, N) over codes and pieces of each item, or of each sample."""
+        """Sum ``values_of(backend, inputs, codes)`` (..., n, N) over codes and pieces of each item, or each sample."""
         values, layout = self._codes.check(codes)
         batch = self._inputs.prepare(inputs, options)
         pieces, leading = self._codes.match(values, layout, batch)
         per_code = values_of(self._backend_for(layout), pieces, values.reshape(-1, self.num_tokens))
-        return per_code.astype(np.float64).reshape(*leading, -1).sum(-1)
+        return per_code.astype(np.float64).reshape(*per_code.shape[:-2], *leading, -1).sum(-1)
 
     def _backend_for(self, layout: TileLayout | ClipLayout | None) -> Backend:
         """The backend as it sees items that are cut like this: tiles next to their neighbours where that matters."""

@@ -1,6 +1,8 @@
 """Evaluation: every item by itself, the same numbers for training and for the tokenizer that users run."""
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +10,12 @@ import torch
 from PIL import Image
 
 from daps_tokenizer import BestOf, LocalSearch, Tokenizer
+from daps_tokenizer.backends import CellLikelihood, Decoded
+from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.datasets import ArrayData, Data, open_data
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.evaluation import BATCH, describe_protocol, evaluate, measure, ways_to_encode
+from daps_tokenizer.hub import open_model
 from daps_tokenizer.metrics import psnr
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from tests.photographs import encode_image, noise_photo, write_tar
@@ -39,6 +44,31 @@ def test_every_item_has_the_values_that_the_tokenizer_gives_for_it_alone(tok: To
         assert found.items["log_q"][index] == pytest.approx(tok.log_prob(image, codes)[0], rel=1e-5)
         assert found.items["l2"][index] ** 2 == pytest.approx(tok.squared_error(image, codes)[0], rel=1e-5)
         assert found.items["psnr"][index] == pytest.approx(psnr(tok.prepare(image), tok.decode(codes))[0], rel=1e-3)
+
+
+class CountingBackend(OnnxBackend):
+    """Counts how often graphs are run."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.calls: Counter[str] = Counter()
+
+    def decode(self, codes: np.ndarray) -> Decoded:
+        self.calls["decode"] += 1
+        return super().decode(codes)
+
+    def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
+        self.calls["likelihood"] += 1
+        return super().likelihood(inputs, codes)
+
+
+def test_measuring_runs_each_graph_once(random_mnist_folder: Path) -> None:
+    folder = open_model(random_mnist_folder)
+    backend = CountingBackend.open(folder)
+    tok = Tokenizer(folder, backend)
+    codes = tok.encode(digits(6))
+    measure(tok, digits(6), codes)
+    assert isinstance(backend, CountingBackend) and backend.calls == {"likelihood": 1, "decode": 1}
 
 
 def test_the_ways_to_encode_are_the_tokenizers_own(tok: Tokenizer) -> None:
