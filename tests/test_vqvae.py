@@ -130,12 +130,13 @@ def test_a_vqvae_started_from_any_model_ignores_the_codes_it_draws() -> None:
 
 
 @pytest.mark.parametrize("gap", [0.5, 2.0])
-def test_the_head_is_scaled_to_the_wanted_gap_between_a_code_and_the_next(gap: float) -> None:
-    method, inputs = vqvae(logit_gap=gap), images()
+@pytest.mark.parametrize("vocab_size", [2, NEXT_CODES, 16])
+def test_the_head_is_scaled_to_the_wanted_gap_between_a_code_and_the_next(gap: float, vocab_size: int) -> None:
+    method, inputs = vqvae(replace(TINY_MLP, vocab_size=vocab_size), logit_gap=gap), images()
     method(Batch(inputs), torch.Generator(), 0.0)
     method.before_checkpoint()
     recognition = method.model.recognition
-    best = recognition.head(hidden(method, inputs)).topk(NEXT_CODES + 1).values
+    best = recognition.head(hidden(method, inputs)).topk(min(NEXT_CODES + 1, vocab_size)).values
     assert float((best[..., 0] - best[..., 1:].mean(-1)).mean().detach()) == pytest.approx(gap, rel=1e-3)
 
 

@@ -22,7 +22,7 @@ from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Sampled
 from train.methods.base import Batch, BatchNorm, Losses, Method, check_batch_norm, require_kind
 
-NEXT_CODES = 7  # the gap that sets α is the mean distance from the nearest code to the next 7
+NEXT_CODES = 7  # the gap that sets α is the mean distance from the nearest code to the next 7, or all where V < 8
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ class VQVAE(Method):
             self.recent.copy_(torch.cat([rows, self.recent])[: self.recent.shape[0]])
         else:
             self.usage.fill_(1.0)  # too late to revive: count every code as used
-        nearest = self._distances(flat[:512]).topk(NEXT_CODES + 1, largest=False).values
+        next_codes = min(NEXT_CODES, self.usage.shape[0] - 1)
+        nearest = self._distances(flat[:512]).topk(next_codes + 1, largest=False).values
         gap = (nearest[..., 1:].mean(-1) - nearest[..., 0]).mean()
         followed = self.distance_gap.lerp(gap, 0.01 if progress > 0 else 1.0)
         # A batch that is not finite is skipped by the loop, and must not stay in here either.
