@@ -14,8 +14,6 @@ from benchmarks.peers import measure_peers, write_peers
 from benchmarks.report import RESULTS, command_line, write_latency
 from daps_tokenizer.hub import built_in_models
 
-BATCHES = (1, 8, 64, 256)
-
 
 @click.command()
 @click.option("--model", "models", multiple=True, help="Model to measure; all built-in ones without it.")
