@@ -17,11 +17,10 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError, InputError
-from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
+from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.sampling import sample_codes
-from tests.settings import TINY_MLP, TINY_WINDOWS
+from tests.settings import TINY_MLP
 from train.__main__ import main
 from train.data import ArrayItems, Dataset, data_folder, load_dataset
 from train.evaluate import EVALUATION_BATCH, evaluate
@@ -314,35 +313,3 @@ def test_a_chain_checks_every_config_before_it_runs_one(tmp_path: Path, digits: 
         result = CliRunner().invoke(main, ["chain", str(first), "missing.yaml", "--data", str(digits)])
     assert result.exit_code == 2 and "missing.yaml: no such file" in result.output
     assert not (tmp_path / "runs").exists()
-
-
-def write_checkpoint(folder: Path, config: TokenizerConfig) -> Path:
-    folder.mkdir()
-    save_weights(Autoencoder(config), folder / "model.safetensors")
-    (folder / "config.json").write_text(config.to_json())
-    (folder / "training.json").write_text('{"steps": 7}')
-    return folder
-
-
-def test_a_model_that_draws_its_codes_in_windows_fits_images_of_any_number_of_windows(tmp_path: Path) -> None:
-    small, out = write_checkpoint(tmp_path / "small", TINY_WINDOWS), tmp_path / "large"
-    result = CliRunner().invoke(main, ["resize", str(small), "32", str(out), "--name", "large"])
-    assert result.exit_code == 0 and "large, 32×32 pixels, 64 codes" in result.output
-    large = Autoencoder(TokenizerConfig.from_file(out / "config.json"))
-    load_weights(large, out / "model.safetensors")
-    assert large.generative(torch.zeros(1, 64, dtype=torch.long)).shape[1:3] == (32, 32)
-    assert (out / "training.json").read_text() == '{"steps": 7}'
-
-
-@pytest.mark.parametrize(
-    ("config", "size", "message"),
-    [
-        (TINY_MLP, 56, "not drawn in windows, so it has one size of image"),
-        (TINY_WINDOWS, 20, "recognition.window has 2 sizes that divide the grid"),
-    ],
-)
-def test_what_cannot_be_resized_is_refused(tmp_path: Path, config: TokenizerConfig, size: int, message: str) -> None:
-    checkpoint = write_checkpoint(tmp_path / "checkpoint", config)
-    result = CliRunner().invoke(main, ["resize", str(checkpoint), str(size), str(tmp_path / "out")])
-    assert result.exit_code == 2 and message in result.output
-    assert not (tmp_path / "out").exists()

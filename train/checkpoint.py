@@ -21,7 +21,7 @@ from torch import Tensor
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError
-from daps_tokenizer.model.autoencoder import load_weights, save_weights
+from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from train.methods import Method
 
 RECORD_KEYS = {"experiment", "steps", "seconds", "stages_before"}
@@ -76,16 +76,18 @@ def read_record(folder: Path) -> dict[str, Any]:
         ModelFileError: missing, or not the record of a run.
     """
     path = folder / "training.json"
-    if not path.exists() and (exported := read_config(folder).training):
-        return exported
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise ModelFileError(
-            f"{path}: cannot be read; expected a checkpoint folder that python -m train wrote"
-        ) from None
-    except ValueError as error:
-        raise ModelFileError(f"{path}: not valid JSON ({error})") from None
+    record: Any = {} if path.exists() else read_config(folder).training
+    if record:
+        path = folder / "config.json"
+    else:
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except OSError:
+            raise ModelFileError(
+                f"{path}: cannot be read; expected a checkpoint folder that python -m train wrote"
+            ) from None
+        except ValueError as error:
+            raise ModelFileError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
         raise ModelFileError(f"{path}: not the record of a run; expected the keys {', '.join(sorted(RECORD_KEYS))}")
     return record
@@ -108,15 +110,17 @@ def read_config(folder: Path) -> TokenizerConfig:
 def resize_checkpoint(folder: Path, size: int, out: Path, *, name: str | None = None) -> TokenizerConfig:
     """Write a checkpoint's weights and record as those of a model for images of size × size pixels.
 
+    The folder appears whole or not at all.
+
     Args:
-        folder: a checkpoint whose recognition model draws its codes in windows: no weight of it, nor of the
-            convolutional generative model, depends on how many windows an image has.
+        folder: a checkpoint or a model folder whose recognition model draws its codes in windows: no weight of it, nor
+            of the convolutional generative model, depends on how many windows an image has.
         size: pixels, a whole number of windows.
         out: the folder to write; a checkpoint without ``state.safetensors``, so no run goes on from it.
         name: of the resized model; the checkpoint's if None.
 
     Raises:
-        ModelFileError: there is no checkpoint.
+        ModelFileError: there is no checkpoint, or it lacks a file or has a damaged one.
         OutputExistsError: ``out`` exists.
         ConfigError: codes that are not drawn in windows, or a size that windows do not fill.
     """
@@ -128,10 +132,16 @@ def resize_checkpoint(folder: Path, size: int, out: Path, *, name: str | None = 
     shape = (size, size, config.input_shape[2])
     rows, columns = (math.ceil(size / patch) for patch in config.recognition.patch_size)
     resized = replace(config, name=name or config.name, input_shape=shape, num_tokens=rows * columns)
-    out.mkdir(parents=True)
-    (out / "config.json").write_text(resized.to_json(), encoding="utf-8")
-    for file in ("model.safetensors", "training.json"):
-        shutil.copyfile(folder / file, out / file)
+    resized = replace(resized, training={}, files={})  # a model folder's, which a checkpoint keeps elsewhere
+    record, weights = read_record(folder), folder / "model.safetensors"
+    load_weights(Autoencoder(resized), weights)
+    temporary = out.with_name(out.name + ".writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    (temporary / "config.json").write_text(resized.to_json(), encoding="utf-8")
+    (temporary / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(weights, temporary / "model.safetensors")
+    temporary.rename(out)
     return resized
 
 
