@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import report, table
+from benchmarks.markdown import report, table, write_report
 from daps_tokenizer.metrics import code_usage, summarise
 from train.evaluate import measure_items, open_checkpoint
 from train.methods.base import TrainedModel
@@ -71,9 +70,6 @@ def compare_checkpoints(
 
 def write_comparison(folder: Path, name: str, content: dict[str, Any]) -> list[Path]:
     """Write ``NAME.json`` and ``NAME.md``; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    json_path, table_path = folder / f"{name}.json", folder / f"{name}.md"
-    json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     rows = content["rows"]
     titles = [title for title, _ in _COLUMNS.values()]
     header = ["method", "steps", "items seen", "parameters", "bits", *titles, "perplexity", "codes used"]
@@ -103,8 +99,7 @@ def write_comparison(folder: Path, name: str, content: dict[str, Any]) -> list[P
         *_warning(rows),
         machine=content["machine"],
     )
-    table_path.write_text(text, encoding="utf-8")
-    return [json_path, table_path]
+    return write_report(folder, name, content, text)
 
 
 def _warning(rows: list[dict[str, Any]]) -> list[str]:

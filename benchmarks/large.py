@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import report, table
+from benchmarks.markdown import report, table, write_report
 from daps_tokenizer import DapsError, Tokenizer
 from daps_tokenizer.errors import BackendError
 
@@ -86,10 +86,7 @@ def generated_photo(height: int, width: int, channels: int) -> np.ndarray:
 
 def write_large(folder: Path, model: str, rows: list[LargeRow], content: dict[str, Any]) -> list[Path]:
     """Write ``large_MODEL.json`` and ``large_MODEL.md``; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    json_path, table_path = folder / f"large_{model}.json", folder / f"large_{model}.md"
     content = {**content, "rows": [asdict(row) for row in rows]}
-    json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     header = ("pixels", "tiles", "bytes of codes", "encode, processor s", "decode, processor s", "peak memory, MB")
     cells = [
         (
@@ -110,8 +107,7 @@ def write_large(folder: Path, model: str, rows: list[LargeRow], content: dict[st
         "memory holds Python, the runtime, the model and the image too.",
         machine=content["machine"],
     )
-    table_path.write_text(text, encoding="utf-8")
-    return [json_path, table_path]
+    return write_report(folder, f"large_{model}", content, text)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
-"""Reports for people: what was measured, by which command, a table, what one must know of it, on which machine."""
+"""Reports: JSON with everything, and for people what was measured, by which command, a table, notes, the machine."""
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
+from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.measure import machine_line
 
 
@@ -24,3 +29,34 @@ def report(title: str, commands: Sequence[str], *paragraphs: str, machine: dict[
     """
     quoted = "\n".join(f"`{command}`" for command in commands)
     return "\n\n".join([f"# {title}", quoted, *paragraphs, f"{machine_line(machine)}."]) + "\n"
+
+
+def png_of(figure: Any) -> bytes:
+    """A matplotlib figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    return buffer.getvalue()
+
+
+def write_report(folder: Path, name: str, content: object, text: str, picture: bytes | None = None) -> list[Path]:
+    """Write ``NAME.json``, ``NAME.md`` and, where there is a picture, ``NAME.png``; returns their paths.
+
+    All are made before the first is written, and each is there whole or not at all.
+
+    Args:
+        folder: where to; made where it is not there.
+        name: of the files.
+        content: what JSON can hold.
+        text: as from :func:`report`.
+        picture: as from :func:`png_of`.
+    """
+    files = {"json": json_bytes(content), "md": text.encode()} | ({} if picture is None else {"png": picture})
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, data in files.items():
+        write_bytes_atomically(folder / f"{name}.{suffix}", data)
+    return [folder / f"{name}.{suffix}" for suffix in files]
+
+
+def json_bytes(content: object) -> bytes:
+    """Indented JSON that ends with a line break."""
+    return (json.dumps(content, indent=1) + "\n").encode()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,7 +20,7 @@ import numpy as np
 from benchmarks.codecs import CODECS, Codec, Fitted
 from benchmarks.inputs import real_inputs
 from benchmarks.latency import time_call
-from benchmarks.markdown import report, table
+from benchmarks.markdown import report, table, write_report
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
@@ -172,16 +171,13 @@ def write_peers(
     command: str,
 ) -> list[Path]:
     """Write ``peers_MODEL.json`` and ``peers_MODEL.md``; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     name = Path(model).name
-    json_path, table_path = (folder / f"peers_{name}.{suffix}" for suffix in ("json", "md"))
     content = {
         "command": command,
         "machine": machine,
         "images": source,
         "results": [asdict(result) for result in results],
     }
-    json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     batches = list(results[0].median_ms)
     columns = ["", *(f"ms an image, batch {batch}" for batch in batches), "relative to ours", "gives", "lacks"]
     rows = []
@@ -197,5 +193,4 @@ def write_peers(
         f"{source}. The one-pass encoders have random weights and as many parameters as our recognition model.",
         machine=machine,
     )
-    table_path.write_text(text, encoding="utf-8")
-    return [json_path, table_path]
+    return write_report(folder, f"peers_{name}", content, text)

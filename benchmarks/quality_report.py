@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.codecs import CODECS
 from benchmarks.contact_sheet import Panel, choose_rows, draw_sheet
-from benchmarks.markdown import report, table
+from benchmarks.markdown import report, table, write_report
 from benchmarks.quality import (
     Candidate,
     choose_images,
@@ -25,6 +25,7 @@ from benchmarks.records import Records
 from daps_tokenizer.cli_common import progress_bar
 from daps_tokenizer.datasets import Data, open_data
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import open_model
 from daps_tokenizer.measure import describe_machine
 from daps_tokenizer.metrics import with_interval
@@ -169,11 +170,7 @@ def summarise_codecs(records: Records, candidate: Candidate, images: Sequence[in
 
 def write_quality(folder: Path, name: str, content: dict[str, Any]) -> list[Path]:
     """Write ``quality_NAME.json`` and ``quality_NAME.md``; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    json_path, table_path = folder / f"quality_{name}.json", folder / f"quality_{name}.md"
-    json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    table_path.write_text(_text(name, content), encoding="utf-8")
-    return [json_path, table_path]
+    return write_report(folder, f"quality_{name}", content, _text(name, content))
 
 
 def _text(name: str, content: dict[str, Any]) -> str:
@@ -267,7 +264,7 @@ def write_images(
         content["codecs"] = {
             codec.name: [_rounded(codecs.get(codec.name, image).get("psnr")) for image in images] for codec in CODECS
         }
-    path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+    write_bytes_atomically(path, (json.dumps(content, separators=(",", ":")) + "\n").encode())
     return path
 
 
@@ -290,5 +287,5 @@ def write_sheet(path: Path, candidates: Sequence[Candidate], images: Sequence[in
                 row.append(Panel(caption, pixels))
         rows.append(row)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(draw_sheet(rows))
+    write_bytes_atomically(path, draw_sheet(rows))
     return path

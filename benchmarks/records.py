@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.files import write_bytes_atomically
 
 
 class Records:
@@ -33,7 +34,7 @@ class Records:
         self._values: dict[tuple[str, int], dict[str, Any]] = {}
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(protocol) + "\n", encoding="utf-8")
+            write_bytes_atomically(path, (json.dumps(protocol) + "\n").encode())
             return
         content = path.read_text(encoding="utf-8")
         complete = content[: content.rfind("\n") + 1]  # a run that was killed may leave half a line
@@ -49,7 +50,7 @@ class Records:
                     "remove it, or name another folder with --work"
                 )
         if complete != content:
-            path.write_text(complete, encoding="utf-8")
+            write_bytes_atomically(path, complete.encode())
 
     def has(self, way: str, image: int) -> bool:
         """Whether an image was measured in a way."""

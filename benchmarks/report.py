@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.floor import Peaks
 from benchmarks.latency import Row
+from benchmarks.markdown import png_of, write_report
 from daps_tokenizer.measure import machine_line
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,8 +37,6 @@ def write_latency(
     folder: Path, rows: Sequence[Row], machine: dict[str, str], sources: dict[str, str], peaks: Peaks, command: str
 ) -> list[Path]:
     """Write ``latency.json`` (see ``latency.schema.json``), ``latency.md`` and ``latency.png``; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    json_path, table_path, plot_path = (folder / f"latency.{suffix}" for suffix in ("json", "md", "png"))
     content = {
         "command": command,
         "machine": machine,
@@ -46,13 +44,9 @@ def write_latency(
         "inputs": sources,
         "rows": [asdict(row) for row in rows],
     }
-    json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    table_path.write_text("\n".join(_table(rows, machine, sources, peaks, command)), encoding="utf-8")
+    text = "\n".join(_table(rows, machine, sources, peaks, command))
     measured = [row for row in rows if row.median_ms is not None]
-    if not measured:
-        return [json_path, table_path]
-    _plot(plot_path, measured)
-    return [json_path, table_path, plot_path]
+    return write_report(folder, "latency", content, text, _plot(measured) if measured else None)
 
 
 def _table(
@@ -90,7 +84,7 @@ def _share(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}%}"
 
 
-def _plot(path: Path, rows: Sequence[Row]) -> None:
+def _plot(rows: Sequence[Row]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -107,7 +101,7 @@ def _plot(path: Path, rows: Sequence[Row]) -> None:
             axes.set(title=f"{model}: {action}", xlabel="batch", ylabel="ms per item", xscale="log", yscale="log")
             axes.grid(alpha=0.3, which="both")
             axes.legend(fontsize=7)
-    figure.savefig(path, dpi=80)
+    return png_of(figure)
 
 
 def _series(row: Row) -> str:

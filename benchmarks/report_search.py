@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import report, table
+from benchmarks.markdown import png_of, report, table, write_report
 from benchmarks.search import Found
 
 _KINDS = ("greedy", "sampled", "searched")
@@ -18,8 +17,6 @@ def write_search(folder: Path, model: str, found: list[Found], content: dict[str
 
     ``content``: ``command``, ``machine``, ``data``, ``items`` and ``weights_sha256``.
     """
-    json_path, table_path, plot_path = _paths(folder, f"search_{model}")
-    _write_json(json_path, content | {"results": [asdict(row) for row in found]})
     greedy, *_ = found
     header = ("codes", "decodes", "ms", "log p, nats", "gained", "PSNR, dB", "gained")
     rows = []
@@ -40,9 +37,8 @@ def write_search(folder: Path, model: str, found: list[Found], content: dict[str
         "the proposals are the nearest vectors of the generative model's code table, not q's most probable codes.",
         machine=content["machine"],
     )
-    table_path.write_text(text, encoding="utf-8")
-    _plot_search(plot_path, model, found)
-    return [json_path, table_path, plot_path]
+    content = content | {"results": [asdict(row) for row in found]}
+    return write_report(folder, f"search_{model}", content, text, _plot_search(model, found))
 
 
 def write_search_training(folder: Path, name: str, content: dict[str, Any]) -> list[Path]:
@@ -51,8 +47,6 @@ def write_search_training(folder: Path, name: str, content: dict[str, Any]) -> l
     ``content``: ``commands``, ``machine``, ``checkpoint``, ``images``, ``batch_size`` and ``curves``, the
     measurements of each way.
     """
-    json_path, table_path, plot_path = _paths(folder, name)
-    _write_json(json_path, content)
     header = ("way", "seconds", "steps", *_KINDS, "entropy", "codes used")
     rows = []
     for way, curve in content["curves"].items():
@@ -69,9 +63,7 @@ def write_search_training(folder: Path, name: str, content: dict[str, Any]) -> l
         f"{content['batch_size']} images; DAPS draws 4 samples of each. One run each: a few nats say nothing.",
         machine=content["machine"],
     )
-    table_path.write_text(text, encoding="utf-8")
-    _plot_training(plot_path, content["curves"])
-    return [json_path, table_path, plot_path]
+    return write_report(folder, name, content, text, _plot_training(content["curves"]))
 
 
 def write_prior(folder: Path, model: str, content: dict[str, Any]) -> list[Path]:
@@ -80,8 +72,6 @@ def write_prior(folder: Path, model: str, content: dict[str, Any]) -> list[Path]
     ``content``: ``command``, ``machine``, ``train``, ``data``, ``steps``, ``bits_per_item``, ``weights_sha256`` and the
     ``results`` of :func:`benchmarks.prior.measure_prior`.
     """
-    json_path, table_path, _ = _paths(folder, f"prior_{model}")
-    _write_json(json_path, content)
     columns = {
         "log_p": "log p, nats",
         "log_q": "log q, nats",
@@ -100,20 +90,10 @@ def write_prior(folder: Path, model: str, content: dict[str, Any]) -> list[Path]
         f"weights {content['weights_sha256'][:12]}. Search: one sweep, two proposals; λ is log_q_weight.",
         machine=content["machine"],
     )
-    table_path.write_text(text, encoding="utf-8")
-    return [json_path, table_path]
+    return write_report(folder, f"prior_{model}", content, text)
 
 
-def _paths(folder: Path, name: str) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    return [folder / f"{name}.{suffix}" for suffix in ("json", "md", "png")]
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _plot_search(path: Path, model: str, found: list[Found]) -> None:
+def _plot_search(model: str, found: list[Found]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -134,10 +114,10 @@ def _plot_search(path: Path, model: str, found: list[Found]) -> None:
             axes.set(title=model, xlabel=label, ylabel=metric_label, xscale="log")
             axes.grid(alpha=0.3)
             axes.legend()
-    figure.savefig(path, dpi=80)
+    return png_of(figure)
 
 
-def _plot_training(path: Path, curves: dict[str, list[dict[str, float]]]) -> None:
+def _plot_training(curves: dict[str, list[dict[str, float]]]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -149,4 +129,4 @@ def _plot_training(path: Path, curves: dict[str, list[dict[str, float]]]) -> Non
         axes.set(title=f"{kind} codes", xlabel="processor seconds", ylabel="log p, nats")
         axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=80)
+    return png_of(figure)

@@ -7,14 +7,13 @@ that shows what a border costs, as everything else is equal: what is in the pict
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import report
+from benchmarks.markdown import report, write_report
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.datasets import Data
 from daps_tokenizer.errors import InputError
@@ -105,9 +104,6 @@ def _distance(size: int, border: int) -> np.ndarray:
 
 def write_seams(folder: Path, model: str, content: dict[str, Any]) -> list[Path]:
     """Write ``seams_MODEL.json`` and ``seams_MODEL.md``; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    json_path, table_path = folder / f"seams_{model}.json", folder / f"seams_{model}.md"
-    json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     results = content["results"]
     lines = [
         "| | decoded apart | decoded as one grid | the same pixels, no border |",
@@ -127,8 +123,7 @@ def write_seams(folder: Path, model: str, content: dict[str, Any]) -> list[Path]
         "error of the difference between the two pixels on either side of the border.",
         machine=content["machine"],
     )
-    table_path.write_text(text, encoding="utf-8")
-    return [json_path, table_path]
+    return write_report(folder, f"seams_{model}", content, text)
 
 
 def _title(key: str, following: str | None) -> str:
