@@ -251,7 +251,7 @@ def test_metrics_are_recorded_once_per_step_even_if_the_run_was_interrupted(tmp_
     settings = experiment(steps=3, evaluate_every=2, checkpoint_every=2)
     run(settings, tmp_path, max_seconds=0)
     with (tmp_path / "metrics.jsonl").open("a") as file:  # as a run leaves it that is killed after its checkpoint
-        file.write('{"step": 2, "kind": "train", "log_p": 0.0}\n')
+        file.write('{"step": 2, "kind": "train", "log_p": 0.0}\n{"step": 3, "ki')  # in the middle of a line
     run(settings, tmp_path)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3]

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from daps_tokenizer.files import write_bytes_atomically
 from train.dashboard import draw_dashboard
 from train.data import Items
 from train.experiment import Experiment
@@ -85,12 +86,13 @@ class Recorder:
 
 
 def read_metrics(path: Path) -> list[dict[str, float | str]]:
-    """The lines of a ``metrics.jsonl``."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The lines of a ``metrics.jsonl``, without the last one where a run was killed while it wrote it."""
+    content = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
     """Forget what was recorded after the checkpoint that the run goes on from."""
     if path.exists():
         kept = [json.dumps(line) for line in read_metrics(path) if int(line["step"]) <= step]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        write_bytes_atomically(path, "".join(line + "\n" for line in kept).encode())
