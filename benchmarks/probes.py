@@ -5,6 +5,7 @@ Probes are scikit-learn's: logistic regression (L-BFGS, C = 1) and an MLP with o
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.errors import BackendError
+from daps_tokenizer.errors import BackendError, ModelFileError
 from daps_tokenizer.hub import built_in_models, open_model
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from train.code_search import CodeSearch
@@ -39,12 +40,28 @@ def load_autoencoder(model: str) -> Autoencoder:
     Raises:
         ModelNotFoundError, ModelFileError, ConfigError: there is none, or a damaged one.
     """
-    folder = open_model(model).path if model in built_in_models() else Path(model)
-    if not (folder / "config.json").is_file():
-        folder = open_model(model).path
+    folder = _model_folder(model)
     autoencoder = Autoencoder(TokenizerConfig.from_file(folder / "config.json"))
     load_weights(autoencoder, folder / "model.safetensors")
     return autoencoder.eval()
+
+
+def weights_sha256(model: str) -> str:
+    """Of the weights that :func:`load_autoencoder` reads of this model.
+
+    Raises:
+        ModelNotFoundError, ModelFileError: there are none.
+    """
+    path = _model_folder(model) / "model.safetensors"
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror}); expected a model's weights") from None
+
+
+def _model_folder(model: str) -> Path:
+    folder = open_model(model).path if model in built_in_models() else Path(model)
+    return folder if (folder / "config.json").is_file() else open_model(model).path
 
 
 @torch.inference_mode()

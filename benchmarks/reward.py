@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.markdown import report, table
+from benchmarks.markdown import json_bytes, png_of, report, table, write_report
 from benchmarks.probes import choose_labelled, codes_of, one_hot, probe_accuracy
+from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.model.autoencoder import Autoencoder
 from train.checkpoint import load_checkpoint
 from train.data import Dataset
@@ -69,7 +71,7 @@ def run_rewards(
     cells: Sequence[tuple[str, float, int]],
     max_seconds: float | None = None,
 ) -> list[RewardRow]:
-    """Train and measure every (reward, weight, seed) that was not measured before.
+    """Train and measure every (reward, weight, seed) that was not measured before with the same settings.
 
     Args:
         experiment: of method ``daps``; its rewards and seed are replaced by each cell's.
@@ -80,7 +82,7 @@ def run_rewards(
         The rows of the cells that are measured by now.
 
     Raises:
-        ConfigError: another method, or a dataset without labels.
+        ConfigError: another method, a dataset without labels, or a run in ``work`` that has other settings.
     """
     if experiment.method != "daps" or dataset.train_labels is None or dataset.test_labels is None:
         raise ConfigError("rewards are for experiments of method daps on a dataset with labels")
@@ -91,7 +93,8 @@ def run_rewards(
         chosen = replace(experiment, settings=settings, seed=seed)
         folder = work / f"{experiment.name}_{reward}_{weight:g}_{seed}"
         measured = folder / "row.json"
-        if not measured.is_file():
+        row = _kept(measured, chosen)
+        if row is None:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 continue
@@ -99,9 +102,19 @@ def run_rewards(
             if record["steps"] < chosen.steps:
                 continue
             row = _measure(chosen, dataset, folder, reward, weight, seconds=record["seconds"])
-            measured.write_text(json.dumps(asdict(row), indent=2) + "\n", encoding="utf-8")
-        rows.append(RewardRow(**json.loads(measured.read_text(encoding="utf-8"))))
+            write_bytes_atomically(measured, json_bytes({"experiment": asdict(chosen), "row": asdict(row)}))
+        rows.append(row)
     return rows
+
+
+def _kept(path: Path, experiment: Experiment) -> RewardRow | None:
+    """What was measured of an experiment; None where that was not, or of another one."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "experiment" not in content:  # as it was before it said of which experiment it is
+        return None
+    # A setting that the file does not have, because it is newer, had its default then.
+    same = config_from_dict(Experiment, content["experiment"], source=str(path)) == experiment
+    return RewardRow(**content["row"]) if same else None
 
 
 def _measure(
@@ -141,9 +154,8 @@ def write_rewards(
     folder: Path, experiment: Experiment, rows: list[RewardRow], machine: dict[str, str], command: str
 ) -> list[Path]:
     """Write ``reward_NAME.json``, ``.md`` and ``.png``, with the cells that are there; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     stem = f"reward_{experiment.name}"
-    json_path, table_path, plot_path = (folder / f"{stem}.{suffix}" for suffix in ("json", "md", "png"))
+    json_path = folder / f"{stem}.json"
     settings = json.loads(json.dumps(asdict(experiment)))  # tuples are lists, as in the file
     before = json.loads(json_path.read_text(encoding="utf-8")) if json_path.is_file() else {}
     commands = [command]
@@ -158,7 +170,6 @@ def write_rewards(
         "experiment": settings,
         "rows": [asdict(row) for row in rows],
     }
-    json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     header = ("reward", "weight", "runs", *(title for title, *_ in _COLUMNS.values()))
     cells = []
     for reward, weight in dict.fromkeys((row.reward, row.weight) for row in rows):
@@ -177,9 +188,7 @@ def write_rewards(
         f"{QUALITY_ITEMS:,} test images.",
         machine=machine,
     )
-    table_path.write_text(text, encoding="utf-8")
-    _plot(plot_path, experiment, rows)
-    return [json_path, table_path, plot_path]
+    return write_report(folder, stem, content, text, _plot(experiment, rows))
 
 
 def _values(rows: list[RewardRow], name: str) -> np.ndarray:
@@ -192,7 +201,7 @@ def _spread(rows: list[RewardRow], name: str, scale: float, digits: int) -> str:
     return f"{values.mean():.{digits}f}{spread}"
 
 
-def _plot(path: Path, experiment: Experiment, rows: list[RewardRow]) -> None:
+def _plot(experiment: Experiment, rows: list[RewardRow]) -> bytes:
     """Accuracy over log p, a point for each weight."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -214,4 +223,4 @@ def _plot(path: Path, experiment: Experiment, rows: list[RewardRow]) -> None:
     axes.set_ylabel("test accuracy from the codes, %")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=80)
+    return png_of(figure)

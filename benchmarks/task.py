@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import report, table
+from benchmarks.markdown import json_bytes, png_of, report, table, write_report
 from benchmarks.probes import (
     FEATURES,
     PROBES,
@@ -27,8 +27,10 @@ from benchmarks.probes import (
     load_autoencoder,
     one_hot,
     probe_accuracy,
+    weights_sha256,
 )
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.files import write_bytes_atomically
 from train.code_search import CodeSearch
 from train.data import Dataset
 
@@ -113,7 +115,7 @@ def run_task(
     proposals: int | None = None,
     max_seconds: float | None = None,
 ) -> list[TaskRow]:
-    """Probe several models; a model that is in ``work`` already is not probed again.
+    """Probe several models; one that is in ``work`` already, with these weights and options, is not probed again.
 
     Args:
         models: built-in name, model folder or checkpoint, by the name in the report.
@@ -131,7 +133,7 @@ def run_task(
         options: dict[str, Any] = {"counts": counts, "seeds": seeds, "features": features, "probes": probes}
         options |= {"train_items": train_items, "test_items": test_items}
         options |= {} if tried is None else {"proposals": tried}
-        protocol = json.loads(json.dumps({"model": model, **options}))
+        protocol = json.loads(json.dumps({"model": model, "weights_sha256": weights_sha256(model), **options}))
         kept = work / f"{dataset_name}_{label.replace(' ', '_').replace('/', '_')}.json"
         before = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
         if before.get("protocol") != protocol:
@@ -139,7 +141,7 @@ def run_task(
                 continue
             found = probe_model(label, model, dataset, **options)
             before = {"protocol": protocol, "rows": [asdict(row) for row in found]}
-            kept.write_text(json.dumps(before, indent=1) + "\n", encoding="utf-8")
+            write_bytes_atomically(kept, json_bytes(before))
         rows += [TaskRow(**row) for row in before["rows"]]
     return rows
 
@@ -148,10 +150,6 @@ def write_task(
     folder: Path, name: str, dataset: str, rows: list[TaskRow], machine: dict[str, str], commands: Sequence[str]
 ) -> list[Path]:
     """Write ``NAME.json``, ``.md`` and ``.png``; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    json_path, table_path, plot_path = (folder / f"{name}.{suffix}" for suffix in ("json", "md", "png"))
-    content = {"command": list(commands), "machine": machine, "rows": [asdict(row) for row in rows]}
-    json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     counts = sorted({row.labels for row in rows})
     header = ("codes", "bits", "features", "probe", *(f"{count:,} labels" for count in counts))
     lines = []
@@ -173,9 +171,8 @@ def write_task(
         "generative model's vectors, side by side.",
         machine=machine,
     )
-    table_path.write_text(text, encoding="utf-8")
-    _plot(plot_path, rows)
-    return [json_path, table_path, plot_path]
+    content = {"command": list(commands), "machine": machine, "rows": [asdict(row) for row in rows]}
+    return write_report(folder, name, content, text, _plot(rows))
 
 
 def accuracies(rows: list[TaskRow], **wanted: object) -> np.ndarray:
@@ -183,7 +180,7 @@ def accuracies(rows: list[TaskRow], **wanted: object) -> np.ndarray:
     return np.array([row.accuracy for row in rows if all(getattr(row, key) == value for key, value in wanted.items())])
 
 
-def _plot(path: Path, rows: list[TaskRow]) -> None:
+def _plot(rows: list[TaskRow]) -> bytes:
     """Accuracy against labels for each model, and against bits for each number of labels; linear probes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -218,4 +215,4 @@ def _plot(path: Path, rows: list[TaskRow]) -> None:
         for axes in (by_labels, by_bits):
             axes.grid(alpha=0.3)
             axes.legend(fontsize=8)
-    figure.savefig(path, dpi=80)
+    return png_of(figure)
