@@ -13,7 +13,7 @@ from tests.settings import TINY_MLP
 from tests.test_methods import digits
 from train.__main__ import main
 from train.table import TableConfig, load_table, run_cell, stages
-from train.table_report import COLUMNS, metrics_of, write_table
+from train.table_report import COLUMNS, common_curves, metrics_of, write_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -127,6 +127,24 @@ def test_the_files_hold_every_cell_beside_the_papers_numbers(cells: list[dict[st
     assert len(rows) == 3 and "| -49.08 |" in rows[0] and all("±" in row and "| 4 | 2 |" in row for row in rows)
     assert all(row.count("|") == lines[4].count("|") for row in rows) and len(COLUMNS) < lines[4].count("|")
     assert paths[2].read_bytes().startswith(b"\x89PNG") and paths[2].stat().st_size < 200_000
+
+
+def test_a_cell_that_was_interrupted_is_drawn_beside_one_that_was_not(
+    cells: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    whole, interrupted = ({"curve": [{"step": s, "log_p": -float(s)} for s in steps]} for steps in ((2, 4), (2, 3, 4)))
+    steps, values = common_curves([interrupted, whole])
+    assert steps == [2, 4] and values.tolist() == [[-2, -4], [-2, -4]]
+    unequal = [cells[0] | whole, cells[1] | interrupted]
+    paths = write_table(tmp_path, "table_tiny", unequal, beta=0.01, paper={}, command="train table")
+    assert all(path.stat().st_size for path in paths)
+
+
+def test_a_table_that_cannot_be_drawn_leaves_no_file(cells: list[dict[str, Any]], tmp_path: Path) -> None:
+    damaged = [cells[0] | {"curve": [{}]}]
+    with pytest.raises(KeyError):
+        write_table(tmp_path / "out", "table_tiny", damaged, beta=0.01, paper={}, command="train table")
+    assert not (tmp_path / "out").exists()
 
 
 def run(*arguments: str | Path) -> Result:

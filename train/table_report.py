@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections import defaultdict
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.measure import machine_line
 
 # Metric, heading, digits. Of sampled codes, as in the paper; a quantiser has one code.
@@ -51,6 +53,8 @@ def write_table(
 ) -> list[Path]:
     """Write ``NAME.json``, ``NAME.md`` and ``NAME.png``; returns their paths.
 
+    All are made before the first is written, and each is there whole or not at all.
+
     Args:
         folder: where to.
         name: of the files.
@@ -59,16 +63,19 @@ def write_table(
         paper: published values by row and metric.
         command: what made them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{suffix}" for suffix in ("json", "md", "png")]
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for cell in cells:
         rows[cell["row"]].append(cell)
     content = {"command": command, "beta": beta, "paper": paper, "cells": cells}
-    paths[0].write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    paths[1].write_text(_markdown(name, rows, beta, paper, command), encoding="utf-8")
-    _plot(paths[2], rows, beta, paper)
-    return paths
+    files = {
+        "json": (json.dumps(content, indent=1) + "\n").encode(),
+        "md": _markdown(name, rows, beta, paper, command).encode(),
+        "png": _plot(rows, beta, paper),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, data in files.items():
+        write_bytes_atomically(folder / f"{name}.{suffix}", data)
+    return [folder / f"{name}.{suffix}" for suffix in files]
 
 
 def _markdown(
@@ -129,7 +136,17 @@ def _mean_and_spread(values: Sequence[float], digits: int) -> str:
     return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else "")
 
 
-def _plot(path: Path, rows: dict[str, list[dict[str, Any]]], beta: float, paper: dict[str, dict[str, float]]) -> None:
+def common_curves(cells: Sequence[dict[str, Any]]) -> tuple[list[float], np.ndarray]:
+    """Steps at which all cells were evaluated, and log p there (cells, steps).
+
+    A cell that was interrupted was evaluated once more, where it stopped.
+    """
+    curves = [{point["step"]: point["log_p"] for point in cell["curve"]} for cell in cells]
+    steps = [step for step in curves[0] if all(step in curve for curve in curves)]
+    return steps, np.array([[curve[step] for step in steps] for curve in curves])
+
+
+def _plot(rows: dict[str, list[dict[str, Any]]], beta: float, paper: dict[str, dict[str, float]]) -> bytes:
     """Left: log p over steps, mean and range over the seeds. Right: where each ended, and the paper's value."""
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -142,8 +159,7 @@ def _plot(path: Path, rows: dict[str, list[dict[str, Any]]], beta: float, paper:
     lowest = math.inf
     for number, (row, cells) in enumerate(rows.items()):
         colour, style = colours(number % 20), "--" if number % 2 else "-"
-        steps = [point["step"] for point in cells[0]["curve"]]
-        curves = np.array([[point["log_p"] for point in cell["curve"]] for cell in cells])
+        steps, curves = common_curves(cells)
         left.plot(steps, curves.mean(0), style, color=colour, label=cells[0]["title"])
         left.fill_between(steps, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
         ends = [metrics_of(cell, beta)["log_p"] for cell in cells]
@@ -159,4 +175,6 @@ def _plot(path: Path, rows: dict[str, list[dict[str, Any]]], beta: float, paper:
     right.invert_yaxis()
     right.set_xlabel("log p at the end; × the paper's, after its 250,000 steps")
     right.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=80)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    return buffer.getvalue()
