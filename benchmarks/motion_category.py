@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from daps_tokenizer.datasets import reading
+from daps_tokenizer.archives import reading
 from daps_tokenizer.motion.dataset import VALIDATION_CLIPS
 from train.data import Dataset
-from train.motion import MotionWindows, load_clips, windows_of
+from train.motion import EXPECTED, MotionWindows, load_clips, windows_of
 
 
 def category(clip: str) -> str:
@@ -37,7 +37,7 @@ def motion_by_category(path: Path, frames: int) -> Dataset:
     Raises:
         InputError: not that file.
     """
-    with reading(path, "the LAFAN1 clips of the H1 with data, split_points, names and fps"):
+    with reading(path, EXPECTED):
         clips = load_clips(path)
         kinds = sorted({category(name) for name in VALIDATION_CLIPS})
         validation = [name for name in VALIDATION_CLIPS if name in clips]

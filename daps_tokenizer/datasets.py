@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -13,11 +10,13 @@ from typing import Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from daps_tokenizer.archives import read_npz, reading
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.images import Fit
 from daps_tokenizer.inputs import Modality, open_modality
 from daps_tokenizer.motion.dataset import open_motion_data
+from daps_tokenizer.motion.features import FPS
 from daps_tokenizer.sources import Source, open_source
 
 Split = Literal["train", "test"]
@@ -130,7 +129,8 @@ def open_data(
         InputError: nothing there, none of these, damaged, or without images; names what would be accepted.
     """
     if config.modality == "motion":
-        return open_motion_data(path, config.input_shape[0], split=split, limit=limit)
+        fps = config.motion.fps if config.motion is not None else FPS
+        return open_motion_data(path, config.input_shape[0], fps=fps, split=split, limit=limit)
     modality = open_modality(config)
     if path.suffix == ".npz" or (path.is_dir() and any(path.glob(f"{split}_*.webp"))):
         images, labels = read_mnist(path, split) if path.suffix == ".npz" else read_cifar10(path, split)
@@ -155,8 +155,11 @@ def read_mnist(path: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
         InputError: missing, damaged, or another archive.
     """
     expected = "the Keras archive with x_train, y_train, x_test and y_test"
-    with reading(path, expected), np.load(path, allow_pickle=False) as archive:
-        return archive[f"x_{split}"][..., None], archive[f"y_{split}"]
+    arrays = read_npz(path, f"x_{split}", f"y_{split}", source=str(path), expected=expected)
+    images, labels = arrays.values()
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise InputError(f"{path}: images of shape {images.shape} and labels {labels.shape}; expected {expected}")
+    return images[..., None], labels
 
 
 def read_cifar10(folder: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -177,18 +180,9 @@ def read_cifar10(folder: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
     images = np.concatenate(parts)
     labels_path = folder / f"{split}_labels.npy"
     with reading(labels_path, "one label per image"):
-        labels: np.ndarray = np.load(labels_path, allow_pickle=False)
-    if len(labels) != len(images):
-        raise InputError(f"{split} has {len(images)} items and {len(labels)} labels; expected as many of both")
+        labels = np.asarray(np.load(labels_path, allow_pickle=False))
+    if labels.shape != (len(images),):
+        raise InputError(
+            f"{labels_path}: labels of shape {labels.shape}; expected one for each of {len(images)} images"
+        )
     return images, labels
-
-
-@contextmanager
-def reading(path: Path, expected: str) -> Iterator[None]:
-    """Say which file is to blame, and what it should have been."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected {expected}") from None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read ({error}); expected {expected}") from error

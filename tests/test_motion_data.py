@@ -1,5 +1,6 @@
 """Motion as training data: windows of real clips, training and validation clips apart."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.motion.dataset import VALIDATION_CLIPS
 from daps_tokenizer.motion.features import compute_features
 from tests.motion.motions import smooth_motion
+from tests.settings import SMALL_MOTION
 from train.data import load_dataset
+from train.experiment import Experiment
 from train.motion import MotionWindows, windows_of
 
 
@@ -48,6 +51,13 @@ def test_a_model_with_other_features_is_refused(tmp_path: Path) -> None:
     folder = write_archive(tmp_path, ("walk1_subject1", *VALIDATION_CLIPS))
     with pytest.raises(ConfigError, match=r"motion has items of \(frames, 127\), not \[32, 126\]"):
         load_dataset("motion", folder, input_shape=(32, 126))
+
+
+def test_a_model_of_another_frame_rate_is_refused() -> None:
+    assert SMALL_MOTION.motion is not None
+    fast = dataclasses.replace(SMALL_MOTION, motion=dataclasses.replace(SMALL_MOTION.motion, fps=50.0))
+    with pytest.raises(ConfigError, match=r"dataset motion has 30 frames per second; set motion\.fps to it, not 50"):
+        Experiment("fast", fast, "motion", "daps", steps=1, batch_size=1)
 
 
 @pytest.mark.parametrize("wrong", [{"fps": 60}, {"columns": 25}, {"names": ("walk1_subject1", "run1_subject2")}])

@@ -250,7 +250,9 @@ def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
         load_dataset("cifar10", tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["cut short", "empty", "text", "array missing", "other lengths"])
+@pytest.mark.parametrize(
+    "damage", ["cut short", "empty", "text", "one array", "array missing", "other lengths", "no list"]
+)
 def test_a_damaged_mnist_is_refused(damage: str, digits: Path) -> None:
     path = digits / "mnist.npz"
     with np.load(path) as archive:
@@ -260,13 +262,18 @@ def test_a_damaged_mnist_is_refused(damage: str, digits: Path) -> None:
         np.savez(path, **{name: array for name, array in arrays.items() if name != "x_test"})
     elif damage == "other lengths":
         np.savez(path, **arrays | {"y_train": np.arange(3)})
+    elif damage == "no list":
+        np.savez(path, **arrays | {"y_test": 7})
+    elif damage == "one array":
+        with path.open("wb") as file:
+            np.save(file, arrays["x_test"])
     else:
         path.write_bytes({"cut short": content[:-200], "empty": b"", "text": b"no archive"}[damage])
     with pytest.raises(InputError, match="expected"):
         load_dataset("mnist", digits)
 
 
-@pytest.mark.parametrize("damage", ["cut short", "another size", "no labels", "no test"])
+@pytest.mark.parametrize("damage", ["cut short", "another size", "no labels", "one of the labels", "no test"])
 def test_a_damaged_cifar10_is_refused(damage: str, tmp_path: Path) -> None:
     folder = tmp_path / "cifar10"
     folder.mkdir()
@@ -275,9 +282,11 @@ def test_a_damaged_cifar10_is_refused(damage: str, tmp_path: Path) -> None:
         mosaic.save(folder / f"{split}_00.webp", lossless=True)
         np.save(folder / f"{split}_labels.npy", np.zeros(1000))
     assert arrays(load_dataset("cifar10", tmp_path))[0].shape == (1000, 32, 32, 3)
-    victim = folder / ("train_labels.npy" if damage == "no labels" else "test_00.webp")
+    victim = folder / ("train_labels.npy" if "labels" in damage else "test_00.webp")
     if damage.startswith("no"):
         victim.unlink()
+    elif damage == "one of the labels":
+        np.save(victim, 7)
     elif damage == "another size":
         mosaic.resize((640, 800)).save(victim)
     else:

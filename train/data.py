@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from daps_tokenizer.datasets import Split, read_cifar10, read_mnist, reading
+from daps_tokenizer.datasets import Split, read_cifar10, read_mnist
 from daps_tokenizer.errors import InputError
 from train.motion import open_motion
 from train.photos import PhotosConfig, open_photos
@@ -117,9 +117,7 @@ def load_dataset(
     if kind == "photos":
         return Dataset(*open_photos(photos or PhotosConfig(), folder, input_shape))
     if kind == "motion":
-        path = folder / "lafan1_h1.npz"
-        with reading(path, "the LAFAN1 clips of the H1 with data, split_points, names and fps"):
-            return Dataset(*open_motion(path, input_shape))
+        return Dataset(*open_motion(folder / "lafan1_h1.npz", input_shape))
     return {"mnist": _load_mnist, "cifar10": _load_cifar10}[kind](folder)
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from daps_tokenizer.config import TokenizerConfig, config_from_dict
 from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.motion.features import FPS
 from train.data import DatasetKind
 from train.methods import method_settings
 from train.photos import PhotosConfig
@@ -101,6 +102,9 @@ class Experiment:
             )
         if self.data is not None:
             self.data.check_fit(self.model.input_shape, self.batch_size)
+        motion = self.model.motion
+        if self.dataset == "motion" and motion is not None and motion.fps != FPS:
+            raise ConfigError(f"dataset motion has {FPS:g} frames per second; set motion.fps to it, not {motion.fps:g}")
 
 
 def load_experiment(path: Path) -> Experiment:

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from daps_tokenizer.archives import read_npz, reading
 from daps_tokenizer.config import NormalisationConfig
-from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.motion.dataset import VALIDATION_CLIPS, draw_windows, window_starts
-from daps_tokenizer.motion.features import FEATURE_NAMES, compute_features, mirror_features
+from daps_tokenizer.motion.features import FEATURE_NAMES, FPS, compute_features, mirror_features
+
+EXPECTED = "the LAFAN1 clips of the H1 with data, split_points, names and fps"
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,14 @@ def load_clips(path: Path) -> dict[str, np.ndarray]:
     """The clips of ``lafan1_h1.npz`` by name, each (frames, 26) float32 at 30 frames per second.
 
     Raises:
-        OSError, KeyError, ValueError: not that file.
+        InputError: not that file.
     """
-    with np.load(path, allow_pickle=False) as archive:
-        data, ends = archive["data"], archive["split_points"]
-        names = [str(name) for name in archive["names"]]
-        if int(archive["fps"]) != 30 or data.ndim != 2 or data.shape[1] != 26 or len(ends) != len(names) + 1:
+    arrays = read_npz(path, "data", "split_points", "names", "fps", source=str(path), expected=EXPECTED)
+    data, ends, names, fps = arrays.values()
+    with reading(path, EXPECTED):
+        if int(fps) != FPS or data.ndim != 2 or data.shape[1] != 26 or len(ends) != len(names) + 1:
             raise ValueError("not 26 columns at 30 fps")
-    return {name: data[begin:end] for name, begin, end in zip(names, ends[:-1], ends[1:], strict=True)}
+        return {str(name): data[begin:end] for name, begin, end in zip(names, ends[:-1], ends[1:], strict=True)}
 
 
 def open_motion(path: Path, input_shape: tuple[int, ...]) -> tuple[MotionWindows, MotionWindows]:
@@ -64,13 +67,13 @@ def open_motion(path: Path, input_shape: tuple[int, ...]) -> tuple[MotionWindows
 
     Raises:
         ConfigError: a model with other features.
-        OSError, KeyError, ValueError: not that file.
+        InputError: not that file.
     """
     if len(input_shape) != 2 or input_shape[1] != len(FEATURE_NAMES):
         raise ConfigError(f"dataset motion has items of (frames, {len(FEATURE_NAMES)}), not {list(input_shape)}")
     clips = load_clips(path)
     if not set(VALIDATION_CLIPS) < set(clips):
-        raise ValueError(f"not the clips {', '.join(VALIDATION_CLIPS)} and others")
+        raise InputError(f"{path}: cannot be read (not {', '.join(VALIDATION_CLIPS)} and others); expected {EXPECTED}")
     train = [clip for name, clip in clips.items() if name not in VALIDATION_CLIPS]
     windows = windows_of(train, input_shape[0])
     validation = windows_of([clips[name] for name in VALIDATION_CLIPS], input_shape[0])
@@ -79,7 +82,7 @@ def open_motion(path: Path, input_shape: tuple[int, ...]) -> tuple[MotionWindows
 
 def normalisation_of(clips: Sequence[np.ndarray]) -> NormalisationConfig:
     """Mean and standard deviation of each feature over all frames of clips and of their mirror images."""
-    features = np.concatenate([compute_features(clip, fps=30.0) for clip in clips])
+    features = np.concatenate([compute_features(clip, fps=FPS) for clip in clips])
     features = np.concatenate([features, mirror_features(features)])
     mean, std = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
     return NormalisationConfig(tuple((mean.round(6) + 0.0).tolist()), tuple(std.round(6).tolist()))
@@ -87,5 +90,5 @@ def normalisation_of(clips: Sequence[np.ndarray]) -> NormalisationConfig:
 
 def windows_of(clips: Sequence[np.ndarray], length: int) -> MotionWindows:
     """Every window of clips (frames, 26) at 30 frames per second; no window reaches over the end of its clip."""
-    features = np.concatenate([compute_features(clip, fps=30.0) for clip in clips])
+    features = np.concatenate([compute_features(clip, fps=FPS) for clip in clips])
     return MotionWindows(features, window_starts([len(clip) for clip in clips], length), length)

@@ -9,13 +9,12 @@ and ``fps``. Rows and columns are counted from 1 in every message.
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from daps_tokenizer.archives import read_npz
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.motion.kinematics import JOINT_NAMES
 
@@ -27,8 +26,6 @@ COLUMNS = (
 FORMATS = (".csv", ".npz")
 _ROW = f"{len(COLUMNS)} columns: root x y z, root quaternion x y z w and {len(JOINT_NAMES)} joint angles"
 _ZIP_MAGIC = b"PK"  # an archive of nothing goes on otherwise than others
-# What numpy's and Python's readers of archives raise; the fifth is a compression that Python does not have.
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile)
 _MOST_NAMES = 8  # that are listed in a message
 
 
@@ -52,7 +49,7 @@ class Content(NamedTuple):
 
 
 def read(data: bytes, source: str, *, clip: str | None) -> Content:
-    """Read the content of a CSV or NPZ file, told apart by how it begins.
+    """Read one clip from the content of a CSV or NPZ file.
 
     Args:
         data: all of the file.
@@ -62,20 +59,30 @@ def read(data: bytes, source: str, *, clip: str | None) -> Content:
     Raises:
         InputError: not such a file, an empty or damaged one, no clip of that name, or a choice of clips without one.
     """
+    contents = read_all(data, source)
+    names = [content.layout.clip for content in contents]
+    if names == [None]:
+        if clip is not None:
+            raise InputError(f"{source}: is not an archive of many clips, so it has none named {clip!r}")
+        return contents[0]
+    chosen = names[0] if clip is None and len(names) == 1 else clip
+    if chosen is None or chosen not in names:
+        listed = ", ".join(map(str, names[:_MOST_NAMES]))
+        listed += f" and {len(names) - _MOST_NAMES} more" * (len(names) > _MOST_NAMES)
+        wanted = "name one of them" if clip is None else f"there is none named {clip!r}"
+        raise InputError(f"{source}: holds {len(names)} clips, {wanted}: {listed}")
+    return contents[names.index(chosen)]
+
+
+def read_all(data: bytes, source: str) -> list[Content]:
+    """Read every clip, at least one, from the content of a CSV or NPZ file, told apart by how it begins.
+
+    Raises:
+        InputError: not such a file, or an empty or damaged one.
+    """
     if data.startswith(_ZIP_MAGIC):
-        return _read_npz(data, source, clip)
-    if clip is not None:
-        raise InputError(f"{source}: is not an archive of many clips, so it has none named {clip!r}")
-    return Content(_read_csv(data, source), None, PLAIN)
-
-
-def clip_names(path: Path) -> list[str]:
-    """Names of the clips in an NPZ archive of many; none where it holds one clip, or is no such archive."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return [str(name) for name in archive["names"]] if "split_points" in archive.files else []
-    except _DAMAGED:
-        return []
+        return _read_npz(data, source)
+    return [Content(_read_csv(data, source), None, PLAIN)]
 
 
 def to_csv(qpos: np.ndarray) -> bytes:
@@ -131,48 +138,35 @@ def _read_row(line: str, number: int, source: str) -> list[float]:
     return row
 
 
-def _read_npz(data: bytes, source: str, clip: str | None) -> Content:
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except _DAMAGED as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{source}: cannot be read as NPZ ({reason}); expected arrays of numbers") from error
+def _read_npz(data: bytes, source: str) -> list[Content]:
+    expected = f"an NPZ archive of qpos or data (T, {len(COLUMNS)}), and fps"
+    arrays = read_npz(io.BytesIO(data), source=source, expected=expected)
     fps = arrays["fps"].item() if "fps" in arrays and arrays["fps"].size == 1 else arrays.get("fps")
     if "split_points" in arrays:
-        qpos, name = _choose(arrays, source, clip)
-        return Content(qpos, fps, NpzLayout("data", name))
-    if clip is not None:
-        raise InputError(f"{source}: is not an archive of many clips, so it has none named {clip!r}")
+        return [Content(qpos, fps, NpzLayout("data", name)) for name, qpos in _split(arrays, source)]
     keys: tuple[Literal["qpos", "data"], ...] = ("qpos", "data")
     for key in keys:
         if key in arrays:
-            return Content(arrays[key], fps, NpzLayout(key))
-    found = ", ".join(arrays) or "nothing"
-    raise InputError(f"{source}: holds {found}; expected qpos or data (T, {len(COLUMNS)}), and fps")
+            return [Content(arrays[key], fps, NpzLayout(key))]
+    raise InputError(f"{source}: holds {', '.join(arrays) or 'nothing'}; expected {expected}")
 
 
-def _choose(arrays: dict[str, np.ndarray], source: str, clip: str | None) -> tuple[np.ndarray, str]:
-    """The poses and the name of one clip of many."""
+def _split(arrays: dict[str, np.ndarray], source: str) -> list[tuple[str, np.ndarray]]:
+    """Names and poses of many clips."""
     data, split, names = (arrays.get(key, np.empty(0)) for key in ("data", "split_points", "names"))
     is_whole = (
-        split.ndim == 1
+        split.ndim == names.ndim == 1
+        and data.ndim >= 1
         and split.dtype.kind in "iu"
         and len(split) == len(names) + 1 >= 2
         and split[0] == 0
         and split[-1] == len(data)
-        and (np.diff(split) >= 0).all()
+        and (split[:-1] <= split[1:]).all()
     )
     if not is_whole:
         raise InputError(
             f"{source}: data {data.shape}, split_points {split.shape} and names {names.shape} do not fit together; "
             "expected split_points from 0 to the number of rows, one more than there are names"
         )
-    known = [str(name) for name in names]
-    chosen = known[0] if clip is None and len(known) == 1 else clip
-    if chosen is None or chosen not in known:
-        listed = ", ".join(known[:_MOST_NAMES]) + (f" and {len(known) - _MOST_NAMES} more" * (len(known) > _MOST_NAMES))
-        wanted = "name one of them" if clip is None else f"there is none named {clip!r}"
-        raise InputError(f"{source}: holds {len(known)} clips, {wanted}: {listed}")
-    number = known.index(chosen)
-    return data[split[number] : split[number + 1]], chosen
+    parts = zip(names, split[:-1], split[1:], strict=True)
+    return [(str(name), data[begin:end]) for name, begin, end in parts]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from daps_tokenizer.archives import reading
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.layouts import FPS_RANGE
 from daps_tokenizer.motion import clip_files
-from daps_tokenizer.motion.clip_files import COLUMNS, FORMATS, PLAIN, NpzLayout
+from daps_tokenizer.motion.clip_files import COLUMNS, FORMATS, PLAIN, Content, NpzLayout
 from daps_tokenizer.motion.features import FPS
 
 _QUATERNION = slice(3, 7)
@@ -77,16 +79,23 @@ class Clip:
         Raises:
             InputError: it cannot be read, is not such a file, or holds no valid clip.
         """
-        try:
-            data = Path(path).read_bytes()
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; expected the path of a clip, CSV or NPZ") from None
-        except IsADirectoryError:
-            raise InputError(f"{path}: is a folder; expected the path of a clip, CSV or NPZ") from None
-        except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise InputError(f"{os.fspath(path)!r}: cannot be read ({reason}); expected a clip, CSV or NPZ") from error
-        return cls.from_bytes(data, source=str(path), fps=fps, clip=clip)
+        return cls.from_bytes(_read_file(path), source=str(path), fps=fps, clip=clip)
+
+    @classmethod
+    def load_all(cls, path: str | os.PathLike[str], choose: Callable[[list[str]], list[str]]) -> list[Clip]:
+        """Read a CSV or NPZ file once for several of its clips, each of which errors call by its name.
+
+        Args:
+            path: of the file.
+            choose: given the names of the clips in an archive of many, those that are wanted, in their order.
+
+        Raises:
+            InputError: as of :meth:`load`; clips that were not chosen are not checked.
+        """
+        contents = clip_files.read_all(_read_file(path), str(path))
+        named = {content.layout.clip: content for content in contents if content.layout.clip is not None}
+        chosen = [named[name] for name in choose(list(named))] if named else contents
+        return [cls._of(content, str(path), content.layout.clip) for content in chosen]
 
     @classmethod
     def from_bytes(cls, data: bytes, *, source: str, fps: float | None = None, clip: str | None = None) -> Clip:
@@ -96,6 +105,10 @@ class Clip:
             check_fps(fps, source)
         if content.fps is not None and fps is not None and check_fps(content.fps, source) != fps:
             raise InputError(f"{source}: says that it has {content.fps:g} fps, not {fps:g}; leave fps out")
+        return cls._of(content, source, clip, fps=fps)
+
+    @classmethod
+    def _of(cls, content: Content, source: str, clip: str | None, *, fps: float | None = None) -> Clip:
         rate: Any = next((value for value in (content.fps, fps) if value is not None), FPS)
         return cls(content.qpos, rate, source if clip is None else f"{source}: {clip}", content.layout)
 
@@ -155,15 +168,35 @@ def check_fps(fps: object, source: str) -> float:
     is_number = isinstance(fps, int | float | np.integer | np.floating) and not isinstance(fps, bool)
     least, most = FPS_RANGE
     if not is_number or not least <= fps <= most:  # type: ignore[operator]  # a number by now
-        raise InputError(f"{source}: fps must be a number from {least:g} to {most:g}, not {fps!r}")
+        found = " ".join(repr(fps).split())  # of an array in one line
+        raise InputError(f"{source}: fps must be a number from {least:g} to {most:g}, not {found}")
     return float(fps)  # type: ignore[arg-type]
 
 
-def to_numpy(value: Any) -> Any:
-    """A torch tensor as an array, anything else as it is; torch need not be installed."""
+def to_numpy(value: Any, source: str) -> Any:
+    """A torch tensor as an array, anything else as it is; torch need not be installed.
+
+    Raises:
+        InputError: a tensor that NumPy has no counterpart of.
+    """
     if type(value).__module__.startswith("torch") and hasattr(value, "detach"):
-        return value.detach().cpu().numpy()
+        try:
+            return value.detach().cpu().numpy()
+        except (TypeError, RuntimeError) as error:  # bfloat16; or tensors without values
+            raise InputError(f"{source}: a tensor of {value.dtype} has no NumPy array; expected float32") from error
     return value
+
+
+def _read_file(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected the path of a clip, CSV or NPZ") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; expected the path of a clip, CSV or NPZ") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{os.fspath(path)!r}: cannot be read ({reason}); expected a clip, CSV or NPZ") from error
 
 
 def _load(item: Any, source: str, fps: float | None) -> list[Clip]:
@@ -171,16 +204,20 @@ def _load(item: Any, source: str, fps: float | None) -> list[Clip]:
         return [Clip.load(item, fps=fps)]
     if hasattr(item, "read"):
         name = getattr(item, "name", None)  # a number where the file was opened by its descriptor
-        content = item.read()
         source = name if isinstance(name, str) else source
-        if not isinstance(content, bytes):
-            raise InputError(f"{source}: is opened as text; expected a file opened in binary mode")
+        with reading(source, "a clip, CSV or NPZ, opened in binary mode"):
+            try:
+                content = item.read()
+            except UnicodeDecodeError:
+                content = ""
+            if not isinstance(content, bytes):
+                raise InputError(f"{source}: is opened as text; expected a file opened in binary mode")
         return [Clip.from_bytes(content, source=source, fps=fps)]
     if isinstance(item, Clip):
         if fps is not None and check_fps(fps, item.name) != item.fps:
             raise InputError(f"{item.name}: a Clip of {item.fps:g} fps, not {fps:g}; leave fps out")
         return [item]
-    item = to_numpy(item)
+    item = to_numpy(item, source)
     if not isinstance(item, np.ndarray):
         raise InputError(f"{source}: expected {_ACCEPTED}, not {type(item).__name__}")
     rate = FPS if fps is None else fps
@@ -194,7 +231,8 @@ def _load(item: Any, source: str, fps: float | None) -> list[Clip]:
 
 def _checked(qpos: np.ndarray, name: str) -> np.ndarray:
     """The poses as a read-only float64 copy, if they are possible ones."""
-    given = np.asarray(qpos)
+    with reading(name, f"an array (T, {len(COLUMNS)})"):
+        given = np.asarray(to_numpy(qpos, name))
     if given.dtype.kind not in "fiu":
         raise InputError(f"{name}: values are of type {given.dtype}; expected floating-point numbers")
     if given.ndim != 2 or given.shape[1] != len(COLUMNS):

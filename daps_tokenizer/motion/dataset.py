@@ -6,6 +6,7 @@ place.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.motion.clip_files import FORMATS, clip_names
+from daps_tokenizer.motion.clip_files import FORMATS
 from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.motion.features import FPS, compute_features
 from daps_tokenizer.motion.resample import resample
@@ -57,7 +58,12 @@ class WindowData:
 
 
 def open_motion_data(
-    path: Path, length: int, *, split: Literal["train", "test"] = "test", limit: int | None = None
+    path: Path,
+    length: int,
+    *,
+    fps: float = FPS,
+    split: Literal["train", "test"] = "test",
+    limit: int | None = None,
 ) -> WindowData:
     """Windows of clips, at most 10,000 drawn uniformly: the same ones every time.
 
@@ -65,6 +71,7 @@ def open_motion_data(
         path: an NPZ archive, a CSV file, or a folder of these. Of LAFAN1 the test split is the four clips that no
             built-in model was trained on; anything else has one split, and is used whole.
         length: frames in a window.
+        fps: frames per second of the model, which clips are brought to.
         split: of LAFAN1.
         limit: the first so many windows.
 
@@ -74,8 +81,8 @@ def open_motion_data(
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in FORMATS) if path.is_dir() else [path]
     if not files:
         raise InputError(f"{path}: holds no clips; expected {' or '.join(FORMATS)} files")
-    clips = [clip for file in files for clip in _load_all(file, split)]
-    features = [compute_features(resample(clip.qpos, from_fps=clip.fps, to_fps=FPS), fps=FPS) for clip in clips]
+    clips = [clip for file in files for clip in Clip.load_all(file, functools.partial(_names_of, split))]
+    features = [compute_features(resample(clip.qpos, from_fps=clip.fps, to_fps=fps), fps=fps) for clip in clips]
     starts = window_starts([len(each) for each in features], length)
     if not len(starts):
         raise InputError(f"{path}: all clips are shorter than a window of {length} frames")
@@ -96,13 +103,10 @@ def draw_windows(starts: np.ndarray) -> np.ndarray:
     return starts[random.choice(len(starts), min(VALIDATION_WINDOWS, len(starts)), replace=False)]
 
 
-def _load_all(file: Path, split: str) -> list[Clip]:
-    """The clips of one file that belong to a split."""
-    names = clip_names(file) if file.suffix.lower() == ".npz" else []
-    if not names:
-        return [Clip.load(file)]
-    if set(VALIDATION_CLIPS) < set(names):
-        names = [name for name in names if (name in VALIDATION_CLIPS) == (split == "test")]
-        # In the order of the paper's list, which decides what is drawn.
-        names = list(VALIDATION_CLIPS) if split == "test" else names
-    return [Clip.load(file, clip=name) for name in names]
+def _names_of(split: str, names: list[str]) -> list[str]:
+    """Those of the clips in an archive that belong to a split."""
+    if not set(VALIDATION_CLIPS) < set(names):
+        return names
+    if split == "test":
+        return list(VALIDATION_CLIPS)  # in the order of the paper's list, which decides what is drawn
+    return [name for name in names if name not in VALIDATION_CLIPS]

@@ -118,7 +118,7 @@ class MotionInputs:
     def _features(self, inputs: object) -> np.ndarray | None:
         """The inputs as (B, frames, 127) float32 if they are features already, else None."""
         size = (self._length, len(FEATURE_NAMES))
-        array = to_numpy(inputs)
+        array = to_numpy(inputs, "the clip")
         if not isinstance(array, np.ndarray) or array.shape[-2:] != size or array.ndim not in (2, 3):
             return None
         features = array.reshape(-1, *size).astype(np.float32)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from daps_tokenizer import Clip
+from daps_tokenizer.archives import read_npz
 from daps_tokenizer.errors import InputError, OutputExistsError
+from daps_tokenizer.motion import clip_files
 from daps_tokenizer.motion.clip_files import COLUMNS
 from daps_tokenizer.motion.clips import load_clips
 from tests.motion.motions import LAFAN, needs_lafan, smooth_motion
@@ -61,6 +63,26 @@ def test_one_clip_of_many_is_chosen_by_name(tmp_path: Path) -> None:
     assert refusal(path).endswith("all.npz: holds 2 clips, name one of them: run, walk")
     with pytest.raises(InputError, match="there is none named 'jump': run, walk"):
         Clip.load(path, clip="jump")
+
+
+def test_several_clips_are_read_at_once(walk_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poses = WALK.copy()
+    poses[20] = np.nan  # in a clip that nobody asks for
+    path = npz(tmp_path / "all.npz", data=poses, split_points=[0, 15, 25, 40], names=["run", "jump", "walk"], fps=50)
+    reads: list[str] = []
+
+    def counted(*arguments: object, source: str, **options: object) -> dict[str, np.ndarray]:
+        reads.append(source)
+        return read_npz(*arguments, source=source, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(clip_files, "read_npz", counted)
+    clips = Clip.load_all(path, lambda names: [name for name in reversed(names) if name != "jump"])
+    assert reads == [str(path)]
+    assert [(clip.name, len(clip), clip.fps) for clip in clips] == [
+        (f"{path}: walk", 15, 50.0),
+        (f"{path}: run", 15, 50.0),
+    ]
+    assert [clip.name for clip in Clip.load_all(walk_csv, list)] == [str(walk_csv)]
 
 
 def test_anything_that_holds_clips_is_read(walk_csv: Path) -> None:
@@ -149,7 +171,7 @@ def test_nothing_is_overwritten_unless_it_may_be(walk_csv: Path) -> None:
         ("{good}\n{degrees}", r"row 2, column 11 \(left knee\): 45; expected an angle in radians"),
         ("{good}", r"has 1 frames; expected at least 2$"),
         (b"\x89PNG\r\n\xff\xfe", r"neither CSV text nor an NPZ archive; expected a clip as one of these"),
-        (b"PK\x03\x04 and then no more", r"cannot be read as NPZ \(.*\); expected arrays of numbers"),
+        (b"PK\x03\x04 and then no more", r"cannot be read \(.*\); expected an NPZ archive of qpos or data"),
     ],
 )
 def test_a_bad_file_is_refused_by_row_and_column(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -179,14 +201,18 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path).endswith("is a folder; expected the path of a clip, CSV or NPZ")
     assert "cannot be read" in refusal("a\0b.csv")
     assert refusal(io.StringIO("1,2")) == "the clip: is opened as text; expected a file opened in binary mode"
+    archive = npz(tmp_path / "walk.npz", qpos=WALK)
+    with archive.open() as text:
+        assert refusal(text) == f"{archive}: is opened as text; expected a file opened in binary mode"
+    assert "walk.npz: cannot be read (I/O operation on closed file.); expected a clip" in refusal(text)
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({}, "holds nothing; expected qpos or data"),
-        ({"motion": WALK}, r"holds motion; expected qpos or data \(T, 26\), and fps"),
-        ({"qpos": np.array([{}], object)}, "cannot be read as NPZ"),
+        ({}, "holds nothing; expected an NPZ archive of qpos or data"),
+        ({"motion": WALK}, r"holds motion; expected an NPZ archive of qpos or data \(T, 26\), and fps"),
+        ({"qpos": np.array([{}], object)}, "cannot be read"),
         ({"qpos": WALK.astype(str)}, "values are of type .*; expected floating-point numbers"),
         ({"qpos": WALK[:, :25], "fps": 30}, r"an array of shape \(40, 25\); expected \(T, 26\)"),
         ({"qpos": WALK, "fps": 0}, "fps must be a number from 1 to 10000, not 0"),
@@ -194,6 +220,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ({"data": WALK, "split_points": [0, 50], "names": ["walk"]}, "do not fit together"),
         ({"data": WALK, "split_points": [0, 40]}, "do not fit together"),
         ({"split_points": [0, 40], "names": ["walk"]}, "do not fit together"),
+        ({"data": WALK, "split_points": [0, 40], "names": "walk"}, "do not fit together"),
+        ({"data": 40, "split_points": [0, 40], "names": ["walk"]}, "do not fit together"),
     ],
 )
 def test_a_bad_archive_is_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
@@ -227,6 +255,15 @@ def test_bad_arrays_are_refused_by_their_place() -> None:
     assert refusal(np.zeros((0, 40, 26))).startswith("the clip: an array of shape (0, 40, 26) holds no clip")
     assert refusal([]) == "the list of clips is empty; expected at least one clip"
     assert refusal(3).startswith("the clip: expected a path, an open file, a Clip, an array or tensor")
+
+
+def test_what_makes_no_array_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    assert refusal([WALK, torch.from_numpy(WALK).bfloat16()]) == (
+        "clip 2 of the list: a tensor of torch.bfloat16 has no NumPy array; expected float32"
+    )
+    with pytest.raises(InputError, match=r"^the clip: cannot be read \(.*\); expected an array \(T, 26\)$"):
+        Clip([[1.0, 2.0], [3.0]])  # type: ignore[arg-type]
 
 
 @needs_lafan

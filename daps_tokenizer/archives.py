@@ -1,0 +1,48 @@
+"""Reading files of arrays, NPZ and others, that may be damaged: what is wrong with one is an error of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.lib.npyio import NpzFile
+
+from daps_tokenizer.errors import DapsError, InputError
+
+
+def read_npz(file: Path | BinaryIO, *names: str, source: str, expected: str) -> dict[str, np.ndarray]:
+    """Read arrays of an NPZ archive, without pickles.
+
+    Args:
+        file: its path, or its content opened in binary mode.
+        names: of the arrays that are wanted, or all.
+        source: what errors call it.
+        expected: what errors say it should have been.
+
+    Raises:
+        InputError: it cannot be read, is damaged or no archive, or has no array of a name.
+    """
+    with reading(source, expected):
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, NpzFile):
+            raise InputError(f"{source}: is one array and not an NPZ archive; expected {expected}")
+        with archive:
+            # What is no array in an archive comes as bytes.
+            return {name: np.asarray(archive[name]) for name in names or archive.files}
+
+
+@contextmanager
+def reading(source: Path | str, expected: str) -> Iterator[None]:
+    """Say which file is to blame, and what it should have been: whatever is raised becomes an :class:`InputError`."""
+    try:
+        yield
+    except DapsError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{source}: no such file; expected {expected}") from None
+    except Exception as error:  # readers of archives and images meet damaged files with errors of almost any type
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{source}: cannot be read ({reason}); expected {expected}") from error
