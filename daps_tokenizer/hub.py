@@ -9,15 +9,23 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.errors import ConfigError, HubError, ModelFileError, ModelNotFoundError, OutputExistsError
+from daps_tokenizer.errors import (
+    ConfigError,
+    DapsError,
+    HubError,
+    ModelFileError,
+    ModelNotFoundError,
+    OutputExistsError,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -43,6 +51,8 @@ class ModelFolder:
     path: Path
     config: TokenizerConfig
     origin: Origin = "folder"
+    # Size and time of last change of files whose content was checked.
+    _checked: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in self.config.files:
@@ -51,6 +61,8 @@ class ModelFolder:
 
     def file(self, name: str) -> Path:
         """The path of a file of the model, for example ``onnx/encoder.onnx``, after its content was checked.
+
+        It is checked once, and again after it was changed.
 
         Raises:
             ModelFileError: the file is missing, not listed in ``config.json``, unreadable or damaged.
@@ -61,12 +73,17 @@ class ModelFolder:
         if name not in self.config.files:
             raise ModelFileError(f"{path} has no sha256 in config.json to check it by; export it with {_EXPORT}")
         try:
+            found = path.stat()
+            state = found.st_size, found.st_mtime_ns
+            if self._checked.get(name) == state:
+                return path
             with path.open("rb") as content:
                 sha256 = hashlib.file_digest(content, "sha256").hexdigest()
         except OSError as error:
             raise ModelFileError(f"{path} cannot be read ({error.strerror}); expected a readable file") from error
         if sha256 != self.config.files[name]:
             raise ModelFileError(f"{path} is damaged, its sha256 is not the one in config.json; {self._remedy(path)}")
+        self._checked[name] = state
         return path
 
     def _remedy(self, path: Path) -> str:
@@ -140,22 +157,38 @@ def copy_folder(folder: ModelFolder, target: Path) -> Path:
     Raises:
         OutputExistsError: ``target`` exists and is not an empty folder.
         ModelFileError: a file of the model is missing or damaged.
+        DapsError: ``target`` cannot be written.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    try:
+        _copy_files(folder, Path(os.path.realpath(target)))
+    except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DapsError(
+            f"{os.fspath(target)!r}: cannot be written ({reason}); give the name of a new folder"
+        ) from error
+    return target
+
+
+def _copy_files(folder: ModelFolder, target: Path) -> None:
+    is_there = target.exists()
+    if is_there and (not target.is_dir() or any(target.iterdir())):
         raise OutputExistsError(f"{target}: already exists; give the name of a new folder")
     sources = {name: folder.file(name) for name in folder.config.files}
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for name, source in sources.items():
-        (partial / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, partial / name)
-    for name in ("config.json", "README.md"):
-        if (folder.path / name).is_file():
-            shutil.copyfile(folder.path / name, partial / name)
-    if target.exists():
-        target.rmdir()
-    partial.rename(target)
-    return target
+    extras = {name: folder.path / name for name in ("config.json", "README.md")}
+    # An empty folder is filled and not replaced: it may be where the user's shell is.
+    partial = (target if is_there else target.parent) / f".{secrets.token_hex(8)}.partial"
+    try:
+        partial.mkdir(parents=True)
+        for name, source in (sources | {name: path for name, path in extras.items() if path.is_file()}).items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, partial / name)
+        if is_there:
+            for path in partial.iterdir():
+                path.rename(target / path.name)
+        else:
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def push_folder(

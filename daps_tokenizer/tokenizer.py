@@ -286,6 +286,7 @@ class Tokenizer:
         Raises:
             OutputExistsError: the folder exists and is not empty.
             ModelFileError: a file of the model is missing or damaged.
+            DapsError: the folder cannot be written.
         """
         return copy_folder(self._folder, Path(folder))
 

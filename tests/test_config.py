@@ -7,7 +7,7 @@ import pytest
 
 from daps_tokenizer.config import FORMAT_VERSION, MotionConfig, TokenizerConfig
 from daps_tokenizer.errors import ConfigError
-from tests.settings import CIFAR10, IMAGENET256, LAFAN, MNIST
+from tests.settings import CIFAR10, IMAGENET256, LAFAN, MNIST, TINY_SPECTRAL
 
 
 @pytest.mark.parametrize("config", [MNIST, CIFAR10, IMAGENET256, LAFAN], ids=lambda config: config.name)
@@ -35,6 +35,8 @@ def changed(**entries: object) -> str:
     ("text", "message"),
     [
         ("{", "config.json: not valid JSON"),
+        ("[" * 5000 + "]" * 5000, "config.json: not valid JSON .*recursion"),
+        ('{"num_tokens": ' + "1" * 5000 + "}", "config.json: not valid JSON .*5000 digits"),
         ("[]", "expected a mapping of settings, found list"),
         (changed(colour="red"), "unknown key 'colour'; known keys are files, format_version"),
         (changed(recognition__heads=4), "config.json: recognition: unknown key 'heads'"),
@@ -48,6 +50,7 @@ def changed(**entries: object) -> str:
         (changed(input_shape=[32, 32]), r"input_shape for modality image has 3 sizes, not \[32, 32\]"),
         (changed(input_shape=[32, 32, 4]), "normalisation has 3 values for 4 channels"),
         (changed(input_shape=[48, 48, 3], recognition__patch_size=[6, 6]), "resnet doubles a 8×8 grid until it is"),
+        (changed(recognition__patch_size=[2, 8]), "into 16×4 patches, and resnet has a grid of 8×8 codes"),
         (changed(recognition__patch_size=[8, 8]), "cuts the image into 16 patches for 64 tokens"),
         (changed(recognition__window=[3, 8]), r"recognition.window has 2 sizes that divide .* which \[3, 8\] has not"),
         (changed(recognition__window=[8]), r"recognition.window has 2 sizes"),
@@ -86,6 +89,17 @@ def test_a_motion_model_says_what_its_features_are() -> None:
 def test_motion_that_fits_no_model_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(LAFAN, motion=dataclasses.replace(MOTION, **changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("frames", "num_tokens"), [(8, 4), (6, 8)])
+def test_frames_share_the_codes_equally(frames: int, num_tokens: int) -> None:
+    with pytest.raises(ConfigError, match=f"must be a multiple of its {frames} frames, .*, not {num_tokens}$"):
+        dataclasses.replace(TINY_SPECTRAL, input_shape=(frames, 5), num_tokens=num_tokens)
+
+
+def test_a_residual_network_is_for_images() -> None:
+    with pytest.raises(ConfigError, match=r"generative\.kind resnet is for images, not for modality motion"):
+        dataclasses.replace(LAFAN, generative=CIFAR10.generative)
 
 
 def test_an_image_model_has_no_motion() -> None:

@@ -80,6 +80,12 @@ class TokenizerConfig:
                 f"recognition.patch_size cuts the image into {patches} patches for {self.num_tokens} tokens; "
                 "each token needs a patch of its own",
             )
+        else:
+            require(
+                self.num_tokens % self.input_shape[0] == 0,
+                f"num_tokens of a motion model must be a multiple of its {self.input_shape[0]} frames, which share the "
+                f"codes equally, not {self.num_tokens}",
+            )
         if self.recognition.kind == "levels":
             values = math.prod(self.recognition.levels)
             require(
@@ -110,6 +116,7 @@ class TokenizerConfig:
         )
 
     def _check_resnet_grid(self) -> None:
+        require(self.modality == "image", f"generative.kind resnet is for images, not for modality {self.modality}")
         side = math.isqrt(self.num_tokens)
         require(side * side == self.num_tokens, f"resnet needs a square number of tokens, not {self.num_tokens}")
         height, width, _ = self.input_shape
@@ -117,6 +124,12 @@ class TokenizerConfig:
         require(
             height == width == side * scale and scale >= 2 and scale & (scale - 1) == 0,
             f"resnet doubles a {side}×{side} grid until it is the image, which {height}×{width} is not",
+        )
+        rows, columns = self.patch_grid
+        require(
+            rows == columns == side,
+            f"recognition.patch_size cuts the image into {rows}×{columns} patches, and resnet has a grid of "
+            f"{side}×{side} codes; each code needs the same place in both",
         )
 
     def _check_motion(self) -> None:
@@ -208,7 +221,7 @@ class TokenizerConfig:
         """
         try:
             content = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # not JSON, or too long a number; or nested too deep
             raise ConfigError(f"{source}: not valid JSON ({error})") from error
         return config_from_dict(cls, content, source=source)
 

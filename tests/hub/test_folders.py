@@ -1,12 +1,16 @@
 """Where models come from, without a network: the package and folders."""
 
 import dataclasses
+import errno
+import hashlib
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from daps_tokenizer.errors import ConfigError, ModelFileError, ModelNotFoundError
-from daps_tokenizer.hub import ModelFolder, built_in_models, open_model
+from daps_tokenizer.errors import ConfigError, DapsError, ModelFileError, ModelNotFoundError, OutputExistsError
+from daps_tokenizer.hub import ModelFolder, built_in_models, copy_folder, open_model
 from tests.hub.helpers import CONFIG, FILES, MODEL, flip_a_bit, write_folder
 
 # Built in
@@ -99,6 +103,19 @@ def test_a_damaged_file_is_not_handed_out(folder: Path) -> None:
         open_model(folder).file("onnx/encoder.onnx")
 
 
+def test_a_file_is_checked_once_and_again_after_it_was_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = open_model(folder)
+    path = model.file("onnx/encoder.onnx")
+    with monkeypatch.context() as patch:
+        patch.delattr(hashlib, "file_digest")
+        assert model.file("onnx/encoder.onnx") == path
+    before = path.stat().st_mtime_ns
+    path.write_bytes(flip_a_bit(FILES["onnx/encoder.onnx"]))
+    os.utime(path, ns=(before, before + 1_000_000))  # clocks of file systems are coarse
+    with pytest.raises(ModelFileError, match=r"onnx/encoder\.onnx is damaged"):
+        model.file("onnx/encoder.onnx")
+
+
 def test_a_damaged_built_in_file_asks_to_install_again(built_in: Path) -> None:
     write_folder(built_in, {"onnx/encoder.onnx": b""})
     with pytest.raises(ModelFileError, match=r"onnx/encoder\.onnx is damaged, .*; install daps-tokenizer again"):
@@ -124,3 +141,57 @@ def test_only_a_model_on_the_hub_has_revisions(folder: Path, built_in: Path) -> 
         open_model(folder, revision="v1")
     with pytest.raises(ModelNotFoundError, match="daps-mnist is built in and has no revision 'v1'"):
         open_model("daps-mnist", revision="v1")
+
+
+# A copy
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copy_has_the_files_of_the_model_and_leaves_no_other(folder: Path, tmp_path: Path) -> None:
+    write_folder(folder, {"notes.txt": b"not of the model"})
+    others = write_folder(tmp_path / "out" / ".copy.partial", {"mine.txt": b"of someone else"})
+    target = tmp_path / "out" / "copy"
+    assert copy_folder(open_model(folder), target) == target
+    assert content_of(target) == MODEL
+    assert sorted(target.parent.iterdir()) == [others, target] and content_of(others) == {
+        "mine.txt": b"of someone else"
+    }
+    with pytest.raises(OutputExistsError, match=r"copy: already exists; give the name of a new folder"):
+        copy_folder(open_model(folder), target)
+
+
+def test_an_empty_folder_is_filled_even_the_one_that_is_worked_in(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    copy_folder(open_model(folder), Path())
+    assert content_of(here) == content_of(Path.cwd()) == MODEL and not list(here.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["walk.csv/copy", "a\0b", "n" * 300, "/proc/copy"])
+def test_a_copy_that_cannot_be_written_is_named_in_one_line(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "walk.csv").touch()
+    with pytest.raises(DapsError, match=r"cannot be written .*; give the name of a new folder") as caught:
+        copy_folder(open_model(folder), tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_copy_that_fails_half_way_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    out = tmp_path / "out"
+    out.mkdir()
+    for target in (out / "copy", out):
+        with pytest.raises(DapsError, match=r"cannot be written \(No space left on device\)"):
+            copy_folder(open_model(folder), target)
+        assert not list(out.iterdir())
