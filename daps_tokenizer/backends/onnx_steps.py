@@ -35,8 +35,8 @@ class StepLoop:
         self._position, self._temperature = buffer((), np.int64), buffer((), np.float32)
         self._uniform, self._log_probs = buffer((rows,), np.float32), buffer((rows,), np.float32)
         self._codes = buffer((rows,), np.int32)
-        shapes = {value.name: (rows, *value.shape[1:]) for value in step.get_inputs() if len(value.shape) == 4}
-        memories = {name: buffer(shape, np.float32) for name, shape in shapes.items()}
+        kept = [value for value in step.get_inputs() if value.name.startswith(("context_", "past_"))]
+        memories = {value.name: buffer((rows, *value.shape[1:]), np.float32) for value in kept}
 
         self._context_binding, self._step_binding = context.io_binding(), step.io_binding()
         self._context_binding.bind_ortvalue_input(context.get_inputs()[0].name, self._inputs)
