@@ -120,7 +120,9 @@ def _table(report: ParityReport) -> Table:
         "log q of codes drawn, difference in nats": f"{report.log_prob_difference:.2g}",
         "log q of codes scored, difference in nats": f"{report.score_difference:.2g}",
         "most probable codes equal": f"{report.top_codes_equal:.2%}",
-        "log p of a cell, relative difference": f"{report.likelihood_difference:.2g}",
+        "log q of codes in another order, difference in nats": f"{report.top_codes_gap:.2g}",
+        "log p and squared error of a cell, relative difference": f"{report.likelihood_difference:.2g}",
+        "mean / variance, relative difference": f"{report.mean_difference:.2g} / {report.variance_difference:.2g}",
         "reconstruction, difference": f"{report.reconstruction_difference:g}",
         "reconstruction, values that differ": f"{report.reconstruction_values_differing:.3%}",
     }

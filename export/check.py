@@ -10,28 +10,26 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from PIL import Image
 from torch import Tensor
 
 from daps_tokenizer.backends import Backend, Encoded, Scored
 from daps_tokenizer.backends.onnx import OnnxBackend
+from daps_tokenizer.backends.onnx_steps import StepLoop
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.datasets import open_data
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.parallel import LevelQuantiser, NearestQuantiser
-from daps_tokenizer.motion.features import FEATURE_NAMES, FPS, compute_features
-from daps_tokenizer.motion.windows import cut_windows
-from daps_tokenizer.windows import Windows
-from export.onnx_graphs import context_names, input_name, memory_names
+from daps_tokenizer.motion.features import FEATURE_NAMES
 
 # Two runtimes may part where two logits are nearer to each other than their rounding errors.
 NEAR_TIE = 1e-4
-# What rounding explains, and a wrong graph far exceeds: nats of log q, share of log p, levels of a pixel.
+# What rounding explains, and a wrong graph far exceeds: nats of log q, levels of a pixel, share of anything else.
 _LOG_PROB_TOLERANCE = 1e-3
-_LIKELIHOOD_TOLERANCE = 1e-4
 _LEVEL_TOLERANCE = 1.0
+_RELATIVE_TOLERANCE = 1e-4
 _STEPPED_ITEMS = 32
 _TOP_CODES = 4
 
@@ -53,7 +51,8 @@ class ParityReport:
 
     ``sampled_*`` use temperature 1 and the same uniform numbers, ``step_*`` the fixed-capacity step graphs on the
     first items. Differences are the largest absolute ones, on equal codes: of log q as ``encode`` and ``score`` give,
-    of log p per cell (relative to the largest), of reconstructed levels or features.
+    of reconstructed levels or features; ``top_codes_gap`` of torch's log q of the codes that either runtime ranks
+    alike. Those of log p and squared error per cell, of features, mean and variance are relative to the largest value.
     """
 
     model: str
@@ -71,9 +70,13 @@ class ParityReport:
     log_prob_difference: float
     score_difference: float
     top_codes_equal: float
+    top_codes_gap: float
     likelihood_difference: float
     reconstruction_difference: float
     reconstruction_values_differing: float
+    features_difference: float
+    mean_difference: float
+    variance_difference: float
     failures: tuple[str, ...] = ()
 
     @property
@@ -101,9 +104,11 @@ def compare(folder: ModelFolder, inputs: np.ndarray) -> ParityReport:
     codes = greedy[0].codes
     first = slice(_STEPPED_ITEMS)
     stepped = encode_by_steps(folder, inputs[first], uniform[first], 0.0).codes if has_steps else codes[first]
-    decoded = [backend.decode(codes).reconstruction.astype(np.float64) for backend in (ours, others)]
+    decoded = [backend.decode(codes) for backend in (ours, others)]
+    reconstructions = [found.reconstruction.astype(np.float64) for found in decoded]
     scored = [_score(backend, config, inputs, codes) for backend in (ours, others)]
-    explained = [backend.likelihood(inputs, codes).log_likelihood for backend in (ours, others)]
+    explained = [backend.likelihood(inputs, codes) for backend in (ours, others)]
+    top_codes = [found.top_codes for found in scored]
     report = ParityReport(
         model=config.name,
         weights_sha256=config.files["model.safetensors"],
@@ -117,12 +122,19 @@ def compare(folder: ModelFolder, inputs: np.ndarray) -> ParityReport:
         sampled_codes_equal=_share(sampled[0].codes == sampled[1].codes),
         step_items_equal=_items_equal(codes[first], stepped),
         step_first_differences=_first_differences(ours.model, inputs, codes[first], stepped),
-        log_prob_difference=max(_log_prob_difference(*greedy), _log_prob_difference(*sampled)),
+        log_prob_difference=_largest(np.array([_log_prob_difference(*pair) for pair in (greedy, sampled)])),
         score_difference=_largest(scored[0].log_probs - scored[1].log_probs),
-        top_codes_equal=_share(scored[0].top_codes == scored[1].top_codes),
-        likelihood_difference=_largest(explained[0] - explained[1]) / max(1.0, _largest(explained[0])),
-        reconstruction_difference=_largest(decoded[0] - decoded[1]),
-        reconstruction_values_differing=_share(decoded[0] != decoded[1]),
+        top_codes_equal=_share(top_codes[0] == top_codes[1]),
+        top_codes_gap=top_codes_gap(ours.model, inputs, codes, *top_codes),
+        # Cells of nearly no nats or error are as good as their rounding, which is that of numbers around 1.
+        likelihood_difference=_largest(
+            np.array([_relative(*pair, at_least=1.0) for pair in zip(*explained, strict=True)])
+        ),
+        reconstruction_difference=_largest(reconstructions[0] - reconstructions[1]),
+        reconstruction_values_differing=_share(reconstructions[0] != reconstructions[1]),
+        features_difference=_relative(*reconstructions) if config.modality == "motion" else 0.0,
+        mean_difference=_relative(decoded[0].mean, decoded[1].mean),
+        variance_difference=_relative(decoded[0].variance, decoded[1].variance),
     )
     return dataclasses.replace(report, failures=tuple(_failures(report, config)))
 
@@ -135,71 +147,66 @@ def _score(backend: Backend, config: TokenizerConfig, inputs: np.ndarray, codes:
 
 
 def _failures(report: ParityReport, config: TokenizerConfig) -> Iterator[str]:
-    """A line for everything that rounding does not explain."""
+    """A line for everything that rounding does not explain; what is not a number is nowhere within a tolerance."""
     for graph, differences in (
         ("encoder.onnx", report.first_differences),
         ("encoder_step.onnx", report.step_first_differences),
     ):
         for difference in differences:
-            if difference.top2_gap >= NEAR_TIE:
+            if not (difference.top2_gap < NEAR_TIE):
                 yield (
                     f"{graph}: item {difference.item} differs first at code {difference.position}, where torch's two "
                     f"largest logits are {difference.top2_gap:.2g} apart"
                 )
-    log_prob_difference = max(report.log_prob_difference, report.score_difference)
-    if log_prob_difference > _LOG_PROB_TOLERANCE:
-        yield f"encoder.onnx or scorer.onnx: log q of equal codes differs by {log_prob_difference:.2g} nats"
-    if report.likelihood_difference > _LIKELIHOOD_TOLERANCE:
-        yield f"likelihood.onnx: log p of equal codes differs by a share of {report.likelihood_difference:.2g}"
-    if config.modality == "image" and report.reconstruction_difference > _LEVEL_TOLERANCE:
+    for graph, nats in (("encoder.onnx", report.log_prob_difference), ("scorer.onnx", report.score_difference)):
+        if not (nats <= _LOG_PROB_TOLERANCE):
+            yield f"{graph}: log q of equal codes differs by {nats:.2g} nats"
+    if not (report.top_codes_gap < NEAR_TIE):
+        yield (
+            "scorer.onnx: other codes are the most probable, or in another order, and torch's log q of them is "
+            f"{report.top_codes_gap:.2g} nats apart"
+        )
+    for what, share in (
+        ("likelihood.onnx: log p or squared error", report.likelihood_difference),
+        ("decoder.onnx: features", report.features_difference),
+        ("decoder.onnx: the mean", report.mean_difference),
+        ("decoder.onnx: the variance", report.variance_difference),
+    ):
+        if not (share <= _RELATIVE_TOLERANCE):
+            yield f"{what} of equal codes differs by a share of {share:.2g}"
+    if config.modality == "image" and not (report.reconstruction_difference <= _LEVEL_TOLERANCE):
         yield f"decoder.onnx: equal codes are decoded {report.reconstruction_difference:.0f} levels apart"
 
 
 def encode_by_steps(folder: ModelFolder, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
-    """Encode with ``encoder_context.onnx`` and ``encoder_step.onnx``, one call a position, as a TensorRT loop would."""
-    config = folder.config
+    """Encode with ``encoder_context.onnx`` and ``encoder_step.onnx``, one call a position, as on a GPU."""
     folder.file("onnx/weights.bin")
-    context_graph, step_graph = (
+    context, step = (
         onnxruntime.InferenceSession(folder.file(f"onnx/{name}.onnx"), providers=["CPUExecutionProvider"])
         for name in ("encoder_context", "encoder_step")
     )
-    context = context_graph.run(context_names(config), {input_name(config): inputs})
-    sizes = config.recognition
-    windows = Windows.of(config)
-    rows = windows.split(uniform, len(inputs))
-    capacity = (len(rows), sizes.num_heads, windows.num_codes, sizes.hidden_size // sizes.num_heads)
-    past_names = memory_names("past", config)
-    past = [np.zeros(capacity, np.float32) for _ in past_names]
-    fixed = dict(zip(context_names(config), context, strict=True))
-    fixed["temperature"] = np.array(temperature, np.float32)
-    previous = np.zeros(len(rows), np.int32)
-    codes, log_probs = [], []
-    for position in range(windows.num_codes):
-        moving = {"position": np.array(position), "previous": previous, "uniform": rows[:, position]}
-        outputs = step_graph.run(None, fixed | moving | dict(zip(past_names, past, strict=True)))
-        previous, log_prob, *past = outputs
-        codes.append(previous)
-        log_probs.append(log_prob)
-    return Encoded(*(windows.join(np.stack(steps, 1), len(inputs)) for steps in (codes, log_probs)))
+    loop = StepLoop(context, step, folder.config, len(inputs), device="cpu")
+    return Encoded(*loop.run(inputs, uniform, temperature))
 
 
 def load_test_inputs(config: TokenizerConfig, data: Path, count: int) -> np.ndarray:
     """The first ``count`` test items of the data set whose items have the model's size: uint8 images, or windows of the
-    features of a validation clip, float32.
+    features of validation clips, float32.
 
     Raises:
         InputError: no data set has such images, or it is not in ``data``.
     """
-    readers = {(28, 28, 1): _mnist_test, (32, 32, 3): _cifar10_test, (32, len(FEATURE_NAMES)): _motion_test}
-    if config.input_shape not in readers:
-        known = ", ".join("×".join(map(str, shape)) for shape in readers)
+    names = {(28, 28, 1): "mnist.npz", (32, 32, 3): "cifar10", (32, len(FEATURE_NAMES)): "lafan1_h1.npz"}
+    if config.input_shape not in names:
+        known = ", ".join("×".join(map(str, shape)) for shape in names)
         raise InputError(f"no test images of shape {list(config.input_shape)} are known; there are some of {known}")
     try:
-        return readers[config.input_shape](data, count)
-    except OSError as error:
+        items = open_data(data / names[config.input_shape], config, limit=count)
+    except InputError as error:
         raise InputError(
             f"{data}: no test images for {config.name} ({error}); name their folder with --data"
         ) from error
+    return items.read(np.arange(len(items)))
 
 
 def random_inputs(config: TokenizerConfig, count: int) -> np.ndarray:
@@ -209,29 +216,6 @@ def random_inputs(config: TokenizerConfig, count: int) -> np.ndarray:
         return rng.integers(0, 256, (count, *config.input_shape), dtype=np.uint8)
     noise = rng.standard_normal((count, *config.input_shape))
     return (noise * config.normalisation.std + config.normalisation.mean).astype(np.float32)
-
-
-def _motion_test(data: Path, count: int) -> np.ndarray:
-    with np.load(data / "lafan1_h1.npz") as arrays:
-        number = arrays["names"].tolist().index("dance2_subject2")
-        begin, end = arrays["split_points"][number : number + 2]
-        clip = arrays["data"][begin : min(end, begin + 32 * count)]
-    return cut_windows(compute_features(clip, fps=FPS), 32)[:count]
-
-
-def _mnist_test(data: Path, count: int) -> np.ndarray:
-    with np.load(data / "mnist.npz") as arrays:
-        return np.asarray(arrays["x_test"][:count, ..., None])
-
-
-def _cifar10_test(data: Path, count: int) -> np.ndarray:
-    """Each file is a mosaic of 25 × 40 images, row by row."""
-    paths = sorted((data / "cifar10").glob("test_*.webp"))[: -(-count // 1000)]
-    if not paths:
-        raise FileNotFoundError(f"no test_*.webp in {data / 'cifar10'}")
-    mosaics = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
-    tiles = mosaics.reshape(-1, 25, 32, 40, 32, 3).swapaxes(2, 3).reshape(-1, 32, 32, 3)
-    return np.ascontiguousarray(tiles[:count])
 
 
 def _first_differences(
@@ -264,6 +248,23 @@ def choice_gap(model: Autoencoder, inputs: Tensor, codes: Tensor, position: int)
     return largest - second
 
 
+def top_codes_gap(
+    model: Autoencoder, inputs: np.ndarray, codes: np.ndarray, ours: np.ndarray, others: np.ndarray
+) -> float:
+    """How far the codes that two runtimes rank alike, (B, N, k) each, are apart in torch's log q at most, in nats.
+
+    0 where both name the same codes in the same order, little where near-ties are swapped.
+    """
+    gaps = [0.0]
+    with torch.inference_mode():
+        for item in np.flatnonzero((ours != others).any((1, 2))):
+            context = model.recognition.context(model.standardise(torch.tensor(inputs[item : item + 1])))
+            log_q = model.recognition.logits(context, torch.tensor(codes[item : item + 1]))[0].log_softmax(-1)
+            pair = [log_q.gather(-1, torch.tensor(ranked[item]).long()) for ranked in (ours, others)]
+            gaps.append(float((pair[0] - pair[1]).abs().max()))
+    return _largest(np.array(gaps))
+
+
 def _log_prob_difference(ours: Encoded, others: Encoded) -> float:
     """Over all codes that both runtimes chose given the same earlier codes."""
     same_so_far = (ours.codes == others.codes).cumprod(1).astype(bool)
@@ -279,4 +280,11 @@ def _share(condition: np.ndarray) -> float:
 
 
 def _largest(differences: np.ndarray) -> float:
+    """The largest absolute value; NaN if there is one."""
     return float(np.abs(differences).max(initial=0.0))
+
+
+def _relative(ours: np.ndarray, others: np.ndarray, *, at_least: float = 0.0) -> float:
+    """The largest difference, as a share of the largest value or of ``at_least``."""
+    scale = max(at_least, _largest(ours)) or 1.0
+    return _largest(ours.astype(np.float64) - others) / scale

@@ -1,0 +1,81 @@
+"""The parity report fails wherever a graph computes something else than torch, and only there."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from daps_tokenizer.backends.onnx import OnnxBackend
+from daps_tokenizer.hub import ModelFolder, open_model
+from daps_tokenizer.model.autoencoder import Autoencoder
+from export.check import NEAR_TIE, ParityReport, compare, random_inputs, top_codes_gap
+from tests.settings import TINY_MLP
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def folder(random_motion_folder: Path) -> ModelFolder:
+    return open_model(random_motion_folder)
+
+
+def compare_changed(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, method: str, value: str, change: Change
+) -> ParityReport:
+    """The report where one value that the graphs give is another."""
+    unchanged = getattr(OnnxBackend, method)
+
+    def changed(self: OnnxBackend, *arguments: object) -> object:
+        found = unchanged(self, *arguments)
+        return found._replace(**{value: change(getattr(found, value))})
+
+    monkeypatch.setattr(OnnxBackend, method, changed)
+    return compare(folder, random_inputs(folder.config, 2))
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "failure"),
+    [
+        ("encode", "log_probs", "encoder.onnx: log q of equal codes differs"),
+        ("score", "log_probs", "scorer.onnx: log q of equal codes differs"),
+        ("decode", "reconstruction", "decoder.onnx: features of equal codes differs"),
+        ("decode", "mean", "decoder.onnx: the mean of equal codes differs"),
+        ("decode", "variance", "decoder.onnx: the variance of equal codes differs"),
+        ("likelihood", "log_likelihood", "likelihood.onnx: log p or squared error of equal codes differs"),
+        ("likelihood", "squared_error", "likelihood.onnx: log p or squared error of equal codes differs"),
+    ],
+)
+@pytest.mark.parametrize("change", [lambda a: a * np.nan, lambda a: 1.01 * a], ids=["not a number", "off"])
+def test_every_value_of_every_graph_is_compared(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, method: str, value: str, failure: str, change: Change
+) -> None:
+    (found,) = compare_changed(folder, monkeypatch, method, value, change).failures
+    assert found.startswith(failure)
+
+
+def test_most_probable_codes_in_the_wrong_order_fail(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = compare_changed(folder, monkeypatch, "score", "top_codes", lambda codes: np.flip(codes, -1).copy())
+    (found,) = report.failures
+    assert found.startswith("scorer.onnx: other codes are the most probable, or in another order")
+    assert report.top_codes_equal == 0
+
+
+def test_graphs_that_compute_what_torch_does_pass(folder: ModelFolder) -> None:
+    report = compare(folder, random_inputs(folder.config, 2))
+    assert report.passed and report.top_codes_gap < NEAR_TIE
+
+
+def test_codes_that_are_nearly_as_probable_may_be_in_either_order() -> None:
+    model = Autoencoder(TINY_MLP).eval()
+    torch.nn.init.zeros_(model.recognition.head.weight)
+    with torch.no_grad():
+        model.recognition.head.bias[:3] = torch.tensor([2.0, 2.0 + NEAR_TIE / 2, 1.0])
+    inputs, codes = random_inputs(TINY_MLP, 1), np.zeros((1, 8), np.int32)
+    ours, swapped, wrong = (np.tile(np.array(order, np.int32), (1, 8, 1)) for order in ([1, 0], [0, 1], [1, 2]))
+    assert top_codes_gap(model, inputs, codes, ours, ours) == 0
+    assert 0 < top_codes_gap(model, inputs, codes, ours, swapped) < NEAR_TIE
+    assert top_codes_gap(model, inputs, codes, ours, wrong) == pytest.approx(1, abs=1e-3)
