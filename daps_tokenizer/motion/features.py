@@ -78,7 +78,7 @@ _HEIGHT = 0
 _TILT = slice(1, 3)
 _ANGLES = slice(5, 24)
 _VELOCITY = slice(24, 27)
-_TURN_RATE = 29
+_TURN_RATE = slice(29, 30)
 
 __all__ = ["FEATURE_NAMES", "FPS", "JOINT_NAMES", "compute_features", "mirror_features", "standing", "to_qpos"]
 
@@ -91,82 +91,83 @@ def standing() -> np.ndarray:
 
 
 def compute_features(qpos: np.ndarray, *, fps: float) -> np.ndarray:
-    """The features of a clip.
+    """The features of clips.
 
     Args:
-        qpos: (T, 26) poses, see :mod:`daps_tokenizer.motion.kinematics`; at least one.
+        qpos: (..., T, 26) poses, see :mod:`daps_tokenizer.motion.kinematics`; at least one.
         fps: frames per second.
 
     Returns:
-        (T, 127) float32, columns as in :data:`FEATURE_NAMES`.
+        (..., T, 127) float32, columns as in :data:`FEATURE_NAMES`.
 
     Raises:
         InputError: an array of another shape, no frames, or fps that are not positive.
     """
     qpos = _checked(qpos, QPOS_SIZE, "qpos", fps)
-    orientation = qpos[:, 3:7] / np.linalg.norm(qpos[:, 3:7], axis=1, keepdims=True)
+    orientation = qpos[..., 3:7] / np.linalg.norm(qpos[..., 3:7], axis=-1, keepdims=True)
     heading, tilt = split_heading(orientation)
     to_heading_frame = rotation_about(2, -heading)
     poses = forward_kinematics(qpos)
 
-    velocity = np.einsum("tij,tj->ti", to_heading_frame, _to_next(qpos[:, :3], fps))
-    velocity[:, 2] = _central(qpos[:, 2:3], fps)[:, 0]
-    turned = _to_next(np.unwrap(heading)[:, None], fps)
-    positions = poses.positions - poses.positions[:, _CENTRE, None]
+    velocity = np.einsum("...ij,...j->...i", to_heading_frame, _to_next(qpos[..., :3], fps))
+    velocity[..., 2:] = _central(qpos[..., 2:3], fps)
+    turned = _to_next(np.unwrap(heading)[..., None], fps)
+    positions = poses.positions - poses.positions[..., _CENTRE, None, :]
     others = [number for number in range(len(SITE_NAMES)) if number != _CENTRE]
-    positions = np.einsum("tij,tsj->tsi", to_heading_frame, positions[:, others])
-    relative = poses.rotations[:, _CENTRE, None].swapaxes(-1, -2) @ poses.rotations[:, others]
+    positions = positions[..., others, :] @ to_heading_frame.swapaxes(-1, -2)
+    relative = poses.rotations[..., _CENTRE, None, :, :].swapaxes(-1, -2) @ poses.rotations[..., others, :, :]
 
     columns = (
-        qpos[:, 2:3],
-        tilt[:, :2],
-        poses.position("left_foot")[:, 2:],
-        poses.position("right_foot")[:, 2:],
-        qpos[:, 7:],
+        qpos[..., 2:3],
+        tilt[..., :2],
+        poses.position("left_foot")[..., 2:],
+        poses.position("right_foot")[..., 2:],
+        qpos[..., 7:],
         velocity,
-        _angular_velocity(orientation, heading, fps)[:, :2],
+        _angular_velocity(orientation, heading, fps)[..., :2],
         turned,
-        _central(qpos[:, 7:], fps),
-        positions.reshape(len(qpos), -1),
-        _sine_axis(relative).reshape(len(qpos), -1)[:, _TURNING_COLUMNS],
-        -rotation_from_quaternion(orientation)[:, 2],
+        _central(qpos[..., 7:], fps),
+        positions.reshape(*heading.shape, 3 * len(others)),
+        _sine_axis(relative).reshape(*heading.shape, 3 * len(others))[..., _TURNING_COLUMNS],
+        -rotation_from_quaternion(orientation)[..., 2, :],
     )
-    return np.concatenate(columns, axis=1).astype(np.float32)
+    return np.concatenate(columns, axis=-1).astype(np.float32)
 
 
 def to_qpos(features: np.ndarray, *, fps: float, start: np.ndarray | None = None) -> np.ndarray:
-    """The poses of a clip: its path is the root's velocity and turning, added up from a start.
+    """The poses of clips: a path is the root's velocity and turning, added up from a start.
 
     Height, tilt and joint angles are features themselves; angles are kept within the joints' limits.
 
     Args:
-        features: (T, 127), in their own units.
+        features: (..., T, 127), in their own units.
         fps: frames per second.
-        start: a pose (26,) whose place and heading the first frame gets; the origin, facing along x, without it.
+        start: poses (..., 26) whose place and heading the first frames get; the origin, facing along x, without it.
 
     Returns:
-        (T, 26) float64.
+        (..., T, 26) float64.
 
     Raises:
         InputError: an array of another shape, no frames, or fps that are not positive.
     """
     features = _checked(features, len(FEATURE_NAMES), "features", fps)
-    first = _checked((standing() if start is None else np.asarray(start))[None], QPOS_SIZE, "start", fps)[0]
-    first_heading, _ = split_heading(first[3:7] / np.linalg.norm(first[3:7]))
-    heading = first_heading + _added_up(features[:, _TURN_RATE] / fps)
-    velocity = np.einsum("tij,tj->ti", rotation_about(2, heading), features[:, _VELOCITY])
+    first = standing() if start is None else np.asarray(start)
+    first = _checked(first[..., None, :], QPOS_SIZE, "start", fps)  # with an axis of frames
+    first_heading, _ = split_heading(first[..., 3:7] / np.linalg.norm(first[..., 3:7], axis=-1, keepdims=True))
+    heading = first_heading + _added_up(features[..., _TURN_RATE] / fps)[..., 0]
+    velocity = np.einsum("...ij,...j->...i", rotation_about(2, heading), features[..., _VELOCITY])
 
-    tilt = np.zeros((len(features), 4))
-    tilt[:, :2] = features[:, _TILT]
-    length = np.linalg.norm(tilt, axis=1, keepdims=True)
+    tilt = np.zeros((*heading.shape, 4))
+    tilt[..., :2] = features[..., _TILT]
+    length = np.linalg.norm(tilt, axis=-1, keepdims=True)
     tilt /= np.maximum(length, 1.0)  # decoded features may overshoot by a little
-    tilt[:, 3] = np.sqrt(np.maximum(0.0, 1.0 - (tilt * tilt).sum(1)))
+    tilt[..., 3] = np.sqrt(np.maximum(0.0, 1.0 - (tilt * tilt).sum(-1)))
 
-    qpos = np.empty((len(features), QPOS_SIZE))
-    qpos[:, :2] = first[:2] + _added_up(velocity[:, :2] / fps)
-    qpos[:, 2] = features[:, _HEIGHT]
-    qpos[:, 3:7] = multiply_quaternions(heading_quaternion(heading), tilt)
-    qpos[:, 7:] = clip_to_limits(features[:, _ANGLES])
+    qpos = np.empty((*heading.shape, QPOS_SIZE))
+    qpos[..., :2] = first[..., :2] + _added_up(velocity[..., :2] / fps)
+    qpos[..., 2] = features[..., _HEIGHT]
+    qpos[..., 3:7] = multiply_quaternions(heading_quaternion(heading), tilt)
+    qpos[..., 7:] = clip_to_limits(features[..., _ANGLES])
     return qpos
 
 
@@ -201,7 +202,7 @@ MIRROR_SIGNS = np.array([_mirror_sign(name) for name in FEATURE_NAMES], np.float
 
 def _checked(array: np.ndarray, columns: int, name: str, fps: float) -> np.ndarray:
     array = np.asarray(array, np.float64)
-    if array.ndim != 2 or array.shape[1] != columns or not len(array):
+    if array.ndim < 2 or array.shape[-1] != columns or not array.shape[-2]:
         raise InputError(f"{name}: an array of shape {array.shape}; expected (frames, {columns}) with at least 1 frame")
     if not (np.isfinite(fps) and fps > 0):
         raise InputError(f"fps must be a positive number, not {fps}")
@@ -209,34 +210,34 @@ def _checked(array: np.ndarray, columns: int, name: str, fps: float) -> np.ndarr
 
 
 def _to_next(values: np.ndarray, fps: float) -> np.ndarray:
-    """Rates (T, n) of change to the next frame; the last frame repeats the one before it."""
-    if len(values) == 1:
+    """Rates (..., T, n) of change to the next frame; the last frame repeats the one before it."""
+    if values.shape[-2] == 1:
         return np.zeros_like(values)
-    rates = np.diff(values, axis=0) * fps
-    return np.concatenate([rates, rates[-1:]])
+    rates = np.diff(values, axis=-2) * fps
+    return np.concatenate([rates, rates[..., -1:, :]], axis=-2)
 
 
 def _central(values: np.ndarray, fps: float) -> np.ndarray:
-    """Rates (T, n) of change from the frame before to the frame after; to the only neighbour at both ends."""
-    if len(values) == 1:
+    """Rates (..., T, n) of change from the frame before to the frame after; to the only neighbour at both ends."""
+    if values.shape[-2] == 1:
         return np.zeros_like(values)
-    rates: np.ndarray = np.gradient(values, axis=0) * fps
+    rates: np.ndarray = np.gradient(values, axis=-2) * fps
     return rates
 
 
 def _added_up(steps: np.ndarray) -> np.ndarray:
-    """Sums of all earlier steps, the first 0: the inverse of :func:`_to_next`."""
-    return np.concatenate([np.zeros_like(steps[:1]), np.cumsum(steps[:-1], axis=0)])
+    """Sums (..., T, n) of all earlier steps, the first 0: the inverse of :func:`_to_next`."""
+    return np.concatenate([np.zeros_like(steps[..., :1, :]), np.cumsum(steps[..., :-1, :], axis=-2)], axis=-2)
 
 
 def _angular_velocity(orientation: np.ndarray, heading: np.ndarray, fps: float) -> np.ndarray:
-    """Of the root in the heading frame, (T, 3) in rad/s, from the frame before to the frame after."""
-    frames = np.arange(len(orientation))
-    before, after = np.maximum(frames - 1, 0), np.minimum(frames + 1, len(orientation) - 1)
-    backwards = orientation[before] * np.array([-1.0, -1.0, -1.0, 1.0])
-    turned = rotation_vector(multiply_quaternions(orientation[after], backwards))
+    """Of the root in the heading frame, (..., T, 3) in rad/s, from the frame before to the frame after."""
+    frames = np.arange(orientation.shape[-2])
+    before, after = np.maximum(frames - 1, 0), np.minimum(frames + 1, len(frames) - 1)
+    backwards = orientation[..., before, :] * np.array([-1.0, -1.0, -1.0, 1.0])
+    turned = rotation_vector(multiply_quaternions(orientation[..., after, :], backwards))
     rates = turned * (fps / np.maximum(after - before, 1))[:, None]
-    return np.einsum("tij,tj->ti", rotation_about(2, -heading), rates)
+    return np.einsum("...ij,...j->...i", rotation_about(2, -heading), rates)
 
 
 def _sine_axis(rotation: np.ndarray) -> np.ndarray:

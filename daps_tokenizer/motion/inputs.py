@@ -14,6 +14,7 @@ from daps_tokenizer.motion.kinematics import heading_quaternion, split_heading
 from daps_tokenizer.motion.resample import resample, resampled_length
 from daps_tokenizer.motion.windows import cut_windows, join_windows, soften_seams
 
+_FRAMES_TOGETHER = 2048  # of several clips: kinematics take some 8 KB a frame
 _DECIMALS = 6  # that a start keeps: micrometres and microradians
 
 
@@ -49,17 +50,15 @@ class MotionInputs:
             return Batch(features, (len(features),), None)
         clips = self._load(inputs, options)
         overlap = options.get("overlap", 0)
-        windows = [
-            cut_windows(
-                compute_features(resample(c.qpos, from_fps=c.fps, to_fps=self._motion.fps), fps=self._motion.fps),
-                self._length,
-                overlap=overlap,
-            )
-            for c in clips
-        ]
-        count = len(windows[0])
-        layout = ClipLayout(len(clips[0]), count, int(overlap), clips[0].fps, tuple(_start(clip) for clip in clips))
-        return Batch(np.concatenate(windows), (len(clips), count), layout)
+        poses = np.stack([clip.qpos for clip in clips])
+        fps, own_fps = clips[0].fps, self._motion.fps
+        size = max(1, _FRAMES_TOGETHER // poses.shape[1])
+        groups = (poses[start : start + size] for start in range(0, len(poses), size))
+        parts = [compute_features(resample(group, from_fps=fps, to_fps=own_fps), fps=own_fps) for group in groups]
+        windows = cut_windows(np.concatenate(parts), self._length, overlap=overlap)
+        count = windows.shape[1]
+        layout = ClipLayout(poses.shape[1], count, int(overlap), fps, _starts(poses))
+        return Batch(windows.reshape(-1, *windows.shape[2:]), (len(clips), count), layout)
 
     def originals(self, inputs: object, options: InputOptions) -> np.ndarray:
         """The poses of the clips, (B, T, 26), at their own frame rate; errors of :meth:`prepare`."""
@@ -80,31 +79,19 @@ class MotionInputs:
             CodesError: a layout of images, or of another number of windows than such clips have.
         """
         if layout is None:
-            flat = pieces.reshape(-1, *pieces.shape[-2:])
-            poses = np.stack([to_qpos(features, fps=self._motion.fps) for features in flat])
-            return poses.reshape(*pieces.shape[:-1], -1)
+            return to_qpos(pieces, fps=self._motion.fps)
         if not isinstance(layout, ClipLayout):
             raise CodesError(f"codes of a motion model have windows, not {layout.pieces}")
         frames = resampled_length(layout.frames, from_fps=layout.fps, to_fps=self._motion.fps)
         flat = pieces.reshape(-1, *pieces.shape[-3:])
         if layout.overlap == 0:
-            flat = np.stack([soften_seams(windows) for windows in flat])
-        starts = layout.starts or ((0.0, 0.0, 0.0),) * len(flat)
+            flat = soften_seams(flat)
         try:
-            joined = [join_windows(windows, frames, overlap=layout.overlap) for windows in flat]
+            joined = join_windows(flat, frames, overlap=layout.overlap)
         except InputError as error:
             raise CodesError(f"layout does not fit the codes: {error}") from None
-        clips = np.stack(
-            [
-                resample(
-                    to_qpos(features, fps=self._motion.fps, start=_pose(*start)),
-                    from_fps=self._motion.fps,
-                    to_fps=layout.fps,
-                    frames=layout.frames,
-                )
-                for features, start in zip(joined, starts, strict=True)
-            ]
-        )
+        poses = to_qpos(joined, fps=self._motion.fps, start=_poses(layout.starts or ((0.0, 0.0, 0.0),)))
+        clips = resample(poses, from_fps=self._motion.fps, to_fps=layout.fps, frames=layout.frames)
         return clips.reshape(*pieces.shape[:-3], *clips.shape[1:])
 
     def _load(self, inputs: object, options: InputOptions) -> list[Clip]:
@@ -127,15 +114,16 @@ class MotionInputs:
         return features
 
 
-def _start(clip: Clip) -> tuple[float, float, float]:
-    """Where a clip begins: x, y and heading."""
-    heading, _ = split_heading(clip.qpos[0, 3:7])
-    x, y, angle = (round(float(value), _DECIMALS) for value in (*clip.qpos[0, :2], heading))
-    return x, y, angle
+def _starts(poses: np.ndarray) -> tuple[tuple[float, float, float], ...]:
+    """Where clips (B, T, 26) begin: x, y and heading of each."""
+    first = poses[:, 0]
+    heading, _ = split_heading(first[:, 3:7])
+    return tuple((x, y, angle) for x, y, angle in np.column_stack([first[:, :2], heading]).round(_DECIMALS).tolist())
 
 
-def _pose(x: float, y: float, heading: float) -> np.ndarray:
-    """A pose (26,) that is there and looks that way."""
-    pose = standing()
-    pose[:2], pose[3:7] = (x, y), heading_quaternion(np.array(heading))
-    return pose
+def _poses(starts: tuple[tuple[float, float, float], ...]) -> np.ndarray:
+    """Poses (B, 26) that are there and look that way."""
+    places = np.array(starts)
+    poses = np.tile(standing(), (len(starts), 1))
+    poses[:, :2], poses[:, 3:7] = places[:, :2], heading_quaternion(places[:, 2])
+    return poses

@@ -116,15 +116,15 @@ BONES = (
 
 @dataclass(frozen=True)
 class Poses:
-    """Where the sites are, in the order of :data:`SITE_NAMES`: positions (T, 15, 3) in metres and rotation matrices
-    (T, 15, 3, 3), site to world."""
+    """Where the sites are, in the order of :data:`SITE_NAMES`: positions (..., 15, 3) in metres and rotation matrices
+    (..., 15, 3, 3), site to world."""
 
     positions: np.ndarray
     rotations: np.ndarray
 
     def position(self, site: str) -> np.ndarray:
-        """Of one site, (T, 3)."""
-        chosen: np.ndarray = self.positions[:, SITE_NAMES.index(site)]
+        """Of one site, (..., 3)."""
+        chosen: np.ndarray = self.positions[..., SITE_NAMES.index(site), :]
         return chosen
 
 
@@ -132,25 +132,31 @@ def forward_kinematics(qpos: np.ndarray) -> Poses:
     """Where a pose puts the sites.
 
     Args:
-        qpos: (T, 26), see above; quaternions need not be normalised.
+        qpos: (..., 26), see above; quaternions need not be normalised.
 
     Returns:
         Positions and rotations in the world, float64.
     """
     qpos = np.asarray(qpos, np.float64)
-    root = rotation_from_quaternion(qpos[:, 3:7])
-    rotations, positions = [root], [qpos[:, :3]]  # of the pelvis, then of each link
+    root = rotation_from_quaternion(qpos[..., 3:7])
+    rotations, positions = [root], [qpos[..., :3]]  # of the pelvis, then of each link
     for number, link in enumerate(LINKS):
         carrier = rotations[link.parent + 1]
-        positions.append(positions[link.parent + 1] + carrier @ np.array(link.position))
+        positions.append(positions[link.parent + 1] + _offset(carrier, link.position))
         mounted = _turned(carrier, 0, np.array(link.twist)) if link.twist else carrier
-        rotations.append(_turned(mounted, link.axis, qpos[:, 7 + number]))
-    places = [positions[link + 1] + rotations[link + 1] @ np.array(offset) for link, offset in SITES.values()]
-    return Poses(np.stack(places, 1), np.stack([rotations[link + 1] for link, _ in SITES.values()], 1))
+        rotations.append(_turned(mounted, link.axis, qpos[..., 7 + number]))
+    places = [positions[link + 1] + _offset(rotations[link + 1], place) for link, place in SITES.values()]
+    return Poses(np.stack(places, -2), np.stack([rotations[link + 1] for link, _ in SITES.values()], -3))
+
+
+def _offset(rotation: np.ndarray, place: tuple[float, float, float]) -> np.ndarray:
+    """``rotation @ place`` of rotations (..., 3, 3), in half the time."""
+    turned: np.ndarray = np.einsum("...ij,j->...i", rotation, np.array(place))
+    return turned
 
 
 def _turned(rotation: np.ndarray, axis: int, angle: np.ndarray) -> np.ndarray:
-    """``rotation @ rotation_about(axis, angle)`` of rotations (T, 3, 3): only two columns change, each by a product."""
+    """``rotation @ rotation_about(axis, angle)`` of rotations (..., 3, 3): only two columns change, by products."""
     cosine, sine = np.cos(angle)[..., None], np.sin(angle)[..., None]
     first, second = (axis + 1) % 3, (axis + 2) % 3
     turned = np.empty_like(rotation)

@@ -22,30 +22,31 @@ def resample(qpos: np.ndarray, *, from_fps: float, to_fps: float, frames: int | 
     get the last pose.
 
     Args:
-        qpos: (T, 26).
+        qpos: (..., T, 26).
         from_fps, to_fps: frames per second, before and after.
         frames: how many are wanted; as many as reach the end of the clip if None.
 
     Returns:
-        (frames, 26) float64; the first is the first of ``qpos``.
+        (..., frames, 26) float64; the first is the first of ``qpos``.
 
     >>> resample(clip.qpos, from_fps=100.0, to_fps=30.0)  # doctest: +SKIP
     """
-    count = resampled_length(len(qpos), from_fps=from_fps, to_fps=to_fps) if frames is None else frames
-    if from_fps == to_fps and count == len(qpos):
+    last = qpos.shape[-2] - 1
+    count = resampled_length(last + 1, from_fps=from_fps, to_fps=to_fps) if frames is None else frames
+    if from_fps == to_fps and count == last + 1:
         return qpos
-    places = np.minimum(np.arange(count) * (from_fps / to_fps), len(qpos) - 1)
-    before = np.minimum(np.floor(places + _SLIVER).astype(int), len(qpos) - 1)
-    after = np.minimum(before + 1, len(qpos) - 1)
+    places = np.minimum(np.arange(count) * (from_fps / to_fps), last)
+    before = np.minimum(np.floor(places + _SLIVER).astype(int), last)
+    after = np.minimum(before + 1, last)
     share = np.maximum(places - before, 0.0)[:, None]
-    poses: np.ndarray = (1 - share) * qpos[before] + share * qpos[after]
-    poses[:, 3:7] = slerp(qpos[before, 3:7], qpos[after, 3:7], share)
+    poses: np.ndarray = (1 - share) * qpos[..., before, :] + share * qpos[..., after, :]
+    poses[..., 3:7] = slerp(qpos[..., before, 3:7], qpos[..., after, 3:7], share)
     return poses
 
 
 def slerp(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Unit quaternions (T, 4) at a share (T, 1) of the shorter way from the first to the second."""
-    cosine = (first * second).sum(1, keepdims=True)
+    """Unit quaternions (..., T, 4) at a share (T, 1) of the shorter way from the first to the second."""
+    cosine = (first * second).sum(-1, keepdims=True)
     second = np.where(cosine < 0, -second, second)
     angle = np.arccos(np.clip(np.abs(cosine), 0.0, 1.0))
     sine = np.sin(angle)
@@ -54,4 +55,4 @@ def slerp(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarra
     a = np.where(near, 1 - share, np.sin((1 - share) * angle) / safe)
     b = np.where(near, share, np.sin(share * angle) / safe)
     mixed = a * first + b * second
-    return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+    return mixed / np.linalg.norm(mixed, axis=-1, keepdims=True)

@@ -14,15 +14,15 @@ _SEAM = 6
 
 
 def cut_windows(features: np.ndarray, length: int, *, overlap: int = 0) -> np.ndarray:
-    """Cut a clip into windows; the last one is filled up with its last frame.
+    """Cut clips into windows; the last one is filled up with its last frame.
 
     Args:
-        features: (T, F).
+        features: (..., T, F).
         length: frames of a window.
         overlap: frames that neighbouring windows share.
 
     Returns:
-        (windows, length, F), a copy.
+        (..., windows, length, F), a copy.
 
     Raises:
         InputError: an ``overlap`` that is no integer from 0 to length − 1.
@@ -33,9 +33,10 @@ def cut_windows(features: np.ndarray, length: int, *, overlap: int = 0) -> np.nd
             f"overlap must be an integer from 0 to {length - 1} frames for windows of {length}, not {overlap!r}"
         )
     step = length - overlap
-    count = count_pieces(len(features), length, overlap)
-    padded = np.pad(features, ((0, (count - 1) * step + length - len(features)), (0, 0)), mode="edge")
-    return np.stack([padded[start * step : start * step + length] for start in range(count)])
+    frames = features.shape[-2]
+    count = count_pieces(frames, length, overlap)
+    padded = np.take(features, np.minimum(np.arange((count - 1) * step + length), frames - 1), axis=-2)
+    return np.stack([padded[..., start * step : start * step + length, :] for start in range(count)], axis=-3)
 
 
 def soften_seams(windows: np.ndarray) -> np.ndarray:
@@ -46,18 +47,19 @@ def soften_seams(windows: np.ndarray) -> np.ndarray:
     both, fading out over six frames on each side.
 
     Args:
-        windows: (windows, length, F) that follow one another without overlap, length at least 2.
+        windows: (..., windows, length, F) that follow one another without overlap, length at least 2.
 
     Returns:
         The same shape, float64.
     """
     softened = windows.astype(np.float64)
-    reach = min(_SEAM, windows.shape[1] // 2)
-    before, after = windows[:-1, -1] - windows[:-1, -2], windows[1:, 1] - windows[1:, 0]
-    jump = (windows[1:, 0] - windows[:-1, -1] - (before + after) / 2)[:, None]
+    reach = min(_SEAM, windows.shape[-2] // 2)
+    earlier, later = windows[..., :-1, :, :], windows[..., 1:, :, :]
+    before, after = earlier[..., -1, :] - earlier[..., -2, :], later[..., 1, :] - later[..., 0, :]
+    jump = (later[..., 0, :] - earlier[..., -1, :] - (before + after) / 2)[..., None, :]
     fade = (1 - (np.arange(reach) + 0.5) / reach)[:, None]
-    softened[:-1, -reach:] += jump / 2 * fade[::-1]
-    softened[1:, :reach] -= jump / 2 * fade
+    softened[..., :-1, -reach:, :] += jump / 2 * fade[::-1]
+    softened[..., 1:, :reach, :] -= jump / 2 * fade
     return softened
 
 
@@ -67,23 +69,23 @@ def join_windows(windows: np.ndarray, frames: int, *, overlap: int = 0) -> np.nd
     Where windows overlap, one fades linearly into the next.
 
     Args:
-        windows: (windows, length, F).
+        windows: (..., windows, length, F).
         frames: of the clip; what the last window has beyond is cut off.
         overlap: frames that neighbouring windows share.
 
     Returns:
-        (frames, F) float64.
+        (..., frames, F) float64.
 
     Raises:
         InputError: windows that do not make a clip of this length.
     """
-    count, length, width = windows.shape
+    *leading, count, length, width = windows.shape
     if not 0 <= overlap < length or frames < 1 or count != count_pieces(frames, length, overlap):
         raise InputError(
             f"{count} windows of {length} frames with an overlap of {overlap} do not make a clip of {frames} frames"
         )
     step = length - overlap
-    clip = np.zeros(((count - 1) * step + length, width))
-    for window, values, weights in zip(range(count), windows, fade_weights(count, length, overlap), strict=True):
-        clip[window * step : window * step + length] += values * weights[:, None]
-    return clip[:frames]
+    clip = np.zeros((*leading, (count - 1) * step + length, width))
+    for window, weights in enumerate(fade_weights(count, length, overlap)):
+        clip[..., window * step : window * step + length, :] += windows[..., window, :, :] * weights[:, None]
+    return clip[..., :frames, :]

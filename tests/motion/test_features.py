@@ -102,6 +102,15 @@ def test_without_a_start_a_clip_begins_at_the_origin() -> None:
     np.testing.assert_allclose(back[:, 2], qpos[:, 2], atol=1e-6)
 
 
+def test_clips_together_are_as_each_alone() -> None:
+    clips = np.stack([smooth_motion(40, seed) for seed in range(3)])
+    features = compute_features(clips, fps=30.0)
+    alone = [compute_features(clip, fps=30.0) for clip in clips]
+    np.testing.assert_allclose(features, alone, rtol=0, atol=1e-6)
+    back = [to_qpos(each, fps=30.0, start=clip[0]) for each, clip in zip(alone, clips, strict=True)]
+    np.testing.assert_allclose(to_qpos(np.stack(alone), fps=30.0, start=clips[:, 0]), back, rtol=0, atol=1e-12)
+
+
 def test_joints_stay_within_their_limits_and_quaternions_normalised() -> None:
     features = 10 * np.random.default_rng(0).standard_normal((20, 127))
     back = to_qpos(features, fps=30.0)

@@ -89,6 +89,18 @@ def test_features_alone_lose_next_to_nothing_at_any_frame_rate_and_overlap(input
         np.testing.assert_allclose(poses[0, :-1, :2], WALK[:-1, :2], atol=1e-3 if exact else 0.01)
 
 
+def test_clips_together_have_the_windows_and_the_poses_of_each_alone(inputs: MotionInputs) -> None:
+    clips = np.stack([smooth_motion(800, seed) for seed in range(5)])  # more than are computed at once
+    for options in ({}, {"fps": 50.0, "overlap": 8}):
+        together, alone = inputs.prepare(clips, options), [inputs.prepare(clip, options) for clip in clips]  # type: ignore[arg-type]
+        windows = np.concatenate([each.pieces for each in alone])
+        np.testing.assert_allclose(together.pieces, windows, rtol=0, atol=1e-5)
+        assert isinstance(together.layout, ClipLayout)
+        assert together.layout.starts == sum((each.layout.starts for each in alone), ())  # type: ignore[union-attr]
+        poses = np.concatenate([through_features(inputs, clip, **options) for clip in clips])
+        np.testing.assert_allclose(through_features(inputs, clips, **options), poses, rtol=0, atol=1e-5)
+
+
 def test_overlapping_windows_are_more_and_decode_to_the_same_length(tok: Tokenizer) -> None:
     codes = tok.encode(WALK, overlap=16)
     assert codes.shape == (1, 4, 64) and codes.layout.overlap == 16  # type: ignore[union-attr]

@@ -45,6 +45,19 @@ def test_a_jump_between_windows_is_shared_and_fades_on_both_sides() -> None:
     assert steps.max() < 0.1 < np.abs(np.diff(jumping.reshape(40, 2)[:, 0]) - 0.1).max()
 
 
+def test_clips_together_are_as_each_alone() -> None:
+    clips = np.random.default_rng(0).normal(size=(2, 3, 20, 5))
+    windows = cut_windows(clips, 8, overlap=2)
+    softened, joined = soften_seams(windows), join_windows(windows, 20, overlap=2)
+    for place in np.ndindex(2, 3):
+        np.testing.assert_array_equal(windows[place], cut_windows(clips[place], 8, overlap=2))
+        np.testing.assert_array_equal(softened[place], soften_seams(windows[place]))
+        np.testing.assert_array_equal(joined[place], join_windows(windows[place], 20, overlap=2))
+    poses = np.stack([smooth_motion(20, seed) for seed in range(2)])
+    alone = [resample(each, from_fps=30.0, to_fps=50.0) for each in poses]
+    np.testing.assert_allclose(resample(poses, from_fps=30.0, to_fps=50.0), alone, rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("overlap", [-1, 4, 1.5, True])
 def test_impossible_overlaps_are_refused(overlap: object) -> None:
     with pytest.raises(InputError, match="overlap must be an integer from 0 to 3 frames for windows of 4, not "):
