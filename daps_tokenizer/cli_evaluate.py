@@ -99,6 +99,8 @@ def evaluate_command(
     folder = open_model(model)
     tokenizer = Tokenizer(folder, runtime.open(folder))
     opened = open_data(data, tokenizer.config, fit=fit, split=split, limit=limit)
+    if "sampled" in codes:
+        tokenizer.config.require_probabilities()
     searches = {f"local search, {count} proposals": LocalSearch(proposals=count) for count in search}
     ways = ways_to_encode(tokenizer, best_of=best_of, searches=searches)
     ways = {name: way for name, way in ways.items() if name not in _WAYS or name in (codes or _WAYS)}
