@@ -56,7 +56,7 @@ class ImageInputs:
         """Images (..., height, width, C) as they are, tiles (..., T, height, width, C) put together, (..., H, W, C).
 
         Raises:
-            CodesError: the layout is that of motion clips.
+            CodesError: the layout is that of motion clips, or of other tiles.
         """
         if layout is None:
             return pieces

@@ -58,7 +58,7 @@ class Mosaic:
         layout: how the images were cut, without overlap.
 
     Raises:
-        InputError: a layout that does not cut its image into such tiles.
+        CodesError: a layout that does not cut its image into such tiles.
     """
 
     def __init__(self, backend: Backend, config: TokenizerConfig, layout: TileLayout) -> None:

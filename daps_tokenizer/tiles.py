@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from daps_tokenizer.errors import InputError
+from daps_tokenizer.errors import CodesError, InputError
 from daps_tokenizer.layouts import TileLayout
 
 
@@ -54,7 +54,7 @@ def join_tiles(tiles: np.ndarray, layout: TileLayout) -> np.ndarray:
     decoded each on its own. Needs one float32 buffer of the size of the image.
 
     Raises:
-        InputError: tiles whose number or size does not belong to this layout.
+        CodesError: tiles whose number or size does not belong to this layout.
     """
     check_layout(tiles.shape, layout)
     _, tile_height, tile_width, channels = tiles.shape
@@ -76,7 +76,7 @@ def check_layout(shape: tuple[int, ...], layout: TileLayout) -> None:
     """Check that tiles of ``shape`` (count, tile_height, tile_width, C) can have been cut by ``layout``.
 
     Raises:
-        InputError: saying what the layout expects.
+        CodesError: saying what the layout expects; it came with the codes.
     """
     count, tile_height, tile_width, _ = shape
     if (
@@ -85,7 +85,7 @@ def check_layout(shape: tuple[int, ...], layout: TileLayout) -> None:
         or layout.rows != count_pieces(layout.height, tile_height, layout.overlap)
         or layout.columns != count_pieces(layout.width, tile_width, layout.overlap)
     ):
-        raise InputError(
+        raise CodesError(
             f"{count} tiles of {tile_height}×{tile_width} do not make an image of {layout.height}×{layout.width}; "
             f"expected {layout.rows}×{layout.columns} tiles with an overlap of {layout.overlap}"
         )

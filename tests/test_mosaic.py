@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from daps_tokenizer import BestOf, Codes, LocalSearch, Tokenizer
 from daps_tokenizer.backends.torch import TorchBackend
-from daps_tokenizer.errors import InputError
+from daps_tokenizer.errors import CodesError
 from daps_tokenizer.hub import ModelFolder, built_in_models
 from daps_tokenizer.layouts import TileLayout
 from daps_tokenizer.model.autoencoder import Autoencoder
@@ -109,10 +109,12 @@ def test_which_tiles_make_one_grid(backend: TorchBackend) -> None:
     assert tiles_per_image(Mosaic(backend, GRID, LAYOUT)) == 4 and tiles_per_image(backend) == 1
 
 
-def test_a_layout_that_contradicts_itself_is_refused(backend: TorchBackend) -> None:
-    layout = TileLayout(height=500, width=96, rows=2, columns=2, overlap=0)
-    with pytest.raises(InputError, match="4 tiles of 48×48 do not make an image of 500×96"):
-        Mosaic(backend, GRID, layout)
+@pytest.mark.parametrize("overlap", [0, 3])  # decoded as one grid, and tile by tile
+def test_a_layout_that_contradicts_itself_is_refused(tok: Tokenizer, overlap: int) -> None:
+    layout = TileLayout(height=500, width=90, rows=2, columns=2, overlap=overlap)
+    codes = Codes(random_codes(4)[None], GRID.vocab_size, "grid", "", layout)
+    with pytest.raises(CodesError, match="4 tiles of 48×48 do not make an image of 500×90"):
+        tok.decode(codes)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daps_tokenizer.errors import InputError
+from daps_tokenizer.errors import CodesError, InputError
 from daps_tokenizer.layouts import TileLayout
 from daps_tokenizer.tiles import cut_tiles, join_tiles
 
@@ -85,5 +85,5 @@ def test_an_overlap_that_is_no_part_of_a_tile_is_refused(overlap: int) -> None:
     ],
 )
 def test_tiles_of_another_layout_are_refused(layout: TileLayout) -> None:
-    with pytest.raises(InputError, match=f"4 tiles of 8×8 do not make an image of {layout.height}×{layout.width}"):
+    with pytest.raises(CodesError, match=f"4 tiles of 8×8 do not make an image of {layout.height}×{layout.width}"):
         join_tiles(noise(4, 8, 8, 1), layout)
