@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Protocol
 
 import numpy as np
@@ -29,19 +30,28 @@ def draw_uniform(shape: tuple[int, ...], seed: int) -> np.ndarray:
     Raises:
         InputError: a seed that is not an integer of at least 0.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise InputError(f"seed must be an integer of at least 0, not {seed!r}")
+    check_integer("seed", seed, least=0)
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
 
 
-def check_temperature(temperature: float) -> None:
-    """Refuse what is not a finite number of at least 0.
+def check_integer(name: str, value: object, *, least: int) -> None:
+    """Refuse what is not an integer, Python's or numpy's, of at least ``least``.
 
     Raises:
-        InputError: naming the value.
+        InputError: naming the option and the value.
     """
-    if not isinstance(temperature, int | float | np.floating) or not 0 <= temperature < float("inf"):
-        raise InputError(f"temperature must be a finite number of at least 0, not {temperature!r}")
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name} must be an integer of at least {least}, not {value!r}")
+
+
+def check_number(name: str, value: object) -> None:
+    """Refuse what is not a finite real number, Python's or numpy's, of at least 0.
+
+    Raises:
+        InputError: naming the option and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or value < 0 or not value < float("inf"):
+        raise InputError(f"{name} must be a finite number of at least 0, not {value!r}")
 
 
 def score_of(score: Score, backend: Backend, inputs: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -89,10 +99,9 @@ class BestOf:
     score: Score | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.num_samples, bool) or not isinstance(self.num_samples, int) or self.num_samples < 1:
-            raise InputError(f"BestOf needs an integer number of samples of at least 1, not {self.num_samples!r}")
-        check_temperature(self.temperature)
-        draw_uniform((), self.seed)
+        check_integer("BestOf: num_samples", self.num_samples, least=1)
+        check_number("BestOf: temperature", self.temperature)
+        check_integer("BestOf: seed", self.seed, least=0)
         if self.score is not None and not callable(self.score):
             raise InputError(f"BestOf: score must be a function of (inputs, decoded, codes), not {self.score!r}")
 
@@ -104,7 +113,7 @@ class BestOf:
         greedy_value = self._values(backend, inputs, greedy)
         best, best_value = greedy, greedy_value
         for k in range(1, self.num_samples):
-            candidate = backend.encode(inputs, uniform[:, k], self.temperature).codes
+            candidate = backend.encode(inputs, uniform[:, k], float(self.temperature)).codes
             value = self._values(backend, inputs, candidate)
             better = value > best_value
             best = np.where(better[:, None], candidate, best)
@@ -120,5 +129,6 @@ class BestOf:
         """What candidates (B, N) are judged by, (B,)."""
         if self.score is not None:
             return score_of(self.score, backend, inputs, codes)
-        likelihood: np.ndarray = backend.likelihood(inputs, codes).log_likelihood.sum(1)
+        # In float32, sums of 80,000 nats would be known to 0.008 only, and ties and worse ones be taken for better.
+        likelihood: np.ndarray = backend.likelihood(inputs, codes).log_likelihood.sum(1, dtype=np.float64)
         return likelihood

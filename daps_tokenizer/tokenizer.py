@@ -21,7 +21,7 @@ from daps_tokenizer.layouts import ClipLayout, TileLayout
 from daps_tokenizer.model_codes import ModelCodes
 from daps_tokenizer.mosaic import Mosaic, can_be_one_grid
 from daps_tokenizer.motion.clips import Clip
-from daps_tokenizer.search import Search, check_temperature, draw_uniform
+from daps_tokenizer.search import Search, check_integer, check_number, draw_uniform
 
 # Reconstructions are made in pieces of about this many values, so that decoding a large photograph needs little memory.
 _VALUES_PER_PIECE = 2**23
@@ -178,15 +178,14 @@ class Tokenizer:
             UnsupportedError: a quantiser, which has nothing to draw from.
         """
         self.config.require_probabilities()
-        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
-            raise InputError(f"num_samples must be an integer of at least 1, not {num_samples!r}")
-        check_temperature(temperature)
+        check_integer("num_samples", num_samples, least=1)
+        check_number("temperature", temperature)
         batch = self._inputs.prepare(inputs, options)
         leading = (batch.leading[0], num_samples, *batch.leading[1:])
         uniform = draw_uniform((*leading, self.num_tokens), seed)
         layout = batch.layout and batch.layout.take(np.repeat(np.arange(batch.leading[0]), num_samples).tolist())
         rows = uniform.reshape(-1, self.num_tokens)
-        return self._draw(batch.repeat(num_samples), rows, temperature, leading, layout)
+        return self._draw(batch.repeat(num_samples), rows, float(temperature), leading, layout)
 
     def log_prob(self, inputs: object, codes: Codes | np.ndarray, **options: Unpack[InputOptions]) -> np.ndarray:
         """log q(z|x) of given codes in nats, summed over the codes of an item (paper, section 3).

@@ -1,5 +1,6 @@
 """Tokenizer: images to codes and back, with real graphs of a small model whose weights are random."""
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 from daps_tokenizer import Codes, Tokenizer
 from daps_tokenizer.errors import CodesError, InputError, ModelFileError, OutputExistsError
+from daps_tokenizer.layouts import TileLayout
 
 
 def digits(count: int, seed: int = 0) -> np.ndarray:
@@ -174,6 +176,8 @@ def test_codes_of_another_number_of_images_are_refused(tok: Tokenizer) -> None:
     ("options", "message"),
     [
         ({"num_samples": 0}, "num_samples must be an integer of at least 1, not 0"),
+        ({"num_samples": True}, "num_samples must be an integer of at least 1, not True"),
+        ({"temperature": True}, "temperature must be a finite number of at least 0, not True"),
         ({"temperature": -1.0}, "temperature must be a finite number of at least 0, not -1.0"),
         ({"temperature": float("nan")}, "temperature must be a finite number of at least 0, not nan"),
         ({"seed": -3}, "seed must be an integer of at least 0, not -3"),
@@ -183,6 +187,19 @@ def test_codes_of_another_number_of_images_are_refused(tok: Tokenizer) -> None:
 def test_impossible_options_are_refused(tok: Tokenizer, options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         tok.sample(digits(1), **options)  # type: ignore[arg-type]
+
+
+def test_options_may_be_numpys_numbers(tok: Tokenizer) -> None:
+    options = {"num_samples": np.int64(2), "temperature": np.float16(0.5), "seed": np.uint32(7)}
+    expected = tok.sample(digits(2), num_samples=2, temperature=0.5, seed=7).numpy()
+    np.testing.assert_array_equal(tok.sample(digits(2), **options).numpy(), expected)  # type: ignore[arg-type]
+
+
+def test_tiles_that_do_not_fit_their_layout_are_refused(tok: Tokenizer) -> None:
+    codes = tok.encode(np.zeros((28, 56, 1), np.uint8), fit="tile")
+    layout = TileLayout(height=500, width=56, rows=1, columns=2, overlap=0)
+    with pytest.raises(CodesError, match="2 tiles of 28×28 do not make an image of 500×56; expected 1×2 tiles"):
+        tok.decode(dataclasses.replace(codes, layout=layout))
 
 
 def test_a_saved_model_is_the_same_model(tok: Tokenizer, tmp_path: Path) -> None:
