@@ -11,11 +11,12 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from daps_tokenizer.backends import Backend, SweepsOnDevice
+from daps_tokenizer.backends.batching import parallel_chunk, slices
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.mosaic import tiles_per_image
 from daps_tokenizer.neighbourhoods import groups_of_codes, one_at_a_time
-from daps_tokenizer.search import Score, score_of
+from daps_tokenizer.search import Score, check_integer, check_number, score_of
 
 Objective = Literal["log_likelihood", "squared_error"]
 Propose = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
@@ -59,7 +60,7 @@ class LocalSearch:
             trained on them; every decode then takes a pass of the recognition model as well.
         propose: what to try in place of the codes that q finds probable: a function of (inputs, codes, count), called
             once a sweep, that returns ``count`` other codes for each position, (B, N, count) integers, best first.
-        max_seconds: stop after this time beyond greedy encoding (the decode at hand and one more are finished), with
+        max_seconds: stop after this time beyond greedy encoding (the decodes at hand and one more are finished), with
             the best codes so far.
 
     Raises:
@@ -77,9 +78,8 @@ class LocalSearch:
     max_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        for name, count in (("sweeps", self.sweeps), ("proposals", self.proposals)):
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise InputError(f"LocalSearch: {name} must be an integer of at least 1, not {count!r}")
+        check_integer("LocalSearch: sweeps", self.sweeps, least=1)
+        check_integer("LocalSearch: proposals", self.proposals, least=1)
         if self.objective not in get_args(Objective):
             choices = " or ".join(get_args(Objective))
             raise InputError(f"LocalSearch: objective must be {choices}, not {self.objective!r}; others go in score=")
@@ -89,11 +89,9 @@ class LocalSearch:
             raise InputError(f"LocalSearch: propose must be a function of (inputs, codes, count), not {self.propose!r}")
         if self.score is not None and self.objective != "log_likelihood":
             raise InputError(f"LocalSearch: score takes the place of objective {self.objective!r}; pass one of them")
-        for name, number in (("log_q_weight", self.log_q_weight), ("max_seconds", self.max_seconds)):
-            if number is None and name == "max_seconds":
-                continue
-            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < float("inf"):
-                raise InputError(f"LocalSearch: {name} must be a finite number of at least 0, not {number!r}")
+        check_number("LocalSearch: log_q_weight", self.log_q_weight)
+        if self.max_seconds is not None:
+            check_number("LocalSearch: max_seconds", self.max_seconds)
 
     def run(self, backend: Backend, inputs: np.ndarray, config: TokenizerConfig) -> np.ndarray:
         """Codes (B, N) int32 for inputs (B, *input_shape)."""
@@ -115,7 +113,7 @@ class LocalSearch:
             inputs: (B, *input_shape).
             config: of the model.
             start: codes (B, N) int32 to begin with in place of the greedy ones; the result is never worse than these.
-            on_progress: called after every trial with the share of the search that is done, in [0, 1].
+            on_progress: called whenever codes were tried, with the share of the search that is done, in [0, 1].
 
         Raises:
             InputError: ``score`` does not return one number for each input, or ``propose`` no codes of the model.
@@ -126,8 +124,9 @@ class LocalSearch:
             return found
         evaluation = _Evaluation(self, backend, inputs)
         groups = groups_of_codes(config) if self.score is None else one_at_a_time(config.num_tokens, 1)
-        num_proposals = min(self.proposals, config.vocab_size - 1)
-        steps = list(itertools.product(groups, range(num_proposals)))
+        num_proposals = min(int(self.proposals), config.vocab_size - 1)
+        tried_at_once = slices(num_proposals, self._tried_at_once(backend, config, len(inputs)))
+        steps = list(itertools.product(groups, tried_at_once))
         best, best_values = greedy, evaluation.values(greedy)
         greedy_total = best_values.sum(1)
         for sweep in range(self.sweeps):
@@ -135,16 +134,17 @@ class LocalSearch:
                 break
             proposals = self._proposals(backend, inputs, best, num_proposals, config.vocab_size)
             codes, values = best.copy(), best_values
-            for step, ((positions, windows), m) in enumerate(steps):
+            for step, ((positions, windows), tried) in enumerate(steps):
                 if evaluation.is_late():
                     break
-                candidate = codes.copy()
-                candidate[:, positions] = proposals[:, positions, m]
-                candidate_values = evaluation.values(candidate)
-                better = (candidate_values - values) @ windows > 0
-                codes[:, positions] = np.where(better, candidate[:, positions], codes[:, positions])
-                # What the kept changes are worth, up to what neighbouring ones do to each other.
-                values = np.where(better @ windows.T > 0, candidate_values, values)
+                # All of them differ from the codes at the same positions, so none depends on whether another is kept.
+                candidates = codes[None].repeat(tried.stop - tried.start, axis=0)
+                candidates[..., positions] = np.moveaxis(proposals[:, positions, tried], -1, 0)
+                for candidate, candidate_values in zip(candidates, evaluation.values_of_each(candidates), strict=True):
+                    better = (candidate_values - values) @ windows > 0
+                    codes[:, positions] = np.where(better, candidate[:, positions], codes[:, positions])
+                    # What the kept changes are worth, up to what neighbouring ones do to each other.
+                    values = np.where(better @ windows.T > 0, candidate_values, values)
                 if on_progress:
                     on_progress((sweep + (step + 1) / len(steps)) / self.sweeps)
             exact_values = evaluation.values(codes)
@@ -156,6 +156,12 @@ class LocalSearch:
             best, best_values = np.where(rises, codes, best), np.where(rises, exact_values, best_values)
         gain = best_values.sum(1) - greedy_total
         return SearchResult(greedy, best, gain, evaluation.decodes, evaluation.seconds())
+
+    def _tried_at_once(self, backend: Backend, config: TokenizerConfig, batch: int) -> int:
+        """How many proposals of each item one pass of the backend takes; a score is told of each item once."""
+        if self.score is not None:
+            return 1
+        return max(1, parallel_chunk(config, "cuda" if backend.device == "cuda" else "cpu") // batch)
 
     def _find_on_device(
         self,
@@ -170,7 +176,7 @@ class LocalSearch:
         if asks_the_host or not isinstance(backend, SweepsOnDevice):
             return None
         started = time.perf_counter()
-        proposals = min(self.proposals, config.vocab_size - 1)
+        proposals = min(int(self.proposals), config.vocab_size - 1)
         codes, gain, decodes = greedy, np.zeros(len(inputs)), 0
         for sweep in range(self.sweeps):
             swept = backend.sweep_on_device(inputs, codes, objective=self.objective, proposals=proposals)
@@ -217,18 +223,24 @@ class _Evaluation:
 
     def values(self, codes: np.ndarray) -> np.ndarray:
         """What is maximised once summed over the last axis: float64 (B, N), or (B, 1) where there is a ``score``."""
-        self.decodes += 1
-        if self._search.score is None:
-            values = self._likelihood(codes)
-        else:
-            values = score_of(self._search.score, self._backend, self._inputs, codes)[:, None]
-        if self._search.log_q_weight == 0:
-            return values
-        log_q = self._backend.score(self._inputs, codes, 1).log_probs.astype(np.float64)
-        return values + self._search.log_q_weight * log_q.reshape(*values.shape, -1).sum(-1)
+        return self.values_of_each(codes[None])[0]
 
-    def _likelihood(self, codes: np.ndarray) -> np.ndarray:
-        likelihood = self._backend.likelihood(self._inputs, codes)
+    def values_of_each(self, candidates: np.ndarray) -> np.ndarray:
+        """The values of each of K candidates (K, B, N), from one call of the backend."""
+        count, batch, num_tokens = candidates.shape
+        self.decodes += count
+        inputs, codes = np.concatenate([self._inputs] * count), candidates.reshape(-1, num_tokens)
+        if self._search.score is None:
+            values = self._likelihood(inputs, codes)
+        else:
+            values = score_of(self._search.score, self._backend, inputs, codes)[:, None]
+        if self._search.log_q_weight != 0:
+            log_q = self._backend.score(inputs, codes, 1).log_probs.astype(np.float64)
+            values = values + self._search.log_q_weight * log_q.reshape(*values.shape, -1).sum(-1)
+        return values.reshape(count, batch, -1)
+
+    def _likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        likelihood = self._backend.likelihood(inputs, codes)
         if self._search.objective == "squared_error":
             return -likelihood.squared_error.astype(np.float64)
         return likelihood.log_likelihood.astype(np.float64)

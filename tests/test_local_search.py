@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from daps_tokenizer import LocalSearch, Tokenizer, TokenizerConfig
-from daps_tokenizer.backends import Backend, Decoded
+from daps_tokenizer import LocalSearch, Tokenizer, TokenizerConfig, local_search
+from daps_tokenizer.backends import Backend, CellLikelihood, Decoded
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.hub import open_model
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
 from tests.settings import CIFAR10, TINY_GRID, TINY_MLP, TINY_MOTION
 from tests.test_tokenizer import digits
@@ -262,6 +263,51 @@ def test_a_backend_that_sweeps_on_its_device_finds_the_same(objective: str) -> N
     np.testing.assert_array_equal(on_device.codes, by_host.codes)
     np.testing.assert_allclose(on_device.gain, by_host.gain, rtol=1e-6)
     assert (on_device.codes != by_host.greedy).any() and progress[-1] == 1.0
+
+
+@pytest.mark.parametrize("name", ["daps-mnist", "daps-cifar10"])
+def test_proposals_that_are_judged_together_are_chosen_as_one_after_the_other(name: str, one_thread: None) -> None:
+    """A sweep on the device asks for each proposal by itself."""
+    folder = open_model(name)
+    images = digits(2) if name == "daps-mnist" else photos(2)
+    search = LocalSearch(proposals=3)
+    together = Watched(TorchBackend.open(folder))
+    found = search.find(together, images, folder.config)  # type: ignore[arg-type]
+    one_by_one = TorchBackend.open(folder)
+    one_by_one._sweeps_here = True
+    expected = search.find(one_by_one, images, folder.config)
+    np.testing.assert_array_equal(found.codes, expected.codes)
+    assert (found.codes != found.greedy).any() and found.decodes == expected.decodes
+    assert sorted(set(together.judged)) == [2, 6]  # before and after; three proposals for each of two images
+
+
+class Watched:
+    """A backend that keeps how many items were judged in each call."""
+
+    device = "cpu"
+
+    def __init__(self, backend: TorchBackend) -> None:
+        self.judged: list[int] = []
+        self.encode, self.score, self._backend = backend.encode, backend.score, backend
+
+    def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
+        assert len(inputs) == len(codes)
+        self.judged.append(len(codes))
+        return self._backend.likelihood(inputs, codes)
+
+
+@pytest.mark.parametrize(("batch", "together"), [(1, {1, 4}), (2, {2, 4}), (4, {4}), (7, {7})])
+def test_no_more_is_judged_together_than_one_pass_takes(
+    batch: int, together: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_search, "parallel_chunk", lambda config, device: 6)
+    backend, shares = Watched(random_backend(GRID)), list[float]()
+    search = LocalSearch(proposals=4)
+    found = search.find(backend, photos(batch), GRID, on_progress=shares.append)  # type: ignore[arg-type]
+    assert set(backend.judged) == together and found.decodes == sum(backend.judged) / batch == 1 + 9 * 4 + 1
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    monkeypatch.undo()
+    np.testing.assert_array_equal(found.codes, search.run(random_backend(GRID), photos(batch), GRID))
 
 
 def test_what_has_to_ask_the_host_is_not_swept_on_the_device() -> None:
