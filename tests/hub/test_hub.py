@@ -3,9 +3,11 @@
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from daps_tokenizer import Tokenizer
 from daps_tokenizer.errors import ConfigError, DapsError, HubError, ModelFileError, ModelNotFoundError
 from daps_tokenizer.hub import open_model, push_folder
 from tests.hub.helpers import CONFIG, FILES, MODEL, Call, client_process, contents, files_on, flip_a_bit, write_folder
@@ -199,6 +201,19 @@ def test_what_was_pushed_can_be_opened_with_the_same_bytes(hub: LocalHub, downlo
     model = download("org/new")
     assert url == f"{hub.url}/org/new/commit/{model.path.name}"
     assert {name: (model.path / name).read_bytes() for name in MODEL} == MODEL
+
+
+def push_a_tokenizer(folder: Path, repo_id: str, **options: Any) -> str:
+    return Tokenizer.from_pretrained(folder, backend="onnx", device="cpu").push_to_hub(repo_id, **options)
+
+
+def test_a_tokenizer_pushes_its_own_files_as_it_is_told(hub: LocalHub, client: Call, folder: Path) -> None:
+    options = {"token": TOKEN, "revision": "v2", "private": True, "commit_message": "Second version"}
+    url = client(push_a_tokenizer, folder, "org/new", **options)
+    assert url == f"{hub.url}/org/new/commit/{hub.repositories['org/new'].refs['v2']}"
+    pushed = files_on(hub, "org/new", "v2")
+    assert {name: pushed[name] for name in MODEL} == MODEL
+    assert hub.repositories["org/new"].private and "Second version" in hub.repositories["org/new"].messages
 
 
 def test_only_files_of_the_model_are_pushed(hub: LocalHub, push: Call, folder: Path) -> None:
