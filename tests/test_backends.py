@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from daps_tokenizer.backends import Backend, open_backend
-from daps_tokenizer.backends.batching import encode_chunk, parallel_chunk, physical_cores, slices
+from daps_tokenizer.backends.batching import encode_chunk, parallel_chunk, physical_cores, shared_threads, slices
 from daps_tokenizer.errors import BackendError, ModelFileError
 from daps_tokenizer.hub import ModelFolder, open_model
 from tests.settings import CIFAR10, IMAGENET256, MNIST
@@ -176,6 +176,24 @@ def test_long_codes_are_encoded_alone_and_short_ones_together() -> None:
     assert [encode_chunk(config) for config in (MNIST, CIFAR10, IMAGENET256)] == [32, 16, 1]
     assert [parallel_chunk(config, "cpu") for config in (MNIST, CIFAR10, IMAGENET256)] == [1024, 64, 1]
     assert [parallel_chunk(config, "cuda") for config in (MNIST, CIFAR10, IMAGENET256)] == [32768, 2048, 16]
+
+
+def test_large_chunks_share_idle_threads_and_never_have_more_than_there_are() -> None:
+    assert [shared_threads(16, chunks) for chunks in (1, 2, 8, 9, 16)] == [16, 9, 9, 1, 1]
+    assert [shared_threads(2, chunks) for chunks in (1, 2)] == [2, 1] and shared_threads(1, 1) == 1
+    for num_threads in range(1, 20):
+        for chunks in range(1, num_threads + 1):
+            assert chunks + shared_threads(num_threads, chunks) - 1 <= num_threads
+
+
+def test_a_few_photographs_are_encoded_by_more_threads_than_there_are_photographs() -> None:
+    folder = open_model("daps-photo-256")
+    opened, alone = (open_in("onnx", folder, num_threads=count) for count in (4, 1))
+    two = np.random.default_rng(0).integers(0, 256, (2, *folder.config.input_shape), dtype=np.uint8)
+    noise = np.random.default_rng(1).random((2, folder.config.num_tokens), dtype=np.float32)
+    codes = opened.encode(two, noise, 1.0).codes
+    assert list(opened._sessions) == [("encoder", 3)]  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(codes, alone.encode(two, noise, 1.0).codes)
 
 
 def test_all_cores_of_this_machine_are_used_unless_told_otherwise(onnx: Backend) -> None:

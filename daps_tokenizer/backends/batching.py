@@ -45,6 +45,18 @@ def slices(size: int, chunk: int) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
+def shared_threads(num_threads: int, num_chunks: int) -> int:
+    """Threads of a session that runs large chunks side by side, each called from a thread of its own.
+
+    One chunk has all threads. As long as there are two for each chunk, half of all serve every chunk beside its own,
+    which is no more than ``num_threads`` together, in one session for all such batches. Otherwise chunks keep to
+    themselves. Not measured: no machine with more than two cores was at hand.
+    """
+    if num_chunks == 1:
+        return num_threads
+    return num_threads // 2 + 1 if 2 * num_chunks <= num_threads else 1
+
+
 def captured_size(batch: int) -> int:
     """Batches that are recorded as CUDA graphs are filled up to a power of two, so that there are few sizes."""
     return 1 << (batch - 1).bit_length()

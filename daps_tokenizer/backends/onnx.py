@@ -23,6 +23,7 @@ from daps_tokenizer.backends.batching import (
     join,
     parallel_chunk,
     physical_cores,
+    shared_threads,
     slices,
 )
 from daps_tokenizer.backends.onnx_steps import StepLoop
@@ -99,8 +100,8 @@ class OnnxBackend:
             return self._encode_by_steps(inputs, uniform, temperature)
         share = -(-len(inputs) // self.num_threads)
         chunks = slices(len(inputs), min(share, encode_chunk(self._folder.config)))
-        alone = len(chunks) == 1 and len(inputs) * self._folder.config.num_tokens >= SHARED_CODES
-        session = self._session("encoder", num_threads=self.num_threads if alone else 1)
+        is_large = -(-len(inputs) // len(chunks)) * self._folder.config.num_tokens >= SHARED_CODES
+        session = self._session("encoder", num_threads=shared_threads(self.num_threads, len(chunks)) if is_large else 1)
 
         def run(rows: slice) -> list[np.ndarray]:
             feed = {
