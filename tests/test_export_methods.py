@@ -1,6 +1,7 @@
 """Models that encode in one pass are tokenizers like any other, as far as they have what is asked for."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from daps_tokenizer import Tokenizer
+from daps_tokenizer.backends import onnx as onnx_backend
 from daps_tokenizer.backends.onnx import OnnxBackend
+from daps_tokenizer.backends.tensorrt import TensorRTBackend
 from daps_tokenizer.backends.torch import TorchBackend
-from daps_tokenizer.errors import UnsupportedError
+from daps_tokenizer.errors import BackendError, UnsupportedError
 from daps_tokenizer.evaluation import measure, ways_to_encode
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.local_search import LocalSearch
@@ -19,6 +22,7 @@ from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
 from daps_tokenizer.search import BestOf
 from export.check import choice_gap, compare, random_inputs
 from export.folder import export_folder
+from tests.cli.helpers import digit, refusal, run_well
 from tests.settings import TINY_GRID, TINY_MLP, of_kind
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -104,6 +108,36 @@ def test_what_needs_probabilities_is_refused_by_a_quantiser(
     ):
         with pytest.raises(UnsupportedError, match=message):
             refused()
+
+
+@QUANTISERS
+def test_evaluating_sampled_codes_of_a_quantiser_is_refused_and_greedy_codes_are_evaluated(
+    folders: dict[str, ModelFolder], kind: str, tmp_path: Path
+) -> None:
+    digit().save(tmp_path / "digit.png")
+    message = refusal("evaluate", folders[kind].path, tmp_path, "--codes", "sampled")
+    assert message.startswith(f"tiny-{kind} is a quantiser") and "have no probabilities" in message
+    content = json.loads(run_well("evaluate", folders[kind].path, tmp_path, "--json").stdout)
+    assert list(content["results"]) == ["greedy"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_onnx_runtime_on_a_gpu_encodes_in_one_pass_as_on_the_cpu(
+    folders: dict[str, ModelFolder], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs on a GPU, with the provider of the CPU: such models have no step to capture."""
+    uniform = np.random.default_rng(0).random((6, 8), dtype=np.float32)
+    expected = OnnxBackend.open(folders[kind]).encode(IMAGES, uniform, 1.0)
+    monkeypatch.setitem(onnx_backend._PROVIDERS, "cuda", "CPUExecutionProvider")
+    encoded = OnnxBackend.open(folders[kind], device="cuda").encode(IMAGES, uniform, 1.0)
+    np.testing.assert_array_equal(encoded.codes, expected.codes)
+    np.testing.assert_allclose(encoded.log_probs, expected.log_probs, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensorrt_refuses_what_has_no_step(folders: dict[str, ModelFolder], kind: str) -> None:
+    with pytest.raises(BackendError, match=rf"'tensorrt' encodes step by step, and tiny-{kind} in one pass .*{kind}\)"):
+        TensorRTBackend.open(folders[kind])
 
 
 def test_a_gaussian_vae_is_not_exported(tmp_path: Path) -> None:

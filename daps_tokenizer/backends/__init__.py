@@ -140,11 +140,14 @@ def _open(
         raise BackendError(
             "backend 'torch' needs PyTorch, which is not installed; install daps-tokenizer[torch] or use backend='onnx'"
         ) from error
+    except (ImportError, OSError) as error:  # where libraries of CUDA are missing, for instance
+        reason = str(error).strip().partition("\n")[0]
+        raise BackendError(f"backend 'torch' cannot be loaded: {reason}; use backend='onnx'") from error
     return TorchBackend.open(folder, device=device, dtype=dtype, num_threads=num_threads)
 
 
 def _open_fastest(folder: ModelFolder, *, device: str | None, dtype: str, num_threads: int | None) -> Backend:
-    """The first runtime that opens, of those that this machine has; on a machine without a GPU that is ONNX Runtime."""
+    """The first runtime that opens, for which a GPU has to work; on a machine without one that is ONNX Runtime."""
     from daps_tokenizer.backends.choice import runtimes
 
     wanted = [runtime for runtime in runtimes() if device in (None, runtime.device)]

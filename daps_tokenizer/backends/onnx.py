@@ -1,9 +1,9 @@
 """ONNX Runtime: the backend that is always there, on the CPU and, with onnxruntime-gpu, on NVIDIA GPUs.
 
 Encoding takes a few passes over small arrays (export/passes.py), so a batch is cut into chunks which run side by side,
-one thread each; only what is one chunk and large uses all threads. The other graphs are one pass each: their chunks
-follow one another and each uses all threads. On a GPU encoding runs step by step in captured CUDA graphs
-(:mod:`daps_tokenizer.backends.onnx_steps`).
+one thread each; only where chunks are large and fewer than threads, they share the others. The other graphs are one
+pass each: their chunks follow one another and each uses all threads. On a GPU autoregressive encoding runs step by step
+in captured CUDA graphs (:mod:`daps_tokenizer.backends.onnx_steps`), any other is one pass too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from daps_tokenizer.backends.batching import (
 )
 from daps_tokenizer.backends.onnx_steps import StepLoop
 from daps_tokenizer.backends.workers import Workers
-from daps_tokenizer.errors import BackendError, ModelFileError
+from daps_tokenizer.errors import BackendError, DapsError, ModelFileError
 from daps_tokenizer.hub import ModelFolder
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -60,7 +60,7 @@ class OnnxBackend:
     def open(
         cls, folder: ModelFolder, *, device: str | None = None, dtype: str = "float32", num_threads: int | None = None
     ) -> OnnxBackend:
-        """Prepare to run a model folder.
+        """Prepare to run a model folder; a GPU is used once, to see that it can be.
 
         Args:
             folder: a model folder with the graphs that will be used.
@@ -71,6 +71,7 @@ class OnnxBackend:
 
         Raises:
             BackendError: a device, dtype or number of threads that cannot be used here.
+            ModelFileError: on a GPU, the folder has no ``onnx/decoder.onnx``, or a damaged one.
         """
         device = device or "cpu"
         available = onnxruntime.get_available_providers()
@@ -87,7 +88,21 @@ class OnnxBackend:
                 "device 'cuda' needs onnxruntime-gpu, and the onnxruntime installed here has no CUDA; install "
                 "daps-tokenizer[gpu] in place of onnxruntime or use device='cpu'"
             )
-        return cls(folder, device=device, num_threads=num_threads or physical_cores())
+        opened = cls(folder, device=device, num_threads=num_threads or physical_cores())
+        if device == "cuda":
+            opened._try_device()
+        return opened
+
+    def _try_device(self) -> None:
+        """Load and run one graph: what a GPU or its libraries lack shows there, and not before."""
+        try:
+            self.decode(np.zeros((1, self._folder.config.num_tokens), np.int32))
+        except DapsError:
+            raise
+        except Exception as error:  # ONNX Runtime's own types
+            raise BackendError(
+                f"device {self.device!r} cannot be used: ONNX Runtime failed there ({_reason(error)}); use device='cpu'"
+            ) from error
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         """Draw codes; ``uniform`` is (B, N) float32 in [0, 1), temperature 0 is greedy.
@@ -97,7 +112,7 @@ class OnnxBackend:
             BackendError: the GPU cannot be used.
         """
         if self.device == "cuda":
-            return self._encode_by_steps(inputs, uniform, temperature)
+            return self._encode_on_gpu(inputs, uniform, temperature)
         share = -(-len(inputs) // self.num_threads)
         chunks = slices(len(inputs), min(share, encode_chunk(self._folder.config)))
         is_large = -(-len(inputs) // len(chunks)) * self._folder.config.num_tokens >= SHARED_CODES
@@ -112,6 +127,13 @@ class OnnxBackend:
             return session.run(["codes", "log_probs"], feed)
 
         return join(Encoded, self._workers.map(run, chunks))
+
+    def _encode_on_gpu(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
+        if self._folder.config.recognition.kind == "autoregressive":
+            return self._encode_by_steps(inputs, uniform, temperature)
+        feed = {self._input_name: inputs, "uniform": uniform}
+        parts = self._in_chunks("encoder", ["codes", "log_probs"], feed, temperature=np.array(temperature, np.float32))
+        return join(Encoded, parts)
 
     def _encode_by_steps(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         context, step = (self._session(name, num_threads=self.num_threads) for name in _STEP_GRAPHS)
@@ -178,8 +200,14 @@ class OnnxBackend:
             # Not in the caller's thread: with that option a process's first session changes the thread it is made in.
             session = self._workers.run(lambda: onnxruntime.InferenceSession(path, options, providers=[provider]))
         except Exception as error:  # ONNX Runtime has its own exception types, all of them derived from this one
-            reason = str(error).strip().partition("\n")[0]
-            raise ModelFileError(f"{path}: ONNX Runtime cannot load it ({reason}); export the model again") from error
+            if self.device == "cuda":  # the file is what it was exported as, so the GPU is to blame, or its libraries
+                raise BackendError(
+                    f"device 'cuda' cannot be used: ONNX Runtime cannot load {path} there ({_reason(error)}); "
+                    "use device='cpu'"
+                ) from error
+            raise ModelFileError(
+                f"{path}: ONNX Runtime cannot load it ({_reason(error)}); export the model again"
+            ) from error
         # Where CUDA's libraries are missing, ONNX Runtime only logs that and carries on, slowly, on the CPU.
         if self._provider not in session.get_providers():
             raise BackendError(
@@ -187,3 +215,8 @@ class OnnxBackend:
                 f"{self._provider} (for CUDA, those of CUDA and cuDNN)"
             )
         return session
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what ONNX Runtime says."""
+    return str(error).strip().partition("\n")[0]

@@ -45,11 +45,12 @@ class TensorRTBackend:
     name = "tensorrt"
     device = "cuda"
 
-    def __init__(self, folder: ModelFolder, others: OnnxBackend, *, dtype: str, info: str) -> None:
+    def __init__(self, folder: ModelFolder, others: OnnxBackend, cuda: Cuda, *, dtype: str, info: str) -> None:
         self.dtype = dtype
         self.info = info
         self._folder = folder
         self._others = others
+        self._cuda = cuda
         self._runner: _Runner | None = None
         self._lock = threading.Lock()  # one stream, one set of buffers: one call at a time
 
@@ -66,19 +67,29 @@ class TensorRTBackend:
             num_threads: CPU threads of what runs in ONNX Runtime.
 
         Raises:
-            BackendError: TensorRT is not installed, there is no NVIDIA GPU, or an option that cannot be used.
+            BackendError: TensorRT or cuda-bindings are not installed, there is no NVIDIA GPU or CUDA cannot use it, an
+                option that cannot be used, or a model that encodes in one pass and has no step to record.
         """
         if device not in (None, "cuda"):
             raise BackendError(f"backend 'tensorrt' knows no device {device!r}; accepted is cuda")
+        kind = folder.config.recognition.kind
+        if kind != "autoregressive":
+            raise BackendError(
+                f"backend 'tensorrt' encodes step by step, and {folder.config.name} in one pass (recognition.kind "
+                f"{kind}); use backend='torch' or backend='onnx'"
+            )
         trt = load_tensorrt()
         gpu = find_gpu()
         if gpu is None:
             raise BackendError(
                 "backend 'tensorrt' needs an NVIDIA GPU and its driver, and finds none here; use backend='onnx'"
             )
+        cuda = Cuda()
+        cuda.allocate(ALIGNMENT, zeros=True)
+        cuda.wait()
         others = OnnxBackend.open(folder, num_threads=num_threads)
         info = f"{trt.__name__} {trt.__version__} on {gpu.name}, {dtype}; scores by {others.info}"
-        return cls(folder, others, dtype=dtype, info=info)
+        return cls(folder, others, cuda, dtype=dtype, info=info)
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         """Draw codes; ``uniform`` is (B, N) float32 in [0, 1), temperature 0 is greedy.
@@ -108,17 +119,16 @@ class TensorRTBackend:
 
     def _engines(self) -> _Runner:
         if self._runner is None:
-            self._runner = _Runner(self._folder.config, prepare_engines(self._folder, self.dtype))
+            self._runner = _Runner(self._folder.config, self._cuda, prepare_engines(self._folder, self.dtype))
         return self._runner
 
 
 class _Runner:
     """Engines loaded into one stream, and what was recorded of them for each size of batch."""
 
-    def __init__(self, config: TokenizerConfig, engines: list[Engine]) -> None:
+    def __init__(self, config: TokenizerConfig, cuda: Cuda, engines: list[Engine]) -> None:
         trt = load_tensorrt()
-        self.config, self.windows = config, Windows.of(config)
-        self.cuda = Cuda()
+        self.config, self.windows, self.cuda = config, Windows.of(config), cuda
         self._log = make_logger(trt)
         self._runtime = trt.Runtime(self._log)  # must live as long as what it makes
         self._engines = dict(zip(GRAPHS, (self._load(engine) for engine in engines), strict=True))

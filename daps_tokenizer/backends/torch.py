@@ -48,7 +48,7 @@ class TorchBackend:
     def open(
         cls, folder: ModelFolder, *, device: str | None = None, dtype: str = "float32", num_threads: int | None = None
     ) -> TorchBackend:
-        """Load ``model.safetensors``; no other file of the model folder is needed.
+        """Load ``model.safetensors``; no other file of the model folder is needed. A GPU is used once, to see it work.
 
         Args:
             folder: a model folder.
@@ -75,7 +75,19 @@ class TorchBackend:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         _use_dtype(model, _DTYPES[dtype])
-        return cls(model.to(device).eval().requires_grad_(False), device=device, dtype=_DTYPES[dtype])
+        model = model.eval().requires_grad_(False)
+        if device == "cpu":
+            return cls(model, device=device, dtype=_DTYPES[dtype])
+        try:
+            opened = cls(model.to(device), device=device, dtype=_DTYPES[dtype])
+            # A GPU may hold a model and yet run no kernel that this PyTorch was built with.
+            opened.decode(np.zeros((1, folder.config.num_tokens), np.int32))
+        except Exception as error:  # whatever CUDA, cuDNN or PyTorch say
+            reason = str(error).strip().partition("\n")[0]
+            raise BackendError(
+                f"device 'cuda' cannot be used: PyTorch failed there ({reason}); use device='cpu'"
+            ) from error
+        return opened
 
     @property
     def info(self) -> str:
