@@ -196,7 +196,13 @@ class LocalSearch:
         """What a sweep tries, (B, N, count)."""
         if self.propose is None:
             return _most_probable_others(backend, inputs, codes, count)
-        proposals = np.asarray(self.propose(inputs, codes, count))
+        found = self.propose(inputs, codes, count)
+        try:
+            proposals = np.asarray(found)
+        except ValueError as error:  # lists of unequal lengths
+            raise InputError(
+                f"LocalSearch: propose must return integers of shape {(*codes.shape, count)} ({error})"
+            ) from error
         if proposals.shape != (*codes.shape, count) or proposals.dtype.kind not in "iu":
             raise InputError(
                 f"LocalSearch: propose must return integers of shape {(*codes.shape, count)}, "

@@ -14,6 +14,8 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.mosaic import tiles_per_image
 
+_MOST_UNIFORM_BYTES = 2**31
+
 Score = Callable[[np.ndarray, Decoded, np.ndarray], np.ndarray]
 
 
@@ -63,14 +65,20 @@ def score_of(score: Score, backend: Backend, inputs: np.ndarray, codes: np.ndarr
     ``codes``. It returns one number for each item.
 
     Raises:
-        InputError: it returns something else.
+        InputError: it returns something else, or what is not a number.
     """
-    totals = np.asarray(score(inputs, backend.decode(codes), codes), np.float64)
+    found = score(inputs, backend.decode(codes), codes)
+    try:
+        totals = np.asarray(found)
+    except ValueError as error:  # lists of unequal lengths
+        raise InputError(f"score must return one number for each of {len(codes)} inputs ({error})") from error
+    if totals.dtype.kind not in "fiub" or np.isnan(totals).any():
+        raise InputError(f"score must return one number for each of {len(codes)} inputs, not {totals.dtype} or NaN")
     if totals.shape != (len(codes),):
         raise InputError(
             f"score must return one number for each of {len(codes)} inputs, not an array of shape {totals.shape}"
         )
-    return totals
+    return totals.astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,12 @@ class BestOf:
     def run(self, backend: Backend, inputs: np.ndarray, config: TokenizerConfig) -> np.ndarray:
         """Codes (B, N) int32 for inputs (B, *input_shape)."""
         config.require_probabilities()
+        size = 4 * len(inputs) * self.num_samples * config.num_tokens
+        if size > _MOST_UNIFORM_BYTES:
+            raise InputError(
+                f"BestOf: {self.num_samples:,} candidates of {len(inputs)} inputs take {size / 2**30:.0f} GiB of "
+                "random numbers; use fewer"
+            )
         uniform = draw_uniform((len(inputs), self.num_samples, config.num_tokens), self.seed)
         greedy = backend.encode(inputs, uniform[:, 0], 0.0).codes
         greedy_value = self._values(backend, inputs, greedy)

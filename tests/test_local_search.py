@@ -196,9 +196,10 @@ def test_proposals_can_be_ones_own(grid: Backend) -> None:
     [
         (np.zeros((2, 64)), r"integers of shape \(2, 64, 2\), not float64 of shape \(2, 64\)"),
         (np.full((2, 64, 2), 16), "codes from 0 to 15"),
+        ([[1], [1, 2]], r"integers of shape \(2, 64, 2\) \(setting an array element"),
     ],
 )
-def test_proposals_that_are_no_codes_are_refused(grid: Backend, proposals: np.ndarray, message: str) -> None:
+def test_proposals_that_are_no_codes_are_refused(grid: Backend, proposals: object, message: str) -> None:
     with pytest.raises(InputError, match=f"propose must return {message}"):
         LocalSearch(propose=lambda inputs, codes, count: proposals).find(grid, photos(2), GRID)
 
@@ -249,6 +250,12 @@ def test_an_impossible_search_is_refused(options: dict[str, object], message: st
 def test_a_score_of_the_wrong_shape_is_refused(grid: Backend) -> None:
     with pytest.raises(InputError, match=r"score must return one number for each of 2 inputs, not .* shape \(2, 64\)"):
         LocalSearch(score=lambda inputs, decoded, codes: codes).find(grid, photos(2), GRID)
+
+
+@pytest.mark.parametrize("scores", [["a", "b"], [[1.0], [1.0, 2.0]], [1j, 2j], [1.0, float("nan")]])
+def test_scores_that_are_no_numbers_are_refused(grid: Backend, scores: object) -> None:
+    with pytest.raises(InputError, match="score must return one number for each of 2 inputs"):
+        LocalSearch(score=lambda inputs, decoded, codes: scores).find(grid, photos(2), GRID)  # type: ignore[arg-type,return-value]
 
 
 @pytest.mark.parametrize("objective", ["log_likelihood", "squared_error"])

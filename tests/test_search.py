@@ -81,3 +81,9 @@ def test_every_tile_gets_a_search_of_its_own(tok: Tokenizer) -> None:
 def test_an_impossible_search_is_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         BestOf(**options)  # type: ignore[arg-type]
+
+
+def test_more_candidates_than_memory_holds_are_refused() -> None:
+    tok = Tokenizer.from_pretrained("daps-mnist")
+    with pytest.raises(InputError, match="100,000,000 candidates of 1 inputs take 3 GiB of random numbers; use fewer"):
+        tok.encode(digits(1), search=BestOf(100_000_000))

@@ -18,9 +18,11 @@ from daps_tokenizer.motion import clip_files
 from daps_tokenizer.motion.clip_files import COLUMNS, FORMATS, PLAIN, Content, NpzLayout
 from daps_tokenizer.motion.features import FPS
 
+_ROOT = slice(0, 3)
 _QUATERNION = slice(3, 7)
 _JOINTS = slice(7, 26)
 _QUATERNION_TOLERANCE = 1e-3  # what is left of unit length after float32 or six decimals is far below
+_FARTHEST = 10_000  # metres from the origin; float32 features still tell millimetres there
 _FEWEST_FRAMES = 2  # a velocity needs two
 _ACCEPTED = "a path, an open file, a Clip, an array or tensor (T, 26) or (B, T, 26), or a list of these"
 
@@ -241,6 +243,9 @@ def _checked(qpos: np.ndarray, name: str) -> np.ndarray:
         raise InputError(f"{name}: has {len(given)} frames; expected at least {_FEWEST_FRAMES}")
     poses = np.array(given, np.float64, order="C")
     _refuse_where(~np.isfinite(poses), poses, name, "expected a finite number")
+    far = np.zeros(poses.shape, bool)
+    far[:, _ROOT] = np.abs(poses[:, _ROOT]) > _FARTHEST
+    _refuse_where(far, poses, name, f"expected metres, from -{_FARTHEST:,} to {_FARTHEST:,}")
     length = np.linalg.norm(poses[:, _QUATERNION], axis=1)
     wrong = np.abs(length - 1) > _QUATERNION_TOLERANCE
     if wrong.any():
