@@ -23,6 +23,7 @@ from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.parallel import LevelQuantiser, NearestQuantiser
 from daps_tokenizer.motion.features import FEATURE_NAMES
+from export.canvas import canvas_failures
 
 # Two runtimes may part where two logits are nearer to each other than their rounding errors.
 NEAR_TIE = 1e-4
@@ -136,7 +137,8 @@ def compare(folder: ModelFolder, inputs: np.ndarray) -> ParityReport:
         mean_difference=_relative(decoded[0].mean, decoded[1].mean),
         variance_difference=_relative(decoded[0].variance, decoded[1].variance),
     )
-    return dataclasses.replace(report, failures=tuple(_failures(report, config)))
+    canvases = canvas_failures(ours, others, config, levels=_LEVEL_TOLERANCE, log_likelihood=_RELATIVE_TOLERANCE)
+    return dataclasses.replace(report, failures=(*_failures(report, config), *canvases))
 
 
 def _score(backend: Backend, config: TokenizerConfig, inputs: np.ndarray, codes: np.ndarray) -> Scored:

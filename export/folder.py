@@ -17,6 +17,7 @@ from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from export import onnx_graphs
+from export.canvas import export_canvas, export_canvas_likelihood
 from export.card import model_card
 from export.check import compare, random_inputs
 from export.encoder import export_encoder
@@ -134,6 +135,9 @@ def _write_graphs(model: Autoencoder, folder: Path) -> None:
     }
     if model.config.recognition.has_probabilities:
         graphs["scorer"] = onnx_graphs.export_scorer(model)
+    if model.config.token_grid is not None:
+        graphs["canvas"] = export_canvas(decoding)
+        graphs["canvas_likelihood"] = export_canvas_likelihood(decoding)
     weights = SharedWeights()
     for name, graph in graphs.items():
         graph.graph.name = name

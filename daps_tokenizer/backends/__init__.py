@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -86,6 +87,26 @@ class KeepsCodes(Protocol):
 
     def encode_on_device(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Tensor | None:
         """Codes as of :meth:`Backend.encode`, (B, N) integers on the GPU; None where encoding is not done there."""
+
+
+class Canvases(NamedTuple):
+    """What a backend does with grids of codes (B, rows, columns) of any size; None in place of what it cannot do.
+
+    ``decode``: codes to :class:`Decoded`, each (B, rows · cell, columns · cell, channels). ``likelihood``: images of
+    that size and codes to :class:`CellLikelihood`, each (B, rows, columns).
+    """
+
+    decode: Callable[[np.ndarray], Decoded] | None
+    likelihood: Callable[[np.ndarray, np.ndarray], CellLikelihood] | None
+
+
+@runtime_checkable
+class TakesCanvases(Protocol):
+    """A backend that may decode more codes together than the model has, where its generative model is convolutional."""
+
+    @property
+    def canvases(self) -> Canvases:
+        """What of it can be done with this model here."""
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from daps_tokenizer.backends import CellLikelihood, Decoded, Encoded, Scored
+from daps_tokenizer.backends import Canvases, CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.batching import (
     SHARED_CODES,
     captured_size,
@@ -162,6 +162,23 @@ class OnnxBackend:
         """log p(x|z) of codes (B, N); errors as of :meth:`encode`, for ``onnx/likelihood.onnx``."""
         feed = {self._input_name: inputs, "codes": codes}
         return join(CellLikelihood, self._in_chunks("likelihood", ["log_likelihood", "squared_error"], feed))
+
+    @property
+    def canvases(self) -> Canvases:
+        """What the folder has graphs for: models that were exported by earlier versions have none."""
+        listed = self._folder.config.files
+        return Canvases(
+            decode=self._decode_canvas if "onnx/canvas.onnx" in listed else None,
+            likelihood=self._canvas_likelihood if "onnx/canvas_likelihood.onnx" in listed else None,
+        )
+
+    def _decode_canvas(self, codes: np.ndarray) -> Decoded:
+        session = self._session("canvas", num_threads=self.num_threads)
+        return Decoded(*session.run(list(Decoded._fields), {"codes": codes}))
+
+    def _canvas_likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
+        session = self._session("canvas_likelihood", num_threads=self.num_threads)
+        return CellLikelihood(*session.run(list(CellLikelihood._fields), {self._input_name: inputs, "codes": codes}))
 
     def _in_chunks(
         self, graph: str, outputs: list[str], batch: dict[str, np.ndarray], **constants: np.ndarray

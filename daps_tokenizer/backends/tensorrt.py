@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from daps_tokenizer.backends import CellLikelihood, Decoded, Encoded, Scored
+from daps_tokenizer.backends import Canvases, CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.batching import captured_size, fill, join, slices
 from daps_tokenizer.backends.cuda import ALIGNMENT, Buffer, Cuda, Graph, padded
 from daps_tokenizer.backends.gpus import find_gpu
@@ -116,6 +116,11 @@ class TensorRTBackend:
     def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
         """log p(x|z) of codes, in ONNX Runtime as :meth:`score`."""
         return self._others.likelihood(inputs, codes)
+
+    @property
+    def canvases(self) -> Canvases:
+        """Likelihoods, which are ONNX Runtime's work anyway; the decoder's engine has one size, and is faster still."""
+        return self._others.canvases._replace(decode=None)
 
     def _engines(self) -> _Runner:
         if self._runner is None:

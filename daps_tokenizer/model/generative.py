@@ -96,7 +96,11 @@ class ResNetGenerator(GenerativeModel):
         Any square number of codes is accepted: the network is convolutional, so a crop of the grid is a smaller image.
         """
         side = math.isqrt(embedded.shape[1])
-        x = self.input(embedded.unflatten(1, (side, side)).permute(0, 3, 1, 2))
+        return self.decode_grid(embedded.unflatten(1, (side, side)))
+
+    def decode_grid(self, embedded: Tensor) -> Tensor:
+        """(B, rows, columns, H), as many as one likes -> (B, rows · cell, columns · cell, channels × parameters)."""
+        x = self.input(embedded.permute(0, 3, 1, 2))
         for block in self.blocks:
             x = block(x)
         x = F.relu(x)
