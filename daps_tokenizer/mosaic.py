@@ -1,37 +1,40 @@
 """The tiles of a photograph as one grid of codes, so that no seams show where they meet.
 
 Each tile is encoded by itself. But a convolutional generative model that decodes a tile by itself sees zeros where its
-neighbours' codes are, and gets the pixels there wrong. So the codes of all tiles are laid together to one grid, and the
-grid is decoded through windows of the size that the model's graphs take. Windows overlap, and of each only those cells
-are kept whose every convolution stayed inside it, or met the outer border of the photograph, where zeros belong.
+neighbours' codes are, and gets the pixels there wrong. So the codes of all tiles are laid together to one grid, which
+is decoded whole, or, where it is too large for that, in blocks. Blocks overlap, and of each only those cells are kept
+whose every convolution stayed inside it, or met the outer border of the photograph, where zeros belong.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from daps_tokenizer.backends import Backend, CellLikelihood, Decoded, Encoded, Scored
+from daps_tokenizer.backends import Backend, Canvases, CellLikelihood, Decoded, Encoded, Scored, TakesCanvases
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.layouts import TileLayout
 from daps_tokenizer.tiles import check_layout
 
-# Enough to keep every core busy, and few enough for the mean and variance of so many photographs to need no memory.
-_WINDOWS_AT_ONCE = 16
+# Of one block, or of several small ones: enough for overlaps to be little, a fifth in 12 megapixels, and few enough for
+# the hidden states of so many to take a quarter of a gigabyte (measured with daps-photo-256 in ONNX Runtime).
+_CODES_AT_ONCE = 16_384
 
 
 class _Span(NamedTuple):
-    """A window along one axis, in codes: where it starts, and the cells ``first`` to ``stop`` that are kept of it."""
+    """A block along one axis, in codes: ``start`` to ``end``, of which the cells ``first`` to ``stop`` are kept."""
 
     start: int
+    end: int
     first: int
     stop: int
 
 
-class _Window(NamedTuple):
+class _Block(NamedTuple):
     rows: _Span
     columns: _Span
 
@@ -52,6 +55,8 @@ class Mosaic:
     ``encode`` and ``score`` look at each tile by itself, ``decode`` and ``likelihood`` at its neighbours too. What the
     model takes and gives is the same as for any other items, so every search runs on a mosaic as it is.
 
+    Where the backend has no graph for grids of any size, blocks are of the one size that its other graphs take.
+
     Args:
         backend: the model.
         config: of the model.
@@ -67,14 +72,11 @@ class Mosaic:
         self.name, self.device, self.info = backend.name, backend.device, backend.info
         self.tiles = layout.rows * layout.columns
         self._backend, self._layout = backend, layout
+        self._canvases = backend.canvases if isinstance(backend, TakesCanvases) else Canvases(None, None)
         self._side = config.token_grid
         *self._tile, self._channels = config.input_shape
         self._cell = self._tile[0] // self._side[0], self._tile[1] // self._side[1]
-        spans = (
-            _spans(count * side, side, _margin(config, side))
-            for count, side in zip((layout.rows, layout.columns), self._side, strict=True)
-        )
-        self._windows = [_Window(*pair) for pair in itertools.product(*spans)]
+        self._reach = _reach(config)
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         """Draw codes of each tile by itself."""
@@ -86,60 +88,68 @@ class Mosaic:
 
     def decode(self, codes: np.ndarray) -> Decoded:
         """Reconstruct tiles from codes (B · T, N), each next to its neighbours."""
-        return Decoded(*(self._split(canvas, self._tile) for canvas in self._draw(codes, len(Decoded._fields))))
+        canvases = self._draw(self._grids(codes), len(Decoded._fields))
+        return Decoded(*(self._split(canvas, self._tile) for canvas in canvases))
 
     def images(self, codes: np.ndarray) -> np.ndarray:
         """Codes (B · T, N) to whole images (B, H, W, C) uint8, in little more memory than these take."""
-        (canvas,) = self._draw(codes, 1)
-        return np.ascontiguousarray(canvas[:, : self._layout.height, : self._layout.width])
+        height, width = self._layout.height, self._layout.width
+        # Codes beyond the image count no further than they reach into it.
+        rows, columns = (
+            max(-(-size // cell) + self._reach, 0 if self._canvases.decode else side)
+            for size, cell, side in zip((height, width), self._cell, self._side, strict=True)
+        )
+        (canvas,) = self._draw(self._grids(codes)[:, :rows, :columns], 1)
+        return np.ascontiguousarray(canvas[:, :height, :width])
 
     def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
         """How well codes (B · T, N) explain the tiles (B · T, height, width, C), cell by cell."""
-        grids, pixels = self._join(codes.reshape(-1, *self._side)), self._join(inputs)
+        grids, pixels = self._grids(codes), self._join(inputs)
         found = [np.empty(grids.shape, np.float32) for _ in CellLikelihood._fields]
-        for image, windows in self._batches(len(grids)):
-            crops = np.stack([self._cut(pixels[image], window, self._cell) for window in windows])
-            values = self._backend.likelihood(crops, self._flat_codes(grids[image], windows))
+        for part in self._parts(grids, any_size=self._canvases.likelihood is not None):
+            crops = np.stack([pixels[image][_cut(block, self._cell)] for image, block in part])
+            values = self._judge_blocks(crops, _stack(grids, part))
             for canvas, array in zip(found, values, strict=True):
-                for window, cells in zip(windows, array, strict=True):
-                    self._place(canvas[image], window, cells.reshape(self._side), (1, 1))
+                for (image, block), cells in zip(part, array, strict=True):
+                    _place(canvas[image], block, cells, (1, 1))
         return CellLikelihood(*(self._split(canvas, self._side).reshape(len(codes), -1) for canvas in found))
 
-    def _draw(self, codes: np.ndarray, count: int) -> list[np.ndarray]:
-        """The first ``count`` parts of :class:`Decoded`, each (B, rows · height, columns · width, C)."""
-        grids = self._join(codes.reshape(-1, *self._side))
+    def _draw(self, grids: np.ndarray, count: int) -> list[np.ndarray]:
+        """Codes (B, rows, columns) to the first ``count`` parts of :class:`Decoded`, each whole images."""
         images, rows, columns = grids.shape
         shape = (images, rows * self._cell[0], columns * self._cell[1], self._channels)
         canvases = [np.empty(shape, dtype) for dtype in (np.uint8, np.float32, np.float32)[:count]]
-        for image, windows in self._batches(images):
-            decoded = self._backend.decode(self._flat_codes(grids[image], windows))
+        for part in self._parts(grids, any_size=self._canvases.decode is not None):
+            decoded = self._decode_blocks(_stack(grids, part))
             for canvas, array in zip(canvases, decoded[:count], strict=True):
-                for window, pixels in zip(windows, array, strict=True):
-                    self._place(canvas[image], window, pixels, self._cell)
+                for (image, block), pixels in zip(part, array, strict=True):
+                    _place(canvas[image], block, pixels, self._cell)
         return canvases
 
-    def _batches(self, images: int) -> Iterator[tuple[int, list[_Window]]]:
-        """The windows of each image, a few at a time."""
-        for image in range(images):
-            for start in range(0, len(self._windows), _WINDOWS_AT_ONCE):
-                yield image, self._windows[start : start + _WINDOWS_AT_ONCE]
+    def _decode_blocks(self, codes: np.ndarray) -> Decoded:
+        if self._canvases.decode is not None:
+            return self._canvases.decode(codes)
+        return self._backend.decode(codes.reshape(len(codes), -1))
 
-    def _flat_codes(self, grid: np.ndarray, windows: list[_Window]) -> np.ndarray:
-        """Codes (n, N) of windows of a grid (rows, columns)."""
-        return np.stack([self._cut(grid, window, (1, 1)).ravel() for window in windows])
+    def _judge_blocks(self, pixels: np.ndarray, codes: np.ndarray) -> CellLikelihood:
+        if self._canvases.likelihood is not None:
+            return self._canvases.likelihood(pixels, codes)
+        values = self._backend.likelihood(pixels, codes.reshape(len(codes), -1))
+        return CellLikelihood(*(array.reshape(codes.shape) for array in values))
 
-    def _cut(self, canvas: np.ndarray, window: _Window, cell: tuple[int, int]) -> np.ndarray:
-        """What a window shows of (rows · cell, columns · cell, ...)."""
-        top, left = window.rows.start * cell[0], window.columns.start * cell[1]
-        return canvas[top : top + self._side[0] * cell[0], left : left + self._side[1] * cell[1]]
+    def _parts(self, grids: np.ndarray, *, any_size: bool) -> Iterator[list[tuple[int, _Block]]]:
+        """All blocks of all images, as many at a time as memory allows: the number of the image, and the block."""
+        images, *grid = grids.shape
+        shape = _block_shape((grid[0], grid[1]), self._reach) if any_size else self._side
+        spans = (_spans(size, side, min(self._reach, side // 4)) for size, side in zip(grid, shape, strict=True))
+        blocks = [(image, _Block(*pair)) for image, pair in itertools.product(range(images), itertools.product(*spans))]
+        at_once = max(1, _CODES_AT_ONCE // (shape[0] * shape[1]))
+        for start in range(0, len(blocks), at_once):
+            yield blocks[start : start + at_once]
 
-    def _place(self, canvas: np.ndarray, window: _Window, content: np.ndarray, cell: tuple[int, int]) -> None:
-        """Write what is kept of a window's content to its place."""
-        (row, top, bottom), (column, left, right) = window
-        kept = content[
-            (top - row) * cell[0] : (bottom - row) * cell[0], (left - column) * cell[1] : (right - column) * cell[1]
-        ]
-        canvas[top * cell[0] : bottom * cell[0], left * cell[1] : right * cell[1]] = kept
+    def _grids(self, codes: np.ndarray) -> np.ndarray:
+        """Codes (B · T, N) as (B, rows, columns)."""
+        return self._join(codes.reshape(-1, *self._side))
 
     def _join(self, tiles: np.ndarray) -> np.ndarray:
         """(B · T, a, b, ...) to (B, rows · a, columns · b, ...)."""
@@ -154,21 +164,63 @@ class Mosaic:
         return grid.reshape(-1, *size, *canvas.shape[3:])
 
 
-def _margin(config: TokenizerConfig, side: int) -> int:
-    """How many codes at the edge of a window may be wrong.
+def _stack(grids: np.ndarray, part: list[tuple[int, _Block]]) -> np.ndarray:
+    """Codes (n, rows, columns) of blocks of grids (B, rows, columns)."""
+    return np.stack([grids[image][_cut(block, (1, 1))] for image, block in part])
+
+
+def _cut(block: _Block, cell: tuple[int, int]) -> tuple[slice, slice]:
+    """Where a block is on a canvas (rows · cell, columns · cell, ...)."""
+    rows, columns = (slice(span.start * size, span.end * size) for span, size in zip(block, cell, strict=True))
+    return rows, columns
+
+
+def _place(canvas: np.ndarray, block: _Block, content: np.ndarray, cell: tuple[int, int]) -> None:
+    """Write what is kept of a block's content to its place."""
+    kept, place = (
+        tuple(
+            slice((span.first - origin) * size, (span.stop - origin) * size)
+            for span, origin, size in zip(block, origins, cell, strict=True)
+        )
+        for origins in ((block.rows.start, block.columns.start), (0, 0))
+    )
+    canvas[place] = content[kept]
+
+
+def _reach(config: TokenizerConfig) -> int:
+    """How many codes away from a code something of it can be seen, and so how many at a block's edge may be wrong.
 
     As far as the kernels reach: a code for each 3×3 convolution, of which the first has no residual block, and one for
-    all transposed convolutions together. At most a quarter of the window, lest little is left of it: on grids of 8×8
-    that is 2 codes, beyond which lies 0.04 % of what a code changes (measured; see ``local_search``).
+    all transposed convolutions together. A block keeps at least half of its side, lest little is left of it: on grids
+    of 8×8 that is 2 codes, beyond which lies 0.04 % of what a code changes (measured; see ``local_search``).
     """
-    return min(config.generative.num_layers + 2, side // 4)
+    return config.generative.num_layers + 2
+
+
+def _block_shape(grid: tuple[int, int], reach: int) -> tuple[int, int]:
+    """Rows and columns of equal blocks of at most so many codes that cover a grid with the least to compute."""
+    margin = min(reach, math.isqrt(_CODES_AT_ONCE) // 4)
+
+    def parts(size: int, most: int) -> tuple[int, int]:
+        """The fewest parts of at most so many codes, and how long each has to be."""
+        count = 1 if size <= most else -(-(size - 2 * margin) // (most - 2 * margin))
+        return count, -(-(size + 2 * margin * (count - 1)) // count)
+
+    def work(most_rows: int) -> tuple[int, tuple[int, int]]:
+        bands, rows = parts(grid[0], most_rows)
+        per_band, columns = parts(grid[1], _CODES_AT_ONCE // rows)
+        return bands * rows * per_band * columns, (rows, columns)
+
+    shortest = 4 * margin  # of which half is kept
+    longest = _CODES_AT_ONCE // min(grid[1], shortest)
+    return min(map(work, range(min(grid[0], shortest), min(grid[0], longest) + 1)))[1]
 
 
 def _spans(size: int, side: int, margin: int) -> list[_Span]:
-    """Windows of ``side`` codes that cover ``size`` ≥ ``side`` codes, each cell kept of exactly one of them."""
+    """Blocks of ``side`` codes that cover ``size`` ≥ ``side`` codes, each cell kept of exactly one of them."""
     spans, first = [], 0
     for start in [*range(0, size - side, side - 2 * margin), size - side]:
         stop = size if start + side == size else start + side - margin
-        spans.append(_Span(start, first, stop))
+        spans.append(_Span(start, start + side, first, stop))
         first = stop
     return spans

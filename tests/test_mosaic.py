@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daps_tokenizer import BestOf, Codes, LocalSearch, Tokenizer
+from daps_tokenizer import mosaic as mosaic_module
+from daps_tokenizer.backends import Canvases
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.errors import CodesError
 from daps_tokenizer.hub import ModelFolder, built_in_models
 from daps_tokenizer.layouts import TileLayout
 from daps_tokenizer.model.autoencoder import Autoencoder
-from daps_tokenizer.mosaic import Mosaic, _spans, can_be_one_grid, tiles_per_image
+from daps_tokenizer.mosaic import Mosaic, _block_shape, _spans, can_be_one_grid, tiles_per_image
 from tests.settings import TINY_GRID, TINY_MLP
 
 # A grid of 12×12 codes, large enough for windows that keep only what is exact: kernels reach 3 codes far.
@@ -43,6 +45,21 @@ def backend(model: Autoencoder) -> TorchBackend:
     return TorchBackend(model, device="cpu", dtype=torch.float32)
 
 
+class OneSize(TorchBackend):
+    """A model as an earlier version exported it: there are graphs for tiles only."""
+
+    canvases = Canvases(decode=None, likelihood=None)
+
+
+@pytest.fixture(params=["whole", "in blocks", "in windows of one size"])
+def mosaic(model: Autoencoder, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mosaic:
+    """The same 24×24 codes by every way there is."""
+    if request.param == "in blocks":
+        monkeypatch.setattr(mosaic_module, "_CODES_AT_ONCE", 300)
+    kind = OneSize if request.param == "in windows of one size" else TorchBackend
+    return Mosaic(kind(model, device="cpu", dtype=torch.float32), GRID, LAYOUT)
+
+
 def random_codes(count: int, config=GRID) -> np.ndarray:
     return np.random.default_rng(0).integers(0, config.vocab_size, (count, config.num_tokens)).astype(np.int32)
 
@@ -55,20 +72,38 @@ def as_grid(tiles: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 @given(side=st.integers(4, 40), extra=st.integers(0, 90), margin=st.integers(0, 10))
-def test_windows_keep_every_cell_once_and_none_near_an_inner_edge(side: int, extra: int, margin: int) -> None:
+def test_blocks_keep_every_cell_once_and_none_near_an_inner_edge(side: int, extra: int, margin: int) -> None:
     margin, size = min(margin, side // 4), side + extra
     spans = _spans(size, side, margin)
     assert [cell for span in spans for cell in range(span.first, span.stop)] == list(range(size))
     for span in spans:
-        assert span.start >= 0 and span.start + side <= size
+        assert span.start >= 0 and span.end == span.start + side <= size
         assert span.start == 0 or span.first >= span.start + margin
         assert span.start + side == size or span.stop <= span.start + side - margin
 
 
-def test_tiles_are_decoded_as_the_network_decodes_the_whole_grid(model: Autoencoder, backend: TorchBackend) -> None:
+@given(rows=st.integers(1, 2000), columns=st.integers(1, 2000), reach=st.integers(3, 40))
+def test_blocks_are_no_larger_than_memory_allows_and_one_where_that_is_enough(
+    rows: int, columns: int, reach: int
+) -> None:
+    shape = _block_shape((rows, columns), reach)
+    assert shape[0] <= rows and shape[1] <= columns and shape[0] * shape[1] <= 16_384
+    if rows * columns <= 16_384:
+        assert shape == (rows, columns)
+
+
+def test_blocks_of_12_megapixels_overlap_little() -> None:
+    grid = (375, 500)
+    shape = _block_shape(grid, 6)
+    blocks = math.prod(len(_spans(size, side, 6)) for size, side in zip(grid, shape, strict=True))
+    assert blocks * math.prod(shape) < 1.2 * math.prod(grid)
+
+
+def test_tiles_are_decoded_as_the_network_decodes_the_whole_grid(
+    model: Autoencoder, backend: TorchBackend, mosaic: Mosaic
+) -> None:
     codes = random_codes(8)  # two images
-    decoded = Mosaic(backend, GRID, LAYOUT).decode(codes)
-    images = Mosaic(backend, GRID, LAYOUT).images(codes)
+    decoded, images = mosaic.decode(codes), mosaic.images(codes)
     for image in range(2):
         rows = slice(4 * image, 4 * image + 4)
         grid = as_grid(codes[rows].reshape(4, 12, 12), 2, 2)
@@ -77,15 +112,28 @@ def test_tiles_are_decoded_as_the_network_decodes_the_whole_grid(model: Autoenco
             np.testing.assert_allclose(as_grid(ours[rows], 2, 2), expected[0].numpy(), atol=1e-5)
         expected_pixels = model.to_input_units(moments.mean)[0].numpy()
         np.testing.assert_allclose(as_grid(decoded.reconstruction[rows], 2, 2), expected_pixels, atol=1)
-        np.testing.assert_array_equal(images[image], as_grid(decoded.reconstruction[rows], 2, 2)[:90])
+        whole = as_grid(decoded.reconstruction[rows], 2, 2).astype(int)
+        np.testing.assert_allclose(images[image], whole[:90], atol=1)
     apart = backend.decode(codes).mean
     assert np.abs(apart - decoded.mean).max() > 0.1  # which is what a seam is
 
 
-def test_the_likelihood_of_tiles_is_that_of_the_whole_grid(model: Autoencoder, backend: TorchBackend) -> None:
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (20, 53), (49, 97), (60, 30)])
+def test_codes_beyond_the_image_are_decoded_only_as_far_as_they_reach_into_it(
+    model: Autoencoder, height: int, width: int
+) -> None:
+    rows, columns = math.ceil(height / 48), math.ceil(width / 48)
+    layout, codes = TileLayout(height, width, rows, columns, overlap=0), random_codes(rows * columns)
+    for kind in (TorchBackend, OneSize):
+        mosaic = Mosaic(kind(model, device="cpu", dtype=torch.float32), GRID, layout)
+        whole = as_grid(mosaic.decode(codes).reconstruction, rows, columns).astype(int)
+        np.testing.assert_allclose(mosaic.images(codes)[0], whole[:height, :width], atol=1)
+
+
+def test_the_likelihood_of_tiles_is_that_of_the_whole_grid(model: Autoencoder, mosaic: Mosaic) -> None:
     codes = random_codes(4)
     pixels = np.random.default_rng(1).integers(0, 256, (4, 48, 48, 3), dtype=np.uint8)
-    found = Mosaic(backend, GRID, LAYOUT).likelihood(pixels, codes)
+    found = mosaic.likelihood(pixels, codes)
     parameters = model.generative(torch.tensor(as_grid(codes.reshape(4, 12, 12), 2, 2).reshape(1, -1)))
     x = model.standardise(torch.tensor(as_grid(pixels, 2, 2)[None]))
     log_p = model.likelihood.log_prob(parameters, x)[0].numpy()
