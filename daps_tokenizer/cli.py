@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from daps_tokenizer.cli_common import (
     print_error,
     read_codes,
     runtime_options,
+    standard_output_error,
 )
 from daps_tokenizer.cli_encoding import Encoded, Encoding, encoding_options
 from daps_tokenizer.cli_evaluate import evaluate_command
@@ -53,9 +55,18 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """``daps-tokenize cat.png`` encodes and ``daps-tokenize cat.daps`` decodes."""
         file = Path(args[0])
-        if self.get_command(ctx, args[0]) is None and (file.suffix or file.is_file()):
-            args = ["decode" if file.suffix.lower() == ".daps" else "encode", *args]
+        is_file = os.path.isfile(file)  # noqa: PTH113 - Path.is_file raises an error where a folder may not be entered
+        if self.get_command(ctx, args[0]) is None and (file.suffix or is_file):
+            # What begins with a dash came after "--", which click has taken away by now.
+            files_only = ["--"] if args[0].startswith("-") else []
+            args = ["decode" if file.suffix.lower() == ".daps" else "encode", *files_only, *args]
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and print what it has printed while errors of that are still caught."""
+        result = super().invoke(ctx)
+        print(end="", flush=True)
+        return result
 
     def main(
         self,
@@ -78,6 +89,9 @@ class _Commands(click.Group):
             sys.exit(_BAD_INPUT)
         except (click.ClickException, DapsError) as error:
             print_error(str(error))
+            sys.exit(_BAD_INPUT)
+        except OSError as error:  # of print, since files have errors of their own; click has caught a broken pipe
+            print_error(str(standard_output_error(error)))
             sys.exit(_BAD_INPUT)
         sys.exit(status if isinstance(status, int) else 0)
 

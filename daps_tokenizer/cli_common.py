@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import click
 
 from daps_tokenizer.backends import BACKENDS, Backend, BackendName, open_backend
 from daps_tokenizer.codes import Codes
-from daps_tokenizer.errors import CodesError, DapsError, OutputExistsError
+from daps_tokenizer.errors import CodesError, DapsError, InputError, OutputExistsError
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import ModelFolder, open_model
 from daps_tokenizer.tokenizer import Tokenizer
@@ -99,8 +99,17 @@ class _StandardInput(io.BytesIO):
 
 
 def open_source(source: str) -> str | _StandardInput:
-    """The path itself, or all of standard input where the source is ``-``."""
-    return _StandardInput(sys.stdin.buffer.read()) if source == STANDARD_STREAM else source
+    """The path itself, or all of standard input where the source is ``-``.
+
+    Raises:
+        InputError: standard input cannot be read, for instance where it is a folder.
+    """
+    if source != STANDARD_STREAM:
+        return source
+    try:
+        return _StandardInput(sys.stdin.buffer.read())
+    except OSError as error:
+        raise InputError(f"{_StandardInput.name}: cannot be read ({error.strerror})") from error
 
 
 def read_codes(source: str) -> Codes:
@@ -146,7 +155,8 @@ class Outputs:
     ) -> None:
         self.to_stdout = STANDARD_STREAM in ([named] if named else sources)
         self._named, self._ending, self._force, self._option = named, ending, force, option
-        self._sources: dict[str, str] = {}  # by the absolute path of what is written for them
+        self._written: dict[str, str] = {}  # for which source, by absolute path
+        self._claiming = ""  # the source that is worked on
         if len(sources) > 1 and named:
             raise click.UsageError(f"{option} takes one input, not {len(sources)}.")
         if len(sources) > 1 and STANDARD_STREAM in sources:
@@ -168,7 +178,7 @@ class Outputs:
 
         Raises:
             click.UsageError: the wrong suffix.
-            OutputExistsError: one is there and may not be overwritten, or another source of this run has claimed it.
+            OutputExistsError: one is there and may not be overwritten, or was written for another source of this run.
             CodesError: several outputs for standard output.
         """
         self._check_suffix(endings)
@@ -180,11 +190,14 @@ class Outputs:
         only = Path(self._named) if self._named else Path(source).parent / f"{Path(source).stem}{ending}"
         paths = [only] if count == 1 else [only.with_name(f"{only.stem}-{i}{only.suffix}") for i in range(count)]
         for path in paths:
-            other = self._sources.setdefault(os.path.abspath(path), source)  # noqa: PTH100 - keeps symbolic links
+            other = self._written.get(_absolute(path), source)
             if other != source:
                 raise OutputExistsError(f"{source}: would be written to {path}, as {other} is; do it alone, with -o")
-            if path.exists() and not self._force:
-                raise OutputExistsError(f"{path} already exists; pass --force to overwrite it or name another with -o")
+            if is_there(path) and not self._force:
+                raise OutputExistsError(
+                    f"{path} already exists; pass --force to overwrite it or name another with {self._option}"
+                )
+        self._claiming = source
         return [str(path) for path in paths]
 
     def _check_suffix(self, endings: Sequence[str]) -> None:
@@ -198,14 +211,43 @@ class Outputs:
         """Write a claimed output, whole or not at all.
 
         Raises:
-            DapsError: its folder is missing, not writable or full.
+            DapsError: its folder is missing, not writable or full, or standard output is.
+            BrokenPipeError: nobody reads standard output any more.
         """
         if output != STANDARD_STREAM:
             write_bytes_atomically(output, data, overwrite=self._force)
+            self._written[_absolute(output)] = self._claiming
             return
         stdout = sys.stdout.buffer
-        stdout.write(data)
-        stdout.flush()
+        try:
+            stdout.write(data)
+            stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise standard_output_error(error) from error
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is something by this name; not where its folder may not be entered or the name cannot be one.
+
+    ``Path.exists`` raises an error there; here writing says later what is wrong.
+    """
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def _absolute(path: str | Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - keeps symbolic links
+
+
+def standard_output_error(error: OSError) -> DapsError:
+    """What to raise or say where standard output cannot be written; what still waits to be printed is dropped.
+
+    Python would try to print that once more as it exits, with a message of its own.
+    """
+    with contextlib.suppress(OSError):  # standard output has no descriptor while it is captured
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DapsError(f"standard output: cannot be written ({error.strerror})")
 
 
 class Report(NamedTuple):
@@ -240,7 +282,7 @@ def for_each(
         click.get_current_context().exit(2)
 
 
-@contextmanager
+@contextlib.contextmanager
 def progress_bar(total: int) -> Iterator[Callable[[float], None]]:
     """A bar on standard error while that is a terminal; yields the function that says how many are done."""
     if not sys.stderr.isatty():
@@ -286,7 +328,9 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*header, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(header):  # names, in the first column, are to be copied: the others make room
+        table.add_column(name, no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
     width = None if sys.stdout.isatty() else 200  # a pipe has no width that a table should fit into

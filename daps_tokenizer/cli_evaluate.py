@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,13 +15,14 @@ from daps_tokenizer.cli_common import (
     Runtime,
     add_options,
     force_option,
+    is_there,
     json_option,
     print_table,
     progress_bar,
     runtime_options,
 )
 from daps_tokenizer.datasets import Data, Split, open_data
-from daps_tokenizer.errors import OutputExistsError
+from daps_tokenizer.errors import DapsError, OutputExistsError
 from daps_tokenizer.evaluation import Evaluated, describe_protocol, evaluate, ways_to_encode
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import open_model
@@ -43,9 +45,10 @@ def _options(command: Command) -> Command:
     best_of = "Also the best of N candidates; repeatable."
     search = "Also codes from local search with N proposals; repeatable."
     split = "Of MNIST, CIFAR-10 and LAFAN1."
+    fits = "How an image of another size is scaled."
     options = [
         click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N items."),
-        click.option("--fit", type=click.Choice(get_args(Fit)), default="crop", show_default=True),
+        click.option("--fit", type=click.Choice(get_args(Fit)), default="crop", show_default=True, help=fits),
         click.option("--split", type=click.Choice(get_args(Split)), default="test", help=split),
         click.option("--codes", type=click.Choice(_WAYS), multiple=True, help="Default: both."),
         click.option("--best-of", type=click.IntRange(min=1), metavar="N", multiple=True, help=best_of),
@@ -93,9 +96,7 @@ def evaluate_command(
     log p(x|z) and log q(z|x) in nats, L2 in standardised units, PSNR and SSIM of 8-bit pixels, and code usage; means
     over all items with 95 % bootstrap intervals.
     """
-    for path in (output, records):
-        if path is not None and path.exists() and not force:
-            raise OutputExistsError(f"{path} already exists; pass --force to overwrite it or give another name")
+    _check_outputs([path for path in (output, records) if path is not None], force)
     folder = open_model(model)
     tokenizer = Tokenizer(folder, runtime.open(folder))
     opened = open_data(data, tokenizer.config, fit=fit, split=split, limit=limit)
@@ -118,14 +119,27 @@ def evaluate_command(
         if distance is not None:
             result["fid"] = distance
     content = {"protocol": describe_protocol(tokenizer, opened, seed=seed), "results": results}
-    if output is not None:
-        write_bytes_atomically(output, (json.dumps(content, indent=2) + "\n").encode(), overwrite=force)
-    if records is not None:
-        write_bytes_atomically(records, _record_lines(opened, found).encode(), overwrite=force)
-    if as_json:
-        print(json.dumps(content))
-    else:
-        _print_results(content)
+    try:
+        if output is not None:
+            write_bytes_atomically(output, (json.dumps(content, indent=2) + "\n").encode(), overwrite=force)
+        if records is not None:
+            write_bytes_atomically(records, _record_lines(opened, found).encode(), overwrite=force)
+    finally:  # what took long is never lost: a reader who left does not keep it from files, nor a full disk from here
+        if as_json:
+            print(json.dumps(content))
+        else:
+            _print_results(content)
+
+
+def _check_outputs(paths: list[Path], force: bool) -> None:
+    """Refuse before anything is measured what could not be written afterwards."""
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
+        raise click.UsageError(f"-o and --records are both {paths[0]}; give each a file of its own.")
+    for path in paths:
+        if is_there(path) and not force:
+            raise OutputExistsError(f"{path} already exists; pass --force to overwrite it or give another name")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise DapsError(f"{path}: cannot be written: {path.parent} is missing, or not to be written to")
 
 
 def _record_lines(data: Data, found: dict[str, Evaluated]) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from PIL import UnidentifiedImageError
 
 from daps_tokenizer.cli_common import DEFAULT_MODEL, STANDARD_STREAM, Runtime, Tokenizers, open_source
 from daps_tokenizer.codes import Codes
@@ -79,7 +79,13 @@ class ImageMedia:
         """Pixels as the model sees them, (1, H, W, C) uint8."""
         if clip is not None:
             raise InputError(f"{tokenizer.config.name} is a model of images; --clip is for files of motion")
-        return tokenizer.prepare(open_source(source), **options)
+        try:
+            return tokenizer.prepare(open_source(source), **options)
+        except InputError as error:
+            # Standard input has no suffix that says what it is.
+            if source == STANDARD_STREAM and isinstance(error.__cause__, UnidentifiedImageError):
+                raise InputError(f"{error}; clips, CSV or NPZ, need --model {DEFAULT_MOTION_MODEL}") from error
+            raise
 
     def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str) -> Decoded:
         """Files of one of the formats."""
@@ -108,10 +114,10 @@ class MotionMedia:
 
     def load(self, source: str, tokenizer: Tokenizer, options: InputOptions, clip: str | None) -> Clip:
         """The clip, which knows its frame rate."""
-        fps = options.get("fps")
-        if source != STANDARD_STREAM:
-            return Clip.load(source, fps=fps, clip=clip)
-        return Clip.from_bytes(sys.stdin.buffer.read(), source="standard input", fps=fps, clip=clip)
+        fps, opened = options.get("fps"), open_source(source)
+        if isinstance(opened, str):
+            return Clip.load(opened, fps=fps, clip=clip)
+        return Clip.from_bytes(opened.read(), source=opened.name, fps=fps, clip=clip)
 
     def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str) -> Decoded:
         """CSV or NPZ files."""

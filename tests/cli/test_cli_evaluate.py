@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daps_tokenizer import Tokenizer
+from daps_tokenizer import Tokenizer, cli_evaluate
+from daps_tokenizer.errors import DapsError
 from daps_tokenizer.metrics import psnr
-from tests.cli.helpers import digit, refusal, run_well
+from tests.cli.helpers import digit, refusal, run, run_well
 
 COUNT = 5
 
@@ -57,6 +58,33 @@ def test_nothing_is_overwritten_without_force(model: str, images: Path) -> None:
     assert Path("r.json").read_text() == "mine"
     run_well("evaluate", model, images, "--limit", 1, "-o", "r.json", "--force")
     assert json.loads(Path("r.json").read_text())["protocol"]["items"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "same.json", "--records", "./same.json", "--force"], "-o and --records are both same.json; give each"),
+        (["-o", "none/r.json"], "none/r.json: cannot be written: none is missing, or not to be written to"),
+        (["--records", "none/r.jsonl"], "none/r.jsonl: cannot be written: none is missing"),
+    ],
+)
+def test_what_could_not_be_written_is_refused_before_anything_is_measured(
+    model: str, images: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.setattr(cli_evaluate, "evaluate", lambda *_, **__: pytest.fail("it was measured"))
+    assert refusal("evaluate", model, images, *options).startswith(message)
+
+
+def test_a_result_that_cannot_be_written_is_still_printed(
+    model: str, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise DapsError(f"{path}: the disk is full")
+
+    monkeypatch.setattr(cli_evaluate, "write_bytes_atomically", full)
+    result = run("evaluate", model, images, "--limit", 1, "-o", "r.json")
+    assert result.exit_code == 2 and result.stderr == "error: r.json: the disk is full\n"
+    assert result.stdout.startswith("codes") and "1 items of images" in result.stdout
 
 
 def test_bad_data_is_said_in_one_line(model: str, images: Path) -> None:

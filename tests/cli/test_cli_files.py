@@ -1,7 +1,11 @@
 """daps-tokenize with files: the line it prints, what it writes, and the one line where something is wrong."""
 
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +107,8 @@ def test_best_of_explains_the_image_no_worse(tok: Tokenizer, model: str) -> None
         (["--threads", "0"], "Invalid value for '--threads'"),
         (["-o", "digit.txt"], "-o digit.txt: expected a name that ends with .daps"),
         (["-o", "none/digit.daps"], "'none/digit.daps': cannot be written (No such file or directory)"),
+        (["-o", f"{'x' * 300}.daps"], "x.daps': cannot be written (File name too long)"),
+        (["--show-png", f"{'x' * 300}.png"], "x.png': cannot be written (File name too long)"),
         (["--show-png", "-"], "--show-png writes a file"),
         (["--show-png", "grid.jpg"], "--show-png grid.jpg: expected a name that ends with .png"),
         (["--json", "-o", "-"], "--json and the output both go to standard output"),
@@ -154,6 +160,33 @@ def test_two_inputs_never_share_an_output(model: str) -> None:
     assert result.exit_code == 2 and result.stdout.startswith("digit.png -> digit.daps")
     expected = "error: digit.bmp: would be written to digit.daps, as digit.png is; do it alone, with -o\n"
     assert result.stderr == expected
+
+
+def test_a_broken_image_leaves_its_name_to_another(model: str) -> None:
+    Path("digit.png").write_bytes(Path("digit.png").read_bytes()[:100])
+    digit(1).save("digit.bmp")
+    result = run("encode", "digit.png", "digit.bmp", "--model", model)
+    assert result.exit_code == 2 and result.stdout.startswith("digit.bmp -> digit.daps")
+    assert result.stderr.startswith("error: digit.png: ") and result.stderr.count("\n") == 1
+
+
+def test_a_folder_that_may_not_be_entered_is_said_in_one_line(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = os.stat
+
+    def locked(path: Any, *arguments: Any, **options: Any) -> os.stat_result:  # root may enter any folder
+        if str(path).startswith("locked") or "/locked/" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *arguments, **options)
+
+    Path("locked").mkdir()
+    for name in ("digit.png", "no_suffix"):
+        shutil.copy("digit.png", f"locked/{name}")
+    monkeypatch.setattr(os, "stat", locked)
+    denied = "cannot be written (Permission denied)"
+    assert denied in refusal("encode", "digit.png", "-o", "locked/x.daps", "--model", model)
+    assert denied in refusal("encode", "digit.png", "--show-png", "locked/x.png", "--model", model)
+    assert denied in refusal("locked/digit.png", "--model", model)
+    assert refusal("locked/no_suffix", "--model", model).startswith("No such command 'locked/no_suffix'")
 
 
 # Decode

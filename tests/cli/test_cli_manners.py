@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from daps_tokenizer import Codes, Tokenizer, __version__
-from daps_tokenizer.cli_common import DEFAULT_MODEL
+from daps_tokenizer.cli_common import DEFAULT_MODEL, print_table
 from daps_tokenizer.hub import built_in_models
 from tests.cli.helpers import ENVIRONMENT, PYTHON_M, digit, refusal, run_well, save_codes
 
@@ -85,6 +85,16 @@ def test_models_shows_measured_quality(built_in: str) -> None:
     assert json.loads(run_well("models", "--json").stdout)["evaluation"]["sampled_log_p"] == -57.123
 
 
+def test_models_on_a_narrow_terminal_keeps_names_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    print_table(["model", "input", "log p, nats"], [["daps-photo-256", "image 256x256x3", "1234567890"]])
+    printed = capsys.readouterr().out
+    assert "daps-photo-256" in printed and "…" not in printed
+
+
 def test_bench_times_encode_and_decode(model: str) -> None:
     rows = run_well("bench", model, "--batch", 1, "--batch", 3, "--seconds", 0, "--threads", 1, "--json").stdout
     measured = [json.loads(row) for row in rows.splitlines()]
@@ -117,6 +127,14 @@ def test_without_a_command_an_image_is_encoded_and_a_daps_file_decoded(model: st
 
 def test_an_image_without_a_command_that_is_missing_is_named(model: str) -> None:
     assert refusal("none.png", "--model", model) == "none.png: no such file; expected the path of an image"
+
+
+def test_after_two_dashes_a_file_may_begin_with_one(model: str) -> None:
+    digit().save("-dash.png")
+    run_well("encode", "--model", model, "--", "-dash.png")
+    assert refusal("--", "-dash.png") == (  # without a command, by the default model's name
+        "-dash.png: -dash.daps already exists; pass --force to overwrite it or name another with -o"
+    )
 
 
 def test_a_command_that_is_not_known_is_refused() -> None:
@@ -197,6 +215,19 @@ def test_a_pipe_of_two_processes_reconstructs(tok: Tokenizer, model: str) -> Non
         first.stdin.close()
         Path("x.png").write_bytes(subprocess.run(decode, env=ENVIRONMENT, stdin=first.stdout, stdout=-1).stdout)
     np.testing.assert_array_equal(np.asarray(Image.open("x.png")), tok.reconstruct("digit.png")[0, ..., 0])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_standard_output_is_said_in_one_line(model: str) -> None:
+    buffered = ENVIRONMENT | {"PYTHONUNBUFFERED": ""}
+    for arguments, start in (
+        (["info"], "error: standard output: "),
+        (["encode", "digit.png", "-o", "-", "--model", model], "error: digit.png: standard output: "),
+    ):
+        with Path("/dev/full").open("wb") as full:
+            finished = subprocess.run([*PYTHON_M, *arguments], env=buffered, stdout=full, stderr=-1, text=True)
+        assert finished.stderr == f"{start}cannot be written (No space left on device)\n"
+        assert finished.returncode == 2
 
 
 def test_a_reader_that_leaves_early_is_no_reason_for_a_traceback(model: str) -> None:

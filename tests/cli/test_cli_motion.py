@@ -76,6 +76,12 @@ def test_clips_go_through_pipes(motion_model: str) -> None:
     assert len(Clip.from_bytes(clip, source="pipe")) == 40
 
 
+def test_a_clip_on_standard_input_needs_the_model_named(built_in_both: None) -> None:
+    message = refusal("encode", "-", "-o", "x.daps", stdin=Path("walk.csv").read_bytes())
+    assert message.startswith("standard input: not an image")
+    assert message.endswith("; clips, CSV or NPZ, need --model daps-h1-motion")
+
+
 def test_one_clip_of_many_is_chosen(motion_model: str) -> None:
     data = smooth_motion(80)
     np.savez("all.npz", data=data, split_points=[0, 35, 80], names=["run", "jump"], fps=30)
@@ -111,9 +117,8 @@ def test_reconstruct_draws_stick_figures_and_joints(motion_model: str) -> None:
         assert gif.n_frames == 34 and gif.info["duration"] == 40 and gif.size == (480, 260)  # type: ignore[attr-defined]
     with Image.open("joints.png") as plot:
         assert plot.size[0] > 800
-    assert "walk.gif already exists" in refusal(
-        "reconstruct", "walk.csv", "-o", "b.csv", "--gif", "walk.gif", "--model", motion_model
-    )
+    message = refusal("reconstruct", "walk.csv", "-o", "b.csv", "--gif", "walk.gif", "--model", motion_model)
+    assert message.endswith("walk.gif already exists; pass --force to overwrite it or name another with --gif")
 
 
 def test_show_draws_a_row_of_codes_for_each_window(motion_model: str) -> None:
