@@ -135,9 +135,17 @@ def _failures_as_input_errors(source: str, max_pixels: int) -> Iterator[None]:
     except Image.DecompressionBombError as error:  # raised while the header is read, at Pillow's own limit
         limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
         raise InputError(f"{source}: has more pixels than the limit of {limit:,}") from error
+    except OSError as error:
+        if error.strerror is None:  # Pillow's own, which no call of the system has failed with
+            raise _damaged(source, error) from error
+        raise InputError(f"{source}: cannot be read ({error.strerror}); expected the path of an image") from error
     except Exception as error:  # Pillow's readers meet damaged files with errors of almost any type
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{source}: cannot be read as an image ({reason}); expected an undamaged file") from error
+        raise _damaged(source, error) from error
+
+
+def _damaged(source: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return InputError(f"{source}: cannot be read as an image ({reason}); expected an undamaged file")
 
 
 def _decode(image: Image.Image, source: str, channels: int, max_pixels: int) -> np.ndarray:
