@@ -21,7 +21,7 @@ def motion_metrics(original: np.ndarray, reconstruction: np.ndarray, *, fps: flo
     """Compare clips with their reconstructions.
 
     Args:
-        original, reconstruction: (B, T, 26) poses, T at least 4.
+        original, reconstruction: (B, T, 26) poses, T at least 2.
         fps: frames per second.
 
     Returns:
@@ -32,7 +32,8 @@ def motion_metrics(original: np.ndarray, reconstruction: np.ndarray, *, fps: flo
           is added up from velocities.
         - ``site_error``: mean distance of the 15 sites from where they were relative to the root, world axes, cm.
         - ``foot_sliding``: mean speed along the ground of feet that stand in the original, cm/s; 0 where none stands.
-        - ``jerk``: mean size of the third derivative of the positions of the sites, m/s³.
+        - ``jerk``: mean size of the third derivative of the positions of the sites, m/s³; NaN of fewer
+          than 4 frames, which have none.
         - ``foot_sliding_original``, ``jerk_original``: the same of the original, which is what to compare them with.
     """
     shape = original.shape[:2]
@@ -78,5 +79,7 @@ def _sliding(sites: np.ndarray, standing: np.ndarray, fps: float) -> np.ndarray:
 
 
 def _jerk(sites: np.ndarray, fps: float) -> np.ndarray:
+    if sites.shape[1] < 4:
+        return np.full(len(sites), np.nan)
     size: np.ndarray = np.linalg.norm(np.diff(sites, 3, axis=1) * fps**3, axis=-1).mean((1, 2))
     return size

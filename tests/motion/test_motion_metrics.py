@@ -64,6 +64,14 @@ def test_jerk_is_the_third_derivative() -> None:
     assert motion_metrics(clips, clips, fps=30.0)["jerk"][0] == pytest.approx(12.0)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("frames", [2, 3])
+def test_a_clip_of_few_frames_has_errors_but_no_jerk(frames: int) -> None:
+    found = motion_metrics(still(frames), still(frames), fps=30.0)
+    assert np.isnan(found.pop("jerk")[0]) and np.isnan(found.pop("jerk_original")[0])
+    assert all(value == [0.0] for value in found.values())
+
+
 def test_clips_are_drawn_side_by_side_at_their_own_speed() -> None:
     clip = smooth_motion(30)
     with Image.open(io.BytesIO(animate([clip, clip, clip], ["a", "b", "c"], fps=30.0))) as gif:
