@@ -10,6 +10,7 @@ goes on from the greedy codes, code by code. Neither needs a gradient, so a scor
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from daps_tokenizer import BestOf, Clip, LocalSearch, Tokenizer
 from daps_tokenizer.backends import Decoded
+from daps_tokenizer.errors import DapsError, OutputExistsError
 from daps_tokenizer.motion.features import FEATURE_NAMES
 
 FORWARD = FEATURE_NAMES.index("root_velocity_x")
@@ -32,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--temperature", type=float, default=1.5, help="above 1, samples stray farther from the clip")
     parser.add_argument("-o", "--output", type=Path, default=Path("goal.csv"))
     chosen = parser.parse_args(arguments)
+    if chosen.output.exists():
+        raise OutputExistsError(f"{chosen.output} already exists; name another file with -o")
 
     def nearness(features: np.ndarray, decoded: Decoded, codes: np.ndarray) -> np.ndarray:
         """Of the mean forward speed of each window (B, 32, 127) to the goal, (B,)."""
@@ -52,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log_q = tokenizer.log_prob(clip, codes)[0]
         print(f"{name:14} {forward_speed(found[name]):.2f} m/s, log q(z|x) {log_q:.0f} nats")
     best = min(found.values(), key=lambda each: abs(forward_speed(each) - chosen.speed))
-    best.save(chosen.output)
+    best.save(chosen.output, overwrite=False)
     print(chosen.output)
 
 
@@ -63,4 +67,7 @@ def forward_speed(clip: Clip) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DapsError as error:
+        sys.exit(f"error: {error}")

@@ -8,12 +8,15 @@ Each variation is written as a CSV file beside the GIF. At temperature 0 all of 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from daps_tokenizer import Clip, Tokenizer
+from daps_tokenizer.errors import DapsError, OutputExistsError
+from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.motion.draw import animate
 
 
@@ -27,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--gif", type=Path, default=Path("variations.gif"))
     chosen = parser.parse_args(arguments)
+    files = [chosen.gif.with_name(f"{chosen.gif.stem}-{number}.csv") for number in range(1, chosen.count + 1)]
+    for file in (chosen.gif, *files):
+        if file.exists():
+            raise OutputExistsError(f"{file} already exists; name another GIF with --gif, and its CSV files with it")
 
     tokenizer = Tokenizer.from_pretrained(chosen.model)
     clip = Clip.load(chosen.clip)
@@ -36,16 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     variations = tokenizer.decode_to_clips(codes)
     log_q = tokenizer.log_prob(clip, codes, overlap=8)[0]
-    for number, (variation, nats) in enumerate(zip(variations, log_q, strict=True), start=1):
-        file = chosen.gif.with_name(f"{chosen.gif.stem}-{number}.csv")
-        variation.save(file)
+    for file, variation, nats in zip(files, variations, log_q, strict=True):
+        variation.save(file, overwrite=False)
         difference = np.degrees(np.abs(variation.qpos[:, 7:] - clip.qpos[:, 7:]).mean())
         print(f"{file}: log q(z|x) {nats:.1f} nats, joints {difference:.2f} degrees from the original")
     poses = [clip.qpos, *(variation.qpos for variation in variations)]
     captions = ["original", *(f"variation {number}" for number in range(1, len(poses)))]
-    chosen.gif.write_bytes(animate(poses, captions, fps=clip.fps))
+    write_bytes_atomically(chosen.gif, animate(poses, captions, fps=clip.fps), overwrite=False)
     print(chosen.gif)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DapsError as error:
+        sys.exit(f"error: {error}")

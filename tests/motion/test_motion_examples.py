@@ -1,6 +1,8 @@
 """The examples of motion run, and the example clip is what its script makes up."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -8,8 +10,10 @@ import numpy as np
 import pytest
 
 from daps_tokenizer import Clip, Tokenizer
+from daps_tokenizer.errors import OutputExistsError
 from daps_tokenizer.motion.kinematics import JOINT_LIMITS, forward_kinematics
 from daps_tokenizer.motion.metrics import motion_metrics
+from tests.cli.helpers import ENVIRONMENT
 from tests.motion.motions import DATA
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -58,6 +62,19 @@ def test_a_goal_is_approached(random_motion_folder: Path, tmp_path: Path, capsys
     assert len(Clip.load(tmp_path / "goal.csv")) == 32
     printed = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in printed[:4]] == ["original", "greedy codes", "best of", "local search"]
+
+
+@pytest.mark.parametrize(("name", "output"), [("motion_goal", "-o"), ("motion_variations", "--gif")])
+def test_an_example_overwrites_nothing_and_says_in_one_line_what_is_wrong(
+    tmp_path: Path, name: str, output: str
+) -> None:
+    (tmp_path / "mine.gif").write_text("mine")
+    with pytest.raises(OutputExistsError, match=f"mine.gif already exists; name another .* {output}"):
+        example(name).main([str(EXAMPLES / "walk.csv"), output, str(tmp_path / "mine.gif")])
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), "none.csv"]
+    finished = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert finished.stderr == "error: none.csv: no such file; expected the path of a clip, CSV or NPZ\n"
+    assert finished.returncode == 1
 
 
 @pytest.mark.skipif(not H1.is_file(), reason="h1_kinematics.xml is neither in $DAPS_DATA nor ../shared/data")
