@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 _MAGIC = b"DAPS"
 _VERSION = 1
+_START = _MAGIC + bytes([_VERSION])
 _PREFIX = struct.Struct("<4sBI")
 _CRC = struct.Struct("<I")
 _MAX_AXES, _MAX_CODES = 32, 2**62  # numpy 1 holds no more axes, and no array holds that many codes
@@ -71,6 +72,8 @@ class _Header:
         require_integer("vocab_size", self.vocab_size, 2, 65536)
         is_shape = 1 <= len(self.shape) <= _MAX_AXES and min(self.shape) >= 1 and math.prod(self.shape) < _MAX_CODES
         require(is_shape, f"shape must be 1 to {_MAX_AXES} positive sizes that an array can have, not {self.shape}")
+        is_layout = self.layout is None or isinstance(self.layout, TileLayout | ClipLayout)
+        require(is_layout, f"layout must be a TileLayout, a ClipLayout or None, not {self.layout!r}")
         if self.layout is not None:
             count, pieces = math.prod(self.layout.grid), self.layout.pieces
             fits = len(self.shape) >= 2 and self.shape[-2] == count
@@ -116,10 +119,13 @@ class Codes:
     layout: TileLayout | ClipLayout | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.values, str | os.PathLike):
+            raise CodesError(f"codes must be integers, not a path; Codes.load({str(self.values)!r}) reads a .daps file")
         try:
             values = np.asarray(self.values)
         except (TypeError, ValueError) as error:
             raise CodesError(f"codes must be an array of integers, not {type(self.values).__name__}") from error
+        require(values.size > 0, f"codes of shape {values.shape} are of no item; expected at least one code")
         require(values.dtype.kind in "iu", f"codes must be integers, not {values.dtype}")
         _Header(self.model, self.weights_sha256, self.vocab_size, values.shape, self.layout)
         if values.min() < 0 or values.max() >= self.vocab_size:
@@ -217,13 +223,17 @@ class Codes:
         return body + _CRC.pack(zlib.crc32(body))
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, source: str = "codes") -> Codes:
+    def from_bytes(cls, data: bytes | bytearray | memoryview, *, source: str = "codes") -> Codes:
         """Read and check the content of a ``.daps`` file; errors call it ``source``.
 
         Raises:
             CodesFileError: not a ``.daps`` file, unknown version, cut short, changed, trailing bytes, header not valid.
         """
-        header, payload = _split(data, source)
+        try:
+            content = bytes(memoryview(data))
+        except TypeError:
+            raise CodesFileError(f"{source}: expected bytes, not {type(data).__name__}") from None
+        header, payload = _split(content, source)
         unused_bits = 8 * len(payload) - header.num_bits
         if payload[-1] % (1 << unused_bits):
             raise CodesFileError(f"{source}: the {unused_bits} unused bits after the last code are not all zero")
@@ -250,7 +260,10 @@ class Codes:
             CodesFileError: it cannot be read, or is refused by :meth:`from_bytes`.
         """
         try:
-            data = Path(path).read_bytes()
+            with Path(path).open("rb") as file:
+                data = file.read(len(_START))
+                if data == _START:  # else it is none, and may be a device that never ends
+                    data += file.read()
         except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
             reason = error.strerror if isinstance(error, OSError) else error
             raise CodesFileError(f"{os.fspath(path)!r}: cannot be read ({reason}); expected a .daps file") from error

@@ -7,7 +7,7 @@ Codes carry the layout, so that decoding puts the pieces together again. Both ki
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,6 +27,11 @@ def require_integer(name: str, value: object, least: int, most: int) -> None:
     """Raise a :class:`CodesError` unless a value is an integer in a range, ends included."""
     is_valid = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
     require(is_valid, f"{name} must be an integer from {least} to {most}, not {value!r}")
+
+
+def _is_finite(value: object) -> bool:
+    """Whether it is a number of Python that JSON can hold and NumPy can take as a float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 class Layout(Protocol):
@@ -124,10 +129,13 @@ class ClipLayout:
         for name in ("frames", "windows", "overlap"):
             require_integer(f"layout.{name}", getattr(self, name), 0 if name == "overlap" else 1, 2**31 - 1)
         least, most = FPS_RANGE
-        require(least <= self.fps <= most, f"layout.fps must be a number from {least:g} to {most:g}, not {self.fps}")
+        is_rate = _is_finite(self.fps) and least <= self.fps <= most
+        require(is_rate, f"layout.fps must be a number from {least:g} to {most:g}, not {self.fps!r}")
+        is_tuple = isinstance(self.starts, tuple)
+        require(is_tuple, f"layout.starts must be a tuple of (x, y, heading), not of type {type(self.starts).__name__}")
         for number, start in enumerate(self.starts):
-            is_start = len(start) == 3 and all(math.isfinite(value) for value in start)
-            require(is_start, f"layout.starts[{number}] must be x, y and heading, three finite numbers, not {start}")
+            is_start = isinstance(start, tuple) and len(start) == 3 and all(_is_finite(value) for value in start)
+            require(is_start, f"layout.starts[{number}] must be x, y and heading, three finite numbers, not {start!r}")
 
     def __str__(self) -> str:
         return f"windows={self.windows}"

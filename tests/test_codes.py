@@ -2,6 +2,7 @@
 
 import doctest
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,7 @@ def test_an_index_past_the_end_is_an_index_error() -> None:
 
 
 def test_picking_nothing_is_refused() -> None:
-    with pytest.raises(CodesError, match=r"shape must be .* positive sizes .*not \(0, 8\)"):
+    with pytest.raises(CodesError, match=r"^codes of shape \(0, 8\) are of no item; expected at least one code$"):
         make_codes(2, 8)[2:]
 
 
@@ -190,10 +191,26 @@ def test_a_ragged_list_is_refused() -> None:
         Codes([[1, 2], [3]], 16, "m", "")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (0, 4), (2, 0)])
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (2, 0)])
 def test_a_shape_without_tokens_or_items_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(CodesError, match="shape must be 1 to 32 positive sizes"):
+    with pytest.raises(CodesError, match="are of no item; expected at least one code"):
         make_codes(*shape)
+
+
+def test_a_single_integer_is_refused() -> None:
+    with pytest.raises(CodesError, match="shape must be 1 to 32 positive sizes"):
+        make_codes()
+
+
+def test_an_empty_list_is_refused_as_empty() -> None:
+    with pytest.raises(CodesError, match=r"codes of shape \(0,\) are of no item"):
+        Codes([], 16, "m", "")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["x.daps", Path("x.daps")])
+def test_a_path_is_refused_with_what_reads_it(path: object) -> None:
+    with pytest.raises(CodesError, match=r"not a path; Codes\.load\('x\.daps'\) reads a \.daps file"):
+        Codes(path, 16, "m", "")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("vocab_size", [1, 65537, True, 4.0, "4", None])
@@ -211,6 +228,11 @@ def test_a_weights_sha256_that_is_none_is_refused(sha: str) -> None:
 def test_a_model_that_is_not_a_name_is_refused() -> None:
     with pytest.raises(CodesError, match="model must be a name, not None"):
         Codes(np.zeros((1, 1), int), 2, None, "")  # type: ignore[arg-type]
+
+
+def test_a_layout_that_is_none_is_refused() -> None:
+    with pytest.raises(CodesError, match="layout must be a TileLayout, a ClipLayout or None, not 'tiles'"):
+        make_codes(1, 6, 8, layout="tiles")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [(6,), (1, 5, 8), (6, 8, 1)])

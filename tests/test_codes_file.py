@@ -56,6 +56,16 @@ def test_the_format_is_the_one_that_was_published() -> None:
     assert Codes.from_bytes(SMALL_BYTES) == SMALL
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_anything_like_bytes_is_read(kind: Callable[[bytes], bytes]) -> None:
+    assert Codes.from_bytes(kind(SMALL_BYTES)) == SMALL
+
+
+def test_what_is_not_like_bytes_is_refused() -> None:
+    with pytest.raises(CodesFileError, match=r"^x\.daps: expected bytes, not str$"):
+        Codes.from_bytes("DAPS", source="x.daps")  # type: ignore[arg-type]
+
+
 def test_a_layout_is_kept_in_the_header() -> None:
     data = TILED.to_bytes()
     header = json.loads(data[9 : 9 + struct.unpack_from("<I", data, 5)[0]])
@@ -293,6 +303,12 @@ def test_loading_what_cannot_be_read_names_the_file(tmp_path: Path, make: Callab
     make(path)
     with pytest.raises(CodesFileError, match=rf"x\.daps': cannot be read \({reason}\); expected a \.daps file"):
         Codes.load(path)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a device that never ends")
+def test_of_what_is_no_daps_file_only_the_beginning_is_read() -> None:
+    with pytest.raises(CodesFileError, match=r"^/dev/zero: not a \.daps file: it starts with b'\\x00"):
+        Codes.load("/dev/zero")
 
 
 def test_loading_a_damaged_file_names_the_file(tmp_path: Path) -> None:
