@@ -147,9 +147,12 @@ class Tokenizer:
             Codes of shape (B, N); (B, tiles, N) of images with ``fit="tile"``, (B, windows, N) of clips.
 
         Raises:
-            InputError: an input that cannot be read or is none of these, tiled images or clips of unequal sizes, or an
-                option that is out of range or of another modality.
+            InputError: an input that cannot be read or is none of these, tiled images or clips of unequal sizes, an
+                option that is out of range or of another modality, or a ``search`` that is none.
         """
+        if search is not None and (isinstance(search, type) or not callable(getattr(search, "run", None))):
+            given = f"the class {search.__name__}" if isinstance(search, type) else repr(search)
+            raise InputError(f"search must be None or a search, such as LocalSearch() or BestOf(8), not {given}")
         batch = self._inputs.prepare(inputs, options)
         if search is None:
             unused = np.zeros((len(batch.pieces), self.num_tokens), np.float32)

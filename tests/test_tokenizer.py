@@ -3,12 +3,13 @@
 import dataclasses
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from daps_tokenizer import Codes, Tokenizer
+from daps_tokenizer import Codes, LocalSearch, Tokenizer
 from daps_tokenizer.errors import CodesError, InputError, ModelFileError, OutputExistsError
 from daps_tokenizer.layouts import TileLayout
 
@@ -200,6 +201,14 @@ def test_tiles_that_do_not_fit_their_layout_are_refused(tok: Tokenizer) -> None:
     layout = TileLayout(height=500, width=56, rows=1, columns=2, overlap=0)
     with pytest.raises(CodesError, match="2 tiles of 28×28 do not make an image of 500×56; expected 1×2 tiles"):
         tok.decode(dataclasses.replace(codes, layout=layout))
+
+
+@pytest.mark.parametrize(
+    ("search", "named"), [(LocalSearch, "the class LocalSearch"), (2, "2"), ("best", "'best'")], ids=str
+)
+def test_a_search_that_is_none_is_refused(tok: Tokenizer, search: Any, named: str) -> None:
+    with pytest.raises(InputError, match=rf"a search, such as LocalSearch\(\) or BestOf\(8\), not {named}$"):
+        tok.encode(digits(1), search=search)
 
 
 def test_a_saved_model_is_the_same_model(tok: Tokenizer, tmp_path: Path) -> None:

@@ -187,6 +187,10 @@ def test_what_does_not_fit_is_refused(tok: Tokenizer) -> None:
         tok.encode([WALK, smooth_motion(81)])
     with pytest.raises(InputError, match="overlap must be an integer from 0 to 31 frames"):
         tok.encode(WALK, overlap=32)
+    for overlap in (-1, "8", True):
+        for method in (tok.encode, tok.prepare):
+            with pytest.raises(InputError, match="overlap must be an integer of at least 0 frames, not "):
+                method(WALK, overlap=overlap)
     with pytest.raises(InputError, match="fps must be a number from 1 to 10000, not 0"):
         tok.encode(WALK, fps=0)
     with pytest.raises(InputError, match="decode_to_pil is for image models; random-motion is one of motion"):
@@ -225,8 +229,15 @@ def test_a_layout_of_something_else_is_refused(tok: Tokenizer, random_mnist_fold
         ({"overlap": -1}, "layout.overlap must be an integer from 0 to"),
         ({"fps": 0.0}, "layout.fps must be a number from 1 to 10000, not 0.0"),
         ({"fps": float("nan")}, "layout.fps must be a number from 1 to 10000, not nan"),
+        ({"fps": "30"}, "layout.fps must be a number from 1 to 10000, not '30'"),
+        ({"fps": None}, "layout.fps must be a number from 1 to 10000, not None"),
         ({"starts": ((0.0, 0.0),)}, r"layout.starts\[0\] must be x, y and heading, three finite numbers"),
         ({"starts": ((0.0, 0.0, float("inf")),)}, r"layout.starts\[0\] must be x, y and heading"),
+        ({"starts": ((0.0, 0.0, 10**400),)}, r"layout.starts\[0\] must be x, y and heading"),
+        ({"starts": (("a", "b", "c"),)}, r"layout.starts\[0\] must be .* not \('a', 'b', 'c'\)"),
+        ({"starts": (5,)}, r"layout.starts\[0\] must be .* not 5"),
+        ({"starts": 5}, r"layout.starts must be a tuple of \(x, y, heading\), not of type int"),
+        ({"starts": np.zeros((1, 3))}, "layout.starts must be a tuple of .* not of type ndarray"),
     ],
 )
 def test_an_impossible_layout_is_refused(changes: dict[str, object], message: str) -> None:
