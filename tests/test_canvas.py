@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -96,7 +97,8 @@ def test_a_graph_that_is_listed_must_be_there(tmp_path: Path) -> None:
 
 
 def test_tensorrt_leaves_likelihoods_to_onnx_runtime_and_decodes_in_windows(onnx: OnnxBackend) -> None:
-    canvases = TensorRTBackend(FOLDER, onnx, dtype="float16", info="").canvases
+    cuda: Any = None  # neither takes a GPU
+    canvases = TensorRTBackend(FOLDER, onnx, cuda, dtype="float16", info="").canvases
     assert canvases == Canvases(decode=None, likelihood=onnx.canvases.likelihood)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from daps_tokenizer import LocalSearch, Tokenizer, TokenizerConfig, local_search
 from daps_tokenizer.backends import Backend, CellLikelihood, Decoded
@@ -16,6 +17,8 @@ from daps_tokenizer.hub import open_model
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
 from tests.settings import CIFAR10, TINY_GRID, TINY_MLP, TINY_MOTION
 from tests.test_tokenizer import digits
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 # An 8×8 grid of codes whose lattices have several positions each.
 GRID = dataclasses.replace(TINY_GRID, name="random-grid", input_shape=(32, 32, 3), num_tokens=64)
@@ -123,12 +126,13 @@ def test_both_backends_find_the_same(grid_folder: Path, one_thread: None) -> Non
         )
 
 
-def test_a_tokenizer_searches_every_tile(grid_folder: Path) -> None:
-    tok = Tokenizer.from_pretrained(grid_folder)
-    image = np.concatenate([*photos(2, side=16)], axis=1)
+def test_a_tokenizer_searches_every_tile() -> None:
+    tok = Tokenizer.from_pretrained("daps-cifar10")
+    image = np.asarray(Image.open(EXAMPLES / "cat.png").convert("RGB"))[100:132, 150:214]
     greedy, searched = tok.encode(image, fit="tile"), tok.encode(image, fit="tile", search=LocalSearch())
-    assert searched.shape == greedy.shape == (1, 2, 16)
-    likelihoods = [tok.log_likelihood(image, codes, fit="tile")[0] for codes in (greedy, searched)]
+    assert searched.shape == greedy.shape == (1, 2, 64)
+    assert (searched.numpy() != greedy.numpy()).any(-1).all()  # in both tiles
+    likelihoods = [tok.log_likelihood(image, codes, fit="tile").sum() for codes in (greedy, searched)]
     assert likelihoods[1] > likelihoods[0]
 
 
