@@ -26,6 +26,17 @@ class Search(Protocol):
         """Codes (B, N) int32 for inputs (B, *input_shape)."""
 
 
+def check_search(search: object) -> None:
+    """Refuse what is neither None nor a search.
+
+    Raises:
+        InputError: naming it; a class where an instance is meant too.
+    """
+    if search is not None and (isinstance(search, type) or not callable(getattr(search, "run", None))):
+        given = f"the class {search.__name__}" if isinstance(search, type) else repr(search)
+        raise InputError(f"search must be None or a search, such as LocalSearch() or BestOf(8), not {given}")
+
+
 def draw_uniform(shape: tuple[int, ...], seed: int) -> np.ndarray:
     """The uniform numbers that sampling inverts the cumulative distribution at, float32 in [0, 1).
 

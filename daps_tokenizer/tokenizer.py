@@ -21,7 +21,7 @@ from daps_tokenizer.layouts import ClipLayout, TileLayout
 from daps_tokenizer.model_codes import ModelCodes
 from daps_tokenizer.mosaic import Mosaic, can_be_one_grid
 from daps_tokenizer.motion.clips import Clip
-from daps_tokenizer.search import Search, check_integer, check_number, draw_uniform
+from daps_tokenizer.search import Search, check_integer, check_number, check_search, draw_uniform
 
 # Reconstructions are made in pieces of about this many values, so that decoding a large photograph needs little memory.
 _VALUES_PER_PIECE = 2**23
@@ -150,9 +150,7 @@ class Tokenizer:
             InputError: an input that cannot be read or is none of these, tiled images or clips of unequal sizes, an
                 option that is out of range or of another modality, or a ``search`` that is none.
         """
-        if search is not None and (isinstance(search, type) or not callable(getattr(search, "run", None))):
-            given = f"the class {search.__name__}" if isinstance(search, type) else repr(search)
-            raise InputError(f"search must be None or a search, such as LocalSearch() or BestOf(8), not {given}")
+        check_search(search)
         batch = self._inputs.prepare(inputs, options)
         if search is None:
             unused = np.zeros((len(batch.pieces), self.num_tokens), np.float32)
