@@ -1,11 +1,11 @@
-"""Reading files of arrays, NPZ and others, that may be damaged: what is wrong with one is an error of ours."""
+"""Reading files that may be damaged, NPZ and others: what is wrong with one is an error of ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -32,6 +32,21 @@ def read_npz(file: Path | BinaryIO, *names: str, source: str, expected: str) -> 
         with archive:
             # What is no array in an archive comes as bytes.
             return {name: np.asarray(archive[name]) for name in names or archive.files}
+
+
+def read_opened(file: Any, source: str) -> bytes:
+    """What is left of a file that the caller has opened.
+
+    Raises:
+        InputError: it is opened as text.
+    """
+    try:
+        content = file.read()
+    except UnicodeDecodeError:
+        content = ""
+    if not isinstance(content, bytes):
+        raise InputError(f"{source}: is opened as text; expected a file opened in binary mode")
+    return content
 
 
 @contextmanager

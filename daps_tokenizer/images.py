@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from daps_tokenizer.archives import read_opened
 from daps_tokenizer.errors import InputError
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -108,13 +109,7 @@ def _load_file(file: Path | io.BytesIO, source: str, channels: int, max_pixels: 
 def _read_all(file: Any, source: str, max_pixels: int) -> io.BytesIO:
     """What is left of an open file, which Pillow would rewind if it could."""
     with _failures_as_input_errors(source, max_pixels):
-        try:
-            content = file.read()
-        except UnicodeDecodeError:
-            content = ""
-        if not isinstance(content, bytes):
-            raise InputError(f"{source}: is opened as text; expected a file opened in binary mode")
-    return io.BytesIO(content)
+        return io.BytesIO(read_opened(file, source))
 
 
 @contextlib.contextmanager

@@ -92,10 +92,10 @@ def open_modality(config: TokenizerConfig) -> Modality:
 
 
 def check_options(options: InputOptions, accepted: Collection[str], modality: str) -> None:
-    """Refuse options that a modality does not have, and an overlap that is none, whether it is needed or not.
+    """Refuse options that a modality does not have.
 
     Raises:
-        InputError: an option of another modality, or an ``overlap`` that no windows can have.
+        InputError: an option of another modality.
         TypeError: an option that no modality has.
     """
     for name in options:
@@ -103,6 +103,3 @@ def check_options(options: InputOptions, accepted: Collection[str], modality: st
             raise TypeError(f"unexpected keyword argument {name!r}")
         if name not in accepted:
             raise InputError(f"{name}= is not an option of {modality} models; accepted are {', '.join(accepted)}")
-    overlap = options.get("overlap", 0)
-    if isinstance(overlap, bool) or not isinstance(overlap, int | np.integer) or overlap < 0:
-        raise InputError(f"overlap must be an integer of at least 0 frames, not {overlap!r}")

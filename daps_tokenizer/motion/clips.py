@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from daps_tokenizer.archives import reading
+from daps_tokenizer.archives import read_opened, reading
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.layouts import FPS_RANGE
@@ -208,12 +208,7 @@ def _load(item: Any, source: str, fps: float | None) -> list[Clip]:
         name = getattr(item, "name", None)  # a number where the file was opened by its descriptor
         source = name if isinstance(name, str) else source
         with reading(source, "a clip, CSV or NPZ, opened in binary mode"):
-            try:
-                content = item.read()
-            except UnicodeDecodeError:
-                content = ""
-            if not isinstance(content, bytes):
-                raise InputError(f"{source}: is opened as text; expected a file opened in binary mode")
+            content = read_opened(item, source)
         return [Clip.from_bytes(content, source=source, fps=fps)]
     if isinstance(item, Clip):
         if fps is not None and check_fps(fps, item.name) != item.fps:

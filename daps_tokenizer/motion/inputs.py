@@ -12,7 +12,7 @@ from daps_tokenizer.motion.clips import Clip, load_clips, to_numpy
 from daps_tokenizer.motion.features import FEATURE_NAMES, compute_features, standing, to_qpos
 from daps_tokenizer.motion.kinematics import heading_quaternion, split_heading
 from daps_tokenizer.motion.resample import resample, resampled_length
-from daps_tokenizer.motion.windows import cut_windows, join_windows, soften_seams
+from daps_tokenizer.motion.windows import check_overlap, cut_windows, join_windows, soften_seams
 
 _FRAMES_TOGETHER = 2048  # of several clips: kinematics take some 8 KB a frame
 _DECIMALS = 6  # that a start keeps: micrometres and microradians
@@ -44,7 +44,7 @@ class MotionInputs:
             InputError: what :func:`~daps_tokenizer.motion.clips.load_clips` refuses, clips of unequal length or frame
                 rate, features that are not finite, an ``overlap`` that windows cannot have.
         """
-        check_options(options, ("fps", "overlap"), "motion")
+        self._check(options)
         features = self._features(inputs)
         if features is not None:
             return Batch(features, (len(features),), None)
@@ -60,9 +60,14 @@ class MotionInputs:
         layout = ClipLayout(poses.shape[1], count, int(overlap), fps, _starts(poses))
         return Batch(windows.reshape(-1, *windows.shape[2:]), (len(clips), count), layout)
 
+    def _check(self, options: InputOptions) -> None:
+        """Refuse what no clip can be read with, also where it is not needed."""
+        check_options(options, ("fps", "overlap"), "motion")
+        check_overlap(options.get("overlap", 0), self._length)
+
     def originals(self, inputs: object, options: InputOptions) -> np.ndarray:
         """The poses of the clips, (B, T, 26), at their own frame rate; errors of :meth:`prepare`."""
-        check_options(options, ("fps", "overlap"), "motion")
+        self._check(options)
         features = self._features(inputs)
         if features is not None:
             return self.restore(features, None)

@@ -13,6 +13,19 @@ from daps_tokenizer.tiles import count_pieces, fade_weights
 _SEAM = 6
 
 
+def check_overlap(overlap: object, length: int) -> None:
+    """Refuse what windows of so many frames cannot share.
+
+    Raises:
+        InputError: no integer from 0 to length − 1.
+    """
+    is_integer = isinstance(overlap, int | np.integer) and not isinstance(overlap, bool)
+    if not is_integer or not 0 <= overlap < length:  # type: ignore[operator]  # a number by now
+        raise InputError(
+            f"overlap must be an integer from 0 to {length - 1} frames for windows of {length}, not {overlap!r}"
+        )
+
+
 def cut_windows(features: np.ndarray, length: int, *, overlap: int = 0) -> np.ndarray:
     """Cut clips into windows; the last one is filled up with its last frame.
 
@@ -27,11 +40,7 @@ def cut_windows(features: np.ndarray, length: int, *, overlap: int = 0) -> np.nd
     Raises:
         InputError: an ``overlap`` that is no integer from 0 to length − 1.
     """
-    is_integer = isinstance(overlap, int | np.integer) and not isinstance(overlap, bool)
-    if not is_integer or not 0 <= overlap < length:
-        raise InputError(
-            f"overlap must be an integer from 0 to {length - 1} frames for windows of {length}, not {overlap!r}"
-        )
+    check_overlap(overlap, length)
     step = length - overlap
     frames = features.shape[-2]
     count = count_pieces(frames, length, overlap)

@@ -185,11 +185,9 @@ def test_what_does_not_fit_is_refused(tok: Tokenizer) -> None:
         tok.encode(WALK, fit="crop")
     with pytest.raises(InputError, match="80 frames at 30 fps and 81 frames at 30 fps; encode them one at a time"):
         tok.encode([WALK, smooth_motion(81)])
-    with pytest.raises(InputError, match="overlap must be an integer from 0 to 31 frames"):
-        tok.encode(WALK, overlap=32)
-    for overlap in (-1, "8", True):
+    for overlap in (32, -1, "8", True):
         for method in (tok.encode, tok.prepare):
-            with pytest.raises(InputError, match="overlap must be an integer of at least 0 frames, not "):
+            with pytest.raises(InputError, match="overlap must be an integer from 0 to 31 frames"):
                 method(WALK, overlap=overlap)
     with pytest.raises(InputError, match="fps must be a number from 1 to 10000, not 0"):
         tok.encode(WALK, fps=0)
