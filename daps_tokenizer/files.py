@@ -1,9 +1,12 @@
-"""Output files that are either there whole or not there at all."""
+"""Output files and folders that are either there whole or not there at all."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from daps_tokenizer.errors import DapsError, OutputExistsError
@@ -30,6 +33,21 @@ def write_bytes_atomically(path: str | os.PathLike[str], data: bytes, *, overwri
     except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
         reason = error.strerror if isinstance(error, OSError) else error
         raise DapsError(f"{os.fspath(path)!r}: cannot be written ({reason})") from error
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder of another name beside ``target``, to be filled, which is renamed to it where the block ends well.
+
+    Otherwise it is removed, so that a failure leaves nothing. Folders above ``target`` are made.
+    """
+    partial = target.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_and_rename(target: Path, data: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import onnx
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError, UnsupportedError
+from daps_tokenizer.files import new_folder
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from export import onnx_graphs
@@ -58,29 +58,24 @@ def export_folder(
     model = Autoencoder(config).eval()
     load_weights(model, checkpoint / "model.safetensors")
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        (temporary / "onnx").mkdir(parents=True)
-        save_weights(model, temporary / "model.safetensors")
-        (temporary / "model.safetensors").chmod(0o644)  # safetensors makes files that only their owner may read
-        _write_graphs(model, temporary / "onnx")
-        files = {path.relative_to(temporary).as_posix(): _sha256(path) for path in _files(temporary)}
+    with new_folder(out) as made:
+        (made / "onnx").mkdir(parents=True)
+        save_weights(model, made / "model.safetensors")
+        (made / "model.safetensors").chmod(0o644)  # safetensors makes files that only their owner may read
+        _write_graphs(model, made / "onnx")
+        files = {path.relative_to(made).as_posix(): _sha256(path) for path in _files(made)}
         config = dataclasses.replace(config, files=files)
         # The card is not among the files that are checked: it may be edited on the Hub.
         card = model_card(config) if readme is None else readme.read_text(encoding="utf-8")
-        (temporary / "README.md").write_text(card, encoding="utf-8")
-        (temporary / "config.json").write_text(config.to_json(), encoding="utf-8")
-        report = compare(ModelFolder(temporary, config), random_inputs(config, _SELF_CHECK_ITEMS))
+        (made / "README.md").write_text(card, encoding="utf-8")
+        (made / "config.json").write_text(config.to_json(), encoding="utf-8")
+        report = compare(ModelFolder(made, config), random_inputs(config, _SELF_CHECK_ITEMS))
         if not report.passed:
             raise ModelFileError(
                 f"{checkpoint}: the exported graphs do not compute what torch does: {report.failures[0]}"
             )
         if out.exists():
             shutil.rmtree(out)
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return ModelFolder(out, config)
 
 

@@ -18,7 +18,7 @@ from daps_tokenizer.errors import InputError
 from train import obtain as module
 from train.__main__ import main
 from train.motion import load_clips
-from train.obtain import obtain
+from train.obtain import FILES, obtain
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -76,7 +76,7 @@ def test_mnist_is_copied_and_can_be_read(keras_archive: Path, tmp_path: Path) ->
 
 
 def test_cifar10_becomes_mosaics_with_every_pixel_and_label_in_its_place(binary_cifar10: Path, tmp_path: Path) -> None:
-    assert obtain("cifar10", tmp_path / "data", binary_cifar10) == [tmp_path / "data" / "cifar10"]
+    assert obtain("cifar10", tmp_path / "data", binary_cifar10) == tmp_path / "data" / "cifar10"
     images, labels = read_cifar10(tmp_path / "data" / "cifar10", "train")
     assert images.shape == (5000, 32, 32, 3) and labels[1234] == 4
     assert (images[1234] == [1, 234, 0]).all()  # of the second file, red first
@@ -88,7 +88,9 @@ def test_motion_is_made_of_a_folder_of_clips(tmp_path: Path) -> None:
     for folder, columns in (("h1", 26), ("g1", 36)):  # the Hub has other robots' clips beside the H1's
         (tmp_path / "hub" / folder).mkdir(parents=True)
         for name in ("walk1_subject1", "dance1_subject2"):
-            np.savetxt(tmp_path / "hub" / folder / f"{name}.csv", np.full((40, columns), 0.5), delimiter=",")
+            poses = np.full((40, columns), 0.5)
+            poses[:, 3:7] = [0, 0, 0, 1]
+            np.savetxt(tmp_path / "hub" / folder / f"{name}.csv", poses, delimiter=",")
     obtain("motion", tmp_path / "data", tmp_path / "hub")
     clips = load_clips(tmp_path / "data" / "lafan1_h1.npz")
     assert list(clips) == ["dance1_subject2", "walk1_subject1"]
@@ -120,18 +122,24 @@ def test_without_a_network_the_message_says_how_else(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(("name", "content"), [("mnist", b"no archive"), ("cifar10", b"no tar file")])
-def test_a_source_that_is_something_else_is_refused_and_what_was_there_stays(
+def test_a_source_that_is_something_else_is_refused_and_leaves_nothing(
     name: str, content: bytes, tmp_path: Path
 ) -> None:
-    (tmp_path / "data" / "cifar10").mkdir(parents=True)
-    (tmp_path / "data" / "mnist.npz").write_bytes(b"before")
     (tmp_path / "source").write_bytes(content)
     with pytest.raises(InputError, match="source: cannot be read"):
         obtain(name, tmp_path / "data", tmp_path / "source")
-    assert (tmp_path / "data" / "mnist.npz").read_bytes() == b"before" and (tmp_path / "data" / "cifar10").is_dir()
+    assert not list((tmp_path / "data").iterdir())
 
 
-@pytest.mark.parametrize(("content", "reason"), [("1,2,3\n", "3 columns"), ("a,b\n", "cannot be read")])
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "motion"])
+def test_data_that_is_there_already_stays(name: str, tmp_path: Path) -> None:
+    (tmp_path / FILES[name]).write_bytes(b"before")
+    code, output = run(name, "--source", str(tmp_path), "--data", str(tmp_path))
+    assert code == 2 and "already exists; name another folder with --data" in output
+    assert (tmp_path / FILES[name]).read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(("content", "reason"), [("1,2,3\n", "row 1 has 3 columns"), ("a,b\n", "'a' is not a number")])
 def test_a_clip_of_another_robot_or_of_words_is_refused(content: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "clip.csv").write_text(content)
     with pytest.raises(InputError, match=reason):

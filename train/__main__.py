@@ -105,17 +105,16 @@ def chain(configs: tuple[Path, ...], data: Path | None, max_seconds: float | Non
             return
 
 
-@main.command()
+@main.command("data")
 @click.argument("name", type=click.Choice(["mnist", "cifar10", "motion"]))
 @click.option("--data", type=click.Path(path_type=Path), help="Folder to write to; else $DAPS_DATA, ../shared/data.")
 @click.option("--source", type=click.Path(exists=True, path_type=Path), help="What was downloaded already.")
-def data(name: str, data: Path | None, source: Path | None) -> None:
+def obtain_data(name: str, data: Path | None, source: Path | None) -> None:
     """Download MNIST, CIFAR-10 or LAFAN1's motion of the H1, and write it as training reads it."""
     from train.data import default_folder
     from train.obtain import obtain
 
-    for path in obtain(name, data or default_folder(), source):
-        click.echo(path)
+    click.echo(obtain(name, data or default_folder(), source))
 
 
 @main.command()

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError
+from daps_tokenizer.files import new_folder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from train.methods import Method
 
@@ -135,13 +136,10 @@ def resize_checkpoint(folder: Path, size: int, out: Path, *, name: str | None = 
     resized = replace(resized, training={}, files={})  # a model folder's, which a checkpoint keeps elsewhere
     record, weights = read_record(folder), folder / "model.safetensors"
     load_weights(Autoencoder(resized), weights)
-    temporary = out.with_name(out.name + ".writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    (temporary / "config.json").write_text(resized.to_json(), encoding="utf-8")
-    (temporary / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    shutil.copyfile(weights, temporary / "model.safetensors")
-    temporary.rename(out)
+    with new_folder(out) as made:
+        (made / "config.json").write_text(resized.to_json(), encoding="utf-8")
+        (made / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        shutil.copyfile(weights, made / "model.safetensors")
     return resized
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 import sys
 import tarfile
 import tempfile
@@ -22,9 +21,12 @@ import numpy as np
 from PIL import Image
 
 from daps_tokenizer.datasets import CIFAR10_MOSAIC, Split, read_mnist
-from daps_tokenizer.errors import InputError
-from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.errors import InputError, OutputExistsError
+from daps_tokenizer.files import new_folder, write_bytes_atomically
+from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.motion.features import FPS, JOINT_NAMES
+
+FILES = {"mnist": "mnist.npz", "cifar10": "cifar10", "motion": "lafan1_h1.npz"}  # in the folder of datasets
 
 _TIMEOUT_SECONDS = 60
 _BY_HAND = "download it elsewhere and name it with --source"
@@ -56,7 +58,7 @@ CIFAR10 = Published(
 LAFAN1 = "lvhaidong/LAFAN1_Retargeting_Dataset"  # on the Hugging Face Hub; CC BY-NC-ND 4.0
 
 
-def obtain(name: str, folder: Path, source: Path | None = None) -> list[Path]:
+def obtain(name: str, folder: Path, source: Path | None = None) -> Path:
     """Put a dataset into a folder, as :func:`train.data.load_dataset` reads it.
 
     Args:
@@ -66,41 +68,38 @@ def obtain(name: str, folder: Path, source: Path | None = None) -> list[Path]:
             the H1's clips as CSV files. Downloaded if None.
 
     Returns:
-        The files and folders that training reads.
+        The file or folder that training reads.
 
     Raises:
         InputError: it cannot be downloaded, is damaged, or is something else.
+        OutputExistsError: the folder has it already.
     """
-    make: dict[str, Callable[[Path, Path | None], list[Path]]] = {
+    target = folder / FILES[name]
+    if target.exists():
+        raise OutputExistsError(f"{target} already exists; name another folder with --data, or move it away")
+    make: dict[str, Callable[[Path, Path | None], None]] = {
         "mnist": _obtain_mnist,
         "cifar10": _obtain_cifar10,
         "motion": _obtain_motion,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    return make[name](folder, source)
+    make[name](target, source)
+    return target
 
 
-def _obtain_mnist(folder: Path, source: Path | None) -> list[Path]:
-    target = folder / "mnist.npz"
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+def _obtain_mnist(target: Path, source: Path | None) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         archive = source or _download(MNIST, Path(scratch) / "mnist.npz")
         for split in ("train", "test"):
             read_mnist(archive, split)  # that it is one
         write_bytes_atomically(target, archive.read_bytes())
-    return [target]
 
 
-def _obtain_cifar10(folder: Path, source: Path | None) -> list[Path]:
-    target = folder / "cifar10"
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+def _obtain_cifar10(target: Path, source: Path | None) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, new_folder(target) as made:
         archive = source or _download(CIFAR10, Path(scratch) / "cifar10.tar.gz")
-        made = Path(scratch) / "cifar10"
-        made.mkdir()
         for split, files in _CIFAR10_FILES.items():
             _write_mosaics(made, split, *_read_batches(archive, files))
-        shutil.rmtree(target, ignore_errors=True)
-        made.replace(target)
-    return [target]
 
 
 def _read_batches(archive: Path, files: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -127,12 +126,12 @@ def _write_mosaics(folder: Path, split: Split, images: np.ndarray, labels: np.nd
     np.save(folder / f"{split}_labels.npy", labels)
 
 
-def _obtain_motion(folder: Path, source: Path | None) -> list[Path]:
+def _obtain_motion(target: Path, source: Path | None) -> None:
     files = sorted((source or _download_clips()).rglob("*.csv"))
     files = [file for file in files if file.parent.name == "h1"] or files
     if not files:
         raise InputError(f"{source}: holds no CSV files; expected the h1 folder of {LAFAN1}")
-    clips = [_read_clip(file) for file in files]
+    clips = [Clip.load(file).qpos.astype(np.float32) for file in files]
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -142,21 +141,7 @@ def _obtain_motion(folder: Path, source: Path | None) -> list[Path]:
         columns=np.array([*_COLUMNS, *(f"{name}_joint" for name in JOINT_NAMES)]),
         fps=int(FPS),
     )
-    target = folder / "lafan1_h1.npz"
     write_bytes_atomically(target, buffer.getvalue())
-    return [target]
-
-
-def _read_clip(file: Path) -> np.ndarray:
-    """(frames, 26) float32."""
-    columns = len(_COLUMNS) + len(JOINT_NAMES)
-    try:
-        clip = np.loadtxt(file, delimiter=",", dtype=np.float32, ndmin=2)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({error}); expected {columns} numbers a line") from error
-    if clip.shape[1] != columns:
-        raise InputError(f"{file}: has {clip.shape[1]} columns; expected {columns}, of the Unitree H1")
-    return clip
 
 
 def _download_clips() -> Path:
