@@ -24,6 +24,7 @@ from daps_tokenizer.backends.torch_cuda import WAYS, Way, draw_with
 from daps_tokenizer.errors import DapsError
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import ModelFolder, open_model
+from daps_tokenizer.inputs import open_modality
 from daps_tokenizer.measure import synthetic_inputs
 from daps_tokenizer.model.passes import PassesDraw
 from daps_tokenizer.model.recognition import RecognitionModel
@@ -43,7 +44,9 @@ _WARM_UPS, _REPEATS = 2, 7
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, default=("daps-photo-256", "daps-cifar10"), show_default=True)
+@click.option(
+    "--model", "models", multiple=True, default=("daps-photo-256", "daps-cifar10", "daps-h1-motion"), show_default=True
+)
 @click.option("--batch", "batches", multiple=True, type=int, default=(1, 8, 64), show_default=True)
 @click.option("--items", default=16, show_default=True, help="Items whose codes are compared.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The JSON file to write.")
@@ -61,11 +64,16 @@ def main(models: tuple[str, ...], batches: tuple[int, ...], items: int, out: Pat
         click.echo(json.dumps(row))
 
 
+def _inputs(batch: int, folder: ModelFolder) -> np.ndarray:
+    """As a backend takes them: (batch, *input_shape)."""
+    return open_modality(folder.config).prepare(synthetic_inputs(batch, folder.config), {}).pieces
+
+
 def _parity(folder: ModelFolder, items: int) -> list[dict[str, Any]]:
-    images = synthetic_inputs(items, folder.config)
+    inputs = _inputs(items, folder)
     uniform = np.random.default_rng(0).random((items, folder.config.num_tokens), dtype=np.float32)
     reference = open_backend(folder, backend="onnx", device="cpu", dtype="float32")
-    expected = {temperature: reference.encode(images, uniform, temperature) for temperature in (0.0, 1.0)}
+    expected = {temperature: reference.encode(inputs, uniform, temperature) for temperature in (0.0, 1.0)}
     pixels = reference.decode(expected[0.0].codes).reconstruction.astype(int)
     rows = []
     for backend, device, dtype in _RUNTIMES:
@@ -73,7 +81,7 @@ def _parity(folder: ModelFolder, items: int) -> list[dict[str, Any]]:
         try:
             opened = open_backend(folder, backend=backend, device=device, dtype=dtype)
             for temperature, words in ((0.0, "greedy"), (1.0, "sampled")):
-                encoded = opened.encode(images, uniform, temperature)
+                encoded = opened.encode(inputs, uniform, temperature)
                 equal = encoded.codes == expected[temperature].codes
                 alike = equal.cumprod(1).astype(bool)  # of codes that were drawn given the same codes before them
                 differences = np.abs(encoded.log_probs - expected[temperature].log_probs)[alike]
@@ -97,9 +105,9 @@ def _drawing(folder: ModelFolder, batch: int, dtype: str) -> list[dict[str, Any]
         return [common | {"reason": str(error)}]
     model = backend.model.recognition
     assert isinstance(model, RecognitionModel)
-    images = torch.from_numpy(synthetic_inputs(batch, folder.config)).cuda()
+    inputs = torch.from_numpy(_inputs(batch, folder)).cuda()
     with torch.inference_mode():
-        context = model.context(backend.model.standardise(images).to(getattr(torch, dtype)))
+        context = model.context(backend.model.standardise(inputs).to(getattr(torch, dtype)))
         uniform = torch.rand(batch, folder.config.num_tokens, device="cuda")
         eager = partial(sample_codes, model, context, uniform, 0.0)
         rows = [common | {"way": "eager loop"} | _time(eager)]

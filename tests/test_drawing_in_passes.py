@@ -9,6 +9,7 @@ from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, sample_codes
 from daps_tokenizer.model.stepping import SteppedDraw
+from export.check import random_inputs
 from tests.settings import TINY_GRID
 from tests.test_stepping import TINY_WINDOWED, model_and_inputs
 
@@ -29,20 +30,23 @@ def test_codes_of_a_random_model_that_do_not_settle_are_left_to_the_loop(config,
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_codes_of_a_trained_model_settle_in_few_passes(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = open_model("daps-cifar10")
+@pytest.mark.parametrize("name", ["daps-photo-256", "daps-cifar10", "daps-mnist", "daps-h1-motion"])
+def test_codes_of_a_trained_model_settle_in_few_passes(
+    name: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = open_model(name)
     model = Autoencoder(folder.config).eval().requires_grad_(False)
     load_weights(model, folder.file("model.safetensors"))
     recognition = model.recognition
     assert isinstance(recognition, RecognitionModel)
-    torch.manual_seed(0)
-    images = torch.nn.functional.interpolate(torch.rand(4, 3, 4, 4), 32, mode="bicubic").permute(0, 2, 3, 1)
-    context = recognition.context(model.standardise((images.clamp(0, 1) * 255).to(torch.uint8)))
-    uniform = torch.rand(4, folder.config.num_tokens)
-    expected = sample_codes(recognition, context, uniform, temperature).codes
+    context = recognition.context(model.standardise(torch.from_numpy(random_inputs(folder.config, 2))))
+    uniform = torch.rand(2, folder.config.num_tokens, generator=torch.Generator().manual_seed(0))
+    expected = sample_codes(recognition, context, uniform, temperature)
     monkeypatch.setattr(passes, "PASSES", 12)
     drawer = passes.PassesDraw(recognition, SteppedDraw(recognition, Draw.allocate(recognition, context, uniform)))
     drawer.temperature.fill_(temperature)
     drawer.run(greedy=temperature == 0)
     assert not drawer.unsettled.any()
-    assert torch.equal(drawer.draw.codes, expected)
+    assert torch.equal(recognition.windows.join(drawer.draw.codes, 2), expected.codes)
+    log_probs = recognition.windows.join(drawer.draw.log_probs, 2)
+    torch.testing.assert_close(log_probs, expected.log_probs, atol=1e-3, rtol=1e-3)

@@ -10,11 +10,12 @@ from daps_tokenizer import Tokenizer
 from daps_tokenizer.backends import Backend, open_backend
 from daps_tokenizer.backends.choice import runtimes
 from daps_tokenizer.hub import open_model
+from daps_tokenizer.inputs import open_modality
 from daps_tokenizer.measure import synthetic_inputs
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 ON_GPU = ["torch", "tensorrt", "onnx"]
-MODELS = ["daps-cifar10", "daps-photo-256"]
+MODELS = ["daps-photo-256", "daps-cifar10", "daps-mnist", "daps-h1-motion"]
 
 
 def open_on_gpu(backend: str, model: str, dtype: str = "float32") -> Backend:
@@ -29,10 +30,11 @@ def open_on_gpu(backend: str, model: str, dtype: str = "float32") -> Backend:
 @pytest.mark.parametrize("backend", ON_GPU)
 def test_codes_are_those_of_the_cpu_but_for_near_ties(backend: str, model: str, temperature: float) -> None:
     folder = open_model(model)
-    images = synthetic_inputs(5, folder.config)  # no power of two
+    inputs = synthetic_inputs(5, folder.config)  # no power of two
+    inputs = open_modality(folder.config).prepare(inputs, {}).pieces
     uniform = np.random.default_rng(0).random((5, folder.config.num_tokens), dtype=np.float32)
-    expected = open_backend(folder, backend="onnx", device="cpu", dtype="float32").encode(images, uniform, temperature)
-    encoded = open_on_gpu(backend, model).encode(images, uniform, temperature)
+    expected = open_backend(folder, backend="onnx", device="cpu", dtype="float32").encode(inputs, uniform, temperature)
+    encoded = open_on_gpu(backend, model).encode(inputs, uniform, temperature)
     assert encoded.codes.shape == expected.codes.shape and encoded.codes.dtype == np.int32
     assert (encoded.codes == expected.codes).mean() > 0.99
 

@@ -12,7 +12,7 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
-from tests.settings import TINY_MLP, TINY_MOTION
+from tests.settings import TINY_MLP, TINY_MOTION, TINY_SPECTRAL
 from tests.test_stepping import TINY_WINDOWED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,7 +28,9 @@ def model_and_inputs(config: TokenizerConfig, batch: int) -> tuple[Autoencoder, 
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("config", [TINY_MLP, TINY_WINDOWED, TINY_MOTION], ids=lambda config: config.name)
+@pytest.mark.parametrize(
+    "config", [TINY_MLP, TINY_WINDOWED, TINY_MOTION, TINY_SPECTRAL], ids=lambda config: config.name
+)
 @torch.inference_mode()
 def test_codes_are_those_of_the_plain_loop(config: TokenizerConfig, temperature: float) -> None:
     model, inputs, uniform = model_and_inputs(config, 5)

@@ -85,7 +85,7 @@ class PassesDraw:
 
     def _pass(self, *, greedy: bool) -> None:
         draw = self.draw
-        logits = self.model.head(self.model.hidden_of_rows(draw.context, draw.codes)).float()
+        logits = self.model.logits_of_rows(draw.context, draw.codes).float()
         flat, uniform = logits.flatten(0, 1), draw.uniform.flatten()
         chosen = flat.argmax(-1) if greedy else choose_codes(flat, uniform, self.temperature)
         draw.log_probs.copy_(flat.log_softmax(-1).gather(-1, chosen[:, None]).view_as(draw.log_probs))

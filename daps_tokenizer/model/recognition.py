@@ -180,7 +180,14 @@ class RecognitionModel(Recognition):
         Returns:
             (B·K, N, V).
         """
-        logits = self.head(self.hidden(context, codes))
+        return self._with_scores(self.head(self.hidden(context, codes)), context)
+
+    def logits_of_rows(self, context: list[Memory], codes: Tensor) -> Tensor:
+        """Like :meth:`logits`, of windows side by side: (B·W·K, n) -> (B·W·K, n, V)."""
+        return self._with_scores(self.head(self.hidden_of_rows(context, codes)), context)
+
+    def _with_scores(self, logits: Tensor, context: list[Memory]) -> Tensor:
+        """Logits (rows, n, V) with what code books add, which are for items that are not cut into windows."""
         if self.code_books is None:
             return logits
         scores = torch.cat(context[-1], dim=-1)[:, None]  # (B, 1, N, V): the K rows of an item share it
