@@ -1,4 +1,4 @@
-"""What policy-search methods share: K codes per item are drawn without a gradient, then scored in one parallel pass."""
+"""What policy-search methods share: K codes per item, drawn without a gradient, and their log q with one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from daps_tokenizer.model.recognition import Recognition, RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
 from train.code_search import CodeSearch
 from train.cuda_sampler import GraphedSampler
+from train.drawing import Drawn, draw_in_passes
 from train.methods.base import Method, expand_samples, require_kind
 
 
@@ -55,25 +56,37 @@ class PolicyMethod(Method):
         model, num_samples = self.model, self.settings.num_samples
         x = model.standardise(inputs)
         context = model.recognition.context(x)
-        codes = self.draw(behaviour or model.recognition, x, generator)
-        if search is not None:
+        if behaviour is None:
+            codes, logits = self._draw(model.recognition, context, x, generator)
+        else:
             with torch.no_grad():
-                proposing = model.recognition.logits(context, codes).float()
-            codes = search.run(model, expand_samples(x, num_samples), codes, proposing, generator).codes
-        logits = model.recognition.logits(context, codes).float()
+                codes, _ = self._draw(behaviour, behaviour.context(x), x, generator)
+            logits = model.recognition.logits(context, codes).float()
+        if search is not None:
+            codes = search.run(model, expand_samples(x, num_samples), codes, logits.detach(), generator).codes
+            logits = model.recognition.logits(context, codes).float()
         log_q = logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0]
         log_p = model.likelihood.log_prob(model.generative(codes), expand_samples(x, num_samples))
         return Rollout(x, codes, logits, log_q, log_p)
 
-    @torch.no_grad()
-    def draw(self, recognition: Recognition, x: Tensor, generator: torch.Generator) -> Tensor:
-        """K samples per item at temperature 1, (B·K, N); with CUDA graphs where they help (GPU, code by code)."""
+    def _draw(self, recognition: Recognition, context: Any, x: Tensor, generator: torch.Generator) -> Drawn:
+        """K samples per item at temperature 1, (B·K, N), and their logits: in passes, or where those do not pay, one
+        code after the other (on a GPU as CUDA graphs)."""
         rows = x.shape[0] * self.settings.num_samples
         uniform = torch.rand(rows, recognition.num_tokens, generator=generator, device=x.device)
+        if isinstance(recognition, RecognitionModel):
+            drawn = draw_in_passes(recognition, context, uniform)
+            if drawn is not None:
+                return drawn
+        codes = self._draw_in_a_loop(recognition, x, uniform)
+        return Drawn(codes, recognition.logits(context, codes).float())
+
+    @torch.no_grad()
+    def _draw_in_a_loop(self, recognition: Recognition, x: Tensor, uniform: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             if x.device.type != "cuda" or not isinstance(recognition, RecognitionModel):
                 return sample_codes(recognition, recognition.context(x), uniform).codes
-            if self._sampler is None or self._sampler.num_rows != rows:
+            if self._sampler is None or self._sampler.num_rows != len(uniform):
                 self._sampler = GraphedSampler(recognition, x, self.settings.num_samples)
             return self._sampler.sample(x, uniform)
 
