@@ -18,7 +18,7 @@ from daps_tokenizer.cli_common import OneLineErrors, print_error
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import built_in_models, open_model
 from export.card import collection_card
-from export.check import NEAR_TIE, ParityReport, compare, load_test_inputs
+from export.check import NEAR_EDGE, NEAR_TIE, ParityReport, compare, load_test_inputs
 from export.folder import export_folder
 
 _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -112,11 +112,14 @@ def _table(report: ParityReport) -> Table:
     table.add_column("", justify="right")
     differences = (*report.first_differences, *report.step_first_differences)
     gap = f"{max(difference.top2_gap for difference in differences):.2g}" if differences else "–"
+    sampled = report.sampled_first_differences
+    edge = f"{max(difference.edge_gap for difference in sampled):.2g}" if sampled else "–"
     rows = {
         "greedy codes equal, items / codes": f"{report.greedy_items_equal:.2%} / {report.greedy_codes_equal:.2%}",
         "sampled codes equal, items / codes": f"{report.sampled_items_equal:.2%} / {report.sampled_codes_equal:.2%}",
         "step graphs' greedy codes equal, items": f"{report.step_items_equal:.2%}",
         f"top-2 gap at a first difference, below {NEAR_TIE:g}": gap,
+        f"uniform number to the edge at a first difference, below {NEAR_EDGE:g}": edge,
         "log q of codes drawn, difference in nats": f"{report.log_prob_difference:.2g}",
         "log q of codes scored, difference in nats": f"{report.score_difference:.2g}",
         "most probable codes equal": f"{report.top_codes_equal:.2%}",

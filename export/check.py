@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from torch import Tensor
 
 from daps_tokenizer.backends import Backend, Encoded, Scored
 from daps_tokenizer.backends.onnx import OnnxBackend
@@ -20,28 +19,27 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.datasets import open_data
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import ModelFolder
-from daps_tokenizer.model.autoencoder import Autoencoder
-from daps_tokenizer.model.parallel import LevelQuantiser, NearestQuantiser
 from daps_tokenizer.motion.features import FEATURE_NAMES
 from export.canvas import canvas_failures
+from export.differences import (
+    FirstDifference,
+    FirstSampledDifference,
+    first_differences,
+    first_sampled_differences,
+    largest,
+    top_codes_gap,
+)
 
 # Two runtimes may part where two logits are nearer to each other than their rounding errors.
 NEAR_TIE = 1e-4
+# ... or where a uniform number is nearer to the edge between two codes than the sum of V probabilities is exact.
+NEAR_EDGE = 1e-4
 # What rounding explains, and a wrong graph far exceeds: nats of log q, levels of a pixel, share of anything else.
 _LOG_PROB_TOLERANCE = 1e-3
 _LEVEL_TOLERANCE = 1.0
 _RELATIVE_TOLERANCE = 1e-4
 _STEPPED_ITEMS = 32
 _TOP_CODES = 4
-
-
-@dataclass(frozen=True)
-class FirstDifference:
-    """Where the greedy codes of an item first differ, and the gap between torch's two largest logits there."""
-
-    item: int
-    position: int
-    top2_gap: float
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ class ParityReport:
     first_differences: tuple[FirstDifference, ...]
     sampled_items_equal: float
     sampled_codes_equal: float
+    sampled_first_differences: tuple[FirstSampledDifference, ...]
     step_items_equal: float
     step_first_differences: tuple[FirstDifference, ...]
     log_prob_difference: float
@@ -118,20 +117,26 @@ def compare(folder: ModelFolder, inputs: np.ndarray) -> ParityReport:
         num_items=len(inputs),
         greedy_items_equal=_items_equal(codes, greedy[1].codes),
         greedy_codes_equal=_share(codes == greedy[1].codes),
-        first_differences=_first_differences(ours.model, inputs, codes, greedy[1].codes),
+        first_differences=first_differences(ours.model, inputs, codes, greedy[1].codes),
         sampled_items_equal=_items_equal(sampled[0].codes, sampled[1].codes),
         sampled_codes_equal=_share(sampled[0].codes == sampled[1].codes),
+        # A quantiser draws nothing: its sampled codes are its greedy ones.
+        sampled_first_differences=first_sampled_differences(
+            ours.model, inputs, sampled[0].codes, sampled[1].codes, uniform
+        )
+        if config.recognition.has_probabilities
+        else (),
         step_items_equal=_items_equal(codes[first], stepped),
-        step_first_differences=_first_differences(ours.model, inputs, codes[first], stepped),
-        log_prob_difference=_largest(np.array([_log_prob_difference(*pair) for pair in (greedy, sampled)])),
-        score_difference=_largest(scored[0].log_probs - scored[1].log_probs),
+        step_first_differences=first_differences(ours.model, inputs, codes[first], stepped),
+        log_prob_difference=largest(np.array([_log_prob_difference(*pair) for pair in (greedy, sampled)])),
+        score_difference=largest(scored[0].log_probs - scored[1].log_probs),
         top_codes_equal=_share(top_codes[0] == top_codes[1]),
         top_codes_gap=top_codes_gap(ours.model, inputs, codes, *top_codes),
         # Cells of nearly no nats or error are as good as their rounding, which is that of numbers around 1.
-        likelihood_difference=_largest(
+        likelihood_difference=largest(
             np.array([_relative(*pair, at_least=1.0) for pair in zip(*explained, strict=True)])
         ),
-        reconstruction_difference=_largest(reconstructions[0] - reconstructions[1]),
+        reconstruction_difference=largest(reconstructions[0] - reconstructions[1]),
         reconstruction_values_differing=_share(reconstructions[0] != reconstructions[1]),
         features_difference=_relative(*reconstructions) if config.modality == "motion" else 0.0,
         mean_difference=_relative(decoded[0].mean, decoded[1].mean),
@@ -160,6 +165,12 @@ def _failures(report: ParityReport, config: TokenizerConfig) -> Iterator[str]:
                     f"{graph}: item {difference.item} differs first at code {difference.position}, where torch's two "
                     f"largest logits are {difference.top2_gap:.2g} apart"
                 )
+    for sampled in report.sampled_first_differences:
+        if not (sampled.edge_gap < NEAR_EDGE):
+            yield (
+                f"encoder.onnx: item {sampled.item}, sampled, differs first at code {sampled.position}, where the "
+                f"uniform number is {sampled.edge_gap:.2g} from the edge between the two codes"
+            )
     for graph, nats in (("encoder.onnx", report.log_prob_difference), ("scorer.onnx", report.score_difference)):
         if not (nats <= _LOG_PROB_TOLERANCE):
             yield f"{graph}: log q of equal codes differs by {nats:.2g} nats"
@@ -198,7 +209,12 @@ def load_test_inputs(config: TokenizerConfig, data: Path, count: int) -> np.ndar
     Raises:
         InputError: no data set has such images, or it is not in ``data``.
     """
-    names = {(28, 28, 1): "mnist.npz", (32, 32, 3): "cifar10", (32, len(FEATURE_NAMES)): "lafan1_h1.npz"}
+    names = {
+        (28, 28, 1): "mnist.npz",
+        (32, 32, 3): "cifar10",
+        (256, 256, 3): "photos256-val.tar",
+        (32, len(FEATURE_NAMES)): "lafan1_h1.npz",
+    }
     if config.input_shape not in names:
         known = ", ".join("×".join(map(str, shape)) for shape in names)
         raise InputError(f"no test images of shape {list(config.input_shape)} are known; there are some of {known}")
@@ -220,57 +236,10 @@ def random_inputs(config: TokenizerConfig, count: int) -> np.ndarray:
     return (noise * config.normalisation.std + config.normalisation.mean).astype(np.float32)
 
 
-def _first_differences(
-    model: Autoencoder, inputs: np.ndarray, ours: np.ndarray, others: np.ndarray
-) -> tuple[FirstDifference, ...]:
-    return tuple(
-        _first_difference(model, inputs, ours, others, int(item)) for item in np.flatnonzero((ours != others).any(1))
-    )
-
-
-def _first_difference(
-    model: Autoencoder, inputs: np.ndarray, ours: np.ndarray, others: np.ndarray, item: int
-) -> FirstDifference:
-    position = int((ours[item] != others[item]).argmax())
-    with torch.inference_mode():
-        gap = choice_gap(model, torch.tensor(inputs[item : item + 1]), torch.tensor(ours[item : item + 1]), position)
-    return FirstDifference(item, position, gap)
-
-
-def choice_gap(model: Autoencoder, inputs: Tensor, codes: Tensor, position: int) -> float:
-    """How far the choice of a code was from being another: between the two largest logits, or from a rounding edge."""
-    recognition = model.recognition
-    context = recognition.context(model.standardise(inputs))
-    if isinstance(recognition, LevelQuantiser):
-        numbers = context[0, position]
-        return float((numbers - numbers.floor() - 0.5).abs().min())
-    is_nearest = isinstance(recognition, NearestQuantiser)
-    logits = recognition.head(context) if is_nearest else recognition.logits(context, codes)
-    largest, second = logits[0, position].topk(2).values.tolist()
-    return largest - second
-
-
-def top_codes_gap(
-    model: Autoencoder, inputs: np.ndarray, codes: np.ndarray, ours: np.ndarray, others: np.ndarray
-) -> float:
-    """How far the codes that two runtimes rank alike, (B, N, k) each, are apart in torch's log q at most, in nats.
-
-    0 where both name the same codes in the same order, little where near-ties are swapped.
-    """
-    gaps = [0.0]
-    with torch.inference_mode():
-        for item in np.flatnonzero((ours != others).any((1, 2))):
-            context = model.recognition.context(model.standardise(torch.tensor(inputs[item : item + 1])))
-            log_q = model.recognition.logits(context, torch.tensor(codes[item : item + 1]))[0].log_softmax(-1)
-            pair = [log_q.gather(-1, torch.tensor(ranked[item]).long()) for ranked in (ours, others)]
-            gaps.append(float((pair[0] - pair[1]).abs().max()))
-    return _largest(np.array(gaps))
-
-
 def _log_prob_difference(ours: Encoded, others: Encoded) -> float:
     """Over all codes that both runtimes chose given the same earlier codes."""
     same_so_far = (ours.codes == others.codes).cumprod(1).astype(bool)
-    return _largest((ours.log_probs - others.log_probs)[same_so_far])
+    return largest((ours.log_probs - others.log_probs)[same_so_far])
 
 
 def _items_equal(ours: np.ndarray, others: np.ndarray) -> float:
@@ -281,12 +250,7 @@ def _share(condition: np.ndarray) -> float:
     return float(condition.mean())
 
 
-def _largest(differences: np.ndarray) -> float:
-    """The largest absolute value; NaN if there is one."""
-    return float(np.abs(differences).max(initial=0.0))
-
-
 def _relative(ours: np.ndarray, others: np.ndarray, *, at_least: float = 0.0) -> float:
     """The largest difference, as a share of the largest value or of ``at_least``."""
-    scale = max(at_least, _largest(ours)) or 1.0
-    return _largest(ours.astype(np.float64) - others) / scale
+    scale = max(at_least, largest(ours)) or 1.0
+    return largest(ours.astype(np.float64) - others) / scale

@@ -10,7 +10,8 @@ import torch
 from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.hub import ModelFolder, open_model
 from daps_tokenizer.model.autoencoder import Autoencoder
-from export.check import NEAR_TIE, ParityReport, compare, random_inputs, top_codes_gap
+from export.check import NEAR_EDGE, NEAR_TIE, ParityReport, compare, random_inputs
+from export.differences import first_sampled_differences, top_codes_gap
 from tests.settings import TINY_MLP
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,6 +63,27 @@ def test_most_probable_codes_in_the_wrong_order_fail(folder: ModelFolder, monkey
     (found,) = report.failures
     assert found.startswith("scorer.onnx: other codes are the most probable, or in another order")
     assert report.top_codes_equal == 0
+
+
+def test_codes_that_are_sampled_by_other_numbers_fail(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = OnnxBackend.encode
+    monkeypatch.setattr(OnnxBackend, "encode", lambda self, x, uniform, t: encode(self, x, 1 - uniform, t))
+    report = compare(folder, random_inputs(folder.config, 2))
+    assert report.greedy_items_equal == 1 and report.sampled_items_equal == 0
+    found = [failure for failure in report.failures if failure.startswith("encoder.onnx: item")]
+    assert len(found) == 2 and "where the uniform number is" in found[0]
+
+
+def test_a_uniform_number_next_to_the_edge_between_two_codes_explains_a_difference() -> None:
+    model = Autoencoder(TINY_MLP).eval()
+    torch.nn.init.zeros_(model.recognition.head.weight)
+    torch.nn.init.zeros_(model.recognition.head.bias)  # 16 codes, equally probable: code 3 ends at 4/16
+    inputs, uniform = random_inputs(TINY_MLP, 1), np.full((1, 8), 0.25 + 1e-6, np.float32)
+    ours, others = (np.full((1, 8), code, np.int32) for code in (4, 3))
+    (near,) = first_sampled_differences(model, inputs, ours, others, uniform)
+    assert near.position == 0 and near.edge_gap < NEAR_EDGE
+    (far,) = first_sampled_differences(model, inputs, ours, others - 1, uniform)
+    assert far.edge_gap == pytest.approx(1 / 16, abs=1e-4)
 
 
 def test_graphs_that_compute_what_torch_does_pass(folder: ModelFolder) -> None:

@@ -20,7 +20,8 @@ from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.local_search import LocalSearch
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
 from daps_tokenizer.search import BestOf
-from export.check import choice_gap, compare, random_inputs
+from export.check import compare, random_inputs
+from export.differences import choice_gap
 from export.folder import export_folder
 from tests.cli.helpers import digit, refusal, run_well
 from tests.settings import TINY_GRID, TINY_MLP, of_kind
