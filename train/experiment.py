@@ -68,6 +68,8 @@ class Experiment:
         dataset: which data the model is trained and evaluated on; ``data`` says more about ``photos``.
         method: a name in ``train.methods``; ``settings`` are that method's own.
         start_from: a checkpoint folder whose weights the run starts from.
+        aligned: whether an autoregressive recognition model begins with weights that let it read the input where a code
+            belongs (``train/alignment.py``), of a run that starts from nothing.
         precision: ``bf16`` runs matrix products in bfloat16 (autocast), weights stay float32.
         evaluate_every: steps between evaluations on the first ``evaluation_items`` test items.
     """
@@ -82,6 +84,7 @@ class Experiment:
     settings: dict[str, Any] = field(default_factory=dict)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     start_from: str | None = None
+    aligned: bool = False
     precision: Precision = "fp32"
     seed: int = 0
     log_every: int = 50
@@ -102,6 +105,8 @@ class Experiment:
             )
         if self.data is not None:
             self.data.check_fit(self.model.input_shape, self.batch_size)
+        if self.aligned and self.start_from is not None:
+            raise ConfigError("aligned says how weights begin, so it does not go with start_from")
         motion = self.model.motion
         if self.dataset == "motion" and motion is not None and motion.fps != FPS:
             raise ConfigError(f"dataset motion has {FPS:g} frames per second; set motion.fps to it, not {motion.fps:g}")

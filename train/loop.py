@@ -19,6 +19,7 @@ from accelerate.utils import broadcast
 from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import ConfigError, DapsError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from train.alignment import align_with_input
 from train.batches import BatchReader, read_ahead, spare_cores
 from train.checkpoint import has_checkpoint, load_checkpoint, read_config, read_record, save_checkpoint
 from train.data import Dataset
@@ -244,6 +245,8 @@ def _restore_or_start(
         load_source(method.model, source / "model.safetensors")
         stage = read_record(source)
         stages = [*stage.pop("stages_before"), stage]
+    if experiment.aligned:
+        align_with_input(method.model.recognition)
     method.prepare(dataset.train, experiment.seed)
     method.start()
     return {
