@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.files import write_files_of_one_name
 from daps_tokenizer.measure import machine_line
 
 
@@ -51,10 +51,7 @@ def write_report(folder: Path, name: str, content: object, text: str, picture: b
         picture: as from :func:`png_of`.
     """
     files = {"json": json_bytes(content), "md": text.encode()} | ({} if picture is None else {"png": picture})
-    folder.mkdir(parents=True, exist_ok=True)
-    for suffix, data in files.items():
-        write_bytes_atomically(folder / f"{name}.{suffix}", data)
-    return [folder / f"{name}.{suffix}" for suffix in files]
+    return write_files_of_one_name(folder, name, files)
 
 
 def json_bytes(content: object) -> bytes:

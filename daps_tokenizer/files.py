@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,17 @@ def write_bytes_atomically(path: str | os.PathLike[str], data: bytes, *, overwri
     except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
         reason = error.strerror if isinstance(error, OSError) else error
         raise DapsError(f"{os.fspath(path)!r}: cannot be written ({reason})") from error
+
+
+def write_files_of_one_name(folder: Path, name: str, contents: Mapping[str, bytes]) -> list[Path]:
+    """Write ``NAME.suffix`` for every suffix, as one report in several forms; returns their paths.
+
+    ``folder`` is made where it is not there. Errors of :func:`write_bytes_atomically`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, data in contents.items():
+        write_bytes_atomically(folder / f"{name}.{suffix}", data)
+    return [folder / f"{name}.{suffix}" for suffix in contents]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.files import write_files_of_one_name
 from daps_tokenizer.measure import machine_line
 
 # Metric, heading, digits. Of sampled codes, as in the paper; a quantiser has one code.
@@ -72,10 +72,7 @@ def write_table(
         "md": _markdown(name, rows, beta, paper, command).encode(),
         "png": _plot(rows, beta, paper),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for suffix, data in files.items():
-        write_bytes_atomically(folder / f"{name}.{suffix}", data)
-    return [folder / f"{name}.{suffix}" for suffix in files]
+    return write_files_of_one_name(folder, name, files)
 
 
 def _markdown(
