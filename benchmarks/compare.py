@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.markdown import report, table, write_report
+from daps_tokenizer.errors import InputError
 from daps_tokenizer.metrics import code_usage, summarise
 from train.evaluate import measure_items, open_checkpoint
 from train.methods.base import TrainedModel
@@ -14,6 +17,7 @@ from train.methods.base import TrainedModel
 _FEW_STEPS = 10_000
 _COLUMNS = {
     "greedy_log_p": ("log p, greedy, nats", 1),
+    "gain": ("the same, less that of the first", 1),
     "sampled_log_p": ("log p, sampled, nats", 1),
     "greedy_psnr": ("PSNR, greedy, dB", 2),
     "greedy_ssim": ("SSIM, greedy", 4),
@@ -39,16 +43,24 @@ def compare_checkpoints(
 
     Returns:
         For each: ``name``, ``methods`` and ``steps`` of all its stages, ``crops`` seen, ``seconds``, ``parameters``,
-        ``bits``, and the metrics of :func:`train.evaluate.evaluate` with 95 % bootstrap intervals.
+        ``bits``, and the metrics of :func:`train.evaluate.evaluate` with 95 % bootstrap intervals; ``gain`` is the
+        greedy log p of an item less that of the first checkpoint.
 
     Raises:
         ModelFileError: a folder that is no checkpoint.
+        InputError: checkpoints of different datasets.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    reference: np.ndarray | None = None
     for done, checkpoint in enumerate(checkpoints, start=1):
         model, record, test = open_checkpoint(checkpoint, data)
         stages = [*record.get("stages_before", []), record]
+        dataset = record["experiment"]["dataset"]
+        if rows and dataset != rows[0]["data"]:
+            raise InputError(f"{checkpoint}: its data are {dataset}, and those of {checkpoints[0]} {rows[0]['data']}")
         measured = measure_items(TrainedModel(model), test, limit=limit, seed=seed)
+        log_p = measured.items["greedy_log_p"]
+        reference = log_p if reference is None else reference
         rows.append(
             {
                 "name": record["experiment"]["name"],
@@ -59,8 +71,8 @@ def compare_checkpoints(
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "bits": model.config.bits_per_item,
                 "items": len(measured.items["greedy_log_p"]),
-                "data": record["experiment"]["dataset"],
-                **summarise(measured.items, seed),
+                "data": dataset,
+                **summarise(measured.items | {"gain": log_p - reference}, seed),
                 **code_usage(measured.codes, model.config.vocab_size),
             }
         )
@@ -95,7 +107,8 @@ def write_comparison(folder: Path, name: str, content: dict[str, Any]) -> list[P
         table(header, lines),
         f"Means over {rows[0]['items']} test items ({rows[0]['data']}, centre crops of "
         "validation photographs where they are photographs) with 95 % bootstrap intervals over items; one run each, so "
-        f"the intervals do not tell runs apart; seed {content['seed']}. log p is in standardised units.",
+        "the intervals do not tell what another seed would give. Differences are of the same items, to "
+        f"{rows[0]['name']}; seed {content['seed']}. log p is in standardised units.",
         *_warning(rows),
         machine=content["machine"],
     )

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import compare
 from benchmarks.compare import compare_checkpoints, write_comparison
-from daps_tokenizer.errors import ModelFileError
+from daps_tokenizer.errors import InputError, ModelFileError
 from daps_tokenizer.measure import describe_machine
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from tests.settings import TINY_MLP, of_kind
@@ -57,6 +59,9 @@ def test_methods_stand_side_by_side_with_all_their_stages(one_thread: None, data
     expected = evaluate(TrainedModel(_load(folders[1])), load_dataset("mnist", data).test, limit=6)
     assert rows[1]["greedy_log_p"]["mean"] == pytest.approx(expected["greedy_log_p"])
     assert rows[1]["codes_used"] == expected["codes_used"] and rows[0]["items"] == 6
+    assert rows[0]["gain"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    difference = rows[1]["greedy_log_p"]["mean"] - rows[0]["greedy_log_p"]["mean"]
+    assert rows[1]["gain"]["mean"] == pytest.approx(difference, abs=1e-3)
     content = {"command": "the command", "machine": describe_machine(), "seed": 0, "rows": rows}
     json_path, table_path = write_comparison(tmp_path / "out", "compare", content)
     assert json.loads(json_path.read_text())["rows"] == rows
@@ -72,6 +77,22 @@ def _load(folder: Path) -> Autoencoder:
 def test_a_folder_that_is_no_checkpoint_is_refused(data: Path) -> None:
     with pytest.raises(ModelFileError, match=r"no config.json and training.json"):
         compare_checkpoints([data], data, limit=None, seed=0)
+
+
+def test_checkpoints_of_different_datasets_are_refused(
+    one_thread: None, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [checkpoint(data / name, "nearest", ["vqvae"]) for name in ("a", "b")]
+    opened = compare.open_checkpoint
+
+    def open_as_another(folder: Path, where: Path) -> tuple[Any, ...]:
+        model, record, test = opened(folder, where)
+        record["experiment"]["dataset"] = {"a": "mnist", "b": "cifar10"}[folder.name]
+        return model, record, test
+
+    monkeypatch.setattr(compare, "open_checkpoint", open_as_another)
+    with pytest.raises(InputError, match=r"b: its data are cifar10, and those of .*a mnist"):
+        compare_checkpoints(folders, data, limit=6, seed=0)
 
 
 def test_methods_compared_on_photographs_see_as_much() -> None:
