@@ -48,8 +48,8 @@ class Row:
     """One method of the table.
 
     ``kind`` and ``levels`` are the recognition model's; ``learning_rate`` and ``steps`` the row's own where they differ
-    from the table's; ``start_from`` a checkpoint that the row starts from, and ``first`` a stage that goes before;
-    ``paper`` the published values by their metric.
+    from the table's; ``start_from`` a checkpoint that the row starts from, ``aligned`` how it begins without one, and
+    ``first`` a stage that goes before; ``paper`` the published values by their metric.
     """
 
     title: str
@@ -60,6 +60,7 @@ class Row:
     learning_rate: float | None = None
     steps: int | None = None
     start_from: str | None = None
+    aligned: bool = False
     first: Stage | None = None
     paper: dict[str, float] = field(default_factory=dict)
 
@@ -137,6 +138,7 @@ def stages(table: TableConfig, name: str, row: Row, seed: int) -> list[Experimen
                 settings=stage.settings,
                 optimiser=dataclasses.replace(table.optimiser, learning_rate=rate),
                 start_from=row.start_from if number == 0 else None,
+                aligned=row.aligned and number == 0,
                 seed=seed,
                 log_every=max(1, min(50, stage.steps // 4)),
                 evaluate_every=max(1, stage.steps // POINTS_PER_CURVE),
