@@ -35,6 +35,7 @@ from daps_tokenizer.cli_common import (
     runtime_options,
     standard_output_error,
 )
+from daps_tokenizer.cli_dataset import dataset_command
 from daps_tokenizer.cli_encoding import Encoded, Encoding, encoding_options
 from daps_tokenizer.cli_evaluate import evaluate_command
 from daps_tokenizer.cli_media import default_model, media_of, open_tokenizers, suffix_of
@@ -234,5 +235,5 @@ def decode(
     for_each(sources, work, as_json=as_json, to_stderr=outputs.to_stdout)
 
 
-for _command in (reconstruct, info, models, bench, evaluate_command):
+for _command in (reconstruct, dataset_command, info, models, bench, evaluate_command):
     main.add_command(_command)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -50,8 +52,8 @@ class Data(Protocol):
         """How many items there are."""
         ...
 
-    def name(self, index: int) -> str:
-        """What records call an item."""
+    def names(self) -> Iterable[str]:
+        """What records call the items, in their order."""
         ...
 
     def read(self, indices: np.ndarray) -> np.ndarray:
@@ -71,9 +73,9 @@ class ArrayData:
     def __len__(self) -> int:
         return len(self.array)
 
-    def name(self, index: int) -> str:
-        """Its number."""
-        return str(index)
+    def names(self) -> Iterable[str]:
+        """Their numbers."""
+        return map(str, range(len(self)))
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """See :meth:`Data.read`."""
@@ -95,9 +97,9 @@ class ImageFiles:
     def __len__(self) -> int:
         return self.count
 
-    def name(self, index: int) -> str:
-        """The file, or its place in a tar file."""
-        return self.source.name(index)
+    def names(self) -> Iterable[str]:
+        """The files, or their places in a tar file."""
+        return islice(self.source.names(), self.count)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """See :meth:`Data.read`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -35,6 +36,10 @@ class Source(Protocol):
 
     def name(self, index: int) -> str:
         """What messages call a photograph."""
+        ...
+
+    def names(self) -> Iterable[str]:
+        """What records call all of them, in their order; files are looked through once."""
         ...
 
 
@@ -111,6 +116,12 @@ class TarSource:
         except (OSError, tarfile.TarError):
             return str(path)
 
+    def names(self) -> Iterable[str]:
+        """See :meth:`Source.names`; file and member."""
+        for path in self.paths:
+            with tarfile.open(path, "r:") as archive:
+                yield from (f"{path}, {member.name}" for member in archive if _is_photograph(member))
+
 
 def _photographs(path: Path) -> list[tuple[int, int]]:
     """(offset, size) of every photograph in a tar file."""
@@ -121,7 +132,7 @@ def _photographs(path: Path) -> list[tuple[int, int]]:
             for member in archive:
                 data_size = member.size if member.isreg() else 0
                 end = member.offset_data + -(-data_size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                if member.isreg() and member.name.lower().endswith(SUFFIXES):
+                if _is_photograph(member):
                     places.append((member.offset_data, member.size))
         with path.open("rb") as file:
             file.seek(end)
@@ -133,6 +144,10 @@ def _photographs(path: Path) -> list[tuple[int, int]]:
     if not places:
         raise InputError(f"{path}: holds no photographs; expected members named *{_SUFFIXES_TEXT}")
     return places
+
+
+def _is_photograph(member: tarfile.TarInfo) -> bool:
+    return member.isreg() and member.name.lower().endswith(SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -173,6 +188,10 @@ class FolderSource:
     def name(self, index: int) -> str:
         """The file's path."""
         return self.paths[index]
+
+    def names(self) -> Iterable[str]:
+        """The files' paths."""
+        return self.paths
 
 
 @dataclass(frozen=True)
@@ -229,3 +248,7 @@ class HuggingFaceSource:
     def name(self, index: int) -> str:
         """Dataset and row, counted from 0 as the library does."""
         return f"{self.label}, row {index}"
+
+    def names(self) -> Iterable[str]:
+        """Datasets and rows."""
+        return (self.name(index) for index in range(len(self)))

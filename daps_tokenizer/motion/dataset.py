@@ -7,7 +7,7 @@ place.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -47,9 +47,9 @@ class WindowData:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def name(self, index: int) -> str:
-        """The first frame of a window, counted over all clips."""
-        return f"frame {self.starts[index]}"
+    def names(self) -> Iterable[str]:
+        """The first frame of each window, counted over all clips."""
+        return (f"frame {start}" for start in self.starts)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Windows (B, length, 127) float32."""
