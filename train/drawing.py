@@ -87,15 +87,12 @@ def _settle(recognition: RecognitionModel, context: list[Memory], codes: Tensor,
     for _ in range(codes.shape[1]):  # each pass draws one more position right at least
         logits = recognition.logits_of_rows(_context_of(context, rows), codes[rows]).float()
         chosen = choose_codes(logits, uniform[rows], 1.0)
-        rows, chosen = _where((chosen != codes[rows]).any(1), rows, chosen)
+        changed = (chosen != codes[rows]).any(1)
+        rows, chosen = rows[changed], chosen[changed]
         if len(rows) == 0:
             break
         codes[rows] = chosen
     return codes
-
-
-def _where(mask: Tensor, *values: Tensor) -> list[Tensor]:
-    return [value[mask] for value in values]
 
 
 def _context_of(context: list[Memory], rows: Tensor) -> list[Memory]:
