@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.markdown import report, table, write_report
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.metrics import code_usage, summarise
+from daps_tokenizer.model.autoencoder import Autoencoder
 from train.evaluate import measure_items, open_checkpoint
 from train.methods.base import TrainedModel
 
@@ -42,8 +43,8 @@ def compare_checkpoints(
         on_progress: is told how many checkpoints are done.
 
     Returns:
-        For each: ``name``, ``methods`` and ``steps`` of all its stages, ``crops`` seen, ``seconds``, ``parameters``,
-        ``bits``, and the metrics of :func:`train.evaluate.evaluate` with 95 % bootstrap intervals; ``gain`` is the
+        For each: ``name``, ``methods`` (in words) and ``steps`` of all its stages, ``crops`` seen, ``seconds``,
+        ``parameters``, ``bits``, and the metrics of :func:`train.evaluate.evaluate` with 95 % bootstrap intervals; ``gain`` is the
         greedy log p of an item less that of the first checkpoint.
 
     Raises:
@@ -64,7 +65,7 @@ def compare_checkpoints(
         rows.append(
             {
                 "name": record["experiment"]["name"],
-                "methods": [stage["experiment"]["method"] for stage in stages],
+                "methods": [_method(stage["experiment"], model) for stage in stages],
                 "steps": [stage["steps"] for stage in stages],
                 "crops": sum(stage["steps"] * stage["experiment"]["batch_size"] for stage in stages),
                 "seconds": sum(stage["seconds"] for stage in stages),
@@ -78,6 +79,13 @@ def compare_checkpoints(
         )
         on_progress(done)
     return rows
+
+
+def _method(experiment: dict[str, Any], model: Autoencoder) -> str:
+    """What a stage is called: of a VQ-VAE also whether it goes through the autoregressive network, and how it began."""
+    through = experiment["method"] == "vqvae" and model.config.recognition.kind == "autoregressive"
+    words = ["aligned"] * bool(experiment.get("aligned")) + ["autoregressive"] * through
+    return " ".join([*words, experiment["method"]])
 
 
 def write_comparison(folder: Path, name: str, content: dict[str, Any]) -> list[Path]:

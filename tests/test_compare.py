@@ -54,7 +54,7 @@ def test_methods_stand_side_by_side_with_all_their_stages(one_thread: None, data
         checkpoint(data / "b", "autoregressive", ["vqvae", "daps"]),
     ]
     rows = compare_checkpoints(folders, data, limit=6, seed=0)
-    assert [row["methods"] for row in rows] == [["vqvae"], ["vqvae", "daps"]]
+    assert [row["methods"] for row in rows] == [["vqvae"], ["autoregressive vqvae", "daps"]]
     assert [row["crops"] for row in rows] == [40, 80] and [row["seconds"] for row in rows] == [2.5, 5.0]
     expected = evaluate(TrainedModel(_load(folders[1])), load_dataset("mnist", data).test, limit=6)
     assert rows[1]["greedy_log_p"]["mean"] == pytest.approx(expected["greedy_log_p"])
@@ -65,7 +65,7 @@ def test_methods_stand_side_by_side_with_all_their_stages(one_thread: None, data
     content = {"command": "the command", "machine": describe_machine(), "seed": 0, "rows": rows}
     json_path, table_path = write_comparison(tmp_path / "out", "compare", content)
     assert json.loads(json_path.read_text())["rows"] == rows
-    assert "| vqvae, then daps | 10 + 10 | 80 |" in table_path.read_text()
+    assert "| autoregressive vqvae, then daps | 10 + 10 | 80 |" in table_path.read_text()
 
 
 def _load(folder: Path) -> Autoencoder:

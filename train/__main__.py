@@ -151,7 +151,7 @@ def evaluate(checkpoint: Path, data: Path | None, seed: int) -> None:
 @click.option("--batch", type=click.IntRange(min=1), help="Instead of the table's own size.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Cells a row has.")
 @click.option("--methods", help="Rows to run, separated by commas; all without it.")
-@click.option("--ablation", help="Variants of one row in place of the methods: beta, ess, samples or start.")
+@click.option("--ablation", help="Variants of rows in place of the methods, by their name in the table's YAML.")
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--runs", type=click.Path(path_type=Path), help="Folder of the cells; runs/table-... without it.")
 @click.option("--out", default=Path("benchmarks/results"), show_default=True, type=click.Path(path_type=Path))
