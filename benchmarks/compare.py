@@ -44,8 +44,8 @@ def compare_checkpoints(
 
     Returns:
         For each: ``name``, ``methods`` (in words) and ``steps`` of all its stages, ``crops`` seen, ``seconds``,
-        ``parameters``, ``bits``, and the metrics of :func:`train.evaluate.evaluate` with 95 % bootstrap intervals; ``gain`` is the
-        greedy log p of an item less that of the first checkpoint.
+        ``parameters``, ``bits``, and the metrics of :func:`train.evaluate.evaluate` with 95 % bootstrap intervals;
+        ``gain`` is the greedy log p of an item less that of the first checkpoint.
 
     Raises:
         ModelFileError: a folder that is no checkpoint.
