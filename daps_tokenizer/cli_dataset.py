@@ -84,9 +84,9 @@ def dataset_command(
     if samples is None and (temperature is not None or seed is not None):
         raise click.UsageError("--temperature and --seed need --samples; otherwise nothing is drawn.")
     folder = open_model(model)
-    tokenizer = Tokenizer(folder, runtime.open(folder))
-    if tokenizer.modality != "image":
+    if folder.config.modality != "image":
         raise InputError(f"{model} is a motion model; dataset is for images, and `daps-tokenize encode` for clips")
+    tokenizer = Tokenizer(folder, runtime.open(folder))
     opened = open_data(data, tokenizer.config, fit=fit, split=split, limit=limit)
     encode, how = _way(tokenizer, samples, 1.0 if temperature is None else temperature, search)
     started = time.perf_counter()
