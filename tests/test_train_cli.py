@@ -128,7 +128,7 @@ def test_an_evaluation_is_the_mean_over_items_whatever_the_batches() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"colour": "red"}, "unknown key 'colour'; known keys are batch_size,"),
+        ({"colour": "red"}, "unknown key 'colour'; known keys are aligned, batch_size,"),
         ({"steps": None}, "key 'steps' is missing"),
         ({"steps": "many"}, "steps: expected int, found 'many'"),
         ({"steps": 0}, "steps must be at least 1, not 0"),
