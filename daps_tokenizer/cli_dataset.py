@@ -88,11 +88,11 @@ def dataset_command(
         raise InputError(f"{model} is a motion model; dataset is for images, and `daps-tokenize encode` for clips")
     tokenizer = Tokenizer(folder, runtime.open(folder))
     opened = open_data(data, tokenizer.config, fit=fit, split=split, limit=limit)
-    encode, how = _way(tokenizer, samples, 1.0 if temperature is None else temperature, search)
+    encode, encoding = _way(tokenizer, samples, 1.0 if temperature is None else temperature, search)
     started = time.perf_counter()
     with progress_bar(len(opened)) as show_done:
         report = write_code_set(
-            tokenizer, opened, output, encode, how=how, seed=seed or 0, replace=force, on_progress=show_done
+            tokenizer, opened, output, encode, encoding=encoding, seed=seed or 0, replace=force, on_progress=show_done
         )
     seconds = time.perf_counter() - started
     for reason in list(report.broken.values())[:_SHOWN_BROKEN]:

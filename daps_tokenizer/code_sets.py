@@ -39,7 +39,7 @@ def write_code_set(
     folder: Path,
     encode: Encode,
     *,
-    how: dict[str, Any],
+    encoding: dict[str, Any],
     seed: int = 0,
     replace: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
@@ -52,7 +52,7 @@ def write_code_set(
         folder: where to; made where it is not there. ``codes.npy`` is (rows, N), or has the axes that ``encode`` gives
             between the two, of the smallest unsigned type that holds every code.
         encode: items and a seed to codes; batch b is given ``seed`` + b.
-        how: what ``encode`` does, for the record.
+        encoding: what ``encode`` does, for the record.
         seed: of what is drawn.
         replace: whether another code set in the folder makes way, once the new one is whole.
         on_progress: is told how many items are done.
@@ -73,7 +73,7 @@ def write_code_set(
         "data": data.description,
         "fit": data.fit,
         "items": len(data),
-        "how": how,
+        "encoding": encoding,
         "seed": seed,
         "batch": BATCH,
     }
@@ -81,7 +81,7 @@ def write_code_set(
     changed = [name for name, value in record.items() if found is not None and found.record.get(name) != value]
     if changed and not replace:
         raise OutputExistsError(
-            f"{folder}: holds codes with another {', '.join(changed)}; pass --force to replace them, or name another"
+            f"{folder}: holds codes that differ in {', '.join(changed)}; pass --force to replace them, or name another"
         )
     found = None if changed else found
     if found is not None and found.is_whole:

@@ -17,6 +17,7 @@ from daps_tokenizer.backends.tensorrt_engines import prepare_engines
 from daps_tokenizer.cli_common import OneLineErrors, print_error
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import built_in_models, open_model
+from daps_tokenizer.measure import describe_machine
 from export.card import collection_card
 from export.check import NEAR_EDGE, NEAR_TIE, ParityReport, compare, load_test_inputs
 from export.folder import export_folder
@@ -98,7 +99,10 @@ def check(ctx: click.Context, folder: Path, data: Path, images: int, json_path: 
     model = open_model(folder)
     report = compare(model, load_test_inputs(model.config, data, images))
     if json_path is not None:
-        content = dataclasses.asdict(report) | {"passed": report.passed}
+        shown = folder.name if folder.is_absolute() else folder  # a report goes to others, a home folder does not
+        command = f"python -m export check {shown} --images {images}"
+        content = {"command": command, **dataclasses.asdict(report), "passed": report.passed}
+        content["machine"] = describe_machine()
         write_bytes_atomically(json_path, (json.dumps(content, indent=2) + "\n").encode())
     Console().print(_table(report))
     for failure in report.failures:

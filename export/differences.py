@@ -69,8 +69,8 @@ def choice_gap(model: Autoencoder, inputs: Tensor, codes: Tensor, position: int)
         return float((numbers - numbers.floor() - 0.5).abs().min())
     is_nearest = isinstance(recognition, NearestQuantiser)
     logits = recognition.head(context) if is_nearest else recognition.logits(context, codes)
-    largest, second = logits[0, position].topk(2).values.tolist()
-    return largest - second
+    first, second = logits[0, position].topk(2).values.tolist()
+    return first - second
 
 
 def top_codes_gap(

@@ -33,7 +33,7 @@ def labelled(count: int = ITEMS) -> ArrayData:
 
 
 def write(tok: Tokenizer, folder: Path, encode: Encode | None = None, **changes: Any) -> CodeSetReport:
-    arguments: dict[str, Any] = {"data": labelled(), "how": {"codes": "greedy"}} | changes
+    arguments: dict[str, Any] = {"data": labelled(), "encoding": {"codes": "greedy"}} | changes
     data = arguments.pop("data")
     return write_code_set(tok, data, folder, encode or (lambda items, _: tok.encode(items)), **arguments)
 
@@ -55,7 +55,7 @@ def test_every_item_is_a_row_of_the_smallest_type_with_its_name_and_label(tok: T
     assert lines(folder) == [{"item": str(index), "label": index} for index in range(ITEMS)]
     record = json.loads((folder / "dataset.json").read_text())
     assert record["model"] == tok.config.name and record["vocab_size"] == tok.vocab_size
-    assert record["how"] == {"codes": "greedy"} and record["rows"] == ITEMS
+    assert record["encoding"] == {"codes": "greedy"} and record["rows"] == ITEMS
     assert done == [2, 4, 6, 7] and set(files(folder)) == {"codes.npy", "items.jsonl", "dataset.json"}
 
 
@@ -119,8 +119,8 @@ def test_a_record_that_is_none_is_named(content: str, tok: Tokenizer, tmp_path: 
 def test_codes_made_in_another_way_are_kept_until_others_are_whole(tok: Tokenizer, tmp_path: Path) -> None:
     write(tok, tmp_path)
     before = files(tmp_path)
-    others = {"data": labelled(4), "how": {"codes": "searched"}}
-    with pytest.raises(OutputExistsError, match="holds codes with another items, how; pass --force to replace them"):
+    others = {"data": labelled(4), "encoding": {"codes": "searched"}}
+    with pytest.raises(OutputExistsError, match="holds codes that differ in items, encoding; pass --force"):
         write(tok, tmp_path, **others)
     with pytest.raises(KeyboardInterrupt):
         write(tok, tmp_path, failing_after(tok, 1), replace=True, **others)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_codes_of_a_dataset_become_a_picture_of_new_ones(tmp_path: Path) -> None:
     tok = Tokenizer.from_pretrained("daps-mnist")
     data = ArrayData(digits(12), "digits", labels=np.arange(12) % 3)
-    write_code_set(tok, data, tmp_path / "codes", lambda items, _: tok.encode(items), how={"codes": "greedy"})
+    write_code_set(tok, data, tmp_path / "codes", lambda items, _: tok.encode(items), encoding={"codes": "greedy"})
     arguments = [str(tmp_path / "codes"), "--steps", "2", "--each", "4", "-o", str(tmp_path / "new.png")]
     example("generate").main(arguments)
     with Image.open(tmp_path / "new.png") as picture:

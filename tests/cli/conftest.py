@@ -37,3 +37,13 @@ def built_in(
 @pytest.fixture
 def tok(model: str) -> Tokenizer:
     return Tokenizer.from_pretrained(model)
+
+
+@pytest.fixture
+def images(workplace: Path) -> Path:
+    """A folder of five digits."""
+    folder = workplace / "images"
+    folder.mkdir()
+    for seed in range(5):
+        digit(seed).save(folder / f"{seed}.png")
+    return folder

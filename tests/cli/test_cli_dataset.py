@@ -9,16 +9,7 @@ import pytest
 from daps_tokenizer import LocalSearch, Tokenizer
 from tests.cli.helpers import digit, refusal, run, run_well
 
-COUNT = 3
-
-
-@pytest.fixture
-def images(workplace: Path) -> Path:
-    folder = workplace / "images"
-    folder.mkdir()
-    for seed in range(COUNT):
-        digit(seed).save(folder / f"{seed}.png")
-    return folder
+COUNT = 5
 
 
 def codes(folder: str = "codes") -> np.ndarray:
@@ -27,7 +18,7 @@ def codes(folder: str = "codes") -> np.ndarray:
 
 def test_it_says_what_it_made_and_how_fast(model: str, tok: Tokenizer, images: Path) -> None:
     line = run_well("dataset", images, "-o", "codes", "--model", model).stdout
-    assert line.startswith(f"{images} -> codes/codes.npy  3 x 8 codes, uint8, random-mnist, ")
+    assert line.startswith(f"{images} -> codes/codes.npy  5 x 8 codes, uint8, random-mnist, ")
     assert line.rstrip().endswith(" images/s")
     np.testing.assert_array_equal(codes(), tok.encode([digit(seed) for seed in range(COUNT)]).numpy())
     again = run_well("dataset", images, "-o", "codes", "--model", model).stdout
@@ -59,7 +50,7 @@ def test_broken_images_are_named_and_the_others_encoded(model: str, images: Path
     for number in range(7):
         (images / f"broken-{number}.png").write_text("no image")
     result = run("dataset", images, "-o", "codes", "--model", model)
-    assert result.exit_code == 2 and "3 x 8 codes" in result.stdout and len(codes()) == COUNT
+    assert result.exit_code == 2 and "5 x 8 codes" in result.stdout and len(codes()) == COUNT
     errors = result.stderr.splitlines()
     assert len(errors) == 6 and all(line.startswith(f"error: {images}/broken-") for line in errors[:5])
     assert errors[5] == "error: 2 more, named in codes/dataset.json"
@@ -69,7 +60,7 @@ def test_broken_images_are_named_and_the_others_encoded(model: str, images: Path
 def test_other_codes_are_replaced_with_force_alone(model: str, images: Path) -> None:
     run_well("dataset", images, "-o", "codes", "--model", model)
     said = refusal("dataset", images, "-o", "codes", "--model", model, "--limit", 1)
-    assert said == "codes: holds codes with another items; pass --force to replace them, or name another"
+    assert said == "codes: holds codes that differ in items; pass --force to replace them, or name another"
     run_well("dataset", images, "-o", "codes", "--model", model, "--limit", 1, "--force")
     assert len(codes()) == 1
 

@@ -10,18 +10,9 @@ import pytest
 from daps_tokenizer import Tokenizer, cli_evaluate
 from daps_tokenizer.errors import DapsError
 from daps_tokenizer.metrics import psnr
-from tests.cli.helpers import digit, refusal, run, run_well
+from tests.cli.helpers import refusal, run, run_well
 
 COUNT = 5
-
-
-@pytest.fixture
-def images(workplace: Path) -> Path:
-    folder = workplace / "images"
-    folder.mkdir()
-    for seed in range(COUNT):
-        digit(seed).save(folder / f"{seed}.png")
-    return folder
 
 
 def test_it_prints_a_table_and_the_protocol(model: str, images: Path) -> None:
