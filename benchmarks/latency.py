@@ -3,10 +3,14 @@
 Each model, backend, device, precision and number of threads has a process of its own, so that its start and its peak
 memory are its own too and no runtime's threads disturb another's. The clock is the processor's monotonic one around
 whole calls of the Tokenizer, whose results are numpy arrays: whatever a device computes is done when a call returns.
+
+A shared machine changes its speed within minutes, by more than backends differ. So everything is measured in rounds,
+each of which takes every runtime in turn, and a row is of its fastest round: what others do on the machine only adds.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import statistics
@@ -15,14 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.floor import ModelCosts, Peaks, Work, count_costs
+from benchmarks.floor import ModelCosts, Peaks, Work, count_costs, measure_peaks
 from benchmarks.inputs import real_inputs
 from benchmarks.machine import device_memory_mb
 from benchmarks.passes import count_passes
@@ -55,11 +59,12 @@ class Row:
     """One measurement, or why there is none.
 
     Times are of one call on a whole batch. ``open_ms`` is from the start of an interpreter to a loaded Tokenizer,
-    ``first_call_ms`` of the first call with this batch. ``floor_ms`` is the least time the machine needs to read the
-    weights and caches, or to compute, on one thread (see :mod:`benchmarks.floor`); ``gb_per_second`` counts the same
-    bytes. ``codes_equal`` is the share of codes equal to the float32 reference. ``passes`` is the mean over windows.
-    Memory is the process's peak, in MB. Everything but the first six fields is None where ``reason`` says why there is
-    no measurement.
+    ``first_call_ms`` of the first call with this batch. A row is of the round with the least median;
+    ``slowest_round_ms`` is the largest median of all rounds. ``floor_ms`` is the least time the machine needs to read
+    the weights and caches, or to compute, on one thread at its speed in that round (see :mod:`benchmarks.floor`);
+    ``gb_per_second`` counts the same bytes. ``codes_equal`` is the share of codes equal to the float32 reference.
+    ``passes`` is the mean over windows. Memory is the process's peak, in MB. Everything but the first six fields is
+    None where ``reason`` says why there is no measurement.
     """
 
     model: str
@@ -74,6 +79,7 @@ class Row:
     first_call_ms: float | None = None
     calls: int | None = None
     median_ms: float | None = None
+    slowest_round_ms: float | None = None
     p95_ms: float | None = None
     items_per_second: float | None = None
     codes_per_second: float | None = None
@@ -98,6 +104,7 @@ class Plan:
     seconds: float
     longest_call: float
     data: Path
+    rounds: int = 1
 
 
 @dataclass(frozen=True)
@@ -124,37 +131,63 @@ class Job:
 
 
 def measure_all(
-    plan: Plan, peaks: Peaks, *, on_progress: Callable[[str], None] = lambda line: None
-) -> tuple[list[Row], dict[str, str]]:
-    """Measure every combination, one process after the other.
+    plan: Plan, *, on_progress: Callable[[str], None] = lambda line: None
+) -> tuple[list[Row], dict[str, str], Peaks]:
+    """Measure every combination in every round, one process after the other.
 
     Args:
         plan: what to measure.
-        peaks: of this machine.
         on_progress: told what is being measured.
 
     Returns:
-        The rows, and for each model what its inputs are and which codes are the reference.
+        The rows; for each model what its inputs are and which codes are the reference; the machine's speeds, each of
+        the round where it was highest.
     """
-    rows: list[Row] = []
     sources: dict[str, str] = {}
-    missing: dict[tuple[str, str, str], str] = {}  # a GPU that one model has not found no other need look for
     with tempfile.TemporaryDirectory() as folder:
+        arrays = {model: str(Path(folder) / f"{index}.npz") for index, model in enumerate(plan.models)}
         for model in plan.models:
-            arrays = str(Path(folder) / f"{len(sources)}.npz")
-            sources[model] = _prepare(model, max(plan.batches), plan.data, arrays)
-            for runtime in plan.runtimes:
-                for threads in plan.threads if runtime[1] == "cpu" else plan.threads[:1]:
-                    on_progress(f"{model}: {', '.join(runtime)}, threads {threads}")
-                    job = Job(
-                        model, *runtime, threads, plan.batches, plan.seconds, plan.longest_call, arrays, peaks,
-                        time.time(),
-                    )  # fmt: skip
-                    found = [_unmeasured(job, missing[runtime])] if runtime in missing else _run(job)
-                    if runtime[1] != "cpu" and found[0].batch is None:
-                        missing[runtime] = found[0].reason or ""
-                    rows += found
-    return rows, sources
+            sources[model] = _prepare(model, max(plan.batches), plan.data, arrays[model])
+        peaks: list[Peaks] = []
+        rounds: list[list[Row]] = []
+        for _ in range(plan.rounds):
+            peaks.append(measure_peaks())
+            rounds.append(_measure_round(plan, peaks[-1], arrays, on_progress))
+    highest = Peaks(max(found.bytes_per_second for found in peaks), max(found.flops_per_second for found in peaks))
+    return fastest(rounds), sources, highest
+
+
+def _measure_round(plan: Plan, peaks: Peaks, arrays: dict[str, str], on_progress: Callable[[str], None]) -> list[Row]:
+    """Every combination once; ``peaks`` are the machine's at the time."""
+    rows: list[Row] = []
+    missing: dict[tuple[str, str, str], str] = {}  # a GPU that one model has not found no other need look for
+    for model in plan.models:
+        for runtime in plan.runtimes:
+            for threads in plan.threads if runtime[1] == "cpu" else plan.threads[:1]:
+                on_progress(f"{model}: {', '.join(runtime)}, threads {threads}")
+                job = Job(
+                    model, *runtime, threads, plan.batches, plan.seconds, plan.longest_call, arrays[model], peaks,
+                    time.time(),
+                )  # fmt: skip
+                found = [_unmeasured(job, missing[runtime])] if runtime in missing else _run(job)
+                if runtime[1] != "cpu" and found[0].batch is None:
+                    missing[runtime] = found[0].reason or ""
+                rows += found
+    return rows
+
+
+def fastest(rounds: Sequence[Sequence[Row]]) -> list[Row]:
+    """Of each measurement that some round has, the round with the least median; of others, why there is none."""
+    by_measurement: dict[tuple[Any, ...], list[Row]] = {}
+    for row in itertools.chain(*rounds):
+        key = (row.model, row.backend, row.device, row.precision, row.threads, row.action, row.batch)
+        by_measurement.setdefault(key, []).append(row)
+    rows = []
+    for same in by_measurement.values():
+        medians = [row.median_ms for row in same if row.median_ms is not None]
+        best = next((row for row in same if medians and row.median_ms == min(medians)), same[0])
+        rows.append(replace(best, slowest_round_ms=max(medians, default=None)))
+    return rows
 
 
 def _prepare(model: str, count: int, data: Path, path: str) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from benchmarks.floor import measure_peaks
 from benchmarks.inputs import SHARED_DATA
 from benchmarks.latency import RUNTIMES, Plan, measure_all
 from benchmarks.machine import describe_bench_machine
@@ -25,8 +24,11 @@ from daps_tokenizer.hub import built_in_models
     "--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(1, 8, 64, 256), show_default=True
 )
 @click.option("--seconds", default=2.0, show_default=True, help="Time spent on each measurement.")
+@click.option(
+    "--rounds", default=3, show_default=True, type=click.IntRange(min=1), help="A row is of its fastest round."
+)
 @click.option("--longest-call", default=20.0, show_default=True, help="Leave out what takes more seconds a call.")
-@click.option("--quick", is_flag=True, help="Batches 1 and 8 in float32, a fifth of a second each: within a minute.")
+@click.option("--quick", is_flag=True, help="One round of batches 1 and 8 in float32: within a minute.")
 @click.option("--data", default=SHARED_DATA, type=click.Path(path_type=Path), help="Folder of test sets.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
 def latency(
@@ -37,6 +39,7 @@ def latency(
     threads: tuple[int, ...],
     batches: tuple[int, ...],
     seconds: float,
+    rounds: int,
     longest_call: float,
     quick: bool,
     data: Path,
@@ -61,9 +64,10 @@ def latency(
         seconds=0.2 if quick else seconds,
         longest_call=1.0 if quick else longest_call,
         data=data,
+        rounds=1 if quick else rounds,
     )
-    machine, peaks = describe_bench_machine(), measure_peaks()
-    rows, sources = measure_all(plan, peaks, on_progress=lambda line: click.echo(line, err=True))
+    machine = describe_bench_machine()
+    rows, sources, peaks = measure_all(plan, on_progress=lambda line: click.echo(line, err=True))
     for path in write_latency(out, rows, machine, sources, peaks, command_line()):
         click.echo(path)
 

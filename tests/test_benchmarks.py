@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from benchmarks.__main__ import main
 from benchmarks.floor import Peaks, Work, count_costs, measure_peaks
 from benchmarks.inputs import real_inputs
-from benchmarks.latency import Job, Plan, Row, measure_all, measure_one, time_call
+from benchmarks.latency import Job, Plan, Row, fastest, measure_all, measure_one, time_call
 from benchmarks.machine import describe_bench_machine, device_memory_mb
 from benchmarks.passes import count_passes
 from benchmarks.peers import PeerResult, write_peers
@@ -43,7 +43,15 @@ def job(folder: ModelFolder, tmp_path: Path, **changes: object) -> Job:
 def row(**changes: object) -> Row:
     return dataclasses.replace(
         Row("m", "onnx", "cpu", "float32", 1, "encode", 8),
-        **{"calls": 10, "median_ms": 2.0, "p95_ms": 3.0, "items_per_second": 4000.0, "passes": 2.25} | changes,
+        **{
+            "calls": 10,
+            "median_ms": 2.0,
+            "slowest_round_ms": 2.5,
+            "p95_ms": 3.0,
+            "items_per_second": 4000.0,
+            "passes": 2.25,
+        }
+        | changes,
     )
 
 
@@ -76,10 +84,20 @@ def test_a_batch_whose_calls_would_take_too_long_is_left_out_and_says_so(folder:
 def test_what_the_machine_cannot_run_says_why(folder: ModelFolder, tmp_path: Path) -> None:
     runtimes = (("abacus", "cpu", "float32"),)
     plan = Plan((str(folder.path),), runtimes, (1,), (1,), 0.01, 60.0, tmp_path)
-    rows, sources = measure_all(plan, PEAKS)
+    rows, sources, peaks = measure_all(plan)
     assert [found.reason for found in rows] == [found.reason for found in rows if found.median_ms is None]
     assert "unknown backend 'abacus'" in (rows[0].reason or "")
     assert "1 crops of examples/cat.png" in sources[str(folder.path)]
+    assert peaks.bytes_per_second > 0 and peaks.flops_per_second > 0
+
+
+def test_a_row_is_of_its_fastest_round_and_says_what_the_slowest_took() -> None:
+    refused = row(batch=64, median_ms=None, slowest_round_ms=None, reason="too long")
+    rounds = [[row(median_ms=5.0), refused], [row(median_ms=3.0), row(batch=64, median_ms=9.0)], [row(median_ms=4.0)]]
+    small, large = fastest(rounds)
+    assert (small.batch, small.median_ms, small.slowest_round_ms) == (8, 3.0, 5.0)
+    assert (large.batch, large.median_ms, large.reason) == (64, 9.0, None)  # measured once is measured
+    assert fastest([[refused], [refused]]) == [refused]
 
 
 def test_a_latency_report_is_json_by_its_schema_a_table_and_a_plot(tmp_path: Path) -> None:
@@ -89,7 +107,7 @@ def test_a_latency_report_is_json_by_its_schema_a_table_and_a_plot(tmp_path: Pat
     content = json.loads(paths[0].read_text())
     jsonschema.validate(content, schema)
     table = paths[1].read_text()
-    assert "| m | encode | 8 | onnx, cpu | float32 | 1 | – | – | 2.00 | 3.00 | 4000 |" in table
+    assert "| m | encode | 8 | onnx, cpu | float32 | 1 | – | – | 2.00 | 2.50 | 3.00 | 4000 |" in table
     assert "- m: tensorrt, cuda, float16, threads 1: no GPU" in table
     assert machine_line(content["machine"]) in table
     assert paths[2].read_bytes().startswith(b"\x89PNG")
