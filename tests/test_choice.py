@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.backends import Backend, choice, onnx, open_backend, tensorrt
-from daps_tokenizer.backends.choice import Runtime, advice, runtimes
+from daps_tokenizer.backends.choice import ONNX_ON_GPU, Runtime, advice, runtimes
 from daps_tokenizer.backends.gpus import Gpu, find_gpu
 from daps_tokenizer.cli import main
 from daps_tokenizer.errors import BackendError
@@ -99,7 +99,7 @@ def test_a_gpu_that_no_backend_can_use_is_a_warning_for_each_and_the_cpu_is_take
         "torch: device 'cuda' cannot be used: PyTorch failed there (CUDA error: no kernel image is available for "
         "execution on the device); use device='cpu')",
         "onnx: device 'cuda' cannot be used: ONNX Runtime found no working libraries for CUDAExecutionProvider (for "
-        "CUDA, those of CUDA and cuDNN))",
+        f"CUDA, those of CUDA and cuDNN: {ONNX_ON_GPU}))",
     ]
     assert all(warning.filename == __file__ for warning in caught)
     assert tok.encode(np.zeros((1, 28, 28, 1), np.uint8)).shape == (1, 8)
@@ -127,6 +127,22 @@ def test_onnx_runtime_that_fails_on_the_gpu_itself_is_not_taken(
     broken.setattr(onnxruntime.InferenceSession, method, refuse)
     with pytest.raises(BackendError, match=rf"ONNX Runtime {told} \(CUDA error: no kernel image .*device\); use"):
         open_mnist("onnx", "cuda")
+
+
+@without_gpu
+def test_libraries_of_cuda_that_pip_installed_are_loaded_and_what_is_not_there_prints_nothing(
+    broken: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looked_for = []
+
+    def preload_dlls() -> None:
+        looked_for.append("CUDA")
+        print("Failed to load libcublasLt.so.13")
+
+    broken.setattr(onnxruntime, "preload_dlls", preload_dlls)
+    with pytest.raises(BackendError, match="found no working libraries"):
+        open_mnist("onnx", "cuda")
+    assert looked_for == ["CUDA"] and capsys.readouterr().out == ""
 
 
 @without_gpu

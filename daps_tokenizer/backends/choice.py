@@ -11,6 +11,8 @@ from importlib.util import find_spec
 
 from daps_tokenizer.backends.gpus import Gpu, find_gpu
 
+# The two packages share their files, so that one breaks the other, and no extra of this package can take one away.
+ONNX_ON_GPU = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 _NO_GPU = "there is no NVIDIA GPU here"
 
 
@@ -77,8 +79,7 @@ def _onnx(device: str, gpu: Gpu | None) -> Runtime:
     if device == "cpu":
         return Runtime("onnx", device, installed)
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        remedy = "pip uninstall onnxruntime && pip install 'daps-tokenizer[gpu]'"
-        return Runtime("onnx", device, installed, remedy)
+        return Runtime("onnx", device, installed, ONNX_ON_GPU)
     return Runtime("onnx", device, installed, "" if gpu else _NO_GPU)
 
 

@@ -8,6 +8,8 @@ in captured CUDA graphs (:mod:`daps_tokenizer.backends.onnx_steps`), any other i
 
 from __future__ import annotations
 
+import contextlib
+import io
 import threading
 from typing import Any
 
@@ -26,6 +28,7 @@ from daps_tokenizer.backends.batching import (
     shared_threads,
     slices,
 )
+from daps_tokenizer.backends.choice import ONNX_ON_GPU
 from daps_tokenizer.backends.onnx_steps import StepLoop
 from daps_tokenizer.backends.workers import Workers
 from daps_tokenizer.errors import BackendError, DapsError, ModelFileError
@@ -85,11 +88,12 @@ class OnnxBackend:
             raise BackendError(f"num_threads must be at least 1, not {num_threads}")
         if _PROVIDERS.get(device, device) not in available:
             raise BackendError(
-                "device 'cuda' needs onnxruntime-gpu, and the onnxruntime installed here has no CUDA; install "
-                "daps-tokenizer[gpu] in place of onnxruntime or use device='cpu'"
+                "device 'cuda' needs onnxruntime-gpu in place of onnxruntime, and what is installed here has no CUDA; "
+                f"{ONNX_ON_GPU}, or use device='cpu'"
             )
         opened = cls(folder, device=device, num_threads=num_threads or physical_cores())
         if device == "cuda":
+            _load_cuda()
             opened._try_device()
         return opened
 
@@ -229,9 +233,18 @@ class OnnxBackend:
         if self._provider not in session.get_providers():
             raise BackendError(
                 f"device {self.device!r} cannot be used: ONNX Runtime found no working libraries for "
-                f"{self._provider} (for CUDA, those of CUDA and cuDNN)"
+                f"{self._provider} (for CUDA, those of CUDA and cuDNN: {ONNX_ON_GPU})"
             )
         return session
+
+
+def _load_cuda() -> None:
+    """Load the libraries of CUDA that pip installed: the linker does not look where they are.
+
+    What cannot be loaded may lie elsewhere, and is an error of the first session otherwise; so nothing is printed.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
 
 
 def _reason(error: Exception) -> str:
