@@ -73,7 +73,8 @@ def dataset_command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Encode all images of DATA, to train a generative model on: a folder, a tar file, mnist.npz or CIFAR-10 mosaics.
+    """Encode all images of DATA, to train a generative model on: a folder of images or tar files, a tar file, mnist.npz
+    or CIFAR-10 mosaics.
 
     FOLDER gets codes.npy, one row per image and of the smallest unsigned type, items.jsonl, which says what each row
     was made of, and dataset.json. What was interrupted goes on by the same command. Images that cannot be read are left

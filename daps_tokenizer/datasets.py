@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ Split = Literal["train", "test"]
 CIFAR10_MOSAIC = (25, 40)  # rows and columns of 32×32 tiles in one lossless WebP file
 
 _EXPECTED = (
-    "a folder of images, a tar file of images, mnist.npz, or a folder of CIFAR-10 mosaics (test_00.webp and so on)"
+    "a folder of images or of tar files, a tar file of images, mnist.npz, or a folder of CIFAR-10 mosaics "
+    "(test_00.webp and so on)"
 )
 
 
@@ -92,7 +94,12 @@ class ImageFiles:
     description: str
     fit: Fit
     count: int
-    labels: np.ndarray | None = None
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """See :meth:`Data.labels`; read when it is asked for."""
+        labels = self.source.labels()
+        return None if labels is None else labels[: self.count]
 
     def __len__(self) -> int:
         return self.count
@@ -121,7 +128,7 @@ def open_data(
     Args:
         path: for a motion model see :func:`~daps_tokenizer.motion.dataset.open_motion_data`; for an image model
             ``mnist.npz``, a folder of CIFAR-10 mosaics, a folder of images (searched to any depth, in the order of
-            their names), or an uncompressed tar file of images.
+            their names), an uncompressed tar file of images, or a folder with such tar files directly in it.
         config: the model's, which says of what size items are.
         fit: how images of other sizes are brought to it.
         split: of MNIST, CIFAR-10 and LAFAN1.
@@ -145,7 +152,11 @@ def open_data(
         raise InputError(f"{path}: no such file or folder; expected {_EXPECTED}")
     if not path.is_dir() and path.suffix != ".tar":
         raise InputError(f"{path}: not a dataset; expected {_EXPECTED}")
-    source = open_source("folder" if path.is_dir() else "tar", (path.name,), path.parent)
+    name = glob.escape(path.name)
+    if path.is_dir() and any(path.glob("*.tar")):
+        source = open_source("tar", (f"{name}/*.tar",), path.parent)
+    else:
+        source = open_source("folder" if path.is_dir() else "tar", (name,), path.parent)
     count = len(source) if limit is None else min(limit, len(source))
     return ImageFiles(source, modality, path.name, fit, count)
 

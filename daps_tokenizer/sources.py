@@ -42,6 +42,10 @@ class Source(Protocol):
         """What records call all of them, in their order; files are looked through once."""
         ...
 
+    def labels(self) -> np.ndarray | None:
+        """(photographs,) int64 where every one has a label; files are looked through once."""
+        ...
+
 
 def open_source(kind: SourceKind, patterns: tuple[str, ...], folder: Path, *, image_column: str = "image") -> Source:
     """List the photographs that patterns name.
@@ -122,6 +126,20 @@ class TarSource:
             with tarfile.open(path, "r:") as archive:
                 yield from (f"{path}, {member.name}" for member in archive if _is_photograph(member))
 
+    def labels(self) -> np.ndarray | None:
+        """See :meth:`Source.labels`: what the member ``KEY.cls`` says of ``KEY.jpg``, as webdataset has it.
+
+        Raises:
+            InputError: such a member is no whole number.
+        """
+        found: list[int] = []
+        for path in self.paths:
+            keys, labels = _keys_and_labels(path)
+            if not labels.keys() >= set(keys):
+                return None
+            found += [labels[key] for key in keys]
+        return np.array(found, np.int64)
+
 
 def _photographs(path: Path) -> list[tuple[int, int]]:
     """(offset, size) of every photograph in a tar file."""
@@ -144,6 +162,25 @@ def _photographs(path: Path) -> list[tuple[int, int]]:
     if not places:
         raise InputError(f"{path}: holds no photographs; expected members named *{_SUFFIXES_TEXT}")
     return places
+
+
+def _keys_and_labels(path: Path) -> tuple[list[str], dict[str, int]]:
+    """The key of every photograph in a tar file, and the label of every key that has one."""
+    keys, labels = list[str](), dict[str, int]()
+    with tarfile.open(path, "r:") as archive:
+        for member in archive:
+            folder, _, name = member.name.rpartition("/")
+            stem, _, suffix = name.partition(".")  # a key ends at the first dot
+            key = f"{folder}/{stem}"
+            if _is_photograph(member):
+                keys.append(key)
+            elif suffix == "cls" and (content := archive.extractfile(member)) is not None:
+                text = content.read()
+                try:
+                    labels[key] = int(text)
+                except ValueError:
+                    raise InputError(f"{path}, {member.name}: is {text[:20]!r}; expected a class's number") from None
+    return keys, labels
 
 
 def _is_photograph(member: tarfile.TarInfo) -> bool:
@@ -192,6 +229,9 @@ class FolderSource:
     def names(self) -> Iterable[str]:
         """The files' paths."""
         return self.paths
+
+    def labels(self) -> None:
+        """Files have none."""
 
 
 @dataclass(frozen=True)
@@ -252,3 +292,6 @@ class HuggingFaceSource:
     def names(self) -> Iterable[str]:
         """Datasets and rows."""
         return (self.name(index) for index in range(len(self)))
+
+    def labels(self) -> None:
+        """Only the column of images is read."""

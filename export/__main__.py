@@ -114,14 +114,15 @@ def _table(report: ParityReport) -> Table:
     table = Table(title=f"{report.model}: torch {report.torch_version}, ONNX Runtime {report.onnxruntime_version}")
     table.add_column(f"{report.num_items} items")
     table.add_column("", justify="right")
-    differences = (*report.first_differences, *report.step_first_differences)
+    differences = (*report.first_differences, *report.pass_first_differences, *report.step_first_differences)
     gap = f"{max(difference.top2_gap for difference in differences):.2g}" if differences else "–"
     sampled = report.sampled_first_differences
     edge = f"{max(difference.edge_gap for difference in sampled):.2g}" if sampled else "–"
     rows = {
         "greedy codes equal, items / codes": f"{report.greedy_items_equal:.2%} / {report.greedy_codes_equal:.2%}",
         "sampled codes equal, items / codes": f"{report.sampled_items_equal:.2%} / {report.sampled_codes_equal:.2%}",
-        "step graphs' greedy codes equal, items": f"{report.step_items_equal:.2%}",
+        "greedy codes equal of the graphs for GPUs, items": f"passes {report.pass_items_equal:.2%}, "
+        f"steps {report.step_items_equal:.2%}",
         f"top-2 gap at a first difference, below {NEAR_TIE:g}": gap,
         f"uniform number to the edge at a first difference, below {NEAR_EDGE:g}": edge,
         "log q of codes drawn, difference in nats": f"{report.log_prob_difference:.2g}",

@@ -13,7 +13,7 @@ import torch
 
 from daps_tokenizer.backends import Backend, Encoded, Scored
 from daps_tokenizer.backends.onnx import OnnxBackend
-from daps_tokenizer.backends.onnx_steps import StepLoop
+from daps_tokenizer.backends.onnx_captured import CapturedEncoder
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.datasets import open_data
@@ -48,9 +48,9 @@ class ParityReport:
 
     What a model has not (steps, where it encodes in one pass; probabilities, of a quantiser) counts as equal.
 
-    ``sampled_*`` use temperature 1 and the same uniform numbers, ``step_*`` the fixed-capacity step graphs on the
-    first items. Differences are the largest absolute ones, on equal codes: of log q as ``encode`` and ``score`` give,
-    of reconstructed levels or features; ``top_codes_gap`` of torch's log q of the codes that either runtime ranks
+    ``sampled_*`` use temperature 1 and the same uniform numbers; ``pass_*`` and ``step_*`` the graphs for GPUs, greedy
+    on the first items. Differences are the largest absolute ones, on equal codes: of log q as ``encode`` and ``score``
+    give, of reconstructed levels or features; ``top_codes_gap`` of torch's log q of the codes that either runtime ranks
     alike. Those of log p and squared error per cell, of features, mean and variance are relative to the largest value.
     """
 
@@ -65,6 +65,8 @@ class ParityReport:
     sampled_items_equal: float
     sampled_codes_equal: float
     sampled_first_differences: tuple[FirstSampledDifference, ...]
+    pass_items_equal: float
+    pass_first_differences: tuple[FirstDifference, ...]
     step_items_equal: float
     step_first_differences: tuple[FirstDifference, ...]
     log_prob_difference: float
@@ -96,14 +98,16 @@ def compare(folder: ModelFolder, inputs: np.ndarray) -> ParityReport:
         ModelFileError: a graph is missing or cannot be loaded.
     """
     config = folder.config
-    has_steps = config.recognition.kind == "autoregressive"
     ours, others = TorchBackend.open(folder), OnnxBackend.open(folder)
     uniform = np.random.default_rng(0).random((len(inputs), config.num_tokens), dtype=np.float32)
     greedy = [backend.encode(inputs, uniform, 0.0) for backend in (ours, others)]
     sampled = [backend.encode(inputs, uniform, 1.0) for backend in (ours, others)]
     codes = greedy[0].codes
     first = slice(_STEPPED_ITEMS)
-    stepped = encode_by_steps(folder, inputs[first], uniform[first], 0.0).codes if has_steps else codes[first]
+    in_passes, stepped = codes[first], codes[first]
+    if config.recognition.kind == "autoregressive":
+        for_gpus = (folder, inputs[first], uniform[first], 0.0)
+        in_passes, stepped = encode_in_passes(*for_gpus).codes, encode_by_steps(*for_gpus).codes
     decoded = [backend.decode(codes) for backend in (ours, others)]
     reconstructions = [found.reconstruction.astype(np.float64) for found in decoded]
     scored = [_score(backend, config, inputs, codes) for backend in (ours, others)]
@@ -126,6 +130,8 @@ def compare(folder: ModelFolder, inputs: np.ndarray) -> ParityReport:
         )
         if config.recognition.has_probabilities
         else (),
+        pass_items_equal=_items_equal(codes[first], in_passes),
+        pass_first_differences=first_differences(ours.model, inputs, codes[first], in_passes),
         step_items_equal=_items_equal(codes[first], stepped),
         step_first_differences=first_differences(ours.model, inputs, codes[first], stepped),
         log_prob_difference=largest(np.array([_log_prob_difference(*pair) for pair in (greedy, sampled)])),
@@ -157,6 +163,7 @@ def _failures(report: ParityReport, config: TokenizerConfig) -> Iterator[str]:
     """A line for everything that rounding does not explain; what is not a number is nowhere within a tolerance."""
     for graph, differences in (
         ("encoder.onnx", report.first_differences),
+        ("encoder_pass.onnx", report.pass_first_differences),
         ("encoder_step.onnx", report.step_first_differences),
     ):
         for difference in differences:
@@ -192,14 +199,25 @@ def _failures(report: ParityReport, config: TokenizerConfig) -> Iterator[str]:
 
 
 def encode_by_steps(folder: ModelFolder, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
-    """Encode with ``encoder_context.onnx`` and ``encoder_step.onnx``, one call a position, as on a GPU."""
+    """Encode with ``encoder_context.onnx`` and ``encoder_step.onnx``, one call a position, as on a GPU at worst."""
+    return _encode_captured(folder, inputs, uniform, temperature, max_passes=0)
+
+
+def encode_in_passes(folder: ModelFolder, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
+    """Encode with ``encoder_context.onnx`` and ``encoder_pass.onnx`` alone, which takes N + 1 passes at most."""
+    return _encode_captured(folder, inputs, uniform, temperature, max_passes=folder.config.codes_per_window + 1)
+
+
+def _encode_captured(
+    folder: ModelFolder, inputs: np.ndarray, uniform: np.ndarray, temperature: float, *, max_passes: int
+) -> Encoded:
     folder.file("onnx/weights.bin")
-    context, step = (
-        onnxruntime.InferenceSession(folder.file(f"onnx/{name}.onnx"), providers=["CPUExecutionProvider"])
-        for name in ("encoder_context", "encoder_step")
-    )
-    loop = StepLoop(context, step, folder.config, len(inputs), device="cpu")
-    return Encoded(*loop.run(inputs, uniform, temperature))
+
+    def session(name: str) -> onnxruntime.InferenceSession:
+        return onnxruntime.InferenceSession(folder.file(f"onnx/{name}.onnx"), providers=["CPUExecutionProvider"])
+
+    encoder = CapturedEncoder(session, folder.config, len(inputs), device="cpu", max_passes=max_passes)
+    return Encoded(*encoder.run(inputs, uniform, temperature))
 
 
 def load_test_inputs(config: TokenizerConfig, data: Path, count: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from export.canvas import export_canvas, export_canvas_likelihood
 from export.card import model_card
 from export.check import compare, random_inputs
 from export.encoder import export_encoder
+from export.fixed_pass import export_fixed_pass
 from export.parallel import export_parallel_encoder
 from export.upsampling import with_convolutions
 from export.weights import SharedWeights
@@ -118,6 +119,7 @@ def _encoder_graphs(model: Autoencoder) -> dict[str, onnx.ModelProto]:
     return {
         "encoder": export_encoder(model),
         "encoder_context": onnx_graphs.export_context(model, opset=onnx_graphs.TENSORRT_OPSET),
+        "encoder_pass": export_fixed_pass(model),
         "encoder_step": onnx_graphs.export_fixed_step(model),
     }
 

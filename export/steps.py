@@ -112,16 +112,17 @@ class FixedStep(EncoderStep):
         places = torch.arange(past.keys.shape[2])
         here = (places == position)[:, None]
         memory = Memory(torch.where(here, key, past.keys), torch.where(here, value, past.values))
-        return attention.out(_attend(query, memory, unseen=places > position)), memory
+        return attention.out(attend_plainly(query, memory, places > position).flatten(1)), memory
 
     def attend_context(self, attention: Attention, x: Tensor, context: Memory) -> Tensor:
         """All of the context can be seen."""
-        return attention.out(_attend(attention.query(x).unflatten(-1, (attention.num_heads, 1, -1)), context))
+        query = attention.query(x).unflatten(-1, (attention.num_heads, 1, -1))
+        return attention.out(attend_plainly(query, context).flatten(1))
 
 
-def _attend(query: Tensor, memory: Memory, unseen: Tensor | None = None) -> Tensor:
-    """Attention in plain operators: query (B, heads, 1, head_size) -> (B, H)."""
+def attend_plainly(query: Tensor, memory: Memory, unseen: Tensor | None = None) -> Tensor:
+    """Attention in plain operators, which TensorRT reads: query (B, heads, n, head_size) -> the same shape."""
     scores = (query * query.shape[-1] ** -0.5) @ memory.keys.transpose(2, 3)
     if unseen is not None:
         scores = torch.where(unseen, -math.inf, scores)
-    return (scores.softmax(-1) @ memory.values).flatten(1)
+    return scores.softmax(-1) @ memory.values

@@ -126,15 +126,6 @@ def test_the_number_of_threads_changes_no_code(onnx: Backend, folder: ModelFolde
     np.testing.assert_array_equal(opened.encode(images(40), uniform(40), 1.0).codes, expected.codes)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_loop_outside_of_the_graph_draws_what_the_loop_inside_does(onnx: Backend, temperature: float) -> None:
-    """What runs on a GPU, with buffers on the CPU."""
-    expected = onnx.encode(images(5), uniform(5), temperature)
-    stepped = onnx._encode_by_steps(images(5), uniform(5), temperature)  # type: ignore[attr-defined]
-    np.testing.assert_array_equal(stepped.codes, expected.codes)
-    np.testing.assert_allclose(stepped.log_probs, expected.log_probs, atol=1e-5)
-
-
 def test_a_provider_can_be_named(folder: ModelFolder, onnx: Backend) -> None:
     named = open_in("onnx", folder, device="CPUExecutionProvider")
     expected = onnx.encode(images(3), uniform(3), 0.0).codes

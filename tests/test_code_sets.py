@@ -157,6 +157,41 @@ def test_images_that_cannot_be_read_are_left_out_and_reported(tok: Tokenizer, tm
     assert write(tok, tmp_path / "codes", data=data) == (2, report.broken, 0)
 
 
+def shard(path: Path, numbers: range, label: bytes | None = b"7") -> Path:
+    """A tar file of images as webdataset writes it, each beside its class."""
+    members: dict[str, bytes] = {}
+    for number in numbers:
+        members[f"set/{number:03}.png"] = encode_image(noise_photo(number))
+        if label is not None:
+            members[f"set/{number:03}.cls"] = label
+    return write_tar(path, members)
+
+
+def test_a_folder_of_tar_files_is_one_dataset_with_the_labels_that_are_in_them(tok: Tokenizer, tmp_path: Path) -> None:
+    shards = tmp_path / "shards [1]"  # brackets are no pattern here
+    shards.mkdir()
+    first, second = shard(shards / "a.tar", range(2), b"7"), shard(shards / "b.tar", range(2, 5), b"10\n")
+    write(tok, tmp_path / "codes", data=open_data(shards, tok.config, limit=4))
+    assert lines(tmp_path / "codes") == [
+        {"item": f"{first}, set/000.png", "label": 7},
+        {"item": f"{first}, set/001.png", "label": 7},
+        {"item": f"{second}, set/002.png", "label": 10},
+        {"item": f"{second}, set/003.png", "label": 10},
+    ]
+
+
+def test_without_a_label_for_every_image_there_are_none(tok: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    shard(tmp_path / "shards" / "a.tar", range(1)), shard(tmp_path / "shards" / "b.tar", range(1, 2), label=None)
+    assert open_data(tmp_path / "shards", tok.config).labels is None
+
+
+def test_a_label_that_is_no_number_is_named(tok: Tokenizer, tmp_path: Path) -> None:
+    data = open_data(shard(tmp_path / "a.tar", range(1), b"cat"), tok.config)
+    with pytest.raises(InputError, match=r"a\.tar, set/000\.cls: is b'cat'; expected a class's number"):
+        write(tok, tmp_path / "codes", data=data)
+
+
 def test_a_dataset_of_which_nothing_can_be_read_leaves_no_codes(tok: Tokenizer, tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"0.png": b"no image"})
     with pytest.raises(InputError, match=r"a\.tar: none of its 1 items can be read \(.*0\.png: "):

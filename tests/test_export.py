@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from onnx import GraphProto, NodeProto, external_data_helper
 from PIL import Image
 
+from daps_tokenizer.backends import Encoded
 from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.config import TokenizerConfig
@@ -24,12 +25,12 @@ from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import ModelFolder, open_model
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
 from export.__main__ import main
-from export.check import compare, encode_by_steps, load_test_inputs, random_inputs
+from export.check import compare, encode_by_steps, encode_in_passes, load_test_inputs, random_inputs
 from export.folder import export_folder
 from export.onnx_graphs import export_likelihood
 from tests.settings import CIFAR10, LAFAN, MNIST, TINY_SPECTRAL
 
-GRAPHS = ("encoder", "decoder", "scorer", "likelihood", "encoder_context", "encoder_step")
+GRAPHS = ("encoder", "decoder", "scorer", "likelihood", "encoder_context", "encoder_pass", "encoder_step")
 DATA = Path(os.environ.get("DAPS_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
@@ -125,18 +126,21 @@ def test_the_loops_of_the_encoder_hold_no_weights_and_the_one_over_positions_app
     assert len(growing) == MNIST.recognition.num_layers
 
 
-def test_the_graphs_for_tensorrt_have_no_attention_operator_and_no_loop(folder: ModelFolder) -> None:
-    for name in ("encoder_context", "encoder_step"):
-        assert not {"Attention", "Loop"} & {node.op_type for node in graph(folder, name).node}
+def test_the_graphs_for_tensorrt_have_no_attention_operator_and_no_control_flow(folder: ModelFolder) -> None:
+    for name in ("encoder_context", "encoder_pass", "encoder_step"):
+        assert not {"Attention", "Loop", "If"} & {node.op_type for node in graph(folder, name).node}
 
 
+@pytest.mark.parametrize("encode", [encode_by_steps, encode_in_passes])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_step_graphs_give_the_codes_of_the_encoder(folder: ModelFolder, temperature: float) -> None:
+def test_the_graphs_for_gpus_give_the_codes_of_the_encoder(
+    folder: ModelFolder, temperature: float, encode: Callable[..., Encoded]
+) -> None:
     images = random_inputs(MNIST, 8)
-    stepped = encode_by_steps(folder, images, uniform(8), temperature)
+    outside = encode(folder, images, uniform(8), temperature)
     whole = OnnxBackend.open(folder).encode(images, uniform(8), temperature)
-    np.testing.assert_array_equal(stepped.codes, whole.codes)
-    np.testing.assert_allclose(stepped.log_probs, whole.log_probs, atol=1e-5)
+    np.testing.assert_array_equal(outside.codes, whole.codes)
+    np.testing.assert_allclose(outside.log_probs, whole.log_probs, atol=1e-5)
 
 
 def test_the_likelihood_of_wrong_pixels_is_finite_where_the_model_is_all_but_certain() -> None:

@@ -20,7 +20,7 @@ from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder, open_model
 
 HALVES = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
-GRAPHS = ("encoder_context", "encoder_step", "decoder")
+GRAPHS = ("encoder_context", "encoder_pass", "encoder_step", "decoder")
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx-cu13")
 without_tensorrt = pytest.mark.skipif(
     any(importlib.util.find_spec(name) for name in ("tensorrt", "tensorrt_rtx")), reason="TensorRT is installed"
@@ -57,9 +57,10 @@ def test_half_precision_graphs_are_valid_and_only_memories_change_their_type(
 
 
 @pytest.mark.parametrize("precision", HALVES)
-def test_logits_softmax_and_normalisation_stay_float32(cifar: ModelFolder, precision: str) -> None:
+@pytest.mark.parametrize("chooser", ["encoder_pass", "encoder_step"])
+def test_logits_softmax_and_normalisation_stay_float32(cifar: ModelFolder, chooser: str, precision: str) -> None:
     graph = onnx.shape_inference.infer_shapes(
-        load_graph(cifar.path / "onnx/encoder_step.onnx", precision), data_prop=True
+        load_graph(cifar.path / f"onnx/{chooser}.onnx", precision), data_prop=True
     ).graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     kept = [node for node in graph.node if node.op_type in ("Softmax", "LogSoftmax", "LayerNormalization", "CumSum")]
@@ -76,7 +77,7 @@ def test_float16_graphs_compute_nearly_what_float32_graphs_do(cifar: ModelFolder
     codes: dict[str, list[np.ndarray]] = {}
     decoded = {}
     for precision in ("float32", "float16"):
-        context, step, decoder = (load_graph(cifar.path / f"onnx/{name}.onnx", precision) for name in GRAPHS)
+        context, _, step, decoder = (load_graph(cifar.path / f"onnx/{name}.onnx", precision) for name in GRAPHS)
         memories = run(context, {"images": images})
         kind = np.float16 if precision == "float16" else np.float32
         past = {name.replace("context", "past"): np.zeros_like(value) for name, value in memories.items()}
@@ -119,7 +120,7 @@ def test_a_precision_that_there_is_not_is_refused(cifar: ModelFolder) -> None:
 
 @needs_rtx
 @pytest.mark.parametrize(("name", "windows"), [("daps-cifar10", 1), ("daps-photo-256", 16)])
-def test_all_three_engines_are_built_and_kept(name: str, windows: int, tmp_path: Path) -> None:
+def test_all_engines_are_built_and_kept(name: str, windows: int, tmp_path: Path) -> None:
     model = open_model(name)
     profiles = (Profile(1, 4, 8),)
     built: list[str] = []
@@ -129,9 +130,11 @@ def test_all_three_engines_are_built_and_kept(name: str, windows: int, tmp_path:
     tensors = {graph: {tensor.name: tensor for tensor in engine.tensors} for graph, engine in engines.items()}
     assert tensors["encoder_context"]["images"].shape == (-1, *model.config.input_shape)
     assert tensors["encoder_context"]["images"].batches == profiles
-    step, count = tensors["encoder_step"], model.config.num_tokens // windows
+    once_more, step, count = tensors["encoder_pass"], tensors["encoder_step"], model.config.num_tokens // windows
+    assert once_more["codes"].shape == once_more["new_codes"].shape == (-1, count)
     assert (step["past_keys_0"].shape, step["past_keys_0"].dtype) == ((-1, 4, count, 32), "HALF")
-    assert step["uniform"].batches == (Profile(windows, 4 * windows, 8 * windows),)
+    rows = (Profile(windows, 4 * windows, 8 * windows),)
+    assert step["uniform"].batches == once_more["uniform"].batches == rows
     assert (step["position"].dtype, step["codes"].dtype, step["log_probs"].dtype) == ("INT64", "INT32", "FLOAT")
     assert [tensor.dtype for tensor in tensors["decoder"].values()] == ["INT32", "UINT8", "FLOAT", "FLOAT"]
 

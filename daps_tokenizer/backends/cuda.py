@@ -45,8 +45,12 @@ class Cuda:
         """Memory on the GPU, freed with the last reference to it; what it holds at first is anything, or zeros."""
         buffer = Buffer(self, num_bytes)
         if zeros:
-            self._call("cudaMemsetAsync", buffer.address, 0, num_bytes, self._stream)
+            self.clear(buffer)
         return buffer
+
+    def clear(self, buffer: Buffer) -> None:
+        """Fill a buffer with zeros."""
+        self._call("cudaMemsetAsync", buffer.address, 0, buffer.num_bytes, self._stream)
 
     def upload(self, array: np.ndarray, address: int) -> None:
         """Copy a C-contiguous array to the GPU; it may change as soon as this returns."""

@@ -2,8 +2,8 @@
 
 Encoding takes a few passes over small arrays (export/passes.py), so a batch is cut into chunks which run side by side,
 one thread each; only where chunks are large and fewer than threads, they share the others. The other graphs are one
-pass each: their chunks follow one another and each uses all threads. On a GPU autoregressive encoding runs step by step
-in captured CUDA graphs (:mod:`daps_tokenizer.backends.onnx_steps`), any other is one pass too.
+pass each: their chunks follow one another and each uses all threads. On a GPU autoregressive encoding takes captured
+CUDA graphs (:mod:`daps_tokenizer.backends.onnx_captured`), any other is one pass too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,15 +30,15 @@ from daps_tokenizer.backends.batching import (
     slices,
 )
 from daps_tokenizer.backends.choice import ONNX_ON_GPU
-from daps_tokenizer.backends.onnx_steps import StepLoop
+from daps_tokenizer.backends.onnx_captured import CapturedEncoder
 from daps_tokenizer.backends.workers import Workers
 from daps_tokenizer.errors import BackendError, DapsError, ModelFileError
 from daps_tokenizer.hub import ModelFolder
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_STEP_GRAPHS = ("encoder_context", "encoder_step")
+_CAPTURED = ("encoder_pass", "encoder_step")
 _RECOGNITION_GRAPHS = ("encoder", "scorer")  # full of denormal floats (see workers.py)
-_MAX_CAPTURED = 256  # items of one captured step
+_MAX_CAPTURED = 256  # items of one captured graph
 _ERRORS_ONLY = 3  # ONNX Runtime's log level: its warnings are about graphs, which users cannot change
 
 
@@ -54,10 +55,10 @@ class OnnxBackend:
         self._provider = _PROVIDERS.get(device, device)
         self.info = f"onnxruntime {onnxruntime.__version__} by {self._provider}, {num_threads} threads, float32"
         self._sessions: dict[tuple[str, int], Any] = {}
-        self._loops: dict[int, StepLoop] = {}
+        self._encoders: dict[int, CapturedEncoder] = {}
         self._workers = Workers(num_threads)
         self._lock = threading.Lock()
-        self._loop_lock = threading.Lock()  # loops have buffers of their own: one call at a time
+        self._encoder_lock = threading.Lock()  # they have buffers of their own: one call at a time
 
     @classmethod
     def open(
@@ -134,21 +135,21 @@ class OnnxBackend:
 
     def _encode_on_gpu(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         if self._folder.config.recognition.kind == "autoregressive":
-            return self._encode_by_steps(inputs, uniform, temperature)
+            return self._encode_captured(inputs, uniform, temperature)
         feed = {self._input_name: inputs, "uniform": uniform}
         parts = self._in_chunks("encoder", ["codes", "log_probs"], feed, temperature=np.array(temperature, np.float32))
         return join(Encoded, parts)
 
-    def _encode_by_steps(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
-        context, step = (self._session(name, num_threads=self.num_threads) for name in _STEP_GRAPHS)
+    def _encode_captured(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
+        session = partial(self._session, num_threads=self.num_threads)
         parts = []
-        with self._loop_lock:
+        with self._encoder_lock:
             for rows in slices(len(inputs), _MAX_CAPTURED):
                 count = rows.stop - rows.start
                 size = captured_size(count)
-                if size not in self._loops:
-                    self._loops[size] = StepLoop(context, step, self._folder.config, size, device=self.device)
-                encoded = self._loops[size].run(fill(inputs[rows], size), fill(uniform[rows], size), temperature)
+                if size not in self._encoders:
+                    self._encoders[size] = CapturedEncoder(session, self._folder.config, size, device=self.device)
+                encoded = self._encoders[size].run(fill(inputs[rows], size), fill(uniform[rows], size), temperature)
                 parts.append([array[:count] for array in encoded])
         return join(Encoded, parts)
 
@@ -213,8 +214,9 @@ class OnnxBackend:
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
         provider: str | tuple[str, dict[str, str]] = self._provider
-        if self.device == "cuda" and graph == "encoder_step":
-            provider = (self._provider, {"enable_cuda_graph": "1"})
+        if self.device == "cuda":
+            # TF32 is the default, and its 10 bits of mantissa change codes.
+            provider = (self._provider, {"use_tf32": "0", "enable_cuda_graph": str(int(graph in _CAPTURED))})
         if graph in _RECOGNITION_GRAPHS:
             options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in threads that it starts
         try:

@@ -1,9 +1,7 @@
-"""TensorRT on an NVIDIA GPU: a whole encoding is one CUDA graph of the context and of one step for every position.
+"""TensorRT on an NVIDIA GPU: engines of the context, of a pass over all codes, of a step and of the decoder.
 
-Nothing is computed outside of the engines. A step reads its position, its uniforms and the codes before it from
-addresses that were set when it was recorded, and writes the codes where the next step reads them, so that a batch of
-images costs one launch. Caches go to and fro between two sets of buffers. Engines are built when a model is opened for
-the first time on a machine (:mod:`daps_tokenizer.backends.tensorrt_engines`).
+They are built when a model is used for the first time on a machine (:mod:`daps_tokenizer.backends.tensorrt_engines`),
+and replayed as CUDA graphs (:mod:`daps_tokenizer.backends.tensorrt_recorded`).
 
 Not measured: no GPU was at hand when this was written. See docs/gpu.md.
 """
@@ -12,31 +10,27 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from daps_tokenizer.backends import Canvases, CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.batching import captured_size, fill, join, slices
-from daps_tokenizer.backends.cuda import ALIGNMENT, Buffer, Cuda, Graph, padded
+from daps_tokenizer.backends.cuda import ALIGNMENT, Cuda
 from daps_tokenizer.backends.gpus import find_gpu
 from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.backends.tensorrt_build import make_logger
 from daps_tokenizer.backends.tensorrt_engines import (
-    GRAPHS,
     MAX_BATCH,
     PROFILES,
     Engine,
     load_tensorrt,
     prepare_engines,
 )
+from daps_tokenizer.backends.tensorrt_recorded import RecordedDecoder, RecordedEncoder
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder
-from daps_tokenizer.windows import Windows
-
-_FLOAT_BYTES = 4
 
 
 class TensorRTBackend:
@@ -133,19 +127,19 @@ class _Runner:
 
     def __init__(self, config: TokenizerConfig, cuda: Cuda, engines: list[Engine]) -> None:
         trt = load_tensorrt()
-        self.config, self.windows, self.cuda = config, Windows.of(config), cuda
+        self.config, self.cuda = config, cuda
         self._log = make_logger(trt)
         self._runtime = trt.Runtime(self._log)  # must live as long as what it makes
-        self._engines = dict(zip(GRAPHS, (self._load(engine) for engine in engines), strict=True))
+        self._engines = {engine.graph: self._load(engine) for engine in engines}
         self._input_mode = trt.TensorIOMode.INPUT
-        self._encoders: dict[int, _RecordedEncoder] = {}
-        self._decoders: dict[int, _RecordedDecoder] = {}
+        self._encoders: dict[int, RecordedEncoder] = {}
+        self._decoders: dict[int, RecordedDecoder] = {}
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> list[np.ndarray]:
         """Codes and log-probabilities (B, N) of at most :data:`MAX_BATCH` items."""
         size = captured_size(len(inputs))
         if size not in self._encoders:
-            self._encoders[size] = _RecordedEncoder(self, size)
+            self._encoders[size] = RecordedEncoder(self, size)
         results = self._encoders[size].run(fill(inputs, size), fill(uniform, size), temperature)
         return [array[: len(inputs)] for array in results]
 
@@ -153,11 +147,12 @@ class _Runner:
         """Reconstruction, mean and variance of at most :data:`MAX_BATCH` items."""
         size = captured_size(len(codes))
         if size not in self._decoders:
-            self._decoders[size] = _RecordedDecoder(self, size)
+            self._decoders[size] = RecordedDecoder(self, size)
         return [array[: len(codes)] for array in self._decoders[size].run(fill(codes, size))]
 
-    def execution(self, graph: str, batch: int, *, profile: int) -> _Execution:
-        """An engine with the shapes of one batch."""
+    def execution(self, graph: str, batch: int, *, items: int) -> _Execution:
+        """An engine with the shapes of one batch, by the first of its profiles that takes so many items."""
+        profile = next(index for index, profile in enumerate(PROFILES) if items <= profile.most)
         return _Execution(self._engines[graph], self.cuda, batch, profile, self._input_mode, self._log)
 
     def _load(self, engine: Engine) -> Any:
@@ -194,106 +189,3 @@ class _Execution:
             self._context.set_tensor_address(name, address)
         if not self._context.execute_async_v3(self._cuda.stream):
             raise BackendError(f"TensorRT failed: {self._log.last_error}")
-
-
-class _RecordedEncoder:
-    """The encoding of a batch of ``size`` items, recorded once."""
-
-    def __init__(self, runner: _Runner, size: int) -> None:
-        self._cuda, self._windows, self._size = runner.cuda, runner.windows, size
-        rows, count = size * self._windows.per_item, self._windows.num_codes
-        profile = _profile_of(size)
-        context = runner.execution("encoder_context", size, profile=profile)
-        step = runner.execution("encoder_step", rows, profile=profile)
-        input_name = "images" if runner.config.modality == "image" else "features"
-
-        allocate = self._cuda.allocate
-        self._pitch = padded(rows * _FLOAT_BYTES)  # codes are as wide as floats
-        self._inputs = allocate(context.num_bytes[input_name])
-        self._temperature = allocate(ALIGNMENT)
-        self._uniform = allocate(count * self._pitch)
-        self._codes = allocate((count + 1) * self._pitch, zeros=True)  # in front the zeros before the first code
-        self._log_probs = allocate(count * self._pitch)
-        positions = np.zeros((count, ALIGNMENT // 8), np.int64)
-        positions[:, 0] = np.arange(count)
-        self._positions = allocate(positions.nbytes)
-        self._cuda.upload(positions, self._positions.address)
-        memories = {name: allocate(context.num_bytes[name]) for name in context.num_bytes if name != input_name}
-        past = [name for name in step.num_bytes if name.startswith("past_")]
-        # Zeros, for what a step must not see is multiplied by zero, which does not remove a NaN.
-        caches = [{name: allocate(step.num_bytes[name], zeros=True) for name in past} for _ in range(2)]
-        self._kept: list[Any] = [context, step, memories, caches]  # recorded work has their addresses
-
-        context_addresses = {input_name: self._inputs.address} | _addresses(memories)
-        step_addresses = [
-            {"temperature": self._temperature.address}
-            | _addresses(memories)
-            | _addresses(caches[t % 2])
-            | {name.replace("past_", "present_"): buffer.address for name, buffer in caches[1 - t % 2].items()}
-            | {
-                "position": self._positions.address + t * ALIGNMENT,
-                "previous": self._codes.address + t * self._pitch,
-                "uniform": self._uniform.address + t * self._pitch,
-                "codes": self._codes.address + (t + 1) * self._pitch,
-                "log_probs": self._log_probs.address + t * self._pitch,
-            }
-            for t in range(count)
-        ]
-        # Once without recording: TensorRT allocates and loads at first what must not be on the graph.
-        context.enqueue(context_addresses)
-        step.enqueue(step_addresses[0])
-        self._cuda.wait()
-        with self._cuda.record() as self._graph:
-            context.enqueue(context_addresses)
-            for addresses in step_addresses:
-                step.enqueue(addresses)
-
-    def run(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Iterator[np.ndarray]:
-        """Codes and log-probabilities (size, N)."""
-        rows = self._windows.split(uniform, self._size)
-        by_position = np.zeros((rows.shape[1], self._pitch // _FLOAT_BYTES), np.float32)
-        by_position[:, : len(rows)] = rows.T
-        self._cuda.upload(np.ascontiguousarray(inputs), self._inputs.address)
-        self._cuda.upload(by_position, self._uniform.address)
-        self._cuda.upload(np.array(temperature, np.float32), self._temperature.address)
-        self._graph.replay()
-        for buffer, skipped, dtype in ((self._codes, self._pitch, np.int32), (self._log_probs, 0, np.float32)):
-            result = np.empty(by_position.shape, dtype)
-            self._cuda.download(result, buffer.address + skipped)
-            yield np.ascontiguousarray(self._windows.join(result[:, : len(rows)].T, self._size))
-
-
-class _RecordedDecoder:
-    """The decoding of a batch of ``size`` items, recorded once."""
-
-    def __init__(self, runner: _Runner, size: int) -> None:
-        self._cuda = runner.cuda
-        self._shape = (size, *runner.config.input_shape)
-        self._reconstruction_type = np.uint8 if runner.config.modality == "image" else np.float32
-        self._execution = runner.execution("decoder", size, profile=_profile_of(size))
-        self._buffers = {name: self._cuda.allocate(count) for name, count in self._execution.num_bytes.items()}
-        addresses = _addresses(self._buffers)
-        self._execution.enqueue(addresses)
-        self._cuda.wait()
-        self._graph: Graph
-        with self._cuda.record() as self._graph:
-            self._execution.enqueue(addresses)
-
-    def run(self, codes: np.ndarray) -> Iterator[np.ndarray]:
-        """Reconstruction, mean and variance, each (size, *input_shape)."""
-        self._cuda.upload(np.ascontiguousarray(codes), self._buffers["codes"].address)
-        self._graph.replay()
-        types = {"reconstruction": self._reconstruction_type, "mean": np.float32, "variance": np.float32}
-        for name, dtype in types.items():
-            result = np.empty(self._shape, dtype)
-            self._cuda.download(result, self._buffers[name].address)
-            yield result
-
-
-def _addresses(buffers: dict[str, Buffer]) -> dict[str, int]:
-    return {name: buffer.address for name, buffer in buffers.items()}
-
-
-def _profile_of(size: int) -> int:
-    """The first of the engines' profiles that takes so many items."""
-    return next(index for index, profile in enumerate(PROFILES) if size <= profile.most)

@@ -22,7 +22,8 @@ from daps_tokenizer.backends.precision import PRECISIONS
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder
 
-GRAPHS = ("encoder_context", "encoder_step", "decoder")
+GRAPHS = ("encoder_context", "encoder_pass", "encoder_step", "decoder")
+_OF_ROWS = ("encoder_pass", "encoder_step")  # their batch is of windows
 MAX_BATCH = 256
 _PACKAGES = ("tensorrt", "tensorrt_rtx")
 _OLDEST_TENSORRT = (10, 13)
@@ -103,7 +104,7 @@ def prepare_engines(
     """Find a model's engines in the cache, and build those that are not there, which takes seconds to minutes.
 
     Args:
-        folder: a model folder with the graphs ``encoder_context``, ``encoder_step`` and ``decoder``.
+        folder: a model folder with the graphs :data:`GRAPHS`.
         precision: ``float32``, ``float16`` or ``bfloat16``, of products and of keys and values.
         graphs: which of its graphs.
         profiles: batch sizes that the engines take.
@@ -129,7 +130,7 @@ def prepare_engines(
             continue
         if before_build is not None:
             before_build(graph)
-        rows_per_item = folder.config.windows_per_item if graph == "encoder_step" else 1
+        rows_per_item = folder.config.windows_per_item if graph in _OF_ROWS else 1
         keep.mkdir(parents=True, exist_ok=True)
         _build_apart(source, precision, [_rows(profile, rows_per_item) for profile in profiles], path)
         engines.append(Engine(graph, path, _read_tensors(described), was_cached=False))

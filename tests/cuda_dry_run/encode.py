@@ -1,0 +1,34 @@
+"""What ONNX Runtime's CUDA provider would do to encode and to score; started by run.sh, which explains."""
+
+import sys
+from functools import partial
+
+import numpy as np
+import onnxruntime
+
+from daps_tokenizer import Tokenizer
+from daps_tokenizer.backends.onnx import OnnxBackend
+from daps_tokenizer.backends.onnx_captured import CapturedEncoder
+
+# Its trial of the GPU decodes, which takes cuDNN, which finds no GPU.
+OnnxBackend._try_device = lambda backend: None  # type: ignore[method-assign]
+
+
+def main(model: str) -> None:
+    """In passes, twice, as the first captures; then by steps, which take over where passes do not settle."""
+    tok = Tokenizer.from_pretrained(model, backend="onnx", device="cuda")
+    print(f"== {model}: {tok.backend_info}", flush=True)
+    images = np.zeros((3, *tok.input_shape), np.uint8)
+    for _ in range(2):
+        codes = tok.encode(images)
+    tok.log_prob(images, codes)
+    print("by steps:", flush=True)
+    session = partial(tok._backend._session, num_threads=1)  # type: ignore[attr-defined]
+    steps = CapturedEncoder(session, tok.config, len(images), device="cuda", max_passes=0)
+    steps.run(images, np.zeros(codes.shape, np.float32), 0.0)
+    print(f"encoded, {codes.shape} codes", flush=True)
+
+
+if __name__ == "__main__":
+    onnxruntime.set_default_logger_severity(3)
+    main(sys.argv[1])
