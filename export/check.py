@@ -36,6 +36,8 @@ NEAR_TIE = 1e-4
 NEAR_EDGE = 1e-4
 # What rounding explains, and a wrong graph far exceeds: nats of log q, levels of a pixel, share of anything else.
 _LOG_PROB_TOLERANCE = 1e-3
+# Scores of code books reach 20,000 nats (daps-h1-motion), where two float32 numbers are 0.002 apart.
+_SCORES_TOLERANCE = 1e-2
 _LEVEL_TOLERANCE = 1.0
 _RELATIVE_TOLERANCE = 1e-4
 _STEPPED_ITEMS = 32
@@ -179,7 +181,7 @@ def _failures(report: ParityReport, config: TokenizerConfig) -> Iterator[str]:
                 f"uniform number is {sampled.edge_gap:.2g} from the edge between the two codes"
             )
     for graph, nats in (("encoder.onnx", report.log_prob_difference), ("scorer.onnx", report.score_difference)):
-        if not (nats <= _LOG_PROB_TOLERANCE):
+        if not (nats <= (_LOG_PROB_TOLERANCE if config.transform is None else _SCORES_TOLERANCE)):
             yield f"{graph}: log q of equal codes differs by {nats:.2g} nats"
     if not (report.top_codes_gap < NEAR_TIE):
         yield (
