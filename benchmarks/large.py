@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import numpy as np
 from benchmarks.markdown import report, table, write_report
 from daps_tokenizer import DapsError, Tokenizer
 from daps_tokenizer.errors import BackendError
+from daps_tokenizer.measure import peak_memory_mb
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ def measure_here(model: str, width: int, height: int, threads: int) -> LargeRow:
     encoded = time.process_time()
     tokenizer.decode(codes)
     decoded = time.process_time()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
     return LargeRow(
         width,
         height,
@@ -67,7 +66,7 @@ def measure_here(model: str, width: int, height: int, threads: int) -> LargeRow:
         code_bytes=-(-codes.num_bits // 8),
         encode_seconds=encoded - started,
         decode_seconds=decoded - encoded,
-        peak_memory_mb=peak,
+        peak_memory_mb=peak_memory_mb(),
     )
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from daps_tokenizer import DapsError, Tokenizer
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder, open_model
 from daps_tokenizer.inputs import open_modality
+from daps_tokenizer.measure import peak_memory_mb
 
 _WARM_UP_CALLS = 2
 _FEWEST_CALLS = 3
@@ -324,9 +324,7 @@ def _rates(timed: Timed, batch: int, num_tokens: int, work: Work, peaks: Peaks) 
 
 def _memory() -> dict[str, float | None]:
     """The process's peak so far, and what is in use on the device."""
-    units_in_mb = 1024 if sys.platform != "darwin" else 1024**2
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_in_mb
-    return {"peak_memory_mb": peak, "peak_device_memory_mb": device_memory_mb()}
+    return {"peak_memory_mb": peak_memory_mb(), "peak_device_memory_mb": device_memory_mb()}
 
 
 if __name__ == "__main__":

@@ -49,6 +49,20 @@ def time_calls(call: Callable[[], object], *, batch: int, seconds: float) -> Tim
     return Timing(len(times), 1e3 * median, 1e3 * float(np.quantile(times, 0.95)), batch / median)
 
 
+def peak_memory_mb() -> float:
+    """The most memory that this process has held so far, in MB, on Linux and macOS.
+
+    On Linux of this program alone: the maximum that getrusage tells begins with that of whatever started it.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:  # not Linux
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+
+
 def synthetic_inputs(batch: int, config: TokenizerConfig) -> np.ndarray:
     """Smooth inputs of a model's size, each a little different: latency does not depend on content.
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -19,7 +21,7 @@ from benchmarks.passes import count_passes
 from benchmarks.peers import PeerResult, write_peers
 from benchmarks.report import write_latency
 from daps_tokenizer.hub import ModelFolder, open_model
-from daps_tokenizer.measure import machine_line
+from daps_tokenizer.measure import machine_line, peak_memory_mb
 from tests.settings import MNIST, TINY_GRID, TINY_MOTION
 
 SCHEMA = Path(__file__).parents[1] / "benchmarks" / "latency.schema.json"
@@ -181,3 +183,11 @@ def test_peers_run_on_the_same_images(random_mnist_folder: Path, tmp_path: Path)
     assert result.exit_code == 0, result.output
     names = [found["name"] for found in json.loads((tmp_path / "peers_random-mnist.json").read_text())["results"]]
     assert names[0] == "daps-tokenizer, ONNX Runtime" and len(names) == 7
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere getrusage is asked, which starts anew")
+def test_memory_is_of_a_process_itself_and_not_of_what_started_it() -> None:
+    held = np.ones(300 * 2**20, np.uint8)
+    program = "from daps_tokenizer.measure import peak_memory_mb; print(peak_memory_mb())"
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 5 < float(child.stdout) < 250 < held.nbytes / 2**20 < peak_memory_mb()

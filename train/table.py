@@ -19,7 +19,7 @@ import numpy as np
 from daps_tokenizer.config import RecognitionKind, TokenizerConfig, config_from_dict
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.files import write_bytes_atomically
-from daps_tokenizer.measure import describe_machine
+from daps_tokenizer.measure import describe_machine, peak_memory_mb
 from daps_tokenizer.model.autoencoder import Autoencoder
 from train.checkpoint import load_checkpoint
 from train.data import Dataset, DatasetKind
@@ -31,7 +31,6 @@ from train.recorder import read_metrics
 
 POINTS_PER_CURVE = 6
 CURVE_ITEMS = 200
-_MEGABYTE = 1024  # KiB, as Linux counts memory
 
 
 @dataclass(frozen=True)
@@ -241,7 +240,4 @@ class _PeakMemory:
 
     def megabytes(self) -> float | None:
         """Peak of the resident set in MB, libraries and data set included."""
-        if not self.known:
-            return None
-        status = Path("/proc/self/status").read_text()
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / _MEGABYTE
+        return peak_memory_mb() if self.known else None
