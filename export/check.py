@@ -27,6 +27,7 @@ from export.differences import (
     first_differences,
     first_sampled_differences,
     largest,
+    largest_logit,
     top_codes_gap,
 )
 
@@ -36,8 +37,8 @@ NEAR_TIE = 1e-4
 NEAR_EDGE = 1e-4
 # What rounding explains, and a wrong graph far exceeds: nats of log q, levels of a pixel, share of anything else.
 _LOG_PROB_TOLERANCE = 1e-3
-# Scores of code books reach 20,000 nats (daps-h1-motion), where two float32 numbers are 0.002 apart.
-_SCORES_TOLERANCE = 1e-2
+# ... or so many roundings of the largest logit, which code books make so large that float32 is coarser than that.
+_LOGIT_ROUNDINGS = 4
 _LEVEL_TOLERANCE = 1.0
 _RELATIVE_TOLERANCE = 1e-4
 _STEPPED_ITEMS = 32
@@ -71,6 +72,7 @@ class ParityReport:
     pass_first_differences: tuple[FirstDifference, ...]
     step_items_equal: float
     step_first_differences: tuple[FirstDifference, ...]
+    largest_logit: float
     log_prob_difference: float
     score_difference: float
     top_codes_equal: float
@@ -136,6 +138,7 @@ def compare(folder: ModelFolder, inputs: np.ndarray) -> ParityReport:
         pass_first_differences=first_differences(ours.model, inputs, codes[first], in_passes),
         step_items_equal=_items_equal(codes[first], stepped),
         step_first_differences=first_differences(ours.model, inputs, codes[first], stepped),
+        largest_logit=largest_logit(ours.model, inputs, codes) if config.recognition.has_probabilities else 0.0,
         log_prob_difference=largest(np.array([_log_prob_difference(*pair) for pair in (greedy, sampled)])),
         score_difference=largest(scored[0].log_probs - scored[1].log_probs),
         top_codes_equal=_share(top_codes[0] == top_codes[1]),
@@ -180,8 +183,10 @@ def _failures(report: ParityReport, config: TokenizerConfig) -> Iterator[str]:
                 f"encoder.onnx: item {sampled.item}, sampled, differs first at code {sampled.position}, where the "
                 f"uniform number is {sampled.edge_gap:.2g} from the edge between the two codes"
             )
+    rounding = float(np.finfo(np.float32).eps) * report.largest_logit
+    log_prob_tolerance = max(_LOG_PROB_TOLERANCE, _LOGIT_ROUNDINGS * rounding)
     for graph, nats in (("encoder.onnx", report.log_prob_difference), ("scorer.onnx", report.score_difference)):
-        if not (nats <= (_LOG_PROB_TOLERANCE if config.transform is None else _SCORES_TOLERANCE)):
+        if not (nats <= log_prob_tolerance):
             yield f"{graph}: log q of equal codes differs by {nats:.2g} nats"
     if not (report.top_codes_gap < NEAR_TIE):
         yield (

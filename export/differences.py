@@ -90,6 +90,17 @@ def top_codes_gap(
     return largest(np.array(gaps))
 
 
+def largest_logit(model: Autoencoder, inputs: np.ndarray, codes: np.ndarray) -> float:
+    """The largest that a most probable code's logit gets in torch, in absolute value, over codes (B, N)."""
+    found = [0.0]
+    with torch.inference_mode():
+        for item in range(len(codes)):
+            context = model.recognition.context(model.standardise(torch.tensor(inputs[item : item + 1])))
+            logits = model.recognition.logits(context, torch.tensor(codes[item : item + 1]))
+            found.append(largest(logits.amax(-1).numpy()))
+    return max(found)
+
+
 def largest(differences: np.ndarray) -> float:
     """The largest absolute value; NaN if there is one."""
     return float(np.abs(differences).max(initial=0.0))

@@ -1,5 +1,6 @@
 """The parity report fails wherever a graph computes something else than torch, and only there."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.hub import ModelFolder, open_model
 from daps_tokenizer.model.autoencoder import Autoencoder
-from export.check import NEAR_EDGE, NEAR_TIE, ParityReport, compare, random_inputs
+from export.check import NEAR_EDGE, NEAR_TIE, ParityReport, _failures, compare, random_inputs
 from export.differences import first_sampled_differences, top_codes_gap
 from tests.settings import TINY_MLP
 
@@ -101,3 +102,12 @@ def test_codes_that_are_nearly_as_probable_may_be_in_either_order() -> None:
     assert top_codes_gap(model, inputs, codes, ours, ours) == 0
     assert 0 < top_codes_gap(model, inputs, codes, ours, swapped) < NEAR_TIE
     assert top_codes_gap(model, inputs, codes, ours, wrong) == pytest.approx(1, abs=1e-3)
+
+
+def test_log_q_may_differ_by_a_few_roundings_of_the_largest_logit(folder: ModelFolder) -> None:
+    report = compare(folder, random_inputs(folder.config, 2))
+    assert 0 < report.largest_logit < 100
+    coarse = dataclasses.replace(report, log_prob_difference=2e-3, largest_logit=20_000.0)  # 1 rounding: 0.0024
+    assert not list(_failures(coarse, folder.config))
+    fine = dataclasses.replace(coarse, largest_logit=report.largest_logit)
+    assert list(_failures(fine, folder.config)) == ["encoder.onnx: log q of equal codes differs by 0.002 nats"]
