@@ -20,7 +20,7 @@ from daps_tokenizer.images import Fit
 from daps_tokenizer.inputs import Modality, open_modality
 from daps_tokenizer.motion.dataset import open_motion_data
 from daps_tokenizer.motion.features import FPS
-from daps_tokenizer.sources import Source, open_source
+from daps_tokenizer.sources import Source, has_photographs, open_source
 
 Split = Literal["train", "test"]
 
@@ -152,13 +152,21 @@ def open_data(
         raise InputError(f"{path}: no such file or folder; expected {_EXPECTED}")
     if not path.is_dir() and path.suffix != ".tar":
         raise InputError(f"{path}: not a dataset; expected {_EXPECTED}")
-    name = glob.escape(path.name)
-    if path.is_dir() and any(path.glob("*.tar")):
-        source = open_source("tar", (f"{name}/*.tar",), path.parent)
-    else:
-        source = open_source("folder" if path.is_dir() else "tar", (name,), path.parent)
+    source = _open_images(path)
     count = len(source) if limit is None else min(limit, len(source))
     return ImageFiles(source, modality, path.name, fit, count)
+
+
+def _open_images(path: Path) -> Source:
+    """A tar file, a folder of tar files, or a folder of images; what is both of the last two is refused."""
+    name = glob.escape(path.name)
+    if not path.is_dir():
+        return open_source("tar", (name,), path.parent)
+    if not any(path.glob("*.tar")):
+        return open_source("folder", (name,), path.parent)
+    if has_photographs(path):
+        raise InputError(f"{path}: holds both images and tar files; expected a folder of one of them")
+    return open_source("tar", (f"{name}/*.tar",), path.parent)
 
 
 def read_mnist(path: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:

@@ -187,6 +187,11 @@ def _is_photograph(member: tarfile.TarInfo) -> bool:
     return member.isreg() and member.name.lower().endswith(SUFFIXES)
 
 
+def has_photographs(folder: Path) -> bool:
+    """Whether there is an image file in a folder, at any depth."""
+    return any(name.lower().endswith(SUFFIXES) for _, _, files in os.walk(folder) for name in files)
+
+
 @dataclass(frozen=True)
 class FolderSource:
     """Image files in folders."""

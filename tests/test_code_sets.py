@@ -180,6 +180,14 @@ def test_a_folder_of_tar_files_is_one_dataset_with_the_labels_that_are_in_them(t
     ]
 
 
+def test_a_folder_of_images_and_tar_files_is_refused(tok: Tokenizer, tmp_path: Path) -> None:
+    shard(tmp_path / "a.tar", range(1))
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "1.png").write_bytes(encode_image(noise_photo(1)))
+    with pytest.raises(InputError, match="holds both images and tar files; expected a folder of one of them"):
+        open_data(tmp_path, tok.config)
+
+
 def test_without_a_label_for_every_image_there_are_none(tok: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     shard(tmp_path / "shards" / "a.tar", range(1)), shard(tmp_path / "shards" / "b.tar", range(1, 2), label=None)
