@@ -6,20 +6,20 @@ from pathlib import Path
 
 import click
 
-from benchmarks.cli_task import reward, task
-from benchmarks.large import measure_large, write_large
-from benchmarks.latency_commands import latency, peers
-from benchmarks.quality import choose_images
-from benchmarks.quality_report import QualityRequest, run_quality
+from benchmarks.latency.commands import latency, peers
+from benchmarks.latency.large import measure_large, write_large
+from benchmarks.quality.measure import choose_images
+from benchmarks.quality.report import QualityRequest, run_quality
 from benchmarks.report import RESULTS, command_line
-from benchmarks.seams import measure_seams, write_seams
 from benchmarks.search_commands import prior, search, search_training
+from benchmarks.studies.seams import measure_seams, write_seams
+from benchmarks.studies.task_commands import reward, task
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.backends.batching import physical_cores
-from daps_tokenizer.cli_common import OneLineErrors, progress_bar
-from daps_tokenizer.datasets import open_data
+from daps_tokenizer.cli.common import OneLineErrors, progress_bar
+from daps_tokenizer.data.datasets import open_data
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.measure import describe_machine
+from daps_tokenizer.evaluation.timing import describe_machine
 
 
 @click.group(cls=OneLineErrors, help=__doc__)
@@ -65,7 +65,7 @@ def quality(
     """
     perceptual = None
     if lpips or fid or fid_weights is not None:
-        from daps_tokenizer.perceptual import Perceptual
+        from daps_tokenizer.evaluation.perceptual import Perceptual
 
         perceptual = Perceptual(lpips=lpips, fid=fid or fid_weights is not None, fid_weights=fid_weights)
     request = QualityRequest(models, data, images, codecs, best_of, only, seed, threads or physical_cores())
@@ -129,7 +129,7 @@ def compare(
     checkpoints: tuple[Path, ...], data: Path | None, items: int | None, seed: int, name: str, out: Path
 ) -> None:
     """Measure CHECKPOINTS of several methods on the same test items."""
-    from benchmarks.compare import compare_checkpoints, write_comparison
+    from benchmarks.studies.compare import compare_checkpoints, write_comparison
     from train.data import data_folder
 
     with progress_bar(len(checkpoints)) as show_done:

@@ -18,8 +18,8 @@ part() { # seconds, name, command
 
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,power.limit,memory.total --format=csv | tee "$OUT/log.txt"
 part 60 info python3 -m daps_tokenizer info
-part 240 parity python3 -m benchmarks.gpu_parity --out "$OUT/parity.json"
+part 240 parity python3 -m benchmarks.latency.gpu_parity --out "$OUT/parity.json"
 part 150 latency python3 -m benchmarks latency --model daps-photo-256 --device cuda --precision float32 \
     --precision bfloat16 --batch 1 --batch 8 --batch 64 --batch 256 --seconds 1 --rounds 1 --out "$OUT"
-part 60 tests python3 -m pytest -q -p no:cacheprovider tests/test_gpu.py tests/test_stepping.py
-part 60 kernel python3 -m pytest -q -p no:cacheprovider tests/test_triton_step.py
+part 60 tests python3 -m pytest -q -p no:cacheprovider tests/backends/test_gpu.py tests/model/test_stepping.py
+part 60 kernel python3 -m pytest -q -p no:cacheprovider tests/backends/test_triton_step.py

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.datasets import open_data
+from daps_tokenizer.data.datasets import open_data
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from daps_tokenizer.evaluation.timing import machine_line
 from daps_tokenizer.files import write_files_of_one_name
-from daps_tokenizer.measure import machine_line
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -25,7 +25,8 @@ def report(title: str, commands: Sequence[str], *paragraphs: str, machine: dict[
         title: without ``#``.
         commands: that measured, one a line.
         paragraphs: tables and notes.
-        machine: as from :func:`~daps_tokenizer.measure.describe_machine`; a number without it is not a measurement.
+        machine: as from :func:`~daps_tokenizer.evaluation.timing.describe_machine`, without which no
+            number is a measurement.
     """
     quoted = "\n".join(f"`{command}`" for command in commands)
     return "\n\n".join([f"# {title}", quoted, *paragraphs, f"{machine_line(machine)}."]) + "\n"

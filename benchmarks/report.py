@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.floor import Peaks
-from benchmarks.latency import Row
+from benchmarks.latency.floor import Peaks
+from benchmarks.latency.measure import Row
 from benchmarks.markdown import png_of, write_report
-from daps_tokenizer.measure import machine_line
+from daps_tokenizer.evaluation.timing import machine_line
 
 RESULTS = Path(__file__).parent / "results"
 

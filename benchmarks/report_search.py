@@ -70,7 +70,7 @@ def write_prior(folder: Path, model: str, content: dict[str, Any]) -> list[Path]
     """Write ``prior_MODEL.json`` and ``.md``; returns their paths.
 
     ``content``: ``command``, ``machine``, ``train``, ``data``, ``steps``, ``bits_per_item``, ``weights_sha256`` and the
-    ``results`` of :func:`benchmarks.prior.measure_prior`.
+    ``results`` of :func:`benchmarks.studies.prior.measure_prior`.
     """
     columns = {
         "log_p": "log p, nats",

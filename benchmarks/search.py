@@ -11,12 +11,14 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from daps_tokenizer import BestOf, LocalSearch
-from daps_tokenizer.backends import Backend, open_backend
+from daps_tokenizer.backends import open_backend
+from daps_tokenizer.backends.protocol import Backend
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.datasets import Data
+from daps_tokenizer.data.datasets import Data
+from daps_tokenizer.evaluation.metrics import image_metrics
 from daps_tokenizer.hub import open_model
-from daps_tokenizer.local_search import Objective, Propose
-from daps_tokenizer.metrics import image_metrics
+from daps_tokenizer.neighbourhoods import Objective
+from daps_tokenizer.search.local import Propose
 
 BATCH = 50
 

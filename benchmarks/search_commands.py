@@ -12,10 +12,10 @@ from benchmarks.report import RESULTS, command_line
 from benchmarks.report_search import write_prior, write_search, write_search_training
 from benchmarks.search import Grid, measure_search
 from daps_tokenizer import Tokenizer
-from daps_tokenizer.datasets import open_data
+from daps_tokenizer.data.datasets import open_data
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.hub import open_model
-from daps_tokenizer.measure import describe_machine
 from train.data import DatasetKind, data_folder, load_dataset
 
 _FOLDER = click.Path(path_type=Path)
@@ -79,7 +79,7 @@ def search_training(
     out: Path,
 ) -> None:
     """Compare ways to go on training from a checkpoint, with search and without."""
-    from benchmarks.search_training import WAYS, watch_training
+    from benchmarks.studies.search_training import WAYS, watch_training
 
     unknown = [way for way in ways if way not in WAYS]
     if unknown:
@@ -127,7 +127,7 @@ def prior(
     out: Path,
 ) -> None:
     """Measure how many bits greedy and searched codes need under a prior that is trained on them."""
-    from benchmarks.prior import measure_prior
+    from benchmarks.studies.prior import measure_prior
 
     tokenizer = Tokenizer.from_pretrained(model)
     train = open_data(data, tokenizer.config, split="train", limit=train_images)

@@ -6,13 +6,13 @@
 >>> tok.decode_to_pil(codes)[0].save("reconstruction.png")  # doctest: +SKIP
 """
 
-from daps_tokenizer.codes import Codes
+from daps_tokenizer.codes.codes import Codes
+from daps_tokenizer.codes.layouts import ClipLayout, TileLayout
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import DapsError
-from daps_tokenizer.layouts import ClipLayout, TileLayout
-from daps_tokenizer.local_search import LocalSearch
 from daps_tokenizer.motion.clips import Clip
-from daps_tokenizer.search import BestOf
+from daps_tokenizer.search.best_of import BestOf
+from daps_tokenizer.search.local import LocalSearch
 from daps_tokenizer.tokenizer import Distribution, Tokenizer
 
 __version__ = "0.1.0"

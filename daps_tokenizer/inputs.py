@@ -8,9 +8,8 @@ from typing import Literal, Protocol, TypedDict
 
 import numpy as np
 
-from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.codes.layouts import ClipLayout, TileLayout
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.layouts import ClipLayout, TileLayout
 
 FitMode = Literal["crop", "pad", "stretch", "tile"]
 FIT_MODES = ("crop", "pad", "stretch", "tile")
@@ -74,21 +73,6 @@ class Modality(Protocol):
         Returns:
             uint8 images (..., H, W, C), or poses (..., T, 26) float64.
         """
-
-
-def open_modality(config: TokenizerConfig) -> Modality:
-    """What prepares inputs for a model.
-
-    Raises:
-        ConfigError: a motion model of other features than this version computes.
-    """
-    if config.modality == "image":
-        from daps_tokenizer.image_inputs import ImageInputs
-
-        return ImageInputs(config)
-    from daps_tokenizer.motion.inputs import MotionInputs
-
-    return MotionInputs(config)
 
 
 def check_options(options: InputOptions, accepted: Collection[str], modality: str) -> None:

@@ -1,13 +1,15 @@
-"""Which codes can be changed at once, because what they change is judged apart."""
+"""What a search improves, and which codes it can change at once because their effects are judged apart."""
 
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from daps_tokenizer.config import TokenizerConfig
+
+Objective = Literal["log_likelihood", "squared_error"]
 
 # A code of the convolutional generative model can reach as far as its kernels do, num_layers + 2 codes away, but what
 # it changes lies mostly in the 3×3 codes around it: 98 % of the squared change of the means on a trained CIFAR-10

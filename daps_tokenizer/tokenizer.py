@@ -10,18 +10,21 @@ from typing import NamedTuple, Unpack
 import numpy as np
 from PIL import Image
 
-from daps_tokenizer.backends import Backend, BackendName, KeepsCodes, open_backend
-from daps_tokenizer.codes import Codes
+from daps_tokenizer.backends import BackendName, open_backend
+from daps_tokenizer.backends.protocol import Backend
+from daps_tokenizer.backends.tiled import Mosaic, can_be_one_grid
+from daps_tokenizer.checks import check_integer, check_number
+from daps_tokenizer.codes.codes import Codes
+from daps_tokenizer.codes.layouts import ClipLayout, TileLayout
+from daps_tokenizer.codes.model_codes import ModelCodes
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import ModelFolder, copy_folder, open_model, push_folder
-from daps_tokenizer.images import to_pil
-from daps_tokenizer.inputs import InputOptions, open_modality
-from daps_tokenizer.layouts import ClipLayout, TileLayout
-from daps_tokenizer.model_codes import ModelCodes
-from daps_tokenizer.mosaic import Mosaic, can_be_one_grid
+from daps_tokenizer.images.load import to_pil
+from daps_tokenizer.inputs import InputOptions
+from daps_tokenizer.modalities import open_modality
 from daps_tokenizer.motion.clips import Clip
-from daps_tokenizer.search import Search, check_integer, check_number, check_search, draw_uniform
+from daps_tokenizer.search.base import Search, check_search, draw_uniform
 
 # Reconstructions are made in pieces of about this many values, so that decoding a large photograph needs little memory.
 _VALUES_PER_PIECE = 2**23
@@ -137,7 +140,7 @@ class Tokenizer:
 
         Args:
             inputs: a path, an array or tensor, or a list of them; for an image model also PIL images (see
-                :func:`~daps_tokenizer.images.load_images`), for a motion model also
+                :func:`~daps_tokenizer.images.load.load_images`), for a motion model also
                 :class:`~daps_tokenizer.motion.clips.Clip` (see :func:`~daps_tokenizer.motion.clips.load_clips`).
             search: for instance ``LocalSearch()`` or ``BestOf(8)``.
             **options: ``fit`` of images, ``fps`` and ``overlap`` of motion: see
@@ -340,10 +343,6 @@ class Tokenizer:
         leading: tuple[int, ...],
         layout: TileLayout | ClipLayout | None,
     ) -> Codes:
-        """Codes (*leading, N) of pieces, left on the GPU where the backend can do that."""
-        if isinstance(self._backend, KeepsCodes):
-            kept = self._backend.encode_on_device(pieces, uniform, temperature)
-            if kept is not None:
-                return self._codes.make_on_device(kept.reshape(*leading, -1), layout)
+        """Codes (*leading, N) of pieces."""
         codes = self._backend.encode(pieces, uniform, temperature).codes
         return self._codes.make(codes.reshape(*leading, -1), layout)

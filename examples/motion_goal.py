@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from daps_tokenizer import BestOf, Clip, LocalSearch, Tokenizer
-from daps_tokenizer.backends import Decoded
+from daps_tokenizer.backends.protocol import Decoded
 from daps_tokenizer.errors import DapsError, OutputExistsError
 from daps_tokenizer.motion.features import FEATURE_NAMES
 

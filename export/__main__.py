@@ -14,10 +14,10 @@ from rich.table import Table
 
 from daps_tokenizer.backends.precision import PRECISIONS
 from daps_tokenizer.backends.tensorrt_engines import prepare_engines
-from daps_tokenizer.cli_common import OneLineErrors, print_error
+from daps_tokenizer.cli.common import OneLineErrors, print_error
+from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import built_in_models, open_model
-from daps_tokenizer.measure import describe_machine
 from export.card import collection_card
 from export.check import NEAR_EDGE, NEAR_TIE, ParityReport, compare, load_test_inputs
 from export.folder import export_folder

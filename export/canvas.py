@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from daps_tokenizer.backends import TakesCanvases
+from daps_tokenizer.backends.protocol import TakesCanvases
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.canvas import canvas_parameters, canvas_values

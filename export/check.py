@@ -11,12 +11,12 @@ import numpy as np
 import onnxruntime
 import torch
 
-from daps_tokenizer.backends import Backend, Encoded, Scored
 from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.backends.onnx_captured import CapturedEncoder
+from daps_tokenizer.backends.protocol import Backend, Encoded, Scored
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.datasets import open_data
+from daps_tokenizer.data.datasets import open_data
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.motion.features import FEATURE_NAMES

@@ -11,8 +11,8 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.config.code_windows import Windows
 from daps_tokenizer.model.autoencoder import Autoencoder
-from daps_tokenizer.windows import Windows
 from export.loop import loop_graph
 from export.onnx_graphs import context_names, export_growing_step, memory_names, score_names
 from export.passes import export_context_for_passes, export_passes

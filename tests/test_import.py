@@ -17,4 +17,4 @@ def test_importing_the_package_loads_no_runtime_and_no_framework() -> None:
 
 
 def test_importing_the_command_line_loads_none_either() -> None:
-    assert loaded_after("import daps_tokenizer.cli") == set()
+    assert loaded_after("import daps_tokenizer.cli.main") == set()

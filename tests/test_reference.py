@@ -1,4 +1,4 @@
-"""Built-in models give the codes and reconstructions that ``tests/reference`` holds: no change of code may change them."""
+"""Built-in models give the codes and reconstructions of ``tests/reference``, whatever changes in the code."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from daps_tokenizer import Codes, LocalSearch, Tokenizer
+from daps_tokenizer.codes.layouts import TileLayout
 from daps_tokenizer.errors import CodesError, InputError, ModelFileError, OutputExistsError
-from daps_tokenizer.layouts import TileLayout
 
 
 def digits(count: int, seed: int = 0) -> np.ndarray:

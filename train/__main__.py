@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from daps_tokenizer.cli_common import OneLineErrors
+from daps_tokenizer.cli.common import OneLineErrors
 from daps_tokenizer.errors import ConfigError
 
 

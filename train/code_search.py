@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from daps_tokenizer.errors import ConfigError
-from daps_tokenizer.local_search import Objective
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import Recognition
 from daps_tokenizer.model.sweep import Swept, most_probable_others, objective_of, on_device, sweep
-from daps_tokenizer.neighbourhoods import groups_of_codes
+from daps_tokenizer.neighbourhoods import Objective, groups_of_codes
 
 
 @dataclass(frozen=True)

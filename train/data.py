@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from daps_tokenizer.datasets import Split, read_cifar10, read_mnist
+from daps_tokenizer.data.datasets import Split, read_cifar10, read_mnist
 from daps_tokenizer.errors import InputError
 from train.motion import open_motion
 from train.photos import PhotosConfig, open_photos

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from daps_tokenizer.config import TokenizerConfig, config_from_dict
 from daps_tokenizer.errors import ModelFileError
+from daps_tokenizer.evaluation.metrics import code_usage, image_metrics
 from daps_tokenizer.files import write_bytes_atomically
-from daps_tokenizer.metrics import code_usage, image_metrics
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from train.data import Items, load_dataset
 from train.methods.base import TrainedModel
@@ -43,7 +43,7 @@ def evaluate(method: TrainedModel, items: Items, *, limit: int | None = None, se
     Returns:
         ``sampled_log_p`` and ``greedy_log_p`` (nats), their ``_l2`` (norm of the error per item, standardised units)
         and, of images, ``_psnr`` (dB) and ``_ssim``; ``kl`` of q from the prior and ``entropy`` of q (nats, both
-        estimated from log q of the samples); the :func:`~daps_tokenizer.metrics.code_usage` of the sampled codes.
+        estimated from log q of the samples); the :mod:`code usage <daps_tokenizer.evaluation.metrics>` of the samples.
         Where the latent is continuous there is no ``entropy`` and no codes are used. The metrics are those of
         ``daps-tokenize evaluate``.
     """

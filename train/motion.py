@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from daps_tokenizer.archives import read_npz, reading
 from daps_tokenizer.config import NormalisationConfig
+from daps_tokenizer.data.archives import read_npz, reading
 from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.motion.dataset import VALIDATION_CLIPS, draw_windows, window_starts
 from daps_tokenizer.motion.features import FEATURE_NAMES, FPS, compute_features, mirror_features

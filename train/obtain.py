@@ -20,7 +20,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from daps_tokenizer.datasets import CIFAR10_MOSAIC, Split, read_mnist
+from daps_tokenizer.data.datasets import CIFAR10_MOSAIC, Split, read_mnist
 from daps_tokenizer.errors import InputError, OutputExistsError
 from daps_tokenizer.files import new_folder, write_bytes_atomically
 from daps_tokenizer.motion.clips import Clip

@@ -1,7 +1,7 @@
 """Photographs as items: decoded when they are needed, cropped to the size of the model, augmented.
 
 Training items are random crops, mirrored half of the time. Test items are centre crops. Photographs are never all in
-memory: an item is read from its source (``daps_tokenizer/sources.py``), decoded and cropped anew every time.
+memory: an item is read from its source (``daps_tokenizer/data/sources.py``), decoded and cropped anew every time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import get_args
 import numpy as np
 from PIL import Image
 
+from daps_tokenizer.data.sources import Source, SourceKind, open_source
 from daps_tokenizer.errors import ConfigError, InputError
-from daps_tokenizer.images import load_images, to_pil
-from daps_tokenizer.sources import Source, SourceKind, open_source
+from daps_tokenizer.images.load import load_images, to_pil
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class PhotosConfig:
     """Which photographs, and how they become items.
 
     Args:
-        kind, train, test, image_column: see :func:`daps_tokenizer.sources.open_source`.
+        kind, train, test, image_column: see :func:`daps_tokenizer.data.sources.open_source`.
         shorter_side: photographs whose shorter side has more pixels are scaled down to it before they are cropped, so
             that a crop shows as much of a large photograph as of a small one.
         flip: mirror half of the training crops.
@@ -140,7 +140,7 @@ def open_photos(settings: PhotosConfig, folder: Path, input_shape: tuple[int, ..
         input_shape: (height, width, channels) of an item.
 
     Raises:
-        InputError: see :func:`daps_tokenizer.sources.open_source`.
+        InputError: see :func:`daps_tokenizer.data.sources.open_source`.
     """
     train, test = (
         open_source(settings.kind, patterns, folder, image_column=settings.image_column)

@@ -18,8 +18,8 @@ import numpy as np
 
 from daps_tokenizer.config import RecognitionKind, TokenizerConfig, config_from_dict
 from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.evaluation.timing import describe_machine, peak_memory_mb
 from daps_tokenizer.files import write_bytes_atomically
-from daps_tokenizer.measure import describe_machine, peak_memory_mb
 from daps_tokenizer.model.autoencoder import Autoencoder
 from train.checkpoint import load_checkpoint
 from train.data import Dataset, DatasetKind

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from daps_tokenizer.evaluation.timing import machine_line
 from daps_tokenizer.files import write_files_of_one_name
-from daps_tokenizer.measure import machine_line
 
 # Metric, heading, digits. Of sampled codes, as in the paper; a quantiser has one code.
 COLUMNS = (

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from daps_tokenizer.backends import Canvases, CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.batching import (
     SHARED_CODES,
     captured_size,
@@ -31,6 +30,7 @@ from daps_tokenizer.backends.batching import (
 )
 from daps_tokenizer.backends.choice import ONNX_ON_GPU
 from daps_tokenizer.backends.onnx_captured import CapturedEncoder
+from daps_tokenizer.backends.protocol import Canvases, CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.workers import Workers
 from daps_tokenizer.errors import BackendError, DapsError, ModelFileError
 from daps_tokenizer.hub import ModelFolder
@@ -46,6 +46,7 @@ class OnnxBackend:
     """A model folder's graphs in ONNX Runtime; a graph is loaded when it is first used. Made by :meth:`open`."""
 
     name = "onnx"
+    tiles_per_item = 1
 
     def __init__(self, folder: ModelFolder, *, device: str, num_threads: int) -> None:
         self.device = device

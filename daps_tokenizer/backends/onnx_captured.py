@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.windows import Windows
+from daps_tokenizer.config.code_windows import Windows
 
 MAX_PASSES = 8  # as encoder.onnx
 

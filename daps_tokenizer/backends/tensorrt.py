@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from daps_tokenizer.backends import Canvases, CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.batching import captured_size, fill, join, slices
 from daps_tokenizer.backends.cuda import ALIGNMENT, Cuda
 from daps_tokenizer.backends.gpus import find_gpu
 from daps_tokenizer.backends.onnx import OnnxBackend
+from daps_tokenizer.backends.protocol import Canvases, CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.tensorrt_build import make_logger
 from daps_tokenizer.backends.tensorrt_engines import (
     MAX_BATCH,
@@ -37,6 +37,7 @@ class TensorRTBackend:
     """A model's engines on the first GPU; scoring and likelihoods run in ONNX Runtime. Made by :meth:`open`."""
 
     name = "tensorrt"
+    tiles_per_item = 1
     device = "cuda"
 
     def __init__(self, folder: ModelFolder, others: OnnxBackend, cuda: Cuda, *, dtype: str, info: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from daps_tokenizer.backends.cuda import ALIGNMENT, Buffer, Cuda, Graph, padded
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.windows import Windows
+from daps_tokenizer.config.code_windows import Windows
 
 PASSES = 4  # even, so that the last one writes where the first one reads; trained models need hardly more than two
 _FLOAT_BYTES = 4  # codes are as wide as floats

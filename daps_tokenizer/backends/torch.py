@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from daps_tokenizer.backends import Canvases, CellLikelihood, Decoded, Encoded, Scored, SweptCodes
 from daps_tokenizer.backends.batching import encode_chunk, join, parallel_chunk, slices
+from daps_tokenizer.backends.protocol import Canvases, CellLikelihood, Decoded, Encoded, Scored, SweptCodes
 from daps_tokenizer.backends.torch_cuda import GpuEncoder
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder
-from daps_tokenizer.local_search import Objective
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.canvas import canvas_parameters, canvas_values
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
 from daps_tokenizer.model.sweep import whole_sweep
+from daps_tokenizer.neighbourhoods import Objective
 
 _DEVICES = ("cpu", "cuda")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -34,6 +34,7 @@ class TorchBackend:
     """
 
     name = "torch"
+    tiles_per_item = 1
 
     def __init__(self, model: Autoencoder, *, device: str, dtype: torch.dtype) -> None:
         self.model = model
@@ -99,11 +100,6 @@ class TorchBackend:
         if self._gpu is not None:
             words.append(self._gpu.info)
         return ", ".join(words)
-
-    @torch.inference_mode()
-    def encode_on_device(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Tensor | None:
-        """Codes like those of :meth:`encode`, (B, N) int64, left on the GPU; None where encoding is not done there."""
-        return None if self._gpu is None else self._gpu.encode(inputs, uniform, temperature).codes
 
     @torch.inference_mode()
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:

@@ -4,7 +4,7 @@ A row is a window, or an item where items are not cut. 16 windows of one image r
 put up to 16 rows on each. Weights are read from the L2 cache once a step and program; docs/gpu.md counts what that
 costs, and why they do not stay in shared memory.
 
-Compared with the eager loop in Triton's interpreter (tests/test_triton_step.py) and on an H200 (docs/gpu.md).
+Compared with the eager loop in Triton's interpreter (tests/backends/test_triton_step.py) and on an H200 (docs/gpu.md).
 """
 
 from __future__ import annotations

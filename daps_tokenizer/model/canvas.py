@@ -1,6 +1,6 @@
 """Grids of codes of any size, which the convolutional generative model decodes as it decodes its own.
 
-A large photograph is one canvas: the codes of its tiles side by side (see :mod:`daps_tokenizer.mosaic`).
+A large photograph is one canvas: the codes of its tiles side by side (see :mod:`daps_tokenizer.backends.tiled`).
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.config.code_windows import Windows
 from daps_tokenizer.model.transform import CodeBooks
 from daps_tokenizer.model.transformer import DecoderBlock, EncoderBlock, Memory, layer_norm, sinusoidal_positions
-from daps_tokenizer.windows import Windows
 
 
 class PatchEmbedding(nn.Module):

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from daps_tokenizer.local_search import Objective
 from daps_tokenizer.model.autoencoder import Autoencoder
-from daps_tokenizer.neighbourhoods import Group, groups_of_codes
+from daps_tokenizer.neighbourhoods import Group, Objective, groups_of_codes
 
 Evaluate = Callable[[Tensor], Tensor]
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from daps_tokenizer.archives import read_npz
+from daps_tokenizer.data.archives import read_npz
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.motion.kinematics import JOINT_NAMES
 

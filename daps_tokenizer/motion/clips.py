@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from daps_tokenizer.archives import read_opened, reading
+from daps_tokenizer.codes.layouts import FPS_RANGE
+from daps_tokenizer.data.archives import read_opened, reading
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.files import write_bytes_atomically
-from daps_tokenizer.layouts import FPS_RANGE
 from daps_tokenizer.motion import clip_files
 from daps_tokenizer.motion.clip_files import COLUMNS, FORMATS, PLAIN, Content, NpzLayout
 from daps_tokenizer.motion.features import FPS

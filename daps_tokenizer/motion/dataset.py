@@ -28,7 +28,7 @@ _VALIDATION_SEED = 0
 
 @dataclass(frozen=True)
 class WindowData:
-    """Windows of the features of clips; implements :class:`~daps_tokenizer.datasets.Data`.
+    """Windows of the features of clips; implements :class:`~daps_tokenizer.data.datasets.Data`.
 
     Args:
         features: (frames of all clips, 127) float32.

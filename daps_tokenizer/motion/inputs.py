@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from daps_tokenizer.codes.layouts import ClipLayout, TileLayout
 from daps_tokenizer.config import MotionConfig, TokenizerConfig
 from daps_tokenizer.errors import CodesError, ConfigError, InputError
 from daps_tokenizer.inputs import Batch, InputOptions, check_options
-from daps_tokenizer.layouts import ClipLayout, TileLayout
 from daps_tokenizer.motion.clips import Clip, load_clips, to_numpy
 from daps_tokenizer.motion.features import FEATURE_NAMES, compute_features, standing, to_qpos
 from daps_tokenizer.motion.kinematics import heading_quaternion, split_heading

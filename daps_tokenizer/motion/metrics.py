@@ -1,6 +1,6 @@
 """How close a reconstructed motion is to the original, and how natural: one value per clip.
 
-NumPy alone, and functions of arrays alone, as in :mod:`daps_tokenizer.metrics`.
+NumPy alone, and functions of arrays alone, as in :mod:`daps_tokenizer.evaluation.metrics`.
 """
 
 from __future__ import annotations

@@ -2,16 +2,15 @@
 
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from daps_tokenizer import Codes, Tokenizer
-from daps_tokenizer.cli import main
+from daps_tokenizer.cli.main import main
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PYTHON_M = [sys.executable, "-m", "daps_tokenizer"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 

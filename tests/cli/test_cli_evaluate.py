@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daps_tokenizer import Tokenizer, cli_evaluate
+from daps_tokenizer import Tokenizer
+from daps_tokenizer.cli import evaluate as cli_evaluate
 from daps_tokenizer.errors import DapsError
-from daps_tokenizer.metrics import psnr
+from daps_tokenizer.evaluation.metrics import psnr
 from tests.cli.helpers import refusal, run, run_well
 
 COUNT = 5

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from daps_tokenizer import Codes, Tokenizer, __version__
-from daps_tokenizer.cli_common import DEFAULT_MODEL, print_table
+from daps_tokenizer.cli.common import DEFAULT_MODEL, print_table
 from daps_tokenizer.hub import built_in_models
 from tests.cli.helpers import ENVIRONMENT, PYTHON_M, digit, refusal, run_well, save_codes
 
@@ -199,11 +199,11 @@ def test_python_m_runs_it_and_says_its_version() -> None:
 
 
 def test_help_imports_no_runtime() -> None:
-    code = "import sys; from daps_tokenizer.cli import main; main(['encode', '--help'], standalone_mode=False)"
+    code = "import sys; from daps_tokenizer.cli.main import main; main(['encode', '--help'], standalone_mode=False)"
     command = [sys.executable, "-X", "importtime", "-c", code]
     finished = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     imported = {line.rpartition("|")[2].strip() for line in finished.stderr.splitlines()}
-    assert "daps_tokenizer.cli" in imported and "Usage: " in finished.stdout
+    assert "daps_tokenizer.cli.main" in imported and "Usage: " in finished.stdout
     assert not imported & {"onnxruntime", "torch", "onnx", "rich", "huggingface_hub"}
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from daps_tokenizer import Codes, LocalSearch, Tokenizer
-from daps_tokenizer.cli_encoding import Encoding
-from daps_tokenizer.metrics import psnr
+from daps_tokenizer.cli.encoding import Encoding
+from daps_tokenizer.evaluation.metrics import psnr
 from tests.cli.helpers import digit, refusal, run_well
 from tests.cli.test_cli_manners import on_terminal
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.images import load_images
+from daps_tokenizer.images.load import load_images
 
 
 def picture(height: int = 12, width: int = 16, channels: int = 3) -> np.ndarray:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.images import fit_image, load_images, to_pil
+from daps_tokenizer.images.load import fit_image, load_images, to_pil
 from tests.images.helpers import load_one, noise, picture, refusal
 
 # Open files

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daps_tokenizer.images import load_images, to_pil
+from daps_tokenizer.images.load import load_images, to_pil
 from tests.images.helpers import load_one, noise, picture, refusal
 
 # Paths

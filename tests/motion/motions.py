@@ -1,14 +1,11 @@
 """Real clips where they are, and poses made up to test with."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from daps_tokenizer.motion.kinematics import JOINT_LIMITS, heading_quaternion, multiply_quaternions
+from tests.paths import DATA
 
-DATA = Path(os.environ.get("DAPS_DATA", Path(__file__).parents[3] / "shared" / "data"))
 LAFAN = DATA / "lafan1_h1.npz"
 needs_lafan = pytest.mark.skipif(
     not LAFAN.is_file(), reason="lafan1_h1.npz is neither in $DAPS_DATA nor ../shared/data"

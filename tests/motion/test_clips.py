@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from daps_tokenizer import Clip
-from daps_tokenizer.archives import read_npz
+from daps_tokenizer.data.archives import read_npz
 from daps_tokenizer.errors import InputError, OutputExistsError
 from daps_tokenizer.motion import clip_files
 from daps_tokenizer.motion.clip_files import COLUMNS

@@ -17,7 +17,8 @@ from daps_tokenizer.motion.kinematics import (
     rotation_vector,
     split_heading,
 )
-from tests.motion.motions import DATA, random_poses
+from tests.motion.motions import random_poses
+from tests.paths import DATA
 
 MODEL = DATA / "h1" / "h1_kinematics.xml"
 # The MJCF has names of LocoMuJoCo's in place of Unitree's, in the same order; hip pitch has the URDF's limits here.

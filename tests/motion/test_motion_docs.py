@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from daps_tokenizer import hub as hub_module
-
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
 
 
 def test_the_python_examples_run(random_motion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.quality_report import QualityRequest, run_quality
+from benchmarks.quality.report import QualityRequest, run_quality
 from daps_tokenizer import Clip, Tokenizer
-from daps_tokenizer.datasets import open_data
+from daps_tokenizer.data.datasets import open_data
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.evaluation import measure
+from daps_tokenizer.evaluation.evaluate import measure
 from daps_tokenizer.motion.dataset import VALIDATION_CLIPS, open_motion_data
 from daps_tokenizer.motion.features import compute_features
 from daps_tokenizer.motion.metrics import motion_metrics
@@ -20,7 +20,7 @@ from daps_tokenizer.motion.resample import resample
 from tests.cli.helpers import run_well
 from tests.motion.motions import LAFAN, needs_lafan, smooth_motion
 from tests.settings import SMALL_MOTION
-from tests.test_motion_data import write_archive
+from tests.train.test_motion_data import write_archive
 from train.data import load_dataset
 
 

@@ -14,9 +14,8 @@ from daps_tokenizer.errors import OutputExistsError
 from daps_tokenizer.motion.kinematics import JOINT_LIMITS, forward_kinematics
 from daps_tokenizer.motion.metrics import motion_metrics
 from tests.cli.helpers import ENVIRONMENT
-from tests.motion.motions import DATA
+from tests.paths import DATA, EXAMPLES
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 H1 = DATA / "h1" / "h1_kinematics.xml"
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from daps_tokenizer import BestOf, Clip, ClipLayout, Codes, LocalSearch, Tokenizer
-from daps_tokenizer.backends import Decoded
+from daps_tokenizer.backends.protocol import Decoded
 from daps_tokenizer.errors import CodesError, ConfigError, InputError
-from daps_tokenizer.inputs import open_modality
+from daps_tokenizer.modalities import open_modality
 from daps_tokenizer.motion.features import FEATURE_NAMES, compute_features
 from daps_tokenizer.motion.inputs import MotionInputs
 from daps_tokenizer.motion.kinematics import split_heading

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.paths import EXAMPLES
+
 _FOLDER = Path(__file__).parent
-_EXAMPLES = _FOLDER.parents[1] / "examples"
 SEED = 0
 
 
@@ -35,12 +36,12 @@ class Case:
 
 
 CASES = (
-    Case("daps-photo-256", _EXAMPLES / "cat.png"),
-    Case("daps-photo-256", _EXAMPLES / "coffee.webp"),
-    Case("daps-cifar10", _EXAMPLES / "cat.png"),
-    Case("daps-cifar10", _EXAMPLES / "coffee.webp"),
-    Case("daps-mnist", _EXAMPLES / "digit.png"),
-    Case("daps-h1-motion", _EXAMPLES / "walk.csv"),
+    Case("daps-photo-256", EXAMPLES / "cat.png"),
+    Case("daps-photo-256", EXAMPLES / "coffee.webp"),
+    Case("daps-cifar10", EXAMPLES / "cat.png"),
+    Case("daps-cifar10", EXAMPLES / "coffee.webp"),
+    Case("daps-mnist", EXAMPLES / "digit.png"),
+    Case("daps-h1-motion", EXAMPLES / "walk.csv"),
 )
 
 

@@ -1,0 +1,1 @@
+"""How fast: latency, memory and parity."""

@@ -1,0 +1,86 @@
+"""``python -m benchmarks latency`` and ``peers``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from benchmarks.inputs import SHARED_DATA
+from benchmarks.latency.machine import describe_bench_machine
+from benchmarks.latency.measure import RUNTIMES, Plan, measure_all
+from benchmarks.latency.peers import measure_peers, write_peers
+from benchmarks.report import RESULTS, command_line, write_latency
+from daps_tokenizer.hub import built_in_models
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, help="Model to measure; all built-in ones without it.")
+@click.option("--backend", "backends", multiple=True, help="Only this backend: onnx, torch or tensorrt; repeatable.")
+@click.option("--device", "devices", multiple=True, help="Only this device: cpu or cuda; repeatable.")
+@click.option("--precision", "precisions", multiple=True, help="Only this precision, for example float32; repeatable.")
+@click.option("--threads", multiple=True, type=click.IntRange(min=1), default=(1,), show_default=True)
+@click.option(
+    "--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(1, 8, 64, 256), show_default=True
+)
+@click.option("--seconds", default=2.0, show_default=True, help="Time spent on each measurement.")
+@click.option(
+    "--rounds", default=3, show_default=True, type=click.IntRange(min=1), help="A row is of its fastest round."
+)
+@click.option("--longest-call", default=20.0, show_default=True, help="Leave out what takes more seconds a call.")
+@click.option("--quick", is_flag=True, help="One round of batches 1 and 8 in float32: within a minute.")
+@click.option("--data", default=SHARED_DATA, type=click.Path(path_type=Path), help="Folder of test sets.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+def latency(
+    models: tuple[str, ...],
+    backends: tuple[str, ...],
+    devices: tuple[str, ...],
+    precisions: tuple[str, ...],
+    threads: tuple[int, ...],
+    batches: tuple[int, ...],
+    seconds: float,
+    rounds: int,
+    longest_call: float,
+    quick: bool,
+    data: Path,
+    out: Path,
+) -> None:
+    """Time encode and decode on every backend that the machine has; say why of those that it has not."""
+    if quick:
+        precisions = precisions or ("float32",)
+    chosen = tuple(
+        runtime
+        for runtime in RUNTIMES
+        if all(part in only for part, only in zip(runtime, (backends, devices, precisions), strict=True) if only)
+    )
+    if not chosen:
+        known = ", ".join(" ".join(runtime) for runtime in RUNTIMES)
+        raise click.UsageError(f"no such backend, device and precision; there are {known}")
+    plan = Plan(
+        models=models or tuple(built_in_models()),
+        runtimes=chosen,
+        threads=threads,
+        batches=(1, 8) if quick else batches,
+        seconds=0.2 if quick else seconds,
+        longest_call=1.0 if quick else longest_call,
+        data=data,
+        rounds=1 if quick else rounds,
+    )
+    machine = describe_bench_machine()
+    rows, sources, peaks = measure_all(plan, on_progress=lambda line: click.echo(line, err=True))
+    for path in write_latency(out, rows, machine, sources, peaks, command_line()):
+        click.echo(path)
+
+
+@click.command()
+@click.option("--model", default="daps-photo-256", show_default=True, help="The model that others are compared with.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1))
+@click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(1, 8), show_default=True)
+@click.option("--seconds", default=2.0, show_default=True, help="Time spent on each measurement.")
+@click.option("--data", default=SHARED_DATA, type=click.Path(path_type=Path), help="Folder of test sets.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+def peers(model: str, threads: int, batches: tuple[int, ...], seconds: float, data: Path, out: Path) -> None:
+    """Time the same images through what else could be installed, and say what each gives and lacks."""
+    results, source = measure_peers(model, threads=threads, batches=batches, seconds=seconds, data=data)
+    for path in write_peers(out, model, results, describe_bench_machine(), source, command_line()):
+        click.echo(path)

@@ -1,0 +1,158 @@
+"""Do a GPU's codes agree with the CPU's, and what does each way of drawing cost?
+
+The reference is ONNX Runtime on the CPU in float32. Every way of drawing in PyTorch is timed by itself, with CUDA's own
+events, the eager loop among them: the same model, weights, context and uniform numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from benchmarks.latency.machine import describe_bench_machine
+from daps_tokenizer.backends import open_backend
+from daps_tokenizer.backends.torch import TorchBackend
+from daps_tokenizer.backends.torch_cuda import WAYS, Way, draw_with
+from daps_tokenizer.errors import DapsError
+from daps_tokenizer.evaluation.timing import synthetic_inputs
+from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.hub import ModelFolder, open_model
+from daps_tokenizer.modalities import open_modality
+from daps_tokenizer.model.passes import PassesDraw
+from daps_tokenizer.model.recognition import RecognitionModel
+from daps_tokenizer.model.sampling import Draw, sample_codes
+
+_RUNTIMES = [
+    ("torch", "cuda", "float32"),
+    ("torch", "cuda", "float16"),
+    ("torch", "cuda", "bfloat16"),
+    ("tensorrt", "cuda", "float32"),
+    ("tensorrt", "cuda", "float16"),
+    ("tensorrt", "cuda", "bfloat16"),
+    ("onnx", "cuda", "float32"),
+    ("onnx", "CUDAExecutionProvider", "float32"),
+]
+_WARM_UPS, _REPEATS = 2, 7
+
+
+@click.command()
+@click.option(
+    "--model", "models", multiple=True, default=("daps-photo-256", "daps-cifar10", "daps-h1-motion"), show_default=True
+)
+@click.option("--batch", "batches", multiple=True, type=int, default=(1, 8, 64), show_default=True)
+@click.option("--items", default=16, show_default=True, help="Items whose codes are compared.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The JSON file to write.")
+def main(models: tuple[str, ...], batches: tuple[int, ...], items: int, out: Path) -> None:
+    """Compare codes and time ways of drawing; a row that cannot be had says why."""
+    report: dict[str, Any] = {"machine": describe_bench_machine(), "parity": [], "drawing": []}
+    for name in models:
+        folder = open_model(name)
+        report["parity"] += _parity(folder, items)
+        for batch in batches:
+            for dtype in ("float32", "bfloat16"):
+                report["drawing"] += _drawing(folder, batch, dtype)
+                write_bytes_atomically(out, (json.dumps(report, indent=2) + "\n").encode())  # should time run out
+    for row in [*report["parity"], *report["drawing"]]:
+        click.echo(json.dumps(row))
+
+
+def _inputs(batch: int, folder: ModelFolder) -> np.ndarray:
+    """As a backend takes them: (batch, *input_shape)."""
+    return open_modality(folder.config).prepare(synthetic_inputs(batch, folder.config), {}).pieces
+
+
+def _parity(folder: ModelFolder, items: int) -> list[dict[str, Any]]:
+    inputs = _inputs(items, folder)
+    uniform = np.random.default_rng(0).random((items, folder.config.num_tokens), dtype=np.float32)
+    reference = open_backend(folder, backend="onnx", device="cpu", dtype="float32")
+    expected = {temperature: reference.encode(inputs, uniform, temperature) for temperature in (0.0, 1.0)}
+    pixels = reference.decode(expected[0.0].codes).reconstruction.astype(int)
+    rows = []
+    for backend, device, dtype in _RUNTIMES:
+        row: dict[str, Any] = {"model": folder.config.name, "backend": backend, "device": device, "dtype": dtype}
+        try:
+            opened = open_backend(folder, backend=backend, device=device, dtype=dtype)
+            for temperature, words in ((0.0, "greedy"), (1.0, "sampled")):
+                encoded = opened.encode(inputs, uniform, temperature)
+                equal = encoded.codes == expected[temperature].codes
+                alike = equal.cumprod(1).astype(bool)  # of codes that were drawn given the same codes before them
+                differences = np.abs(encoded.log_probs - expected[temperature].log_probs)[alike]
+                row[f"{words}_codes_equal"] = float(equal.mean())
+                row[f"{words}_log_prob_difference"] = float(differences.max(initial=0.0))
+            decoded = opened.decode(expected[0.0].codes).reconstruction.astype(int)
+            row["levels_apart"] = int(np.abs(decoded - pixels).max())
+            row["info"] = opened.info
+        except (DapsError, RuntimeError) as error:
+            row["reason"] = " ".join(str(error).split())
+        rows.append(row)
+    return rows
+
+
+def _drawing(folder: ModelFolder, batch: int, dtype: str) -> list[dict[str, Any]]:
+    """Milliseconds of drawing greedy codes from a context that is there, by each way of doing it."""
+    common = {"model": folder.config.name, "batch": batch, "dtype": dtype}
+    try:
+        backend = TorchBackend.open(folder, device="cuda", dtype=dtype)
+    except DapsError as error:
+        return [common | {"reason": str(error)}]
+    model = backend.model.recognition
+    assert isinstance(model, RecognitionModel)
+    inputs = torch.from_numpy(_inputs(batch, folder)).cuda()
+    with torch.inference_mode():
+        context = model.context(backend.model.standardise(inputs).to(getattr(torch, dtype)))
+        uniform = torch.rand(batch, folder.config.num_tokens, device="cuda")
+        eager = partial(sample_codes, model, context, uniform, 0.0)
+        rows = [common | {"way": "eager loop"} | _time(eager)]
+        expected = eager().codes
+        for way in WAYS:
+            try:
+                rows += [common | row for row in _draw(way, model, Draw.allocate(model, context, uniform), expected)]
+            except Exception as error:  # a kernel that does not compile is a finding too
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                rows.append(common | {"way": way, "reason": reason})
+    return rows
+
+
+def _draw(way: Way, model: RecognitionModel, draw: Draw, expected: torch.Tensor) -> list[dict[str, Any]]:
+    rest = draw_with(way, model, draw)
+    rest.temperature.zero_()
+    passes = PassesDraw(model, rest)
+    passes.capture()
+    run = partial(passes.run, greedy=True)
+    run()
+    left = float((passes.unsettled != 0).float().mean())
+    equal = _equal(model, passes.draw, expected)
+    rows: list[dict[str, Any]] = [{"way": f"passes, then {way}", "codes_equal": equal, "rows_left": left} | _time(run)]
+    passes.unsettled.fill_(1)
+    rest.run()
+    return [*rows, {"way": way, "codes_equal": _equal(model, rest.draw, expected)} | _time(rest.run)]
+
+
+def _equal(model: RecognitionModel, draw: Draw, expected: torch.Tensor) -> float:
+    return float((model.windows.join(draw.codes, len(expected)) == expected).float().mean())
+
+
+def _time(call: Callable[[], Any]) -> dict[str, float]:
+    for _ in range(_WARM_UPS):
+        call()
+    milliseconds = []
+    for _ in range(_REPEATS):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        stop.record()
+        stop.synchronize()
+        milliseconds.append(start.elapsed_time(stop))
+    return {"median_ms": statistics.median(milliseconds), "fastest_ms": min(milliseconds)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How good: quality against picture formats."""

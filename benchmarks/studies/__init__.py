@@ -1,0 +1,1 @@
+"""Comparisons that were made once, to decide something."""

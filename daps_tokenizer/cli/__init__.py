@@ -1,0 +1,1 @@
+"""``daps-tokenize``: one file a verb."""

@@ -1,0 +1,1 @@
+"""Codes, the .daps file, and the layouts of tiles and windows."""

@@ -1,0 +1,1 @@
+"""Datasets: what is read, and datasets as codes."""

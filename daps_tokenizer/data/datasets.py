@@ -1,0 +1,210 @@
+"""Datasets as people have them: MNIST's archive, CIFAR-10 as mosaics, photographs and clips in folders and archives."""
+
+from __future__ import annotations
+
+import glob
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from PIL import Image
+
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.data.archives import read_npz, reading
+from daps_tokenizer.data.sources import Source, has_photographs, open_source
+from daps_tokenizer.errors import InputError
+from daps_tokenizer.images.load import Fit
+from daps_tokenizer.inputs import Modality
+from daps_tokenizer.modalities import open_modality
+from daps_tokenizer.motion.dataset import open_motion_data
+from daps_tokenizer.motion.features import FPS
+
+Split = Literal["train", "test"]
+
+CIFAR10_MOSAIC = (25, 40)  # rows and columns of 32×32 tiles in one lossless WebP file
+
+_EXPECTED = (
+    "a folder of images or of tar files, a tar file of images, mnist.npz, or a folder of CIFAR-10 mosaics "
+    "(test_00.webp and so on)"
+)
+
+
+class Data(Protocol):
+    """Items of a model's size, to be measured one by one."""
+
+    @property
+    def description(self) -> str:
+        """What protocols call the data."""
+        ...
+
+    @property
+    def fit(self) -> str:
+        """How items were brought to the model's size."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """(items,) where there are any."""
+        ...
+
+    def __len__(self) -> int:
+        """How many items there are."""
+        ...
+
+    def names(self) -> Iterable[str]:
+        """What records call the items, in their order."""
+        ...
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Items (B, *input_shape), uint8 images or float32 features; raises InputError where one cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayData:
+    """Items in memory, (items, *input_shape), and their labels (items,) where there are any."""
+
+    array: np.ndarray
+    description: str
+    fit: str = "none"
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def names(self) -> Iterable[str]:
+        """Their numbers."""
+        return map(str, range(len(self)))
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """See :meth:`Data.read`."""
+        items: np.ndarray = self.array[indices]
+        return items
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Encoded images, brought to the model's (height, width, channels) when they are read."""
+
+    source: Source
+    modality: Modality
+    description: str
+    fit: Fit
+    count: int
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """See :meth:`Data.labels`; read when it is asked for."""
+        labels = self.source.labels()
+        return None if labels is None else labels[: self.count]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def names(self) -> Iterable[str]:
+        """The files, or their places in a tar file."""
+        return islice(self.source.names(), self.count)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """See :meth:`Data.read`."""
+        return np.concatenate([self._read(index) for index in indices.tolist()])
+
+    def _read(self, index: int) -> np.ndarray:
+        try:
+            return self.modality.prepare(io.BytesIO(self.source.read(index)), {"fit": self.fit}).pieces
+        except InputError as error:
+            reason = str(error).removeprefix("the image: ")
+            raise InputError(f"{self.source.name(index)}: {reason}") from error
+
+
+def open_data(
+    path: Path, config: TokenizerConfig, *, fit: Fit = "crop", split: Split = "test", limit: int | None = None
+) -> Data:
+    """Items to evaluate a model on.
+
+    Args:
+        path: for a motion model see :func:`~daps_tokenizer.motion.dataset.open_motion_data`; for an image model
+            ``mnist.npz``, a folder of CIFAR-10 mosaics, a folder of images (searched to any depth, in the order of
+            their names), an uncompressed tar file of images, or a folder with such tar files directly in it.
+        config: the model's, which says of what size items are.
+        fit: how images of other sizes are brought to it.
+        split: of MNIST, CIFAR-10 and LAFAN1.
+        limit: the first so many items.
+
+    Raises:
+        InputError: nothing there, none of these, damaged, or without images; names what would be accepted.
+    """
+    if config.modality == "motion":
+        fps = config.motion.fps if config.motion is not None else FPS
+        return open_motion_data(path, config.input_shape[0], fps=fps, split=split, limit=limit)
+    modality = open_modality(config)
+    if path.suffix == ".npz" or (path.is_dir() and any(path.glob(f"{split}_*.webp"))):
+        images, labels = read_mnist(path, split) if path.suffix == ".npz" else read_cifar10(path, split)
+        images, labels = images[:limit], labels[:limit]
+        fitted = images
+        if images.shape[1:] != config.input_shape:
+            fitted = modality.prepare(images, {"fit": fit}).pieces
+        return ArrayData(fitted, f"{path.name}, {split}", fit, labels)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; expected {_EXPECTED}")
+    if not path.is_dir() and path.suffix != ".tar":
+        raise InputError(f"{path}: not a dataset; expected {_EXPECTED}")
+    source = _open_images(path)
+    count = len(source) if limit is None else min(limit, len(source))
+    return ImageFiles(source, modality, path.name, fit, count)
+
+
+def _open_images(path: Path) -> Source:
+    """A tar file, a folder of tar files, or a folder of images; what is both of the last two is refused."""
+    name = glob.escape(path.name)
+    if not path.is_dir():
+        return open_source("tar", (name,), path.parent)
+    if not any(path.glob("*.tar")):
+        return open_source("folder", (name,), path.parent)
+    if has_photographs(path):
+        raise InputError(f"{path}: holds both images and tar files; expected a folder of one of them")
+    return open_source("tar", (f"{name}/*.tar",), path.parent)
+
+
+def read_mnist(path: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Images (items, 28, 28, 1) uint8 and labels (items,) uint8 of the Keras archive.
+
+    Raises:
+        InputError: missing, damaged, or another archive.
+    """
+    expected = "the Keras archive with x_train, y_train, x_test and y_test"
+    arrays = read_npz(path, f"x_{split}", f"y_{split}", source=str(path), expected=expected)
+    images, labels = arrays.values()
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise InputError(f"{path}: images of shape {images.shape} and labels {labels.shape}; expected {expected}")
+    return images[..., None], labels
+
+
+def read_cifar10(folder: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Images (items, 32, 32, 3) uint8 and labels (items,) uint8 of CIFAR-10 as mosaics of 25×40 tiles.
+
+    Raises:
+        InputError: no mosaics, or a file that is missing, damaged or of another size.
+    """
+    mosaics = sorted(folder.glob(f"{split}_*.webp"))
+    if not mosaics:
+        raise InputError(f"{folder}: no {split}_*.webp; expected CIFAR-10 as mosaics of 25×40 tiles of 32×32 pixels")
+    rows, columns = CIFAR10_MOSAIC
+    parts = []
+    for path in mosaics:
+        with reading(path, "a mosaic of 25×40 tiles of 32×32 pixels"), Image.open(path) as image:
+            tiles = np.asarray(image.convert("RGB")).reshape(rows, 32, columns, 32, 3).swapaxes(1, 2)
+            parts.append(tiles.reshape(-1, 32, 32, 3))
+    images = np.concatenate(parts)
+    labels_path = folder / f"{split}_labels.npy"
+    with reading(labels_path, "one label per image"):
+        labels = np.asarray(np.load(labels_path, allow_pickle=False))
+    if labels.shape != (len(images),):
+        raise InputError(
+            f"{labels_path}: labels of shape {labels.shape}; expected one for each of {len(images)} images"
+        )
+    return images, labels

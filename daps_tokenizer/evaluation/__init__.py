@@ -1,0 +1,1 @@
+"""What a tokenizer is worth: metrics, timing and the machine they were measured on."""

@@ -1,0 +1,151 @@
+"""How good a tokenizer is on held-out items: every way to encode, item by item, through the Tokenizer that users run.
+
+``daps-tokenize evaluate`` and ``python -m benchmarks quality`` both end here. A result says by which protocol it came
+about, so that it can be had again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from daps_tokenizer.codes.codes import Codes
+from daps_tokenizer.data.datasets import Data
+from daps_tokenizer.evaluation.metrics import code_usage, image_metrics, summarise
+from daps_tokenizer.evaluation.timing import describe_machine
+from daps_tokenizer.motion.metrics import motion_metrics
+from daps_tokenizer.search.best_of import BestOf
+from daps_tokenizer.search.local import LocalSearch
+from daps_tokenizer.tokenizer import Tokenizer
+
+BATCH = 100  # part of the protocol: batch b is drawn with seed + b
+
+Encode = Callable[[np.ndarray, int], Codes]  # items of the model's size, and a seed
+Observe = Callable[[str, np.ndarray, np.ndarray], dict[str, np.ndarray]]  # way, originals, reconstructions
+
+
+class Evaluated(NamedTuple):
+    """What one way to encode gave: each metric (n,) by its name, and the codes (n, N)."""
+
+    items: dict[str, np.ndarray]
+    codes: np.ndarray
+
+    def summary(self, vocab_size: int, seed: int) -> dict[str, Any]:
+        """Mean of each metric with its 95 % bootstrap interval, and which codes are used."""
+        return {**summarise(self.items, seed), **code_usage(self.codes, vocab_size)}
+
+
+def ways_to_encode(
+    tokenizer: Tokenizer, *, best_of: Sequence[int] = (), searches: dict[str, LocalSearch] | None = None
+) -> dict[str, Encode]:
+    """Ways to encode by their names: ``greedy``, ``sampled``, ``best of n``, and local searches under theirs.
+
+    A quantiser has one code for an item, so ``greedy`` is its only way, and another that is asked for is refused.
+    """
+
+    def sample(inputs: np.ndarray, seed: int) -> Codes:
+        return tokenizer.sample(inputs, num_samples=1, seed=seed)[:, 0]
+
+    def best(inputs: np.ndarray, seed: int, num_samples: int) -> Codes:
+        return tokenizer.encode(inputs, search=BestOf(num_samples, seed=seed))
+
+    def search(inputs: np.ndarray, seed: int, how: LocalSearch) -> Codes:
+        return tokenizer.encode(inputs, search=how)
+
+    if best_of or searches:
+        tokenizer.config.require_probabilities()
+    return {
+        "greedy": lambda inputs, _: tokenizer.encode(inputs),
+        **({"sampled": sample} if tokenizer.config.recognition.has_probabilities else {}),
+        **{f"best of {count}": partial(best, num_samples=count) for count in best_of},
+        **{name: partial(search, how=how) for name, how in (searches or {}).items()},
+    }
+
+
+def measure(
+    tokenizer: Tokenizer, inputs: np.ndarray, codes: Codes, reconstruction: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Every metric of given codes, item by item.
+
+    Args:
+        inputs: items of the model's size, (B, *input_shape).
+        codes: (B, N).
+        reconstruction: what the codes decode to, where it is known already.
+
+    Returns:
+        (B,) each: ``log_p`` = log p(x|z) and, except of a quantiser, ``log_q`` = log q(z|x) in nats (the mean of −log q
+        of sampled codes estimates the entropy of q), ``l2``, the norm of the error in standardised units; of images
+        also ``psnr`` in dB and ``ssim``, both of 8-bit pixels, of motion
+        :func:`~daps_tokenizer.motion.metrics.motion_metrics`.
+    """
+    log_p, squared_error = tokenizer._likelihoods(inputs, codes, {})
+    found = {"log_p": log_p, "l2": np.sqrt(squared_error)}
+    if tokenizer.config.recognition.has_probabilities:
+        found["log_q"] = tokenizer.log_prob(inputs, codes)
+    decoded = tokenizer.decode(codes) if reconstruction is None else reconstruction
+    original = tokenizer.prepare(inputs)
+    if tokenizer.config.motion is None:
+        return found | image_metrics(original, decoded)
+    return found | motion_metrics(original, decoded, fps=tokenizer.config.motion.fps)
+
+
+def evaluate(
+    tokenizer: Tokenizer,
+    data: Data,
+    ways: dict[str, Encode],
+    *,
+    seed: int = 0,
+    observe: Observe | None = None,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Evaluated]:
+    """Measure every item in every way.
+
+    Args:
+        data: items, read in batches of 100.
+        ways: see :func:`ways_to_encode`.
+        seed: batch b is drawn with seed + b.
+        observe: sees the originals and reconstructions of each batch, and returns further metrics (B,) of it.
+        on_progress: is told how many items are done.
+    """
+    values: dict[str, dict[str, list[np.ndarray]]] = {name: {} for name in ways}
+    codes: dict[str, list[np.ndarray]] = {name: [] for name in ways}
+    for number, start in enumerate(range(0, len(data), BATCH)):
+        indices = np.arange(start, min(start + BATCH, len(data)))
+        inputs = data.read(indices)
+        for name, encode in ways.items():
+            found = encode(inputs, seed + number)
+            reconstruction = tokenizer.decode(found)
+            metrics = measure(tokenizer, inputs, found, reconstruction)
+            if observe is not None:
+                metrics |= observe(name, tokenizer.prepare(inputs), reconstruction)
+            for metric, value in metrics.items():
+                values[name].setdefault(metric, []).append(value)
+            codes[name].append(found.numpy())
+        on_progress(int(indices[-1]) + 1)
+    return {
+        name: Evaluated(
+            {metric: np.concatenate(parts) for metric, parts in values[name].items()}, np.concatenate(codes[name])
+        )
+        for name in ways
+    }
+
+
+def describe_protocol(tokenizer: Tokenizer, data: Data, *, seed: int) -> dict[str, Any]:
+    """All that a result depends on beside the way to encode; goes into the file that holds the result."""
+    return {
+        "model": tokenizer.config.name,
+        "weights_sha256": tokenizer.config.files.get("model.safetensors", ""),
+        "bits_per_item": tokenizer.bits_per_item,
+        "data": data.description,
+        "items": len(data),
+        "fit": data.fit,
+        "input_shape": list(tokenizer.input_shape),
+        "seed": seed,
+        "batch": BATCH,
+        "backend": tokenizer.backend,
+        "device": tokenizer.device,
+        "machine": describe_machine(),
+    }

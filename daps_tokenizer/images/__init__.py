@@ -1,0 +1,1 @@
+"""Anything that is an image to uint8 arrays, and back."""

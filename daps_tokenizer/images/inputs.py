@@ -1,0 +1,67 @@
+"""Images of any kind and size as the batch that a model takes: loaded, then fitted or cut into tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from daps_tokenizer.codes.layouts import ClipLayout, TileLayout
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.errors import CodesError, InputError
+from daps_tokenizer.images.load import fit_image, load_images
+from daps_tokenizer.images.tiles import cut_tiles, join_tiles
+from daps_tokenizer.inputs import FIT_MODES, Batch, InputOptions, check_options
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """Images for an image model; implements :class:`~daps_tokenizer.inputs.Modality`."""
+
+    config: TokenizerConfig
+
+    def prepare(self, inputs: object, options: InputOptions) -> Batch:
+        """Load images and bring them to the model's (height, width, channels).
+
+        Raises:
+            InputError: an unknown ``fit``, an image that cannot be read, or tiled images of unequal sizes.
+        """
+        check_options(options, ("fit",), "image")
+        fit = options.get("fit", "crop")
+        if fit not in FIT_MODES:
+            raise InputError(f"fit must be one of {', '.join(FIT_MODES)}, not {fit!r}")
+        height, width, channels = self.config.input_shape
+        loaded = load_images(inputs, channels=channels)
+        if fit != "tile":
+            fitted = np.stack([fit_image(image, height, width, fit=fit) for image in loaded])
+            return Batch(fitted, (len(loaded),), None)
+        sizes = sorted({image.shape[:2] for image in loaded})
+        if len(sizes) > 1:
+            found = " and ".join(f"{h}×{w}" for h, w in sizes[:2])
+            raise InputError(f'fit="tile" needs images of one size, not {found}; encode them one at a time')
+        cut = [cut_tiles(image, height, width) for image in loaded]
+        layout = cut[0][1]
+        tiles = np.concatenate([image_tiles for image_tiles, _ in cut])
+        return Batch(tiles, (len(loaded), layout.rows * layout.columns), layout)
+
+    def originals(self, inputs: object, options: InputOptions) -> np.ndarray:
+        """The images as the model sees them, (B, H, W, C) uint8: whole, and black or white where it knows no greys."""
+        batch = self.prepare(inputs, options)
+        seen = self.restore(batch.pieces.reshape(*batch.leading, *batch.pieces.shape[1:]), batch.layout)
+        if self.config.likelihood.kind == "bernoulli":
+            return np.where(seen > 127, 255, 0).astype(np.uint8)
+        return seen
+
+    def restore(self, pieces: np.ndarray, layout: TileLayout | ClipLayout | None) -> np.ndarray:
+        """Images (..., height, width, C) as they are, tiles (..., T, height, width, C) put together, (..., H, W, C).
+
+        Raises:
+            CodesError: the layout is that of motion clips, or of other tiles.
+        """
+        if layout is None:
+            return pieces
+        if not isinstance(layout, TileLayout):
+            raise CodesError(f"codes of an image model have tiles, not {layout.pieces}")
+        flat = pieces.reshape(-1, *pieces.shape[-4:])
+        joined = np.stack([join_tiles(tiles, layout) for tiles in flat])
+        return joined.reshape(*pieces.shape[:-4], *joined.shape[1:])

@@ -1,0 +1,284 @@
+"""Anything image-like to uint8 pixels of the size a model takes, and back.
+
+Used by the tokenizer in this order: :func:`load_images` reads, :func:`fit_image` (or ``tiles.cut_tiles``) brings to
+size, :func:`to_pil` leads back. Pixels are always uint8 arrays (height, width, channels), channels last, with 1 channel
+(greyscale) or 3 (RGB).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from daps_tokenizer.data.archives import read_opened
+from daps_tokenizer.errors import InputError
+
+Fit = Literal["crop", "pad", "stretch"]
+
+# 134 megapixels: any camera's photograph, and half a gigabyte at most while one is decoded.
+MAX_PIXELS = 2**27
+
+_ACCEPTED = "a path, a file opened in binary mode, a PIL image, a uint8 array or tensor, or a list of these"
+_ACCEPTED_SHAPES = "(H, W), (H, W, C) or (B, H, W, C) with C = 1, 3 or 4"
+_CHANNELS = (1, 3, 4)
+# These formats hold at most 16 bits a pixel, which Pillow widens to 32 when it reads them.
+_FORMATS_OF_WIDENED_16_BIT = ("PNG", "PPM")
+# Warning filters belong to the whole process, so only one thread at a time may exchange them.
+_WARNING_FILTERS = threading.Lock()
+
+
+def load_images(images: object, *, channels: int, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
+    """Read images from whatever holds them.
+
+    - A path (str or Path) of a file in any format that Pillow reads; of an animation, the first frame.
+    - A file opened in binary mode, for example standard input; it is read to its end, and need not be seekable.
+    - A PIL image of any mode; of an animation, the current frame. It is not changed.
+    - A uint8 array (H, W), (H, W, C) or (B, H, W, C) with values 0..255, where C is 1 (greyscale), 3 (RGB) or 4 (RGBA).
+    - A uint8 torch tensor of these shapes, or (C, H, W) or (B, C, H, W) where only one reading is possible.
+    - A list or tuple of any of these.
+
+    EXIF orientation is applied. Transparent pixels are laid over white, 16-bit greyscale is scaled to 8 bits, colours
+    become greyscale by luma (ITU-R 601) where ``channels`` is 1. Colour profiles are not applied.
+
+    Args:
+        images: one of the above.
+        channels: 1 for greyscale or 3 for RGB.
+        max_pixels: height × width above which an image is refused, for a file before it is decoded.
+
+    Returns:
+        One array (H, W, channels), uint8, for each image, each of its own size. To be read, not written: an array may
+        share memory with the input.
+
+    Raises:
+        InputError: naming the file or the place in the list (counted from 1): no such file, not an image, damaged,
+            wrong dtype or shape, no pixels, over the pixel limit, a type that is not listed, an empty list.
+
+    >>> [image.shape for image in load_images(np.zeros((2, 28, 28, 1), np.uint8), channels=3)]
+    [(28, 28, 3), (28, 28, 3)]
+    """
+    if not isinstance(images, list | tuple):
+        return _load(images, "the image", channels, max_pixels)
+    if not images:
+        raise InputError("the list of images is empty; expected at least one image")
+    return [
+        pixels
+        for number, image in enumerate(images, start=1)
+        for pixels in _load(image, f"image {number} of the list", channels, max_pixels)
+    ]
+
+
+def _load(image: object, source: str, channels: int, max_pixels: int) -> list[np.ndarray]:
+    if isinstance(image, str | os.PathLike):
+        path = Path(image)
+        return [_load_file(path, str(path), channels, max_pixels)]
+    if hasattr(image, "read"):
+        name = getattr(image, "name", None)  # a number where the file was opened by its descriptor
+        source = name if isinstance(name, str) else source
+        return [_load_file(_read_all(image, source, max_pixels), source, channels, max_pixels)]
+    if isinstance(image, Image.Image):
+        with _failures_as_input_errors(source, max_pixels):
+            return [_decode(image, source, channels, max_pixels)]
+    if isinstance(image, np.ndarray):
+        return _load_array(image, source, channels, max_pixels, channels_first_too=False)
+    if type(image).__module__.startswith("torch") and hasattr(image, "detach"):  # so that torch need not be installed
+        tensor: Any = image
+        # Asked before the conversion, because NumPy has no counterpart of some of torch's dtypes.
+        _check_dtype(str(tensor.dtype).removeprefix("torch."), source)
+        return _load_array(tensor.detach().cpu().numpy(), source, channels, max_pixels, channels_first_too=True)
+    raise InputError(f"{source}: expected {_ACCEPTED}, not {type(image).__name__}")
+
+
+def _load_file(file: Path | io.BytesIO, source: str, channels: int, max_pixels: int) -> np.ndarray:
+    with _failures_as_input_errors(source, max_pixels):
+        with _WARNING_FILTERS, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides, with an error
+            opened = Image.open(file)
+        with opened as image:
+            return _decode(image, source, channels, max_pixels)
+
+
+def _read_all(file: Any, source: str, max_pixels: int) -> io.BytesIO:
+    """What is left of an open file, which Pillow would rewind if it could."""
+    with _failures_as_input_errors(source, max_pixels):
+        return io.BytesIO(read_opened(file, source))
+
+
+@contextlib.contextmanager
+def _failures_as_input_errors(source: str, max_pixels: int) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{source}: no such file; expected the path of an image") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{source}: is a folder; expected the path of an image") from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{source}: not an image, or its beginning is damaged; "
+            "expected PNG, JPEG, WebP, GIF, BMP, TIFF or another format that Pillow reads"
+        ) from error
+    except Image.DecompressionBombError as error:  # raised while the header is read, at Pillow's own limit
+        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        raise InputError(f"{source}: has more pixels than the limit of {limit:,}") from error
+    except OSError as error:
+        if error.strerror is None:  # Pillow's own, which no call of the system has failed with
+            raise _damaged(source, error) from error
+        raise InputError(f"{source}: cannot be read ({error.strerror}); expected the path of an image") from error
+    except Exception as error:  # Pillow's readers meet damaged files with errors of almost any type
+        raise _damaged(source, error) from error
+
+
+def _damaged(source: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return InputError(f"{source}: cannot be read as an image ({reason}); expected an undamaged file")
+
+
+def _decode(image: Image.Image, source: str, channels: int, max_pixels: int) -> np.ndarray:
+    """A PIL image of any mode, decoded yet or not, as (H, W, channels) uint8."""
+    _check_size(image.height, image.width, source, max_pixels)
+    is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _FORMATS_OF_WIDENED_16_BIT)
+    if image.mode in ("I", "F") and not is_16_bit:
+        kind = "32-bit integer" if image.mode == "I" else "floating-point"
+        raise InputError(f"{source}: {kind} pixels have no agreed range; expected 8-bit pixels or 16-bit greyscale")
+    upright = ImageOps.exif_transpose(image)
+    _check_size(upright.height, upright.width, source, max_pixels)  # an icon's header may lie about its size
+    return _convert(_to_8_bit(upright) if is_16_bit else upright, channels)
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.uint32)
+    if "transparency" in image.info:  # a PNG may declare one grey to be transparent
+        values[values == image.info["transparency"]] = 65535
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _convert(image: Image.Image, channels: int) -> np.ndarray:
+    """An 8-bit PIL image laid over white, as (H, W, channels)."""
+    if image.has_transparency_data:
+        straight = image.convert("LA") if image.mode == "La" else image  # La converts to nothing else
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, straight.convert("RGBA"))
+    rgb = image.convert("RGB")  # by way of RGB for every mode: grey comes through unchanged
+    return np.asarray(rgb) if channels == 3 else np.asarray(rgb.convert("L"))[..., None]
+
+
+def _load_array(
+    array: np.ndarray, source: str, channels: int, max_pixels: int, *, channels_first_too: bool
+) -> list[np.ndarray]:
+    _check_dtype(str(array.dtype), source)
+    if array.size == 0:
+        raise InputError(f"{source}: is empty, shape {array.shape}; expected {_ACCEPTED_SHAPES}")
+    batch = _as_batch(array, source, channels_first_too=channels_first_too)
+    _check_size(batch.shape[1], batch.shape[2], source, max_pixels)
+    if batch.shape[-1] == channels:
+        return [np.ascontiguousarray(pixels) for pixels in batch]
+    return [_convert(_from_array(pixels), channels) for pixels in batch]
+
+
+def _as_batch(array: np.ndarray, source: str, *, channels_first_too: bool) -> np.ndarray:
+    """The array as (B, H, W, C)."""
+    if array.ndim == 2:
+        return array[None, :, :, None]
+    if array.ndim in (3, 4):
+        last = array.shape[-1] in _CHANNELS
+        first = channels_first_too and array.shape[-3] in _CHANNELS
+        if last and first:
+            raise InputError(
+                f"{source}: shape {array.shape} can be read with channels first or last; "
+                "expected a PIL image or a NumPy array, whose channels are always last"
+            )
+        if first:
+            array = np.moveaxis(array, -3, -1)
+        if first or last:
+            return array if array.ndim == 4 else array[None]
+    or_first = ", or the same with channels first" if channels_first_too else ""
+    raise InputError(f"{source}: shape {array.shape} is not that of images; expected {_ACCEPTED_SHAPES}{or_first}")
+
+
+def _check_dtype(dtype: str, source: str) -> None:
+    if dtype != "uint8":
+        raise InputError(f"{source}: dtype is {dtype}; expected uint8 with values 0..255")
+
+
+def _check_size(height: int, width: int, source: str, max_pixels: int) -> None:
+    if height * width == 0:
+        raise InputError(f"{source}: is empty, {width}×{height} pixels; expected at least one pixel")
+    if height * width > max_pixels:
+        raise InputError(
+            f"{source}: {width}×{height} are {height * width:,} pixels, more than the limit of {max_pixels:,}"
+        )
+
+
+def fit_image(image: np.ndarray, height: int, width: int, *, fit: Fit) -> np.ndarray:
+    """Bring an image to the size of a model, antialiased (Lanczos).
+
+    - ``crop`` scales until the image covers the target and keeps the centre.
+    - ``pad`` scales until the image fits inside and repeats its outermost pixels on both sides: unlike black bars, that
+      adds no edge which was not in the picture.
+    - ``stretch`` scales height and width each by its own factor.
+
+    Takes (H, W, C) uint8 and returns (height, width, C) uint8. An image of the right size is returned as it is, and
+    pixels are not resampled where ``crop`` or ``pad`` need no scaling.
+
+    Raises:
+        InputError: a ``fit`` that is not one of these.
+    """
+    if fit not in get_args(Fit):
+        raise InputError(f"fit must be one of {', '.join(get_args(Fit))}, not {fit!r}")
+    if image.shape[:2] == (height, width):
+        return image
+    if fit == "crop":
+        return _crop(image, height, width)
+    if fit == "pad":
+        return _pad(image, height, width)
+    return _resize(image, height, width)
+
+
+def _crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows, columns, _ = image.shape
+    if min(rows / height, columns / width) == 1:  # whole pixels, where ImageOps.fit may land between two
+        top, left = (rows - height) // 2, (columns - width) // 2
+        return image[top : top + height, left : left + width]
+    fitted = ImageOps.fit(_from_array(image), (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(fitted).reshape(height, width, -1)
+
+
+def _pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows, columns, _ = image.shape
+    scale = min(height / rows, width / columns)
+    inner = _resize(image, max(1, round(rows * scale)), max(1, round(columns * scale)))
+    spare_y, spare_x = height - inner.shape[0], width - inner.shape[1]
+    border = ((spare_y // 2, spare_y - spare_y // 2), (spare_x // 2, spare_x - spare_x // 2), (0, 0))
+    return np.pad(inner, border, mode="edge")
+
+
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    resized = _from_array(image).resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(resized).reshape(height, width, -1)
+
+
+def to_pil(image: np.ndarray) -> Image.Image:
+    """An image (H, W, C) uint8 as a PIL image, mode L where C is 1 and RGB where it is 3.
+
+    Raises:
+        InputError: another dtype or shape.
+    """
+    _check_dtype(str(image.dtype), "the image")
+    if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.size == 0:
+        raise InputError(f"the image: shape is {image.shape}; expected (H, W, 1) or (H, W, 3)")
+    return _from_array(image)
+
+
+def _from_array(image: np.ndarray) -> Image.Image:
+    """(H, W, C) as mode L, RGB or RGBA."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

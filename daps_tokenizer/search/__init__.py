@@ -1,0 +1,1 @@
+"""Better codes for the same bits."""

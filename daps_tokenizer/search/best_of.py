@@ -1,0 +1,82 @@
+"""The best of several samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from daps_tokenizer.backends.protocol import Backend
+from daps_tokenizer.checks import check_integer, check_number
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.errors import InputError
+from daps_tokenizer.search.base import Score, draw_uniform, score_of
+
+_MOST_UNIFORM_BYTES = 2**31
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """The best of ``num_samples`` candidates by log p(x|z): the greedy codes, and samples at ``temperature``.
+
+    As the greedy codes are among them, the result never explains an input worse than ``encode`` without search does.
+    Time grows in proportion to ``num_samples``. Of a tiled photograph each tile keeps its own best.
+
+    Args:
+        num_samples: candidates, the greedy codes included.
+        temperature: of the samples.
+        seed: of the samples.
+        score: what to judge candidates by in place of log p(x|z): a function of (inputs, decoded, codes) that returns
+            one number for each item (B,), higher is better; see :func:`score_of`.
+
+    Raises:
+        InputError: an option that is out of range.
+
+    >>> tok.encode(image, search=BestOf(8))  # doctest: +SKIP
+    """
+
+    num_samples: int
+    temperature: float = 0.5
+    seed: int = 0
+    score: Score | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("BestOf: num_samples", self.num_samples, least=1)
+        check_number("BestOf: temperature", self.temperature)
+        check_integer("BestOf: seed", self.seed, least=0)
+        if self.score is not None and not callable(self.score):
+            raise InputError(f"BestOf: score must be a function of (inputs, decoded, codes), not {self.score!r}")
+
+    def run(self, backend: Backend, inputs: np.ndarray, config: TokenizerConfig) -> np.ndarray:
+        """Codes (B, N) int32 for inputs (B, *input_shape)."""
+        config.require_probabilities()
+        size = 4 * len(inputs) * self.num_samples * config.num_tokens
+        if size > _MOST_UNIFORM_BYTES:
+            raise InputError(
+                f"BestOf: {self.num_samples:,} candidates of {len(inputs)} inputs take {size / 2**30:.0f} GiB of "
+                "random numbers; use fewer"
+            )
+        uniform = draw_uniform((len(inputs), self.num_samples, config.num_tokens), self.seed)
+        greedy = backend.encode(inputs, uniform[:, 0], 0.0).codes
+        greedy_value = self._values(backend, inputs, greedy)
+        best, best_value = greedy, greedy_value
+        for k in range(1, self.num_samples):
+            candidate = backend.encode(inputs, uniform[:, k], float(self.temperature)).codes
+            value = self._values(backend, inputs, candidate)
+            better = value > best_value
+            best = np.where(better[:, None], candidate, best)
+            best_value = np.where(better, value, best_value)
+        tiles = backend.tiles_per_item
+        if tiles == 1:
+            return best
+        # A tile's neighbours may have chosen other samples than the one that it was judged next to.
+        gain = (self._values(backend, inputs, best) - greedy_value).reshape(-1, tiles).sum(1)
+        return np.where(np.repeat(gain > 0, tiles)[:, None], best, greedy)
+
+    def _values(self, backend: Backend, inputs: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """What candidates (B, N) are judged by, (B,)."""
+        if self.score is not None:
+            return score_of(self.score, backend, inputs, codes)
+        # In float32, sums of 80,000 nats would be known to 0.008 only, and ties and worse ones be taken for better.
+        likelihood: np.ndarray = backend.likelihood(inputs, codes).log_likelihood.sum(1, dtype=np.float64)
+        return likelihood

@@ -1,0 +1,62 @@
+"""What encodes on a GPU, done on the CPU without capturing: the same codes as the plain loop in batches of any size."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")  # read when a kernel is defined
+from daps_tokenizer.backends.torch_cuda import GpuEncoder
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.recognition import RecognitionModel
+from daps_tokenizer.model.sampling import sample_codes
+from tests.model.test_stepping import TINY_WINDOWED
+from tests.settings import TINY_MLP, TINY_MOTION, TINY_SPECTRAL
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def model_and_inputs(config: TokenizerConfig, batch: int) -> tuple[Autoencoder, np.ndarray, np.ndarray]:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(0, 256, (batch, *config.input_shape), dtype=np.uint8)
+    if config.modality == "motion":
+        inputs = inputs.astype(np.float32) / 255
+    return Autoencoder(config).eval().requires_grad_(False), inputs, rng.random((batch, config.num_tokens), np.float32)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "config", [TINY_MLP, TINY_WINDOWED, TINY_MOTION, TINY_SPECTRAL], ids=lambda config: config.name
+)
+@torch.inference_mode()
+def test_codes_are_those_of_the_plain_loop(config: TokenizerConfig, temperature: float) -> None:
+    model, inputs, uniform = model_and_inputs(config, 5)
+    assert isinstance(model.recognition, RecognitionModel)
+    context = model.recognition.context(model.standardise(torch.from_numpy(inputs)))
+    expected = sample_codes(model.recognition, context, torch.from_numpy(uniform), temperature)
+    encoder = GpuEncoder(model, torch.float32, device="cpu")
+    for rows in (slice(0, 5), slice(3, 4)):  # filled up to 8; another size, after it
+        encoded = encoder.encode(inputs[rows], uniform[rows], temperature)
+        assert torch.equal(encoded.codes, expected.codes[rows])
+        torch.testing.assert_close(encoded.log_probs, expected.log_probs[rows], atol=1e-4, rtol=1e-4)
+    assert encoder.info.startswith("in passes, then by ")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on the CPU the kernel runs in the interpreter only")
+@torch.inference_mode()
+def test_a_kernel_that_draws_wrong_is_not_relied_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    triton_step = pytest.importorskip("daps_tokenizer.backends.triton_step")
+    model, inputs, uniform = model_and_inputs(TINY_MLP, 2)
+    pack = triton_step._pack
+    monkeypatch.setattr(triton_step, "_pack", lambda *arguments: (pack(*arguments)[0] * 0.5, pack(*arguments)[1]))
+    encoder = GpuEncoder(model, torch.float32, device="cpu")
+    with pytest.warns(
+        RuntimeWarning, match="not using the fused kernel: its log-probabilities are .* nats per code from"
+    ):
+        encoded = encoder.encode(inputs, uniform, 1.0)
+    context = model.recognition.context(model.standardise(torch.from_numpy(inputs)))
+    assert torch.equal(encoded.codes, sample_codes(model.recognition, context, torch.from_numpy(uniform), 1.0).codes)
+    assert "then by captured steps (its log-probabilities are" in encoder.info

@@ -1,0 +1,89 @@
+"""Search never makes codes worse in its objective, and more candidates never hurt."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daps_tokenizer import BestOf, Tokenizer
+from daps_tokenizer.backends.protocol import CellLikelihood, Encoded
+from daps_tokenizer.errors import InputError
+from tests.settings import MNIST
+from tests.test_tokenizer import digits
+
+
+@pytest.fixture(scope="module")
+def tok(random_mnist_folder: Path) -> Tokenizer:
+    return Tokenizer.from_pretrained(random_mnist_folder)
+
+
+def test_the_best_of_one_is_greedy(tok: Tokenizer) -> None:
+    np.testing.assert_array_equal(tok.encode(digits(4), search=BestOf(1)).numpy(), tok.encode(digits(4)).numpy())
+
+
+def test_the_best_of_more_explains_every_image_at_least_as_well(tok: Tokenizer) -> None:
+    images = digits(6)
+    values = [tok.log_likelihood(images, tok.encode(images, search=BestOf(n, temperature=1.0))) for n in (1, 2, 8)]
+    assert (values[1] >= values[0]).all() and (values[2] >= values[0]).all()
+    assert (values[2] > values[0]).any()
+
+
+class TwoCodes:
+    """A backend whose sample explains an input better than its greedy codes, but by little of a large sum."""
+
+    def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
+        codes = np.full(uniform.shape, temperature > 0, np.int32)
+        return Encoded(codes, np.zeros(codes.shape, np.float32))
+
+    def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
+        cells = np.zeros(codes.shape, np.float32)
+        cells[:, 0], cells[:, 1] = -80_000.0, np.where(codes[:, 0] == 1, -0.001, -0.003)
+        return CellLikelihood(cells, cells)
+
+
+def test_sums_are_finer_than_float32() -> None:
+    found = BestOf(2).run(TwoCodes(), digits(3), MNIST)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found, np.ones((3, MNIST.num_tokens)))
+
+
+def test_numbers_may_be_numpys(tok: Tokenizer) -> None:
+    search = BestOf(np.int64(2), temperature=np.float32(0.5), seed=np.uint8(3))  # type: ignore[arg-type]
+    expected = tok.encode(digits(2), search=BestOf(2, temperature=0.5, seed=3)).numpy()
+    np.testing.assert_array_equal(tok.encode(digits(2), search=search).numpy(), expected)
+
+
+def test_the_same_search_finds_the_same_codes(tok: Tokenizer) -> None:
+    search = BestOf(4, temperature=1.0, seed=3)
+    np.testing.assert_array_equal(
+        tok.encode(digits(3), search=search).numpy(), tok.encode(digits(3), search=search).numpy()
+    )
+
+
+def test_every_tile_gets_a_search_of_its_own(tok: Tokenizer) -> None:
+    image = np.concatenate([*digits(2)], axis=1)
+    assert tok.encode(image, fit="tile", search=BestOf(2)).shape == (1, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 0}, "at least 1, not 0"),
+        ({"num_samples": 2.5}, "not 2.5"),
+        ({"num_samples": True}, "not True"),
+        ({"num_samples": np.float64(2.0)}, r"not np.float64\(2.0\)"),
+        ({"num_samples": 2, "temperature": -1}, "temperature must be"),
+        ({"num_samples": 2, "temperature": True}, "temperature must be"),
+        ({"num_samples": 2, "temperature": np.float32("nan")}, "temperature must be"),
+        ({"num_samples": 2, "seed": -1}, "seed must be"),
+        ({"num_samples": 2, "seed": np.True_}, "seed must be"),
+    ],
+)
+def test_an_impossible_search_is_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        BestOf(**options)  # type: ignore[arg-type]
+
+
+def test_more_candidates_than_memory_holds_are_refused() -> None:
+    tok = Tokenizer.from_pretrained("daps-mnist")
+    with pytest.raises(InputError, match="100,000,000 candidates of 1 inputs take 3 GiB of random numbers; use fewer"):
+        tok.encode(digits(1), search=BestOf(100_000_000))
