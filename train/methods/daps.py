@@ -3,21 +3,29 @@
 The recognition model draws K codes per item; each is weighted by how much a closed-form better policy q* would prefer
 it; weighted maximum likelihood moves the recognition model there. Nothing is differentiated through the sampling.
 
-With weights that are normalised over the K samples the baseline of the advantage (log-sum-exp or mean) cancels: it
-shifts every log-weight of an item alike. So there is no option for it; :func:`advantages` is there for what is logged.
+The weights are normalised over the K samples, so the baseline of the advantage (log-sum-exp or mean) shifts every
+log-weight of an item alike and cancels. There is no option for it.
+
+Three settings go beyond the paper. ``credit: local`` gives each code a weight of its own, from log p(x|z) of the pixels
+near it. ``credit: counterfactual`` tries other codes at each position of one sample (see
+:mod:`train.methods.counterfactual`). ``trust_region: solved`` finds η in every step
+(see :mod:`train.methods.trust_region`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.sweep import DeviceGroup, objective_of, on_device
+from daps_tokenizer.neighbourhoods import groups_of_codes
 from train.code_search import CodeSearch
 from train.methods.base import (
     Batch,
@@ -25,30 +33,36 @@ from train.methods.base import (
     Losses,
     beta_schedule,
     check_batch_norm,
+    expand_samples,
     sharpen,
     sum_neighbourhood,
 )
-from train.methods.policy import PolicyMethod
+from train.methods.counterfactual import (
+    compare_alternatives,
+    cross_entropy_to,
+    divergence,
+    improved_log_policy,
+)
+from train.methods.policy import PolicyMethod, Rollout
 from train.methods.rewards import WeightedRewards, check_weights
+from train.methods.trust_region import solve_eta
+
+Credit = Literal["global", "local", "counterfactual"]
+TrustRegion = Literal["learned", "solved"]
 
 
-def advantages(rewards: Tensor) -> Tensor:
-    """A^k = R^k − logsumexp_k R^k, for rewards (..., K) (paper, section 3)."""
-    return rewards - rewards.logsumexp(-1, keepdim=True)
-
-
-def importance_weights(advantage: Tensor, log_q: Tensor, eta: Tensor, beta: float) -> Tensor:
-    """Self-normalised w^k = softmax_k log(q*/q) with log(q*/q) = (A^k − β log q^k)/(η + β) (paper, Eq. 5 and 6).
+def importance_weights(rewards: Tensor, log_q: Tensor, eta: Tensor, beta: float) -> Tensor:
+    """Self-normalised w^k = softmax_k log(q*/q) with log(q*/q) = (R^k − β log q^k)/(η + β) (paper, Eq. 5 and 6).
 
     Args:
-        advantage, log_q: (..., K), nats.
+        rewards, log_q: (..., K), nats.
         eta: the trust-region multiplier, a scalar.
         beta: weight of the entropy bonus.
 
     Returns:
         (..., K), summing to 1 over K.
     """
-    return torch.softmax((advantage - beta * log_q) / (eta + beta), dim=-1)
+    return torch.softmax((rewards - beta * log_q) / (eta + beta), dim=-1)
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:
@@ -60,23 +74,34 @@ def effective_sample_size(weights: Tensor) -> Tensor:
 class DAPSSettings:
     """Settings of the paper's Figure 11; the defaults are CIFAR-10's.
 
-    ``ess_target`` is a share of K. ``credit``: ``global`` is the paper's one weight per sample; ``local`` gives every
-    code its own weight, from log p(x|z) summed over the ``neighbourhood`` × ``neighbourhood`` codes around it.
-    For runs that start from a trained model: ``batch_norm`` ``frozen`` keeps the running statistics, and
-    ``start_sharpness`` multiplies the logits once, which lowers the entropy that the run starts with. ``search``: local
-    search improves every sample before the samples are weighted, so that q is drawn to better codes than it would draw.
-    ``rewards``: further rewards by name and weight, added to log p(x|z) (see ``train/methods/rewards.py``); those of
-    classes know ``num_classes``, and what they train has ``reward_learning_rate``.
+    Args:
+        num_samples: K, samples of each item; counterfactual credit needs one.
+        beta_initial, beta_final: the entropy bonus, which decays exponentially.
+        credit: ``global``, the paper's one weight per sample; ``local``, a weight per code from log p(x|z) summed over
+            the ``neighbourhood`` × ``neighbourhood`` codes around it; ``counterfactual``, a better policy per code.
+        trust_region: ``learned``, as in the paper, η follows its target by gradient descent from ``eta_initial`` with
+            ``eta_learning_rate``; ``solved``, η is found in every step.
+        ess_target: effective sample size, as a share of K; for global and local credit.
+        kl_target: KL(q* ‖ q) per code in nats; for counterfactual credit.
+        alternatives: M, codes that are tried in place of each drawn one; for counterfactual credit.
+        batch_norm: ``frozen`` keeps the running statistics, for runs that start from a trained model.
+        start_sharpness: multiplies the logits once, when the run begins, which lowers the entropy of q.
+        search: local search improves every sample before the samples are weighted.
+        rewards: further rewards by name and weight, added to log p(x|z) (see ``train/methods/rewards.py``);
+            ``num_classes`` and ``reward_learning_rate`` are for those that learn classes.
     """
 
     num_samples: int = 8
     beta_initial: float = 6.0
     beta_final: float = 0.01
+    credit: Credit = "global"
+    neighbourhood: int = 3
+    trust_region: TrustRegion = "learned"
     ess_target: float = 0.33
+    kl_target: float = 0.003
+    alternatives: int = 1
     eta_initial: float = 100.0
     eta_learning_rate: float = 1e-3
-    credit: Literal["global", "local"] = "global"
-    neighbourhood: int = 3
     batch_norm: BatchNorm = "batch"
     start_sharpness: float = 1.0
     search: CodeSearch | None = None
@@ -85,13 +110,28 @@ class DAPSSettings:
     reward_learning_rate: float = 3e-3
 
     def __post_init__(self) -> None:
-        if self.num_samples < 2:
-            raise ConfigError(f"daps compares samples, so num_samples must be at least 2, not {self.num_samples}")
-        positive = (self.beta_initial, self.beta_final, self.eta_initial, self.start_sharpness)
+        for name, value, choices in (("credit", self.credit, Credit), ("trust_region", self.trust_region, TrustRegion)):
+            if value not in get_args(choices):
+                raise ConfigError(f"daps: {name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+        least = 1 if self.credit == "counterfactual" else 2
+        if self.num_samples < least:
+            raise ConfigError(
+                f"daps: num_samples must be at least {least} with {self.credit} credit, not {self.num_samples}"
+            )
+        positive = (self.beta_initial, self.beta_final, self.eta_initial, self.start_sharpness, self.kl_target)
         if min(positive) <= 0 or not 0 < self.ess_target < 1:
-            raise ConfigError("daps needs positive beta, eta and sharpness, and an ess_target between 0 and 1")
-        if self.credit not in ("global", "local"):
-            raise ConfigError(f"daps: credit is global or local, not {self.credit!r}")
+            raise ConfigError(
+                "daps needs positive beta, eta, kl_target and sharpness, and an ess_target between 0 and 1"
+            )
+        if self.trust_region == "solved" and self.ess_target * self.num_samples <= 1 and least == 2:
+            raise ConfigError(
+                f"daps: ess_target {self.ess_target} of {self.num_samples} samples is at most 1, the least that an "
+                "effective sample size can be"
+            )
+        if self.alternatives < 0:
+            raise ConfigError(f"daps: alternatives must be at least 0, not {self.alternatives}")
+        if self.credit == "counterfactual" and (self.search is not None or self.rewards):
+            raise ConfigError("daps: counterfactual credit takes no search and no further rewards")
         check_batch_norm(self.batch_norm)
         if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
             raise ConfigError(f"neighbourhood must be odd, not {self.neighbourhood}")
@@ -101,7 +141,7 @@ class DAPSSettings:
 
 
 class DAPS(PolicyMethod):
-    """Weighted maximum likelihood for q, maximum likelihood for p, and η following the effective sample size."""
+    """Weighted maximum likelihood for q, maximum likelihood for p, and η following its trust region."""
 
     settings_type = DAPSSettings
     settings: DAPSSettings
@@ -112,6 +152,7 @@ class DAPS(PolicyMethod):
             raise ConfigError(f"credit: local needs codes on a grid, which {model.config.generative.kind} has not")
         self.log_eta = nn.Parameter(torch.tensor(math.log(settings.eta_initial)))
         self.rewards = WeightedRewards(settings.rewards, model.config, settings.num_classes)
+        self._groups: list[DeviceGroup] | None = None
 
     def start(self) -> None:
         """Sharpen what was loaded."""
@@ -125,22 +166,63 @@ class DAPS(PolicyMethod):
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """L(θ) + L(φ) + L(η), and the loss of rewards: they share no parameters, so one backward pass serves all."""
-        settings = self.settings
-        beta = beta_schedule(settings.beta_initial, settings.beta_final, progress)
-        rollout = self.rollout(batch.inputs, generator, search=settings.search)
+        beta = beta_schedule(self.settings.beta_initial, self.settings.beta_final, progress)
+        rollout = self.rollout(batch.inputs, generator, search=self.settings.search)
+        improve = self._improve_codes if self.settings.credit == "counterfactual" else self._weight_samples
+        improved = improve(batch, rollout, beta)
+        loss_phi = -rollout.log_p.flatten(1).sum(1).mean()
+        return Losses(improved.total + loss_phi, self.policy_metrics(rollout, beta) | improved.metrics)
 
+    def _weight_samples(self, batch: Batch, rollout: Rollout, beta: float) -> Losses:
+        """L(θ) + L(η) of weighted samples, one weight for each or one for each of their codes (paper, Eq. 6 to 8)."""
+        settings = self.settings
         rewards, log_q_terms = self._credit(rollout.log_p, rollout.log_q)
         task = self.rewards(batch, self.by_item(rollout.codes))
         rewards = rewards + task.values[:, None]
-        eta = self.log_eta.exp()
-        weights = importance_weights(advantages(rewards), log_q_terms.detach(), eta, beta)
-        ess = effective_sample_size(weights)
+        log_q = log_q_terms.detach()
+        target = settings.ess_target * settings.num_samples
+
+        def ess_of(eta: Tensor) -> Tensor:
+            return effective_sample_size(importance_weights(rewards, log_q, eta, beta))
+
+        eta = self._eta(lambda eta: ess_of(eta) < target, rewards)
+        ess = ess_of(eta)
+        weights = importance_weights(rewards, log_q, eta.detach(), beta)
         # The terms are (B, 1 or N, K): sum over codes, average over the batch.
-        loss_theta = -(weights.detach() * log_q_terms).sum(dim=(-1, -2)).mean()
-        loss_phi = -rollout.log_p.flatten(1).sum(1).mean()
-        loss_eta = (ess - settings.ess_target * settings.num_samples).square()
-        metrics = self.policy_metrics(rollout, beta) | {"ess": ess.detach(), "eta": eta.detach()} | task.metrics
-        return Losses(loss_theta + loss_phi + loss_eta + task.loss, metrics)
+        loss_theta = -(weights * log_q_terms).sum(dim=(-1, -2)).mean()
+        metrics = {"ess": ess.detach(), "eta": eta.detach()} | task.metrics
+        return Losses(loss_theta + self._loss_eta(ess, target) + task.loss, metrics)
+
+    def _improve_codes(self, batch: Batch, rollout: Rollout, beta: float) -> Losses:
+        """L(θ) + L(η) of counterfactual credit: at each position q moves to the better policy over the codes tried."""
+        settings, model = self.settings, self.model
+        x = expand_samples(rollout.x, settings.num_samples)
+        log_q = rollout.logits.detach().log_softmax(-1)
+        if self._groups is None:
+            self._groups = on_device(groups_of_codes(model.config), x.device)
+        was_training = model.generative.training
+        model.generative.eval()  # an alternative is judged by the running statistics, not by those of its batch
+        compared = compare_alternatives(
+            objective_of(model, x, "log_likelihood"), rollout.codes, log_q, settings.alternatives, self._groups
+        )
+        model.generative.train(was_training)
+
+        def kl_of(eta: Tensor) -> Tensor:
+            return divergence(compared, improved_log_policy(compared, eta, beta))
+
+        eta = self._eta(lambda eta: kl_of(eta) > settings.kl_target, log_q)
+        kl, log_improved = kl_of(eta), improved_log_policy(compared, eta.detach(), beta)
+        loss_theta = cross_entropy_to(compared, log_improved, rollout.logits)
+        entropy = -(log_q.exp() * log_q).sum((1, 2)).mean()
+        metrics = {"kl": kl.detach(), "eta": eta.detach(), "entropy": entropy}
+        return Losses(loss_theta + self._loss_eta(kl, settings.kl_target), metrics)
+
+    def _eta(self, is_too_small: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+        return solve_eta(is_too_small, like) if self.settings.trust_region == "solved" else self.log_eta.exp()
+
+    def _loss_eta(self, measured: Tensor, target: float) -> Tensor:
+        """What moves a learned η; nothing moves a solved one."""
+        return (measured - target).square() if self.settings.trust_region == "learned" else torch.zeros_like(measured)
 
     def _credit(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
         """Rewards (no gradient) and the log q that they pay for, each (B, 1, K), or (B, N, K) with local credit."""

@@ -104,5 +104,5 @@ class PolicyMethod(Method):
             "elbo": log_p - (config.num_tokens * math.log(config.vocab_size) - entropy),
             "entropy": entropy,
             "beta": torch.tensor(beta),
-            "codes_in_batch": torch.tensor(float(rollout.codes.unique().numel())),
+            "codes_in_batch": log_p.new_zeros(config.vocab_size).index_fill_(0, rollout.codes.flatten(), 1.0).sum(),
         }

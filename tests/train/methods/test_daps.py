@@ -23,7 +23,6 @@ from train.methods.base import Batch, beta_schedule, sum_neighbourhood
 from train.methods.daps import (
     DAPS,
     DAPSSettings,
-    advantages,
     effective_sample_size,
     importance_weights,
 )
@@ -47,7 +46,7 @@ class Enumerable:
     def weights(self) -> Tensor:
         """The weights that training gives to the K draws."""
         log_q = self.log_q(self.logits).detach()
-        return importance_weights(advantages(self.rewards[self.draws]), log_q[self.draws], ETA, BETA)
+        return importance_weights(self.rewards[self.draws], log_q[self.draws], ETA, BETA)
 
     def better_policy(self) -> Tensor:
         """q* of Eq. 5, normalised over all outcomes."""
@@ -109,12 +108,6 @@ def test_the_baseline_of_the_advantage_cancels() -> None:
         torch.testing.assert_close(importance_weights(rewards - baseline, log_q, ETA, BETA), policy.weights())
 
 
-def test_advantages_are_rewards_less_their_soft_maximum() -> None:
-    rewards = torch.tensor([[-1000.0, -1001.0, -999.0]], dtype=torch.float64)
-    torch.testing.assert_close(advantages(rewards).exp().sum(-1), torch.ones(1, dtype=torch.float64))
-    torch.testing.assert_close(advantages(rewards), rewards.log_softmax(-1))
-
-
 # --- effective sample size (Eq. 8, Appendix A.2)
 
 reward_lists = st.lists(st.floats(-50, 50), min_size=2, max_size=16)
@@ -154,7 +147,7 @@ def test_the_effective_sample_size_bounds_the_step_as_corollary_1_says(
 ) -> None:
     logits, rewards = torch.tensor(outcomes, dtype=torch.float64).unbind(1)
     log_q = logits.log_softmax(0)
-    weights = importance_weights(advantages(rewards), log_q, torch.tensor(eta), beta)
+    weights = importance_weights(rewards, log_q, torch.tensor(eta), beta)
     better = (log_q.exp() * weights) / (log_q.exp() * weights).sum()
     rho = (log_q.exp() * weights).sum().square() / (log_q.exp() * weights.square()).sum()
     divergence = torch.special.xlogy(better, better / log_q.exp()).sum()
@@ -167,7 +160,7 @@ def test_the_effective_sample_size_bounds_the_step_as_corollary_1_says(
 def eta_loss(log_eta: Tensor, target: float) -> Tensor:
     policy = two_codes()
     log_q = policy.log_q(policy.logits).detach()[policy.draws]
-    weights = importance_weights(advantages(policy.rewards[policy.draws]), log_q, log_eta.exp(), BETA)
+    weights = importance_weights(policy.rewards[policy.draws], log_q, log_eta.exp(), BETA)
     return (effective_sample_size(weights) - target).square()
 
 
@@ -326,10 +319,10 @@ def test_a_short_run_learns_codes_that_tell_images_apart() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_samples": 1}, "num_samples must be at least 2, not 1"),
+        ({"num_samples": 1}, "num_samples must be at least 2 with global credit, not 1"),
         ({"beta_final": 0.0}, "daps needs positive beta"),
         ({"ess_target": 3.0}, "ess_target between 0 and 1"),
-        ({"credit": "some"}, "credit is global or local"),
+        ({"credit": "some"}, "credit must be one of global, local, counterfactual"),
         ({"neighbourhood": 4}, "neighbourhood must be odd, not 4"),
         ({"credit": "local"}, "credit: local needs codes on a grid, which mlp has not"),
     ],

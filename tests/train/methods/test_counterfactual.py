@@ -1,0 +1,150 @@
+"""Counterfactual credit against enumeration: the target is Eq. 5 restricted to the codes that were compared."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.sweep import objective_of, on_device
+from daps_tokenizer.neighbourhoods import groups_of_codes
+from tests.settings import TINY_GRID, TINY_MLP
+from train.methods.base import Batch
+from train.methods.counterfactual import (
+    Alternatives,
+    compare_alternatives,
+    cross_entropy_to,
+    divergence,
+    improved_log_policy,
+)
+from train.methods.daps import DAPS, DAPSSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ETA, BETA = torch.tensor(2.0, dtype=torch.float64), 0.7
+VOCAB_SIZE = 6
+
+
+def toy(num_alternatives: int, seed: int = 0) -> tuple[Tensor, Tensor, Alternatives]:
+    """Three items of two positions: logits (B, N, V), what each code is worth, and M alternatives compared."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, 2, VOCAB_SIZE, generator=generator, dtype=torch.float64)
+    worth = 3 * torch.randn(3, 2, VOCAB_SIZE, generator=generator, dtype=torch.float64)
+    groups = on_device(groups_of_codes(TINY_MLP), torch.device("cpu"))[:2]
+    groups = [type(group)(group.positions, torch.ones(2, 1, dtype=torch.float64)) for group in groups]
+    codes = logits.flip(-1).argmax(-1)  # any codes will do
+    compared = compare_alternatives(
+        lambda tried: worth.gather(-1, tried[..., None])[..., 0],
+        codes,
+        logits.log_softmax(-1),
+        num_alternatives,
+        groups,
+    )
+    return logits, worth, compared
+
+
+def test_with_all_codes_compared_the_target_is_equation_5() -> None:
+    logits, worth, compared = toy(VOCAB_SIZE - 1)
+    expected = ((worth + ETA * logits.log_softmax(-1)) / (ETA + BETA)).softmax(-1)
+    found = torch.zeros_like(expected).scatter(-1, compared.codes, improved_log_policy(compared, ETA, BETA).exp())
+    torch.testing.assert_close(found, expected)
+
+
+def test_codes_that_were_not_compared_keep_their_probability_and_the_others_their_mass() -> None:
+    logits, worth, compared = toy(2)
+    q = logits.softmax(-1)
+    mass = q.gather(-1, compared.codes).sum(-1)
+    found = improved_log_policy(compared, ETA, BETA).exp()
+    torch.testing.assert_close(found.sum(-1), mass)
+    inside = worth.gather(-1, compared.codes)
+    expected = mass[..., None] * ((inside + ETA * compared.log_q) / (ETA + BETA)).softmax(-1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_gradient_is_that_of_the_cross_entropy_to_the_whole_target() -> None:
+    logits, _, compared = toy(2)
+    logits.requires_grad_()
+    log_improved = improved_log_policy(compared, ETA, BETA)
+    target = logits.detach().softmax(-1).scatter(-1, compared.codes, log_improved.exp())
+    exact = -(target * logits.log_softmax(-1)).sum((1, 2)).mean()
+    (expected,) = torch.autograd.grad(exact, logits, retain_graph=True)
+    (found,) = torch.autograd.grad(cross_entropy_to(compared, log_improved, logits), logits)
+    torch.testing.assert_close(found, expected)
+
+
+@given(seed=st.integers(0, 10_000), eta=st.floats(1e-2, 1e3), beta=st.floats(1e-3, 10), alternatives=st.integers(1, 5))
+@settings(max_examples=100, deadline=None)
+def test_the_target_never_lowers_the_regularised_objective(
+    seed: int, eta: float, beta: float, alternatives: int
+) -> None:
+    """Σ q A + β H(q) over the compared codes rises by η KL(q* ‖ q) or more (paper, Eq. 3 to 5)."""
+    _, _, compared = toy(alternatives, seed)
+    log_improved = improved_log_policy(compared, eta, beta)
+
+    def objective(log_policy: Tensor) -> Tensor:
+        return (log_policy.exp() * (compared.advantages - beta * log_policy)).sum(-1)
+
+    gain = objective(log_improved) - objective(compared.log_q)
+    moved = (log_improved.exp() * (log_improved - compared.log_q)).sum(-1)
+    assert (gain >= eta * moved - 1e-9).all()
+
+
+def test_without_alternatives_nothing_is_learnt() -> None:
+    logits, _, compared = toy(0)
+    logits.requires_grad_()
+    log_improved = improved_log_policy(compared, ETA, BETA)
+    (gradient,) = torch.autograd.grad(cross_entropy_to(compared, log_improved, logits), logits)
+    assert gradient.abs().max() < 1e-12
+    assert float(divergence(compared, log_improved)) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_an_advantage_is_the_change_of_log_p_near_the_code_when_it_alone_is_replaced() -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(TINY_GRID).eval()
+    x, codes = torch.randn(2, *TINY_GRID.input_shape), torch.randint(TINY_GRID.vocab_size, (2, TINY_GRID.num_tokens))
+    log_q = torch.randn(2, TINY_GRID.num_tokens, TINY_GRID.vocab_size).log_softmax(-1)
+    evaluate = objective_of(model, x, "log_likelihood")
+    groups = on_device(groups_of_codes(TINY_GRID), torch.device("cpu"))
+    with torch.no_grad():
+        found = compare_alternatives(evaluate, codes, log_q, 2, groups)
+        before = evaluate(codes)
+        group = groups[4]
+        for p, position in enumerate(group.positions.tolist()):
+            lattice = codes.clone()  # codes of a lattice are replaced together, as their windows do not overlap
+            lattice[:, group.positions] = found.codes[:, group.positions, 1]
+            expected = (evaluate(lattice) - before) @ group.windows[:, p]
+            torch.testing.assert_close(found.advantages[:, position, 1], expected.float())
+    assert (found.codes[..., 0] == codes).all() and (found.advantages[..., 0] == 0).all()
+    assert (found.codes[..., 1:] != codes[..., None]).all()
+
+
+@pytest.mark.parametrize("config", [TINY_GRID, TINY_MLP], ids=lambda config: config.name)
+def test_counterfactual_steps_raise_log_p_of_samples(config) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    model = Autoencoder(config)
+    chosen = DAPSSettings(
+        num_samples=1, credit="counterfactual", trust_region="solved", kl_target=0.05, alternatives=4, beta_initial=0.1
+    )
+    method = DAPS(model, chosen).train()
+    images = torch.randint(0, 256, (8, *config.input_shape), dtype=torch.uint8)
+    optimiser = torch.optim.Adam(model.recognition.parameters(), lr=3e-3)  # the generative model is left alone
+    values = []
+    for step in range(60):
+        losses = method(Batch(images), torch.Generator().manual_seed(step), 0.5)
+        optimiser.zero_grad()
+        losses.total.backward()
+        optimiser.step()
+        values.append(float(losses.metrics["log_p"]))
+        assert float(losses.metrics["kl"]) == pytest.approx(0.05, abs=1e-3)
+    assert sum(values[-10:]) > sum(values[:10])
+
+
+def test_settings_that_counterfactual_credit_cannot_use_are_refused() -> None:
+    with pytest.raises(ConfigError, match="alternatives must be at least 0"):
+        DAPSSettings(credit="counterfactual", alternatives=-1)
+    with pytest.raises(ConfigError, match="no further rewards"):
+        DAPSSettings(credit="counterfactual", rewards={"class": 1.0})
+    with pytest.raises(ConfigError, match="trust_region must be one of learned, solved"):
+        DAPSSettings(trust_region="fixed")  # type: ignore[arg-type]

@@ -1,0 +1,73 @@
+"""η solved in every step: the target is met, and Corollary 1 holds."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.model.autoencoder import Autoencoder
+from tests.settings import TINY_GRID, TINY_MLP
+from train.methods.base import Batch
+from train.methods.daps import DAPS, DAPSSettings, effective_sample_size, importance_weights
+from train.methods.trust_region import solve_eta
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@given(seed=st.integers(0, 10_000), share=st.floats(0.3, 0.9), beta=st.floats(1e-3, 1.0))
+@settings(max_examples=100, deadline=None)
+def test_the_effective_sample_size_meets_its_target_and_corollary_1_bounds_the_step(
+    seed: int, share: float, beta: float
+) -> None:
+    num_samples = 8
+    generator = torch.Generator().manual_seed(seed)
+    rewards = 50 * torch.randn(16, num_samples, generator=generator, dtype=torch.float64)
+    log_q = -20 - 3 * torch.rand(16, num_samples, generator=generator, dtype=torch.float64)
+    target = share * num_samples
+
+    eta = solve_eta(lambda eta: effective_sample_size(importance_weights(rewards, log_q, eta, beta)) < target, rewards)
+
+    weights = importance_weights(rewards, log_q, eta, beta)
+    assert float(effective_sample_size(weights)) == pytest.approx(target, abs=1e-3)
+    # KL(q* ‖ q) of the K samples, as the weights estimate it, against −log ESS / K of each item.
+    kl = torch.special.xlogy(weights, weights * num_samples).sum(-1)
+    ess = 1 / weights.square().sum(-1)
+    assert (kl <= -(ess / num_samples).log() + 1e-9).all()
+
+
+@pytest.mark.parametrize("credit", ["global", "local"])
+def test_every_step_of_a_run_meets_the_target(credit) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    chosen = DAPSSettings(num_samples=4, credit=credit, trust_region="solved", ess_target=0.5, beta_initial=0.5)
+    method = DAPS(Autoencoder(TINY_GRID), chosen).train()
+    images = torch.randint(0, 256, (8, *TINY_GRID.input_shape), dtype=torch.uint8)
+    optimiser = torch.optim.Adam(method.model.parameters(), lr=1e-3)
+    for step in range(5):
+        losses = method(Batch(images), torch.Generator().manual_seed(step), step / 5)
+        optimiser.zero_grad()
+        losses.total.backward()
+        optimiser.step()
+        assert float(losses.metrics["ess"]) == pytest.approx(2.0, abs=1e-3)
+    assert method.log_eta.grad is None or float(method.log_eta.grad) == 0.0
+
+
+def test_where_no_eta_moves_the_policy_too_far_the_least_is_returned() -> None:
+    never, always = (lambda eta: torch.tensor(False)), (lambda eta: torch.tensor(True))
+    assert float(solve_eta(never, torch.zeros(1))) == pytest.approx(math.exp(-7), rel=1e-3)
+    assert float(solve_eta(always, torch.zeros(1))) == pytest.approx(math.exp(18), rel=1e-3)
+
+
+def test_a_target_below_one_sample_cannot_be_met_and_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"ess_target 0\.2 of 4 samples is at most 1"):
+        DAPSSettings(num_samples=4, ess_target=0.2, trust_region="solved")
+
+
+def test_a_learned_eta_still_moves_towards_its_target() -> None:
+    torch.manual_seed(0)
+    method = DAPS(Autoencoder(TINY_MLP), DAPSSettings(num_samples=4, beta_initial=0.5)).train()
+    images = torch.randint(0, 256, (4, *TINY_MLP.input_shape), dtype=torch.uint8)
+    method(Batch(images), torch.Generator().manual_seed(0), 0.0).total.backward()
+    assert float(method.log_eta.grad) != 0.0

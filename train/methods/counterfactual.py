@@ -1,0 +1,84 @@
+"""Counterfactual credit: what each code of one sample is worth, found by trying other codes in its place.
+
+A whole sample says of its N codes only what they are worth together. The generative model is cheap and its codes act
+locally, so one sample per item is enough: at each position a few alternatives replace the code, everything else stays,
+and the change of log p(x|z) is the advantage of the alternative (a counterfactual baseline; Foerster et al., 2018). The
+better policy q* of Eq. 5 is then known in closed form at each position, over the code and its alternatives, with no
+weighting of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from daps_tokenizer.model.sweep import DeviceGroup, Evaluate
+
+
+class Alternatives(NamedTuple):
+    """The codes that are compared at each position, each (B, N, M + 1); the drawn code is the first.
+
+    ``codes`` int64, ``log_q`` given the drawn codes before the position, ``advantages`` in nats over the drawn code.
+    """
+
+    codes: Tensor
+    log_q: Tensor
+    advantages: Tensor
+
+
+@torch.no_grad()
+def compare_alternatives(
+    evaluate: Evaluate, codes: Tensor, log_q: Tensor, num_alternatives: int, groups: Sequence[DeviceGroup]
+) -> Alternatives:
+    """Try the M most probable other codes at every position, and nothing else changed.
+
+    Args:
+        evaluate: log p(x|z) as values (B, C) of codes (B, N).
+        codes: (B, N) int64, drawn from q.
+        log_q: (B, N, V) of all codes, teacher-forced on ``codes``.
+        num_alternatives: M, at most V − 1; 0 compares nothing.
+        groups: positions that are replaced in one evaluation, as their windows do not overlap.
+    """
+    others = log_q.scatter(-1, codes[..., None], -torch.inf).topk(num_alternatives).indices
+    compared = torch.cat([codes[..., None], others], dim=-1)
+    advantages = torch.zeros(compared.shape, dtype=torch.float64, device=codes.device)
+    if num_alternatives:
+        before = evaluate(codes)
+        for positions, windows in groups:
+            for m in range(1, num_alternatives + 1):
+                changed = codes.clone()
+                changed[:, positions] = compared[:, positions, m]
+                advantages[:, positions, m] = (evaluate(changed) - before) @ windows
+    return Alternatives(compared, log_q.gather(-1, compared), advantages.to(log_q.dtype))
+
+
+def improved_log_policy(compared: Alternatives, eta: Tensor | float, beta: float) -> Tensor:
+    """log q* of the compared codes (B, N, M + 1): Eq. 5 restricted to them, scaled to the mass that q gives them.
+
+    q*(c) ∝ q(c)·exp((A(c) − β log q(c))/(η + β)); codes that were not compared keep their probability.
+    """
+    unnormalised = compared.log_q + (compared.advantages - beta * compared.log_q) / (eta + beta)
+    mass = compared.log_q.logsumexp(-1, keepdim=True)
+    return unnormalised - unnormalised.logsumexp(-1, keepdim=True) + mass
+
+
+def divergence(compared: Alternatives, log_improved: Tensor) -> Tensor:
+    """KL(q* ‖ q) per code in nats, averaged over the batch and its positions: a scalar."""
+    return (log_improved.exp() * (log_improved - compared.log_q)).sum(-1).mean()
+
+
+def cross_entropy_to(compared: Alternatives, log_improved: Tensor, logits: Tensor) -> Tensor:
+    """The cross-entropy of q to q*, up to a constant, summed over positions and averaged over the batch.
+
+    Its gradient with respect to the logits is q − q* at the compared codes and zero elsewhere, where q* = q; so only
+    their logits are read. Values are not those of the cross-entropy.
+
+    Args:
+        compared, log_improved: without gradient.
+        logits: (B, N, V) with gradient.
+    """
+    pull = log_improved.exp() - compared.log_q.exp()
+    return -(pull * logits.gather(-1, compared.codes)).sum((1, 2)).mean()

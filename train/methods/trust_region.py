@@ -1,0 +1,35 @@
+"""The multiplier η of the trust region, solved in every step (paper, Eq. 5 and 8).
+
+The paper learns η by gradient descent on (ESS − target)², from 100 with learning rate 1e-3: the target holds only after
+thousands of steps. But the effective sample size rises with η, and the KL divergence to the improved policy falls with
+it, so η can be found by bisection. Then the bound of Corollary 1, KL(q* ‖ q) ≤ −log(ESS/K), holds in every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_BISECTIONS = 40
+_LOG_ETA_RANGE = (-7.0, 18.0)
+
+
+@torch.no_grad()
+def solve_eta(is_too_small: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """The least η that is not too small, by bisection over log η between e^−7 and e^18.
+
+    Args:
+        is_too_small: whether an η () moves the policy too far, as a boolean tensor (); true below some η, false above.
+        like: a tensor whose device and dtype η takes; nothing is read on the host.
+
+    Returns:
+        η, (); one end of the range where the answer is the same in all of it.
+    """
+    low, high = (like.new_tensor(bound) for bound in _LOG_ETA_RANGE)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        too_small = is_too_small(middle.exp())
+        low, high = torch.where(too_small, middle, low), torch.where(too_small, high, middle)
+    return high.exp()
