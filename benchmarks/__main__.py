@@ -12,6 +12,7 @@ from benchmarks.quality.measure import choose_images
 from benchmarks.quality.report import QualityRequest, run_quality
 from benchmarks.report import RESULTS, command_line
 from benchmarks.search_commands import prior, search, search_training
+from benchmarks.studies.controls_command import controls
 from benchmarks.studies.seams import measure_seams, write_seams
 from benchmarks.studies.task_commands import reward, task
 from daps_tokenizer import Tokenizer
@@ -139,7 +140,7 @@ def compare(
         click.echo(path)
 
 
-for _command in (latency, peers, task, reward, prior, search, search_training):
+for _command in (latency, peers, task, reward, prior, search, search_training, controls):
     main.add_command(_command)
 
 

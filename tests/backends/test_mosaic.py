@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from daps_tokenizer import BestOf, Codes, LocalSearch, Tokenizer
 from daps_tokenizer.backends import tiled as mosaic_module
 from daps_tokenizer.backends.protocol import Canvases
-from daps_tokenizer.backends.tiled import Mosaic, _block_shape, _spans, can_be_one_grid, tiles_per_image
+from daps_tokenizer.backends.tiled import Mosaic, _block_shape, _spans, can_be_one_grid
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.codes.layouts import TileLayout
 from daps_tokenizer.errors import CodesError
@@ -155,7 +155,7 @@ def test_which_tiles_make_one_grid(backend: TorchBackend) -> None:
     overlapping = TileLayout(height=90, width=90, rows=2, columns=2, overlap=3)
     assert can_be_one_grid(GRID, LAYOUT) and not can_be_one_grid(GRID, overlapping)
     assert not can_be_one_grid(TINY_MLP, LAYOUT)
-    assert tiles_per_image(Mosaic(backend, GRID, LAYOUT)) == 4 and tiles_per_image(backend) == 1
+    assert Mosaic(backend, GRID, LAYOUT).tiles_per_item == 4 and backend.tiles_per_item == 1
 
 
 @pytest.mark.parametrize("overlap", [0, 3])  # decoded as one grid, and tile by tile

@@ -295,7 +295,7 @@ def test_proposals_that_are_judged_together_are_chosen_as_one_after_the_other(na
 class Watched:
     """A backend that keeps how many items were judged in each call."""
 
-    device = "cpu"
+    device, tiles_per_item = "cpu", 1
 
     def __init__(self, backend: TorchBackend) -> None:
         self.judged: list[int] = []

@@ -31,6 +31,8 @@ def test_the_best_of_more_explains_every_image_at_least_as_well(tok: Tokenizer) 
 class TwoCodes:
     """A backend whose sample explains an input better than its greedy codes, but by little of a large sum."""
 
+    tiles_per_item = 1
+
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         codes = np.full(uniform.shape, temperature > 0, np.int32)
         return Encoded(codes, np.zeros(codes.shape, np.float32))

@@ -1,0 +1,241 @@
+"""What a stage of training is worth: several ways to train on from the same weights, for equal processor time.
+
+Every way has the same schedule (warm-up, then a cosine to zero over its processor time), the same batches of training
+images and the same held-out images, so differences are taken image by image. The VQ-VAE that is trained on is the
+control that a sceptic asks for: without it, what more steps bring would pass for what the method brings.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.markdown import png_of, report, table
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from daps_tokenizer.model.sampling import sample_codes
+from train.batches import BatchReader
+from train.code_search import CodeSearch
+from train.data import Dataset, DatasetKind
+from train.experiment import Experiment, OptimiserConfig
+from train.loop import apply_schedule, build_optimiser, clip_gradients, step_generator
+from train.methods import Batch, Method, build_method
+
+KINDS = ("greedy", "sampled", "searched")
+EVALUATION_BATCH = 100
+WARMUP_STEPS = 20
+SEARCH = CodeSearch(proposals=2)  # what users run by default
+_GENTLE = {"beta_initial": 0.015, "beta_final": 0.015, "batch_norm": "frozen"}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A method with its settings, learning rate and batch, and what of them was tuned."""
+
+    method: str
+    settings: dict[str, Any]
+    learning_rate: float
+    batch_size: int
+    tuned: str
+
+
+WAYS = {
+    "counterfactual": Way(
+        "daps",
+        _GENTLE | {"num_samples": 1, "credit": "counterfactual", "trust_region": "solved", "kl_target": 0.002},
+        8e-4,
+        64,
+        "learning rate (3e-4, 8e-4) and KL target (0.0005, 0.002, 0.003), 400 s each",
+    ),
+    "local": Way(
+        "daps",
+        _GENTLE | {"num_samples": 8, "credit": "local", "eta_initial": 4.0},
+        1e-4,
+        16,
+        "learning rate (5e-5, 1e-4), as the shipped model had it",
+    ),
+    "global": Way(
+        "daps",
+        _GENTLE | {"num_samples": 8, "credit": "global", "eta_initial": 4.0},
+        1e-4,
+        16,
+        "as local",
+    ),
+    "VQ-VAE": Way(
+        "vqvae",
+        {"batch_norm": "frozen", "revive_every": 0, "logit_gap": 12.0},  # sharp: samples are nearly the greedy codes
+        7e-4,
+        64,
+        "learning rate (3e-4, 7e-4); 7e-4 is that of the stage before",
+    ),
+}
+
+
+@dataclass
+class Point:
+    """Processor seconds and steps until then, and log p of each held-out item (items,) by kind of codes."""
+
+    seconds: float
+    steps: int
+    values: dict[str, np.ndarray] = field(repr=False)
+
+
+def train_on(
+    way: Way,
+    checkpoint: Path,
+    dataset: Dataset,
+    kind: DatasetKind,
+    held_out: np.ndarray,
+    *,
+    seconds: float,
+    points: int,
+    seed: int,
+    on_point: Callable[[Point], None] = lambda point: None,
+) -> list[Point]:
+    """Train from a checkpoint for some processor time, and measure before, in between and at the end.
+
+    Args:
+        way: how.
+        checkpoint: ``config.json`` and ``model.safetensors``.
+        dataset: whose training items are learned from.
+        kind: its name.
+        held_out: inputs (items, *input_shape) that are measured.
+        seconds: of one processor, evaluations not counted.
+        points: measurements after the first.
+        seed: of batches and samples.
+        on_point: told each measurement.
+    """
+    torch.manual_seed(seed)
+    config = TokenizerConfig.from_file(checkpoint / "config.json")
+    model = Autoencoder(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    load_weights(model, checkpoint / "model.safetensors")
+    experiment = Experiment(
+        name="control",
+        model=config,
+        dataset=kind,
+        method=way.method,
+        settings=way.settings,
+        steps=2**31,  # time ends the run
+        batch_size=way.batch_size,
+        optimiser=OptimiserConfig(learning_rate=way.learning_rate, warmup_steps=WARMUP_STEPS),
+        seed=seed,
+    )
+    method = build_method(way.method, model, way.settings)
+    method.start()
+    optimiser = build_optimiser(method, experiment)
+    reader = BatchReader(dataset.train, way.batch_size, seed)
+    inputs = torch.from_numpy(held_out)
+    found = [Point(0.0, 0, measure(method, inputs))]
+    on_point(found[0])
+    spent, steps = 0.0, 0
+    for due in np.linspace(0, seconds, points + 1)[1:]:
+        method.train()
+        started = time.process_time() - spent
+        while spent < due:
+            apply_schedule(optimiser, experiment, steps)
+            decay = 0.5 * (1 + math.cos(math.pi * min(1.0, spent / seconds)))
+            for group in optimiser.param_groups:
+                group["lr"] *= decay
+            batch = Batch(torch.from_numpy(reader(steps)))
+            losses = method(batch, step_generator(seed, steps, 0, torch.device("cpu")), spent / seconds)
+            optimiser.zero_grad()
+            losses.total.backward()
+            if clip_gradients(method, experiment.optimiser.clip_norm):
+                optimiser.step()
+            steps += 1
+            spent = time.process_time() - started
+        found.append(Point(spent, steps, measure(method, inputs)))
+        on_point(found[-1])
+    return found
+
+
+@torch.no_grad()
+def measure(method: Method, inputs: Tensor) -> dict[str, np.ndarray]:
+    """log p(x|z) in nats of each input (items,): of ``greedy``, ``sampled`` and ``searched`` codes.
+
+    A quantiser's head is written first, so that its autoregressive model is what is measured, as in a checkpoint.
+    """
+    method.eval()
+    method.before_checkpoint()
+    model = method.model
+    generator = torch.Generator().manual_seed(0)
+    values: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
+    for part in inputs.split(EVALUATION_BATCH):
+        x = model.standardise(part)
+        context = model.recognition.context(x)
+        uniform = torch.rand(len(x), model.config.num_tokens, generator=generator)
+        greedy = sample_codes(model.recognition, context, uniform, 0.0).codes
+        sampled = sample_codes(model.recognition, context, uniform, 1.0).codes
+        logits = model.recognition.logits(context, greedy).float()
+        searched = SEARCH.run(model, x, greedy, logits, generator)
+        values["greedy"].append(searched.values_before.sum(1))
+        values["sampled"].append(model.log_likelihood(x, sampled).double())
+        values["searched"].append(searched.values.sum(1))
+    return {kind: torch.cat(parts).numpy() for kind, parts in values.items()}
+
+
+def summarise(way: str, seed: int, found: list[Point]) -> dict[str, Any]:
+    """What a report keeps of a run: at each point the mean gain over the start and its paired standard error."""
+    start = found[0]
+    curve = []
+    for point in found:
+        images = point.steps * WAYS[way].batch_size
+        entry: dict[str, Any] = {"seconds": point.seconds, "steps": point.steps, "images": images}
+        for kind in KINDS:
+            gain = point.values[kind] - start.values[kind]
+            entry[kind] = float(point.values[kind].mean())
+            entry[f"{kind}_gain"] = float(gain.mean())
+            entry[f"{kind}_gain_error"] = float(gain.std(ddof=1) / math.sqrt(len(gain)))
+        curve.append(entry)
+    return {"way": way, "seed": seed, "curve": curve}
+
+
+def write_text(title: str, content: dict[str, Any]) -> str:
+    """The report for people: the last point of every run, the settings, what was tuned."""
+    rows = []
+    for run in content["runs"]:
+        last = run["curve"][-1]
+        cells = [f"{last[kind]:.1f} ({last[f'{kind}_gain']:+.1f} ± {last[f'{kind}_gain_error']:.1f})" for kind in KINDS]
+        rows.append((run["way"], run["seed"], f"{last['seconds']:.0f}", f"{last['images']:,}", *cells))
+    tuned = [
+        (name, way.learning_rate, way.batch_size, way.tuned)
+        for name, way in WAYS.items()
+        if any(run["way"] == name for run in content["runs"])
+    ]
+    return report(
+        title,
+        content["commands"],
+        table(("way", "seed", "CPU s", "images", *(f"{kind}, nats" for kind in KINDS)), rows),
+        f"Mean log p(x|z) of {content['items']} held-out items, and the gain over the start with the standard error of "
+        f"paired differences. All start from `{content['checkpoint']}` and have equal processor time, one thread, "
+        "evaluations not counted. Searched: one sweep, two proposals.",
+        table(("way", "learning rate", "batch", "what was tuned"), tuned),
+        machine=content["machine"],
+    )
+
+
+def plot(content: dict[str, Any]) -> bytes:
+    """Gain over the start against processor time, one panel for each kind of codes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(KINDS), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    colours = {way: f"C{number}" for number, way in enumerate(WAYS)}
+    for axes, kind in zip(figure.subplots(1, len(KINDS)), KINDS, strict=True):
+        for run in content["runs"]:
+            xs = [point["seconds"] / 60 for point in run["curve"]]
+            ys = [point[kind] for point in run["curve"]]
+            axes.plot(xs, ys, "o-", color=colours[run["way"]], label=f"{run['way']}, seed {run['seed']}")
+        axes.set(title=f"{kind} codes", xlabel="processor minutes", ylabel="log p, nats")
+        axes.grid(alpha=0.3)
+    axes.legend()
+    return png_of(figure)
