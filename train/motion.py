@@ -6,7 +6,7 @@ A window may begin at any frame that leaves room for it, so an epoch has every w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,25 @@ from daps_tokenizer.data.archives import read_npz, reading
 from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.motion.dataset import VALIDATION_CLIPS, draw_windows, window_starts
 from daps_tokenizer.motion.features import FEATURE_NAMES, FPS, compute_features, mirror_features
+from daps_tokenizer.motion.resample import resample
 
 EXPECTED = "the LAFAN1 clips of the H1 with data, split_points, names and fps"
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """How training clips are augmented.
+
+    ``mirror``: half of the windows have left and right exchanged. ``speeds``: every clip is in the data once for each of
+    them, played so many times as fast; velocities are those of the faster clip.
+    """
+
+    mirror: bool = False
+    speeds: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if not self.speeds or min(self.speeds) < 0.25 or max(self.speeds) > 4:
+            raise ConfigError(f"motion.speeds must be numbers from 0.25 to 4, not {list(self.speeds)}")
 
 
 @dataclass(frozen=True)
@@ -28,19 +45,24 @@ class MotionWindows:
         features: (frames of all clips, 127) float32, in the features' own units.
         starts: the first frame of each window, (windows,).
         length: frames in a window.
+        mirror: whether a window's seed decides that left and right are exchanged.
     """
 
     features: np.ndarray
     starts: np.ndarray
     length: int
+    mirror: bool = False
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def read(self, indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
-        """(B, length, 127) float32; windows are not augmented, so ``seed`` decides nothing."""
+        """(B, length, 127) float32; each is mirrored or not as ``seed`` and its index decide."""
         frames = self.starts[indices][:, None] + np.arange(self.length)
         windows: np.ndarray = self.features[frames]
+        if self.mirror:
+            chosen = np.array([np.random.default_rng([*seed, index]).random() < 0.5 for index in indices.tolist()])
+            windows[chosen] = mirror_features(windows[chosen])
         return windows
 
 
@@ -58,12 +80,15 @@ def load_clips(path: Path) -> dict[str, np.ndarray]:
         return {str(name): data[begin:end] for name, begin, end in zip(names, ends[:-1], ends[1:], strict=True)}
 
 
-def open_motion(path: Path, input_shape: tuple[int, ...]) -> tuple[MotionWindows, MotionWindows]:
+def open_motion(
+    path: Path, input_shape: tuple[int, ...], augmentation: MotionConfig | None = None
+) -> tuple[MotionWindows, MotionWindows]:
     """Every window of the training clips, and 10,000 windows drawn uniformly from the validation clips.
 
     Args:
         path: ``lafan1_h1.npz``.
         input_shape: (frames, 127) of an item.
+        augmentation: of the training clips; None leaves them as they are.
 
     Raises:
         ConfigError: a model with other features.
@@ -75,7 +100,13 @@ def open_motion(path: Path, input_shape: tuple[int, ...]) -> tuple[MotionWindows
     if not set(VALIDATION_CLIPS) < set(clips):
         raise InputError(f"{path}: cannot be read (not {', '.join(VALIDATION_CLIPS)} and others); expected {EXPECTED}")
     train = [clip for name, clip in clips.items() if name not in VALIDATION_CLIPS]
-    windows = windows_of(train, input_shape[0])
+    augmentation = augmentation or MotionConfig()
+    played = [
+        clip if speed == 1 else resample(clip.astype(np.float64), from_fps=FPS, to_fps=FPS / speed)
+        for speed in augmentation.speeds
+        for clip in train
+    ]
+    windows = replace(windows_of(played, input_shape[0]), mirror=augmentation.mirror)
     validation = windows_of([clips[name] for name in VALIDATION_CLIPS], input_shape[0])
     return windows, MotionWindows(validation.features, draw_windows(validation.starts), validation.length)
 

@@ -133,9 +133,9 @@ class TransformerGenerator(GenerativeModel):
         x = embedded + self.positions
         for block in self.blocks:
             x = block(x)
-        x = F.relu(self.dense(self.norm(x)))
-        x = F.relu(self.downsampling(x.transpose(1, 2)).transpose(1, 2))
-        return self.output(x)
+        # No ReLU after the dense layer and the convolution: the authors' code has none.
+        x = self.dense(self.norm(x))
+        return self.output(self.downsampling(x.transpose(1, 2)).transpose(1, 2))
 
 
 class SpectralGenerator(GenerativeModel):
