@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 
 from daps_tokenizer.config import config_from_dict
-from daps_tokenizer.errors import ConfigError, DapsError
+from daps_tokenizer.errors import ConfigError, DapsError, ModelFileError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from train.alignment import align_with_input
 from train.batches import BatchReader, read_ahead, spare_cores
@@ -241,6 +241,11 @@ def _restore_or_start(
     stages: list[dict[str, Any]] = []
     if experiment.start_from is not None:
         source = Path(experiment.start_from)
+        if not source.is_dir():
+            raise ModelFileError(
+                f"start_from: {source}: no such folder; expected a checkpoint or a model folder. One under runs/ is made "
+                "by an earlier stage: run that first, or all stages in order with `python -m train chain`"
+            )
         load_source = load_widened if is_smaller(read_config(source), method.model.config) else load_weights
         load_source(method.model, source / "model.safetensors")
         stage = read_record(source)
