@@ -84,13 +84,23 @@ def load_experiment(path: Path) -> Experiment:
     Raises:
         ConfigError: missing file, not YAML, unknown or missing keys, impossible values; names the file and the key.
     """
+    return config_from_dict(Experiment, read_with_model(path), source=str(path))
+
+
+def read_with_model(path: Path) -> Any:
+    """The content of a YAML file, and in place of the path at ``model`` what the file there holds.
+
+    Raises:
+        ConfigError: a file is missing, or not YAML.
+    """
     content = read_yaml(path)
     if isinstance(content, dict) and isinstance(content.get("model"), str):
-        content["model"] = read_yaml(path.parent / content["model"])
-    return config_from_dict(Experiment, content, source=str(path))
+        where = f"a model in YAML, its path relative to the folder of {path.name}"
+        content["model"] = read_yaml(path.parent / content["model"], expected=where)
+    return content
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, *, expected: str = "an experiment in YAML") -> Any:
     """The content of a YAML file.
 
     Raises:
@@ -99,8 +109,8 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; expected an experiment in YAML") from None
+        raise ConfigError(f"{path}: no such file; expected {expected}") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected an experiment in YAML") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error

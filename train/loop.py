@@ -243,8 +243,8 @@ def _restore_or_start(
         source = Path(experiment.start_from)
         if not source.is_dir():
             raise ModelFileError(
-                f"start_from: {source}: no such folder; expected a checkpoint or a model folder. One under runs/ is made "
-                "by an earlier stage: run that first, or all stages in order with `python -m train chain`"
+                f"start_from: {source}: no such folder; expected a checkpoint or a model folder. One under runs/ is "
+                "made by an earlier stage: run that first, or all stages in order with `python -m train chain`"
             )
         load_source = load_widened if is_smaller(read_config(source), method.model.config) else load_weights
         load_source(method.model, source / "model.safetensors")

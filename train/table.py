@@ -24,7 +24,7 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from train.checkpoint import load_checkpoint
 from train.data import Dataset, DatasetKind
 from train.evaluate import evaluate
-from train.experiment import Experiment, read_yaml
+from train.experiment import Experiment, read_with_model
 from train.loop import fit
 from train.methods import build_method
 from train.optimisation import OptimiserConfig, build_optimiser
@@ -109,10 +109,7 @@ def load_table(path: Path) -> TableConfig:
     Raises:
         ConfigError: missing file, not YAML, unknown or missing keys; names the file and the key.
     """
-    content = read_yaml(path)
-    if isinstance(content, dict) and isinstance(content.get("model"), str):
-        content["model"] = read_yaml(path.parent / content["model"])
-    return config_from_dict(TableConfig, content, source=str(path))
+    return config_from_dict(TableConfig, read_with_model(path), source=str(path))
 
 
 def stages(table: TableConfig, name: str, row: Row, seed: int) -> list[Experiment]:

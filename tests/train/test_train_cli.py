@@ -95,7 +95,7 @@ def test_a_start_given_on_the_command_line_is_the_one_that_counts(digits: Path, 
         ["fit", str(write_yaml(tmp_path, start_from="else/where")), "--data", str(digits), "--start-from", "no/where"],
     )
     assert (found.exit_code, found.stdout) == (2, "")
-    assert "no/where: no config.json; expected a checkpoint folder" in found.stderr
+    assert "no/where: no such folder; expected a checkpoint or a model folder" in found.stderr
 
 
 def test_evaluate_measures_a_checkpoint_on_the_whole_test_set_and_writes_it_down(digits: Path, tmp_path: Path) -> None:
@@ -137,12 +137,12 @@ def test_an_evaluation_is_the_mean_over_items_whatever_the_batches() -> None:
         ({"precision": "fp16"}, "precision must be one of fp32, bf16, not 'fp16'"),
         ({"method": "gan"}, "method 'gan' is not known; known methods are daps,"),
         ({"settings": {"temperature": 1.0}}, "settings of daps: unknown key 'temperature'; known keys are"),
-        ({"settings": {"num_samples": 1}}, "num_samples must be at least 2, not 1"),
+        ({"settings": {"num_samples": 1}}, "num_samples must be at least 2 with global credit, not 1"),
         ({"optimiser": {"schedule": "linear"}}, "schedule must be one of constant, cosine, not 'linear'"),
-        ({"optimiser": {"learning_rate": -1.0}}, "learning_rate and clip_norm must be positive, not -1.0"),
-        ({"optimiser": {"warmup_steps": -1}}, "weight_decay and warmup_steps must be at least 0"),
+        ({"optimiser": {"learning_rate": -1.0}}, "learning_rate must be positive, not -1.0"),
+        ({"optimiser": {"warmup_steps": -1}}, "warmup_steps must be at least 0, not -1"),
         ({"optimiser": {"final_fraction": 2.0}}, "final_fraction must be between 0 and 1, not 2.0"),
-        ({"model": "nowhere.yaml"}, "nowhere.yaml: no such file; expected an experiment in YAML"),
+        ({"model": "nowhere.yaml"}, "nowhere.yaml: no such file; expected a model in YAML, its path relative to the"),
         ({"model": {"name": "x"}}, "model: key 'generative' is missing"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
