@@ -58,7 +58,7 @@ def search(
 
 
 @click.command("search-training")
-@click.option("--checkpoint", type=_FOLDER, default=Path("runs/cifar10-warm/checkpoint"), show_default=True)
+@click.option("--checkpoint", type=_FOLDER, default=Path("daps_tokenizer/pretrained/daps-cifar10"), show_default=True)
 @click.option("--dataset", type=click.Choice(["cifar10", "mnist"]), default="cifar10", show_default=True)
 @click.option("--data", type=_FOLDER, help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--seconds", default=360.0, show_default=True, help="Of processor time for each way.")

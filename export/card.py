@@ -31,19 +31,22 @@ codes = tok.encode("walk.csv")  # {tokens} integers below {vocab} for each windo
 clip = tok.decode(codes)[0]  # root position, quaternion and joint angles again
 ```"""
 
+# Of the built-in models alone: whoever trains another knows what it cannot do.
 _LIMITS = {
-    "motion": (
+    "daps-h1-motion": (
         "It knows the motions of LAFAN1 (CC BY-NC-ND 4.0, research use) on a Unitree H1 at 30 frames per second: "
         "dancing, fighting, running, walking, falling. 640 bits for a second of motion keep what the body does, not "
         "fine detail: feet slide, and adding up the root's velocity makes its path drift. The 127 features are a "
         "composition of ours; the paper's were never published, so its numbers are not of the same features."
     ),
-    "mnist": "It knows handwritten digits in black and white, and nothing else: other pictures come back as digits.",
-    "photos": (
+    "daps-mnist": (
+        "It knows handwritten digits in black and white, and nothing else: other pictures come back as digits."
+    ),
+    "daps-photo-256": (
         "1.28 KB cannot hold a photograph: fine texture, text and small faces do not survive, and colours of small "
         "things drift."
     ),
-    "cifar10": (
+    "daps-cifar10": (
         'It sees 32×32 pixels. A larger photograph is either shrunk to that (`fit="crop"`) or cut into tiles of it '
         '(`fit="tile"`). Fine texture, text and faces do not survive.'
     ),
@@ -51,14 +54,18 @@ _LIMITS = {
 
 
 def model_card(config: TokenizerConfig) -> str:
-    """The text of one model's card, with the Hub's front matter."""
-    front = _front_matter(config.name, [_dataset(config)])
+    """The text of one model's card, with the Hub's front matter.
+
+    A model of one's own has no licence and no limits in it until somebody writes them.
+    """
+    built_in = config.name in _LIMITS
+    front = _front_matter(config.name, [config], license_name="apache-2.0" if built_in else None)
     return "\n\n".join([front, *_sections(config, heading="#")]) + "\n"
 
 
 def collection_card(configs: list[TokenizerConfig]) -> str:
     """One card for several models: the repository's MODEL_CARD.md."""
-    front = _front_matter("daps-tokenizer", [_dataset(config) for config in configs])
+    front = _front_matter("daps-tokenizer", configs, license_name="apache-2.0")
     intro = (
         "# The built-in models\n\nWritten by `python -m export cards` from each model's `config.json`, which has "
         "the settings of every training stage. Each model's folder under `daps_tokenizer/pretrained/` has its own part."
@@ -71,7 +78,7 @@ def _sections(config: TokenizerConfig, *, heading: str) -> list[str]:
     shape = ", ".join(map(str, config.input_shape))
     template = _USAGE if config.modality == "image" else _MOTION_USAGE
     usage = template.format(
-        name=config.name,
+        name=config.name if config.name in _LIMITS else f"./{config.name}",
         tokens=config.num_tokens,
         vocab=config.vocab_size,
         shape=shape,
@@ -89,21 +96,35 @@ def _sections(config: TokenizerConfig, *, heading: str) -> list[str]:
         f"{heading}# Training",
         _training(config.training),
         f"{heading}# Limits",
-        _LIMITS.get(_dataset(config), "Not described."),
+        _LIMITS.get(config.name) or _limits(config.training),
     ]
 
 
-def _dataset(config: TokenizerConfig) -> str:
-    return str(config.training.get("experiment", {}).get("dataset", "unknown"))
+def _limits(record: dict[str, Any]) -> str:
+    """What is known of any model's limits: what it was trained on."""
+    items = record.get("train_items")
+    seen = f"It was trained on {items:,} items. " if items else ""
+    return f"{seen}Nobody has described yet what it is for and what it cannot do: write it here."
 
 
-def _front_matter(name: str, datasets: list[str]) -> str:
+def _datasets(config: TokenizerConfig) -> list[str]:
+    """The dataset of a built-in model by its name here, and of others the names on the Hugging Face Hub."""
+    experiment = config.training.get("experiment", {})
+    if config.name in _LIMITS:
+        return [str(experiment.get("dataset", "unknown"))]
+    data = experiment.get("data") or {}
+    return [name.rpartition(":")[0] for name in data.get("train", ())] if data.get("kind") == "huggingface" else []
+
+
+def _front_matter(name: str, configs: list[TokenizerConfig], *, license_name: str | None) -> str:
+    datasets = [dataset for config in configs for dataset in _datasets(config)]
+    modalities = list(dict.fromkeys(config.modality for config in configs))
     lines = [
         "---",
         "library_name: daps-tokenizer",
-        "license: apache-2.0",
-        "tags: [tokenizer, discrete-autoencoder, image-tokenizer, motion-tokenizer, onnx]",
-        f"datasets: [{', '.join(datasets)}]",
+        *([f"license: {license_name}"] if license_name else []),
+        f"tags: [tokenizer, discrete-autoencoder, {', '.join(f'{kind}-tokenizer' for kind in modalities)}, onnx]",
+        *([f"datasets: [{', '.join(datasets)}]"] if datasets else []),
         f"model_name: {name}",
         "---",
     ]

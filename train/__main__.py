@@ -29,7 +29,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data."),
         click.option("--start-from", type=click.Path(path_type=Path), help="This checkpoint, not the config's."),
         click.option("--max-seconds", type=float, help="Stop, evaluate and save after this long; run again to resume."),
-        click.option("--quiet", is_flag=True, help="No progress bar."),
+        click.option("--quiet", is_flag=True, help="No progress bar, no TensorBoard, no dashboard.png."),
     )
     for option in reversed(options):
         command = option(command)
@@ -74,7 +74,9 @@ def _run(
     dataset = load_dataset(
         experiment.dataset, data_folder(data), photos=experiment.data, input_shape=experiment.model.input_shape
     )
-    record = run_experiment(experiment, dataset, folder, max_seconds=max_seconds, show_progress=not quiet)
+    record = run_experiment(
+        experiment, dataset, folder, max_seconds=max_seconds, show_progress=not quiet, draw_pictures=not quiet
+    )
     if "validation" in record:  # only the main process evaluates
         click.echo(json.dumps({"run": str(folder), "steps": record["steps"], **record["validation"]}))
     return int(record["steps"])
@@ -84,7 +86,7 @@ def _run(
 @click.argument("configs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--max-seconds", type=float, help="For all stages together; run again to go on.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--quiet", is_flag=True, help="No progress bar, no TensorBoard, no dashboard.png.")
 def chain(configs: tuple[Path, ...], data: Path | None, max_seconds: float | None, quiet: bool) -> None:
     """Run the experiments in CONFIGS one after the other, each from its last checkpoint; finished ones are passed over.
 

@@ -1,7 +1,8 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, without a pickle in sight.
 
 A checkpoint is a folder: ``config.json`` and ``model.safetensors`` (all that export needs), ``training.json`` (what was
-done so far) and ``state.safetensors`` (optimiser moments, η, and whatever else the method remembers).
+done so far) and ``state.safetensors`` (optimiser moments, η, whatever else the method remembers, and the weights
+themselves where ``model.safetensors`` has their moving average).
 """
 
 from __future__ import annotations
@@ -24,18 +25,33 @@ from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError
 from daps_tokenizer.files import new_folder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from train.methods import Method
+from train.optimisation import AveragedWeights, parameters_of, served_weights
 
 RECORD_KEYS = {"experiment", "steps", "seconds", "stages_before"}
 
 
-def save_checkpoint(folder: Path, method: Method, optimiser: torch.optim.Optimizer, training: dict[str, Any]) -> None:
-    """Write a checkpoint to a temporary folder, then put it in place of ``folder``."""
+def save_checkpoint(
+    folder: Path,
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    training: dict[str, Any],
+    averaged: AveragedWeights | None = None,
+) -> None:
+    """Write a checkpoint to a temporary folder, then put it in place of ``folder``.
+
+    Where weights are averaged, ``model.safetensors`` has the average and ``state.safetensors`` the weights themselves.
+    """
     temporary = folder.with_name(folder.name + ".writing")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     (temporary / "config.json").write_text(method.model.config.to_json(), encoding="utf-8")
-    save_weights(method.model, temporary / "model.safetensors")
-    save_file(_optimiser_tensors(optimiser) | _method_tensors(method), temporary / "state.safetensors")
+    method.before_checkpoint()
+    state = _optimiser_tensors(optimiser) | _method_tensors(method)
+    if averaged is not None:
+        state |= {f"raw.{name}": value.detach().contiguous() for name, value in method.model.state_dict().items()}
+    with served_weights(method, averaged):
+        save_weights(method.model, temporary / "model.safetensors")
+    save_file(state, temporary / "state.safetensors")
     (temporary / "training.json").write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
     previous = folder.with_name(folder.name + ".previous")
     shutil.rmtree(previous, ignore_errors=True)
@@ -45,7 +61,10 @@ def save_checkpoint(folder: Path, method: Method, optimiser: torch.optim.Optimiz
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path, method: Method, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+@torch.no_grad()
+def load_checkpoint(
+    folder: Path, method: Method, optimiser: torch.optim.Optimizer, averaged: AveragedWeights | None = None
+) -> dict[str, Any]:
     """Restore weights, method and optimiser in place; returns the content of ``training.json``.
 
     Raises:
@@ -57,12 +76,17 @@ def load_checkpoint(folder: Path, method: Method, optimiser: torch.optim.Optimiz
         state = load_file(folder / "state.safetensors")
         for name, value in _method_tensors(method).items():
             value.copy_(state[name])
-        for group, index, parameter in _parameters(optimiser):
-            prefix = f"optimiser.{group}.{index}."
+        if averaged is not None:
+            for name, value in method.model.state_dict().items():
+                averaged.values[name].copy_(value)
+                value.copy_(state[f"raw.{name}"])
+        for place, parameter in parameters_of(optimiser):
+            prefix = f"optimiser.{place}."
             saved = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             if saved:
-                step = saved.pop("step")
-                moments = {key: value.to(parameter.device) for key, value in saved.items()}
+                # The fused optimiser reads moments in the order of the parameter's memory, and steps on its device.
+                step = saved.pop("step").to(parameter.device)
+                moments = {key: torch.empty_like(parameter).copy_(value) for key, value in saved.items()}
                 optimiser.state[parameter] = {"step": step, **moments}
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
@@ -152,18 +176,10 @@ def has_checkpoint(folder: Path) -> bool:
     return folder.is_dir()
 
 
-def _parameters(optimiser: torch.optim.Optimizer) -> list[tuple[int, int, torch.nn.Parameter]]:
-    return [
-        (number, index, parameter)
-        for number, group in enumerate(optimiser.param_groups)
-        for index, parameter in enumerate(group["params"])
-    ]
-
-
 def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
-        f"optimiser.{group}.{index}.{key}": torch.as_tensor(value).detach().cpu().clone().contiguous()
-        for group, index, parameter in _parameters(optimiser)
+        f"optimiser.{place}.{key}": torch.as_tensor(value).detach().cpu().clone().contiguous()
+        for place, parameter in parameters_of(optimiser)
         for key, value in optimiser.state.get(parameter, {}).items()
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,48 +13,15 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.motion.features import FPS
 from train.data import DatasetKind
 from train.methods import method_settings
+from train.optimisation import OptimiserConfig
 from train.photos import PhotosConfig
 
-Schedule = Literal["constant", "cosine"]
 Precision = Literal["fp32", "bf16"]
 
 
 def _require_choice(name: str, value: object, choices: Any) -> None:
     if value not in get_args(choices):
         raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
-
-
-@dataclass(frozen=True)
-class OptimiserConfig:
-    """AdamW with linear warm-up; ``cosine`` decays to ``final_fraction`` of the learning rate at the last step."""
-
-    learning_rate: float = 3e-4
-    weight_decay: float = 1e-4
-    warmup_steps: int = 0
-    schedule: Schedule = "constant"
-    final_fraction: float = 0.0
-    clip_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        _require_choice("schedule", self.schedule, Schedule)
-        if self.learning_rate <= 0 or self.clip_norm <= 0:
-            raise ConfigError(
-                f"learning_rate and clip_norm must be positive, not {self.learning_rate} and {self.clip_norm}"
-            )
-        if self.weight_decay < 0 or self.warmup_steps < 0:
-            raise ConfigError(
-                f"weight_decay and warmup_steps must be at least 0, not {self.weight_decay} and {self.warmup_steps}"
-            )
-        if not 0 <= self.final_fraction <= 1:
-            raise ConfigError(f"final_fraction must be between 0 and 1, not {self.final_fraction}")
-
-    def factor(self, step: int, total_steps: int) -> float:
-        """What the learning rates are multiplied by at a step, in [0, 1]."""
-        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        if self.schedule == "constant":
-            return warmup
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / total_steps)))
-        return warmup * (self.final_fraction + (1 - self.final_fraction) * cosine)
 
 
 @dataclass(frozen=True)
@@ -118,13 +84,23 @@ def load_experiment(path: Path) -> Experiment:
     Raises:
         ConfigError: missing file, not YAML, unknown or missing keys, impossible values; names the file and the key.
     """
+    return config_from_dict(Experiment, read_with_model(path), source=str(path))
+
+
+def read_with_model(path: Path) -> Any:
+    """The content of a YAML file, and in place of the path at ``model`` what the file there holds.
+
+    Raises:
+        ConfigError: a file is missing, or not YAML.
+    """
     content = read_yaml(path)
     if isinstance(content, dict) and isinstance(content.get("model"), str):
-        content["model"] = read_yaml(path.parent / content["model"])
-    return config_from_dict(Experiment, content, source=str(path))
+        where = f"a model in YAML, its path relative to the folder of {path.name}"
+        content["model"] = read_yaml(path.parent / content["model"], expected=where)
+    return content
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, *, expected: str = "an experiment in YAML") -> Any:
     """The content of a YAML file.
 
     Raises:
@@ -133,8 +109,8 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; expected an experiment in YAML") from None
+        raise ConfigError(f"{path}: no such file; expected {expected}") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected an experiment in YAML") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected {expected}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error

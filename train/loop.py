@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 
 from daps_tokenizer.config import config_from_dict
-from daps_tokenizer.errors import ConfigError, DapsError
+from daps_tokenizer.errors import ConfigError, DapsError, ModelFileError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from train.alignment import align_with_input
 from train.batches import BatchReader, read_ahead, spare_cores
@@ -26,14 +26,16 @@ from train.data import Dataset
 from train.evaluate import evaluate
 from train.experiment import Experiment
 from train.methods import Batch, Method, build_method
+from train.optimisation import AveragedWeights, Updates, apply_schedule, build_optimiser, clip_gradients, served_weights
 from train.recorder import Recorder
 from train.widen import is_smaller, load_widened
 
 MAX_SKIPPED_IN_A_ROW = 100
+SKIPS_ARE_READ_EVERY = 50  # steps, because reading waits for the device
 
 
 class TrainingDiverged(DapsError):  # noqa: N818 - it is an outcome, not a mistake in the call
-    """Gradients were not finite for too many steps in a row."""
+    """Gradients were not finite for more than 100 steps in a row."""
 
 
 def fit(
@@ -50,10 +52,11 @@ def fit(
     Args:
         experiment: what to train, and how.
         dataset: items of the model's input shape.
-        run_folder: receives ``checkpoint/``, ``metrics.jsonl``, ``tensorboard/`` and ``dashboard.png``.
+        run_folder: receives ``checkpoint/`` and ``metrics.jsonl``, and with pictures ``tensorboard/`` and
+            ``dashboard.png``.
         max_seconds: stop, evaluate and save after this many seconds, to be resumed by the same call.
         show_progress: a bar on the terminal.
-        draw_pictures: ``dashboard.png`` at every evaluation, which takes seconds.
+        draw_pictures: TensorBoard's curves, and ``dashboard.png`` at every evaluation, which takes seconds.
 
     Returns:
         The run's record, as in ``checkpoint/training.json``.
@@ -62,7 +65,7 @@ def fit(
         ConfigError: the run folder holds a run of other settings, or on other items.
         InputError: an item cannot be read.
         WorkerEnded: a process that reads batches was killed.
-        TrainingDiverged: more than 100 updates in a row had gradients that were not finite.
+        TrainingDiverged: more than 100 updates in a row had gradients that were not finite; noticed within 50 more.
     """
     started = time.monotonic()
     accelerator = Accelerator(mixed_precision="bf16" if experiment.precision == "bf16" else "no")
@@ -71,11 +74,11 @@ def fit(
         torch.set_float32_matmul_precision("high")  # TF32 where products are float32, as cuDNN's convolutions have it
     model = Autoencoder(experiment.model).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     method = build_method(experiment.method, model, experiment.settings).to(accelerator.device)
-    optimiser = build_optimiser(method, experiment)
-    record = _restore_or_start(experiment, dataset, run_folder, method, optimiser)
+    optimiser = build_optimiser(method, experiment.optimiser)
+    record, averaged = _restore_or_start(experiment, dataset, run_folder, method, optimiser)
     prepared, optimiser = accelerator.prepare(method, optimiser)
 
-    skipped_in_a_row, waited = 0, 0.0
+    updates, waited = Updates(accelerator.device), 0.0
     steps = range(record["steps"], experiment.steps)
     reader = _batch_reader(experiment, dataset, accelerator)
     with (
@@ -98,34 +101,30 @@ def fit(
             asked = time.monotonic()
             items = next(batches)
             waited += time.monotonic() - asked
-            batch = Batch(torch.from_numpy(items).to(accelerator.device), _labels(dataset, reader, step, accelerator))
+            batch = Batch(_on_device(items, accelerator), _labels(dataset, reader, step, accelerator))
             generator = step_generator(experiment.seed, step, accelerator.process_index, accelerator.device)
-            apply_schedule(optimiser, experiment, step)
+            apply_schedule(optimiser, experiment.optimiser, step, experiment.steps)
             losses = prepared(batch, generator, step / experiment.steps)
             optimiser.zero_grad()
             accelerator.backward(losses.total)
-            if clip_gradients(method, experiment.optimiser.clip_norm):
-                optimiser.step()
-                _share_buffers(method, accelerator)
-                method.after_step(step, step_generator(experiment.seed, step, 0, accelerator.device))
-                skipped_in_a_row = 0
-            else:
-                skipped_in_a_row += 1
-                if skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
-                    raise TrainingDiverged(f"{run_folder}: gradients not finite for {skipped_in_a_row} steps in a row")
+            updates.make(optimiser, clip_gradients(method, experiment.optimiser))
+            _share_buffers(method, accelerator)
+            method.after_step(step, step_generator(experiment.seed, step, 0, accelerator.device))
+            if averaged is not None:
+                averaged.update(step)
 
             record["steps"] = step + 1
             out_of_time = max_seconds is not None and _agree(time.monotonic() - started > max_seconds, accelerator)
             last = step + 1 == experiment.steps or out_of_time
+            if last or (step + 1) % SKIPS_ARE_READ_EVERY == 0:
+                _check_skipped(updates, run_folder)
             if recorder is not None:
                 recorder.step(step, losses.metrics)
             if recorder is not None and (last or (step + 1) % experiment.evaluate_every == 0):
-                method.before_checkpoint()
-                record["validation"] = evaluate(method, dataset.test, limit=experiment.evaluation_items)
-                recorder.evaluation(step, record["validation"], method, dataset.test)
+                _evaluate(experiment, dataset, method, averaged, record, recorder, step)
             if recorder is not None and (last or (step + 1) % experiment.checkpoint_every == 0):
-                method.before_checkpoint()
-                save_checkpoint(run_folder / "checkpoint", method, optimiser, record | _times(record, started, waited))
+                so_far = record | _times(record, started, waited)
+                save_checkpoint(run_folder / "checkpoint", method, optimiser, so_far, averaged)
             if out_of_time:
                 break
     accelerator.wait_for_everyone()  # until the checkpoint is written
@@ -150,37 +149,37 @@ def _times(record: dict[str, Any], started: float, waited: float) -> dict[str, f
     }
 
 
-def build_optimiser(method: Method, experiment: Experiment) -> torch.optim.AdamW:
-    """AdamW over what the method trains: the recognition model, the generative model, and the method's own."""
-    settings = experiment.optimiser
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in part.parameters() if p.requires_grad], "lr": settings.learning_rate}
-        for part in (method.model.recognition, method.model.generative)
-    ]
-    groups = [group for group in groups if group["params"]] + method.extra_parameters()
-    for group in groups:
-        group["base_lr"] = group.setdefault("lr", settings.learning_rate)
-    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+def _evaluate(
+    experiment: Experiment,
+    dataset: Dataset,
+    method: Method,
+    averaged: AveragedWeights | None,
+    record: dict[str, Any],
+    recorder: Recorder,
+    step: int,
+) -> None:
+    """Evaluate the weights that the checkpoint's model.safetensors gets, and beside an average what it is of."""
+    if averaged is not None:
+        method.before_checkpoint()
+        record["validation_raw"] = evaluate(method, dataset.test, limit=experiment.evaluation_items)
+        recorder.record(step, "validation_raw", record["validation_raw"])
+    with served_weights(method, averaged):
+        record["validation"] = evaluate(method, dataset.test, limit=experiment.evaluation_items)
+        recorder.evaluation(step, record["validation"], method, dataset.test)
 
 
-def apply_schedule(optimiser: torch.optim.Optimizer, experiment: Experiment, step: int) -> None:
-    """Set each group's learning rate for a step; it depends on the step alone."""
-    factor = experiment.optimiser.factor(step, experiment.steps)
-    for group in optimiser.param_groups:
-        group["lr"] = group["base_lr"] * factor
+def _check_skipped(updates: Updates, run_folder: Path) -> None:
+    skipped = updates.skipped_in_a_row()
+    if skipped > MAX_SKIPPED_IN_A_ROW:
+        raise TrainingDiverged(f"{run_folder}: gradients not finite for {skipped} steps in a row")
 
 
-def clip_gradients(method: Method, clip_norm: float) -> bool:
-    """Clip recognition and generative model each to a norm of its own; False where a gradient is not finite.
-
-    Apart, because the gradient of log p grows with the size of the input and would drown that of log q.
-    """
-    norms = [
-        torch.nn.utils.clip_grad_norm_(part.parameters(), clip_norm)
-        for part in (method.model.recognition, method.model.generative)
-    ]
-    # One by one: the norm of a part that is not trained is on the CPU.
-    return all(bool(norm.isfinite()) for norm in norms)
+def _on_device(array: np.ndarray, accelerator: Accelerator) -> torch.Tensor:
+    """An array on the device; to a GPU from pinned memory, so that nothing waits for the copy."""
+    tensor = torch.from_numpy(array)
+    if accelerator.device.type != "cuda":
+        return tensor.to(accelerator.device)
+    return tensor.pin_memory().to(accelerator.device, non_blocking=True)
 
 
 def step_generator(seed: int, step: int, process: int, device: torch.device) -> torch.Generator:
@@ -219,7 +218,7 @@ def _labels(dataset: Dataset, reader: BatchReader, step: int, accelerator: Accel
     """The labels of a step's batch; not read ahead, as they are in memory."""
     if dataset.train_labels is None:
         return None
-    return torch.from_numpy(dataset.train_labels[reader.indices(step)].astype(np.int64)).to(accelerator.device)
+    return _on_device(dataset.train_labels[reader.indices(step)].astype(np.int64), accelerator)
 
 
 def _num_workers(experiment: Experiment, accelerator: Accelerator) -> int:
@@ -231,16 +230,22 @@ def _num_workers(experiment: Experiment, accelerator: Accelerator) -> int:
 
 def _restore_or_start(
     experiment: Experiment, dataset: Dataset, run_folder: Path, method: Method, optimiser: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Continue the run that is in the folder, or begin one; returns its record so far."""
-    checkpoint = run_folder / "checkpoint"
+) -> tuple[dict[str, Any], AveragedWeights | None]:
+    """Resume the run that is in the folder, or begin one; returns its record so far, and its averaged weights."""
+    checkpoint, decay = run_folder / "checkpoint", experiment.optimiser.ema
     if has_checkpoint(checkpoint):
         before = read_record(checkpoint)
         _check_same_run(experiment, dataset, before, run_folder)
-        return load_checkpoint(checkpoint, method, optimiser)
+        averaged = None if decay is None else AveragedWeights(method.model, decay)
+        return load_checkpoint(checkpoint, method, optimiser, averaged), averaged
     stages: list[dict[str, Any]] = []
     if experiment.start_from is not None:
         source = Path(experiment.start_from)
+        if not source.is_dir():
+            raise ModelFileError(
+                f"start_from: {source}: no such folder; expected a checkpoint or a model folder. One under runs/ is "
+                "made by an earlier stage: run that first, or all stages in order with `python -m train chain`"
+            )
         load_source = load_widened if is_smaller(read_config(source), method.model.config) else load_weights
         load_source(method.model, source / "model.safetensors")
         stage = read_record(source)
@@ -249,7 +254,7 @@ def _restore_or_start(
         align_with_input(method.model.recognition)
     method.prepare(dataset.train, experiment.seed)
     method.start()
-    return {
+    record = {
         "experiment": _settings(experiment),
         "train_items": len(dataset.train),
         "steps": 0,
@@ -257,6 +262,7 @@ def _restore_or_start(
         "stages_before": stages,
         "versions": _versions(),
     }
+    return record, None if decay is None else AveragedWeights(method.model, decay)
 
 
 def _check_same_run(experiment: Experiment, dataset: Dataset, record: dict[str, Any], run_folder: Path) -> None:

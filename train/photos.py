@@ -7,6 +7,7 @@ memory: an item is read from its source (``daps_tokenizer/data/sources.py``), de
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,6 +21,9 @@ from daps_tokenizer.data.sources import Source, SourceKind, open_source
 from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.images.load import load_images, to_pil
 
+_CROP_TRIES = 10
+_LOG_RATIO = math.log(4 / 3)
+
 
 @dataclass(frozen=True)
 class PhotosConfig:
@@ -32,6 +36,9 @@ class PhotosConfig:
         flip: mirror half of the training crops.
         jitter: brightness and contrast of each training crop are multiplied by factors between 1 − jitter and
             1 + jitter, alike in all channels, so that colours keep their hue; 0 for never.
+        resized_crop: training crops show a random share of the photograph's area between these two numbers, as
+            [0.25, 1.0], with sides in a ratio of 3:4 to 4:3, and are scaled to the size of the model. Without it, crops
+            are cut at the scale of the photograph.
         crops_per_image: crops of a training batch that are cut from one photograph, since decoding it costs more than
             cropping; divides the batch size.
         workers: processes that decode; one for every core but one where it is not given. Results do not depend on it.
@@ -44,6 +51,7 @@ class PhotosConfig:
     shorter_side: int = 256
     flip: bool = True
     jitter: float = 0.0
+    resized_crop: tuple[float, ...] | None = None
     crops_per_image: int = 1
     workers: int | None = None
 
@@ -59,6 +67,12 @@ class PhotosConfig:
             )
         if not 0 <= self.jitter < 1:
             raise ConfigError(f"data.jitter must be at least 0 and under 1, not {self.jitter}")
+        shares = self.resized_crop
+        if shares is not None and not (len(shares) == 2 and 0 < shares[0] <= shares[1] <= 1):
+            raise ConfigError(
+                "data.resized_crop must be the smallest and the largest share of a photograph's area, "
+                f"as [0.25, 1.0], not {list(shares)}"
+            )
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"data.workers must be at least 0, not {self.workers}")
 
@@ -119,11 +133,15 @@ class PhotoItems:
         return photo[top : top + height, left : left + width]
 
     def _random_view(self, photo: np.ndarray, seed: list[int]) -> np.ndarray:
-        height, width, _ = self.shape
         random = np.random.default_rng(seed)
+        height, width = self.shape[:2]
+        if self.settings.resized_crop is not None:
+            height, width = _random_size(photo.shape[:2], (height, width), self.settings.resized_crop, random)
         top = random.integers(photo.shape[0] - height, endpoint=True)
         left = random.integers(photo.shape[1] - width, endpoint=True)
         crop = photo[top : top + height, left : left + width]
+        if crop.shape != self.shape:
+            crop = _resize(crop, self.shape[0], self.shape[1])
         if self.settings.flip and random.random() < 0.5:
             crop = crop[:, ::-1]
         if self.settings.jitter:
@@ -155,8 +173,26 @@ def _scale(photo: np.ndarray, height: int, width: int, shorter_side: int) -> np.
     factor = max(min(1.0, shorter_side / min(rows, columns)), height / rows, width / columns)
     if factor == 1.0:
         return photo
-    size = max(width, round(columns * factor)), max(height, round(rows * factor))
-    return np.asarray(to_pil(photo).resize(size, Image.Resampling.LANCZOS)).reshape(size[1], size[0], -1)
+    return _resize(photo, max(height, round(rows * factor)), max(width, round(columns * factor)))
+
+
+def _resize(photo: np.ndarray, height: int, width: int) -> np.ndarray:
+    resized = to_pil(photo).resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(resized).reshape(height, width, photo.shape[2])
+
+
+def _random_size(
+    available: tuple[int, ...], wanted: tuple[int, int], shares: tuple[float, ...], random: np.random.Generator
+) -> tuple[int, int]:
+    """Rows and columns of a crop: a share of the area, in a shape near that of ``wanted``; the whole if none fits."""
+    for _ in range(_CROP_TRIES):
+        area = available[0] * available[1] * random.uniform(shares[0], shares[1])
+        ratio = math.exp(random.uniform(-_LOG_RATIO, _LOG_RATIO)) * wanted[1] / wanted[0]
+        height, width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < height <= available[0] and 0 < width <= available[1]:
+            return height, width
+    scale = min(available[0] / wanted[0], available[1] / wanted[1])
+    return int(wanted[0] * scale), int(wanted[1] * scale)
 
 
 def _jitter(crop: np.ndarray, brightness: float, contrast: float) -> np.ndarray:

@@ -6,17 +6,20 @@ import json
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from daps_tokenizer.files import write_bytes_atomically
 from train.dashboard import draw_dashboard
 from train.data import Items
 from train.experiment import Experiment
 from train.methods import Method
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Recorder:
@@ -29,7 +32,7 @@ class Recorder:
         self.folder, self.experiment, self.draw_pictures = folder, experiment, draw_pictures
         self.metrics_file = folder / "metrics.jsonl"
         _drop_lines_after(self.metrics_file, first_step)
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self.board = _open_tensorboard(folder / "tensorboard", first_step) if draw_pictures else None
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -52,7 +55,8 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
-        self.board.close()
+        if self.board is not None:
+            self.board.close()
 
     last_step: int | None
 
@@ -66,23 +70,31 @@ class Recorder:
                 values["seconds_per_step"] = (now - self.last_time) / steps
                 values["cpu_seconds_per_step"] = (cpu - self.last_cpu) / steps  # whatever else the machine does
             self.last_time, self.last_cpu, self.last_step = now, cpu, step
-            self._write(step, "train", values)
+            self.record(step, "train", values)
             self.progress.update(self.task, status=f"log p {values.get('log_p', float('nan')):.1f}")
         self.progress.update(self.task, completed=step + 1)
 
     def evaluation(self, step: int, values: dict[str, float], method: Method, items: Items) -> None:
         """Called after an evaluation: writes it down and redraws the dashboard."""
-        self._write(step, "validation", values)
+        self.record(step, "validation", values)
         if self.draw_pictures:
             draw_dashboard(self.folder / "dashboard.png", self.metrics_file, method, items)
         self.last_time, self.last_cpu, self.last_step = time.monotonic(), time.process_time(), step
 
-    def _write(self, step: int, kind: str, values: dict[str, float]) -> None:
+    def record(self, step: int, kind: str, values: dict[str, float]) -> None:
+        """Write a line of ``metrics.jsonl``."""
         line = json.dumps({"step": step + 1, "kind": kind, **values})
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(f"{kind}/{name}", value, step + 1)
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"{kind}/{name}", value, step + 1)
+
+
+def _open_tensorboard(folder: Path, first_step: int) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+    return SummaryWriter(str(folder), purge_step=first_step)
 
 
 def read_metrics(path: Path) -> list[dict[str, float | str]]:
@@ -92,7 +104,7 @@ def read_metrics(path: Path) -> list[dict[str, float | str]]:
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
-    """Forget what was recorded after the checkpoint that the run goes on from."""
+    """Forget what was recorded after the checkpoint that the run resumes from."""
     if path.exists():
         kept = [json.dumps(line) for line in read_metrics(path) if int(line["step"]) <= step]
         write_bytes_atomically(path, "".join(line + "\n" for line in kept).encode())

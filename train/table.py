@@ -24,9 +24,10 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from train.checkpoint import load_checkpoint
 from train.data import Dataset, DatasetKind
 from train.evaluate import evaluate
-from train.experiment import Experiment, OptimiserConfig, read_yaml
-from train.loop import build_optimiser, fit
+from train.experiment import Experiment, read_with_model
+from train.loop import fit
 from train.methods import build_method
+from train.optimisation import OptimiserConfig, build_optimiser
 from train.recorder import read_metrics
 
 POINTS_PER_CURVE = 6
@@ -108,10 +109,7 @@ def load_table(path: Path) -> TableConfig:
     Raises:
         ConfigError: missing file, not YAML, unknown or missing keys; names the file and the key.
     """
-    content = read_yaml(path)
-    if isinstance(content, dict) and isinstance(content.get("model"), str):
-        content["model"] = read_yaml(path.parent / content["model"])
-    return config_from_dict(TableConfig, content, source=str(path))
+    return config_from_dict(TableConfig, read_with_model(path), source=str(path))
 
 
 def stages(table: TableConfig, name: str, row: Row, seed: int) -> list[Experiment]:
@@ -213,14 +211,14 @@ def run_cell(
 def evaluate_run(experiment: Experiment, dataset: Dataset, run_folder: Path, items: int) -> dict[str, float]:
     """What :func:`train.evaluate.evaluate` finds on so many test items of a run that has ended."""
     method = build_method(experiment.method, Autoencoder(experiment.model), experiment.settings)
-    load_checkpoint(run_folder / "checkpoint", method, build_optimiser(method, experiment))
+    load_checkpoint(run_folder / "checkpoint", method, build_optimiser(method, experiment.optimiser))
     return evaluate(method, dataset.test, limit=items)
 
 
 def count_parameters(experiment: Experiment) -> int:
     """How many numbers the optimiser of an experiment trains, a value baseline and η included."""
     method = build_method(experiment.method, Autoencoder(experiment.model), experiment.settings)
-    groups = build_optimiser(method, experiment).param_groups
+    groups = build_optimiser(method, experiment.optimiser).param_groups
     return sum(parameter.numel() for group in groups for parameter in group["params"])
 
 

@@ -25,9 +25,10 @@ from daps_tokenizer.model.sampling import sample_codes
 from train.batches import BatchReader
 from train.code_search import CodeSearch
 from train.data import Dataset, DatasetKind
-from train.experiment import Experiment, OptimiserConfig
-from train.loop import apply_schedule, build_optimiser, clip_gradients, step_generator
+from train.experiment import Experiment
+from train.loop import step_generator
 from train.methods import Batch, Method, build_method
+from train.optimisation import OptimiserConfig, Updates, apply_schedule, build_optimiser, clip_gradients
 
 KINDS = ("greedy", "sampled", "searched")
 EVALUATION_BATCH = 100
@@ -130,8 +131,8 @@ def train_on(
     )
     method = build_method(way.method, model, way.settings)
     method.start()
-    optimiser = build_optimiser(method, experiment)
-    reader = BatchReader(dataset.train, way.batch_size, seed)
+    optimiser = build_optimiser(method, experiment.optimiser)
+    reader, updates = BatchReader(dataset.train, way.batch_size, seed), Updates(torch.device("cpu"))
     inputs = torch.from_numpy(held_out)
     found = [Point(0.0, 0, measure(method, inputs))]
     on_point(found[0])
@@ -140,7 +141,7 @@ def train_on(
         method.train()
         started = time.process_time() - spent
         while spent < due:
-            apply_schedule(optimiser, experiment, steps)
+            apply_schedule(optimiser, experiment.optimiser, steps, experiment.steps)
             decay = 0.5 * (1 + math.cos(math.pi * min(1.0, spent / seconds)))
             for group in optimiser.param_groups:
                 group["lr"] *= decay
@@ -148,8 +149,7 @@ def train_on(
             losses = method(batch, step_generator(seed, steps, 0, torch.device("cpu")), spent / seconds)
             optimiser.zero_grad()
             losses.total.backward()
-            if clip_gradients(method, experiment.optimiser.clip_norm):
-                optimiser.step()
+            updates.make(optimiser, clip_gradients(method, experiment.optimiser))
             steps += 1
             spent = time.process_time() - started
         found.append(Point(spent, steps, measure(method, inputs)))

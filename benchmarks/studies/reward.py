@@ -25,10 +25,11 @@ from train.checkpoint import load_checkpoint
 from train.data import Dataset
 from train.evaluate import evaluate
 from train.experiment import Experiment
-from train.loop import build_optimiser, fit
+from train.loop import fit
 from train.methods import build_method
 from train.methods.daps import DAPS
 from train.methods.rewards import ClassReward
+from train.optimisation import build_optimiser
 
 PROBE_ITEMS = 12_000  # from which the probe gets as many of each class as can be
 PROBE_LABELS = 10_000
@@ -121,7 +122,7 @@ def _measure(
     experiment: Experiment, dataset: Dataset, folder: Path, reward: str, weight: float, *, seconds: float
 ) -> RewardRow:
     method = build_method(experiment.method, Autoencoder(experiment.model), experiment.settings)
-    load_checkpoint(folder / "checkpoint", method, build_optimiser(method, experiment))
+    load_checkpoint(folder / "checkpoint", method, build_optimiser(method, experiment.optimiser))
     assert isinstance(method, DAPS) and dataset.train_labels is not None and dataset.test_labels is not None
     (classifier,) = (module for module in method.rewards.rewards if isinstance(module, ClassReward))
     method.eval()

@@ -22,9 +22,10 @@ from daps_tokenizer.model.sampling import sample_codes
 from train.batches import BatchReader
 from train.code_search import CodeSearch, greedy_in_passes
 from train.data import Dataset, DatasetKind
-from train.experiment import Experiment, OptimiserConfig
-from train.loop import apply_schedule, build_optimiser, clip_gradients, step_generator
+from train.experiment import Experiment
+from train.loop import step_generator
 from train.methods import Batch, build_method
+from train.optimisation import OptimiserConfig, Updates, apply_schedule, build_optimiser, clip_gradients
 
 EVALUATION_BATCH = 100
 # Found by the final sweep of local search as users run it: two proposals.
@@ -88,21 +89,20 @@ def watch_training(
     )
     method = build_method(way.method, model, way.settings)
     method.start()
-    optimiser = build_optimiser(method, experiment)
-    reader = BatchReader(dataset.train, batch_size, seed)
+    optimiser = build_optimiser(method, experiment.optimiser)
+    reader, updates = BatchReader(dataset.train, batch_size, seed), Updates(torch.device("cpu"))
     inputs = torch.from_numpy(dataset.test.read(np.arange(images), seed=(seed,)))
     found, spent, steps = [{"seconds": 0.0, "steps": 0.0} | measure(model, inputs, seed=seed)], 0.0, 0
     for due in np.linspace(0, seconds, points + 1)[1:]:
         method.train()
         started = time.process_time() - spent
         while spent < due:
-            apply_schedule(optimiser, experiment, steps)
+            apply_schedule(optimiser, experiment.optimiser, steps, experiment.steps)
             batch = Batch(torch.from_numpy(reader(steps)))
             losses = method(batch, step_generator(seed, steps, 0, torch.device("cpu")), spent / seconds)
             optimiser.zero_grad()
             losses.total.backward()
-            if clip_gradients(method, experiment.optimiser.clip_norm):
-                optimiser.step()
+            updates.make(optimiser, clip_gradients(method, experiment.optimiser))
             steps += 1
             spent = time.process_time() - started
         found.append({"seconds": spent, "steps": float(steps)} | measure(model, inputs, seed=seed))

@@ -42,6 +42,27 @@ def test_what_was_not_measured_is_said_to_be_so() -> None:
     assert "Not measured." in card and "never trained" in card
 
 
+def test_a_model_of_ones_own_has_its_own_name_and_neither_licence_nor_limits_of_another() -> None:
+    experiment = STAGE["experiment"] | {"dataset": "photos", "data": {"kind": "folder", "train": ["birds"]}}  # type: ignore[operator]
+    record = STAGE | {"experiment": experiment, "stages_before": [], "train_items": 1234}
+    card = model_card(dataclasses.replace(CIFAR10, name="birds-64", training=record))
+    assert 'from_pretrained("./birds-64")' in card and "model_name: birds-64" in card
+    assert "license" not in card and "datasets:" not in card and "1.28 KB" not in card
+    assert "It was trained on 1,234 items. Nobody has described yet what it is for" in card
+
+
+def test_a_built_in_model_has_its_licence_and_its_limits() -> None:
+    card = model_card(dataclasses.replace(TRAINED, name="daps-cifar10"))
+    assert "license: apache-2.0" in card and "datasets: [cifar10]" in card
+    assert 'from_pretrained("daps-cifar10")' in card and "It sees 32×32 pixels" in card
+
+
+def test_data_of_the_hub_is_named_in_the_front_matter() -> None:
+    experiment = {"data": {"kind": "huggingface", "train": ["someone/birds:train"]}}
+    record = STAGE | {"experiment": STAGE["experiment"] | experiment}  # type: ignore[operator]
+    assert "datasets: [someone/birds]" in model_card(dataclasses.replace(CIFAR10, training=record))
+
+
 def test_the_collection_has_a_section_for_each_model() -> None:
     card = collection_card([MNIST, TRAINED])
     assert "## mnist" in card and "## cifar10" in card and card.count("library_name") == 1
@@ -50,7 +71,9 @@ def test_the_collection_has_a_section_for_each_model() -> None:
 def test_a_motion_model_has_no_psnr_and_is_shown_on_clips() -> None:
     evaluation = {name: value for name, value in EVALUATION.items() if not name.endswith("psnr")}
     stage = STAGE | {"experiment": STAGE["experiment"] | {"dataset": "motion", "model": {"input_shape": [4, 5]}}}  # type: ignore[operator]
-    card = model_card(dataclasses.replace(TINY_SPECTRAL, training=stage | {"evaluation": evaluation}))
+    card = model_card(
+        dataclasses.replace(TINY_SPECTRAL, name="daps-h1-motion", training=stage | {"evaluation": evaluation})
+    )
     assert "| codes | log p(x\\|z), nats | L2 |\n|---|---|---|\n| sampled | 571.23 | 14.000 |" in card
     assert 'tok.encode("walk.csv")  # 8 integers below 16 for each window of 4 frames' in card
     assert "10000 windows" in card and "begins as a transform codec" in card and "feet slide" in card

@@ -254,6 +254,26 @@ def test_jitter_changes_brightness_and_contrast_of_training_items_but_no_hue(tmp
     assert set(np.unique(views(test, 2))) == {80, 160}
 
 
+def test_resized_crops_show_a_share_of_the_photograph_at_the_size_of_the_model(tmp_path: Path) -> None:
+    rows, columns = np.mgrid[:64, :96]  # each pixel says where it is
+    photo = np.stack([rows, columns, columns], axis=-1).astype(np.uint8)
+    items, _ = one_photo(tmp_path, photo, (16, 16, 3), flip=False, resized_crop=(0.1, 0.6))
+    crops = views(items, 64).astype(float)
+    assert crops.shape == (64, 16, 16, 3)
+    heights = (crops[:, -1, 8, 0] - crops[:, 0, 8, 0]) * 16 / 15
+    widths = (crops[:, 8, -1, 1] - crops[:, 8, 0, 1]) * 16 / 15
+    shares, ratios = heights * widths / (64 * 96), widths / heights
+    assert 0.08 < shares.min() < 0.2 and 0.45 < shares.max() < 0.65
+    assert 0.7 < ratios.min() < 0.85 and 1.2 < ratios.max() < 1.4
+    np.testing.assert_array_equal(views(items, 64), crops)
+
+
+def test_a_resized_crop_of_a_photograph_that_none_fits_into_is_as_large_as_can_be(tmp_path: Path) -> None:
+    strip = np.zeros((16, 256, 3), np.uint8)
+    items, _ = one_photo(tmp_path, strip, (16, 16, 3), resized_crop=(0.9, 1.0))
+    assert views(items, 3).shape == (3, 16, 16, 3)
+
+
 @pytest.mark.parametrize("content", [b"", b"no image", encode_image(noise_photo(0))[:-200]])
 def test_a_photograph_that_cannot_be_decoded_is_named(content: bytes, tmp_path: Path) -> None:
     write_tar(tmp_path / "one.tar", {"a/good.png": encode_image(noise_photo(0)), "a/bad.webp": content})
@@ -285,6 +305,7 @@ def test_only_an_index_is_in_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"resized_crop": (0.5, 0.2)}, r"resized_crop must be the smallest and the largest share .*, not \[0.5, 0.2\]"),
         ({"kind": "zip"}, "data.kind must be one of tar, folder, huggingface, not 'zip'"),
         ({"train": ()}, "data.train and data.test must each name at least one source of photographs"),
         ({"test": ()}, "data.train and data.test must each name at least one source of photographs"),

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from daps_tokenizer.errors import ConfigError, InputError
+from daps_tokenizer.hub import built_in_models
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.sampling import sample_codes
 from tests.paths import DATA, ROOT
@@ -93,7 +95,7 @@ def test_a_start_given_on_the_command_line_is_the_one_that_counts(digits: Path, 
         ["fit", str(write_yaml(tmp_path, start_from="else/where")), "--data", str(digits), "--start-from", "no/where"],
     )
     assert (found.exit_code, found.stdout) == (2, "")
-    assert "no/where: no config.json; expected a checkpoint folder" in found.stderr
+    assert "no/where: no such folder; expected a checkpoint or a model folder" in found.stderr
 
 
 def test_evaluate_measures_a_checkpoint_on_the_whole_test_set_and_writes_it_down(digits: Path, tmp_path: Path) -> None:
@@ -135,12 +137,12 @@ def test_an_evaluation_is_the_mean_over_items_whatever_the_batches() -> None:
         ({"precision": "fp16"}, "precision must be one of fp32, bf16, not 'fp16'"),
         ({"method": "gan"}, "method 'gan' is not known; known methods are daps,"),
         ({"settings": {"temperature": 1.0}}, "settings of daps: unknown key 'temperature'; known keys are"),
-        ({"settings": {"num_samples": 1}}, "num_samples must be at least 2, not 1"),
+        ({"settings": {"num_samples": 1}}, "num_samples must be at least 2 with global credit, not 1"),
         ({"optimiser": {"schedule": "linear"}}, "schedule must be one of constant, cosine, not 'linear'"),
-        ({"optimiser": {"learning_rate": -1.0}}, "learning_rate and clip_norm must be positive, not -1.0"),
-        ({"optimiser": {"warmup_steps": -1}}, "weight_decay and warmup_steps must be at least 0"),
+        ({"optimiser": {"learning_rate": -1.0}}, "learning_rate must be positive, not -1.0"),
+        ({"optimiser": {"warmup_steps": -1}}, "warmup_steps must be at least 0, not -1"),
         ({"optimiser": {"final_fraction": 2.0}}, "final_fraction must be between 0 and 1, not 2.0"),
-        ({"model": "nowhere.yaml"}, "nowhere.yaml: no such file; expected an experiment in YAML"),
+        ({"model": "nowhere.yaml"}, "nowhere.yaml: no such file; expected a model in YAML, its path relative to the"),
         ({"model": {"name": "x"}}, "model: key 'generative' is missing"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -177,7 +179,7 @@ def test_an_experiment_that_is_not_there_or_a_folder_is_named(tmp_path: Path) ->
 def test_every_experiment_of_the_project_is_valid(path: Path) -> None:
     experiment = load_experiment(path)
     build_method(experiment.method, Autoencoder(experiment.model), experiment.settings)
-    if experiment.start_from is not None and experiment.start_from.startswith("daps_tokenizer/pretrained/"):
+    if experiment.start_from is not None and not experiment.start_from.startswith("runs/"):
         # Models of windows fit images of any size: it is the weights that have to.
         load_weights(Autoencoder(experiment.model), ROOT / experiment.start_from / "model.safetensors")
     elif experiment.start_from is not None:
@@ -189,6 +191,26 @@ def test_every_experiment_of_the_project_is_valid(path: Path) -> None:
             return
         fits = Autoencoder(experiment.model).load_state_dict(Autoencoder(before.model).state_dict())
         assert not fits.missing_keys and not fits.unexpected_keys
+
+
+def test_every_start_is_in_the_repository_or_made_by_an_experiment_of_it() -> None:
+    made = {f"runs/{load_experiment(path).name}/checkpoint" for path in CONFIGS}
+    texts = [path.read_text() for path in (ROOT / "train" / "configs").glob("*.yaml")]  # tables too
+    starts = {start for text in texts for start in re.findall(r"start_from: ([^,\s]+)", text)}
+    kept = {f"train/starts/{folder.name}" for folder in (ROOT / "train" / "starts").iterdir()}
+    built_in = {f"daps_tokenizer/pretrained/{name}" for name in built_in_models()}
+    assert starts <= made | kept | built_in
+    assert kept <= starts  # what nothing starts from is not kept
+
+
+def test_a_start_that_is_not_there_says_how_it_is_made(tmp_path: Path, digits: Path) -> None:
+    config = write_yaml(tmp_path, start_from="runs/first/checkpoint")
+    with contextlib.chdir(tmp_path):
+        result = CliRunner().invoke(main, ["fit", str(config), "--data", str(digits), "--quiet"])
+    assert result.exit_code == 2
+    message = " ".join(result.output.split())
+    assert "start_from: runs/first/checkpoint: no such folder; expected a checkpoint or a model folder" in message
+    assert "run that first, or all stages in order with `python -m train chain`" in message
 
 
 def test_the_experiments_of_the_project_have_names_of_their_own() -> None:

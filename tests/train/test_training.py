@@ -23,8 +23,9 @@ from tests.paths import ROOT
 from tests.settings import TINY_GRID, TINY_MLP, TINY_MOTION
 from train.batches import batch_indices
 from train.data import ArrayItems, Dataset
-from train.experiment import Experiment, OptimiserConfig
+from train.experiment import Experiment
 from train.loop import MAX_SKIPPED_IN_A_ROW, TrainingDiverged, fit
+from train.optimisation import OptimiserConfig
 from train.recorder import read_metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,10 +14,11 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.settings import TINY_GRID, TINY_MLP, of_kind
 from train.data import ArrayItems, Dataset
 from train.evaluate import evaluate
-from train.experiment import Experiment, OptimiserConfig
+from train.experiment import Experiment
 from train.loop import fit
 from train.methods import METHODS as BY_NAME
 from train.methods import Batch, build_method
+from train.optimisation import OptimiserConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,10 +14,10 @@ from tests.settings import TINY_GRID, TINY_MLP
 from tests.train.test_training import experiment, run
 from train.checkpoint import load_checkpoint
 from train.data import ArrayItems, Dataset
-from train.loop import build_optimiser
 from train.methods import Batch, build_method
 from train.methods.daps import DAPS, DAPSSettings
 from train.methods.rewards import ClassReward, WeightedRewards
+from train.optimisation import build_optimiser
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,7 +106,7 @@ def test_what_a_reward_trains_is_in_the_checkpoint(tmp_path: Path) -> None:
     run(trained, tmp_path, Dataset(items, items, labels, labels))
     method = build_method("daps", Autoencoder(TINY_MLP), trained.settings)
     assert isinstance(method, DAPS)
-    load_checkpoint(tmp_path / "checkpoint", method, build_optimiser(method, trained))
+    load_checkpoint(tmp_path / "checkpoint", method, build_optimiser(method, trained.optimiser))
     assert bool((method.rewards.rewards[0].head.weight != 0).any())
 
 
