@@ -72,7 +72,11 @@ def _run(
         experiment = dataclasses.replace(experiment, start_from=str(start_from))
     folder = run_folder or Path("runs") / experiment.name
     dataset = load_dataset(
-        experiment.dataset, data_folder(data), photos=experiment.data, input_shape=experiment.model.input_shape
+        experiment.dataset,
+        data_folder(data),
+        photos=experiment.data,
+        motion=experiment.motion,
+        input_shape=experiment.model.input_shape,
     )
     record = run_experiment(
         experiment, dataset, folder, max_seconds=max_seconds, show_progress=not quiet, draw_pictures=not quiet

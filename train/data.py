@@ -16,7 +16,7 @@ import numpy as np
 
 from daps_tokenizer.data.datasets import Split, read_cifar10, read_mnist
 from daps_tokenizer.errors import InputError
-from train.motion import open_motion
+from train.motion import MotionConfig, open_motion
 from train.photos import PhotosConfig, open_photos
 
 DatasetKind = Literal["mnist", "cifar10", "photos", "motion"]
@@ -100,7 +100,12 @@ def default_folder() -> Path:
 
 
 def load_dataset(
-    kind: DatasetKind, folder: Path, *, photos: PhotosConfig | None = None, input_shape: tuple[int, ...] = ()
+    kind: DatasetKind,
+    folder: Path,
+    *,
+    photos: PhotosConfig | None = None,
+    motion: MotionConfig | None = None,
+    input_shape: tuple[int, ...] = (),
 ) -> Dataset:
     """Load MNIST (``mnist.npz``), CIFAR-10 (``cifar10/*.webp`` mosaics) or motion (``lafan1_h1.npz``), or list
     photographs to be read later.
@@ -109,6 +114,7 @@ def load_dataset(
         kind: which dataset.
         folder: where the files are.
         photos: where ``kind`` is ``photos``: which ones, and how they become items.
+        motion: where ``kind`` is ``motion``: how training clips are augmented.
         input_shape: of an item, where ``kind`` is ``photos``: (height, width, channels); or ``motion``: (frames, 127).
 
     Raises:
@@ -117,7 +123,7 @@ def load_dataset(
     if kind == "photos":
         return Dataset(*open_photos(photos or PhotosConfig(), folder, input_shape))
     if kind == "motion":
-        return Dataset(*open_motion(folder / "lafan1_h1.npz", input_shape))
+        return Dataset(*open_motion(folder / "lafan1_h1.npz", input_shape, motion))
     return {"mnist": _load_mnist, "cifar10": _load_cifar10}[kind](folder)
 
 

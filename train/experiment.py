@@ -13,6 +13,7 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.motion.features import FPS
 from train.data import DatasetKind
 from train.methods import method_settings
+from train.motion import MotionConfig
 from train.optimisation import OptimiserConfig
 from train.photos import PhotosConfig
 
@@ -31,7 +32,8 @@ class Experiment:
     Args:
         name: the run's folder under ``runs/``.
         model: a ``TokenizerConfig``; in YAML also the path of a file that holds one, relative to the experiment's.
-        dataset: which data the model is trained and evaluated on; ``data`` says more about ``photos``.
+        dataset: which data the model is trained and evaluated on; ``data`` says more about ``photos``, and ``motion``
+            how the clips of dataset ``motion`` are augmented.
         method: a name in ``train.methods``; ``settings`` are that method's own.
         start_from: a checkpoint folder whose weights the run starts from.
         aligned: whether an autoregressive recognition model begins with weights that let it read the input where a code
@@ -47,6 +49,7 @@ class Experiment:
     steps: int
     batch_size: int
     data: PhotosConfig | None = None
+    motion: MotionConfig | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     start_from: str | None = None
@@ -73,9 +76,11 @@ class Experiment:
             self.data.check_fit(self.model.input_shape, self.batch_size)
         if self.aligned and self.start_from is not None:
             raise ConfigError("aligned says how weights begin, so it does not go with start_from")
-        motion = self.model.motion
-        if self.dataset == "motion" and motion is not None and motion.fps != FPS:
-            raise ConfigError(f"dataset motion has {FPS:g} frames per second; set motion.fps to it, not {motion.fps:g}")
+        if self.motion is not None and self.dataset != "motion":
+            raise ConfigError(f"motion says how clips are augmented: it goes with dataset motion, not {self.dataset}")
+        schema = self.model.motion
+        if self.dataset == "motion" and schema is not None and schema.fps != FPS:
+            raise ConfigError(f"dataset motion has {FPS:g} frames per second; set motion.fps to it, not {schema.fps:g}")
 
 
 def load_experiment(path: Path) -> Experiment:

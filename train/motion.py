@@ -25,8 +25,8 @@ EXPECTED = "the LAFAN1 clips of the H1 with data, split_points, names and fps"
 class MotionConfig:
     """How training clips are augmented.
 
-    ``mirror``: half of the windows have left and right exchanged. ``speeds``: every clip is in the data once for each of
-    them, played so many times as fast; velocities are those of the faster clip.
+    ``mirror``: half of the windows have left and right exchanged. ``speeds``: every clip is in the data once for each
+    speed, a factor; velocities are those of the faster or slower clip.
     """
 
     mirror: bool = False
