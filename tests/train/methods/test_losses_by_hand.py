@@ -1,7 +1,7 @@
 """The loss of each baseline, written once more with loops over numpy arrays, from its formula alone.
 
-Networks give numbers (logits, pixels, a posterior); everything a method does with them is repeated here. A wrong sign of
-a divergence, an entropy or an advantage changes the total, or the gradient on the recognition model's last bias.
+Networks give numbers (logits, pixels, a posterior); everything a method does with them is repeated here. A wrong sign
+of a divergence, an entropy or an advantage changes the total, or the gradient on the last bias of q.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def test_the_vqvae_weighs_log_p_per_pixel_with_the_distance_to_the_nearest_vecto
     table = as_array(method.model.generative.embedding.weight)
     log_p = error = 0.0
     for inputs, rows in zip(batch.inputs, hidden, strict=True):
-        codes = [min(range(VOCAB), key=lambda v: float(((h - table[v]) ** 2).sum())) for h in rows]  # noqa: B023
+        codes = [min(range(VOCAB), key=lambda v: float(((h - table[v]) ** 2).sum())) for h in rows]
         log_p += bernoulli(method.model.generative(torch.tensor([codes])), inputs) / (ITEMS * 28 * 28)
         error += sum(float(((h - table[v]) ** 2).mean()) for h, v in zip(rows, codes, strict=True)) / (ITEMS * CODES)
     assert float(total.detach()) == pytest.approx(-log_p + error + 0.4 * error, rel=1e-5)
