@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import report, table, write_report
 from benchmarks.quality.codecs import CODECS
 from benchmarks.quality.contact_sheet import Panel, choose_rows, draw_sheet
 from benchmarks.quality.measure import (
@@ -22,6 +21,7 @@ from benchmarks.quality.measure import (
     summarise_candidate,
 )
 from benchmarks.quality.records import Records
+from benchmarks.reports import report, table, write_report
 from daps_tokenizer.cli.common import progress_bar
 from daps_tokenizer.data.datasets import Data, open_data
 from daps_tokenizer.errors import InputError
