@@ -13,7 +13,8 @@ from typing import Any
 from daps_tokenizer.evaluation.timing import machine_line
 from daps_tokenizer.files import write_files_of_one_name
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results"  # of the shipped weights
+STUDIES = RESULTS / "studies"  # made once, each with the weights it names
 
 
 def command_line() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from daps_tokenizer.config import TokenizerConfig
+from export.paper import dataset_of, nats_less_in_the_papers_units
 
 _USAGE = """```python
 from daps_tokenizer import Tokenizer
@@ -52,13 +53,13 @@ _LIMITS = {
 
 def model_card(config: TokenizerConfig) -> str:
     """The text of one model's card, with the Hub's front matter."""
-    front = _front_matter(config.name, [_dataset(config)])
+    front = _front_matter(config.name, [dataset_of(config)])
     return "\n\n".join([front, *_sections(config, heading="#")]) + "\n"
 
 
 def collection_card(configs: list[TokenizerConfig]) -> str:
     """One card for several models: the repository's MODEL_CARD.md."""
-    front = _front_matter("daps-tokenizer", [_dataset(config) for config in configs])
+    front = _front_matter("daps-tokenizer", [dataset_of(config) for config in configs])
     intro = (
         "# The built-in models\n\nWritten by `python -m export cards` from each model's `config.json`, which has "
         "the settings of every training stage. Each model's folder under `daps_tokenizer/pretrained/` has its own part."
@@ -85,16 +86,12 @@ def _sections(config: TokenizerConfig, *, heading: str) -> list[str]:
         f"{_CODEC if config.transform else ''}, trained in the stages below; runs with ONNX Runtime.",
         usage,
         f"{heading}# Quality",
-        _quality(config.training.get("evaluation")),
+        _quality(config),
         f"{heading}# Training",
         _training(config.training),
         f"{heading}# Limits",
-        _LIMITS.get(_dataset(config), "Not described."),
+        _LIMITS.get(dataset_of(config), "Not described."),
     ]
-
-
-def _dataset(config: TokenizerConfig) -> str:
-    return str(config.training.get("experiment", {}).get("dataset", "unknown"))
 
 
 def _front_matter(name: str, datasets: list[str]) -> str:
@@ -110,7 +107,8 @@ def _front_matter(name: str, datasets: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _quality(evaluation: dict[str, Any] | None) -> str:
+def _quality(config: TokenizerConfig) -> str:
+    evaluation: dict[str, Any] | None = config.training.get("evaluation")
     if evaluation is None:
         return "Not measured."
     columns = {"log_p": ("log p(x\\|z), nats", ".2f"), "psnr": ("PSNR, dB", ".2f"), "l2": ("L2", ".3f")}
@@ -122,9 +120,20 @@ def _quality(evaluation: dict[str, Any] | None) -> str:
     items = "images" if "psnr" in columns else "windows"
     return "\n".join(rows) + (
         f"\n\n{evaluation['dataset']}, {evaluation['items']:.0f} {items}, seed {evaluation['seed']}, "
-        f"{evaluation['date']}, by `python -m train evaluate`. log p is in standardised units, as in the paper. "
-        f"Entropy of q(z|x) {evaluation['entropy']:.1f} nats; {evaluation['codes_used']:.0f} codes in use, perplexity "
-        f"{evaluation['code_perplexity']:.0f}."
+        f"{evaluation['date']}, by `python -m train evaluate`. log p is in standardised units"
+        f"{_in_the_papers_units(config)}. Entropy of q(z|x) {evaluation['entropy']:.1f} nats; "
+        f"{evaluation['codes_used']:.0f} codes in use, perplexity {evaluation['code_perplexity']:.0f}."
+    )
+
+
+def _in_the_papers_units(config: TokenizerConfig) -> str:
+    less = nats_less_in_the_papers_units(config)
+    if not less:
+        return ""
+    sampled, greedy = (config.training["evaluation"][f"{kind}_log_p"] - less for kind in ("sampled", "greedy"))
+    return (
+        f"; with the deviations that the paper's authors divide by it is {less:,.0f} nats less: {sampled:,.0f} "
+        f"sampled, {greedy:,.0f} greedy"
     )
 
 

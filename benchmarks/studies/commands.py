@@ -16,7 +16,7 @@ import click
 import numpy as np
 
 from benchmarks.inputs import ROOT
-from benchmarks.reports import RESULTS, command_line
+from benchmarks.reports import STUDIES, command_line
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.cli.common import progress_bar
 from daps_tokenizer.data.datasets import open_data
@@ -44,7 +44,7 @@ _MODEL_HELP = "Built-in name, model folder or checkpoint, and what the report ca
 @click.option("--search", type=click.IntRange(min=1), help="Probe codes found by local search with N proposals too.")
 @click.option("--max-seconds", type=float, help="Begin no model after this long; run again to go on.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/task"), show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+@click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
 @click.option("--name", help="Of the files in --out; task_DATASET without it.")
 def task(
     models: tuple[str, ...],
@@ -107,7 +107,7 @@ def _named(model: str) -> tuple[str, str]:
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--max-seconds", type=float, help="Stop training after this long; run again to go on.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/reward"), show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+@click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
 def reward(
     config: Path,
     rewards: tuple[str, ...],
@@ -142,7 +142,7 @@ def reward(
 @click.option("--images", default=500, show_default=True, help="Test images that are measured.")
 @click.option("--batch", "batch_size", default=16, show_default=True, help="Training images a step.")
 @click.option("--way", "ways", multiple=True, help="Only these, added to what the file holds of others.")
-@click.option("--out", type=_FOLDER, default=RESULTS, show_default="benchmarks/results")
+@click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
 def search_training(
     checkpoint: Path,
     dataset: DatasetKind,
@@ -192,7 +192,7 @@ def search_training(
 @click.option("--steps", default=1000, show_default=True, help="Of each prior, of 32 images.")
 @click.option("--log-q-weight", multiple=True, type=float, default=(1.0, 4.0), show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--out", type=_FOLDER, default=RESULTS, show_default="benchmarks/results")
+@click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
 def prior(
     model: str,
     data: Path,
@@ -236,7 +236,7 @@ def prior(
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="As for daps-tokenize evaluate.")
 @click.option("--images", metavar="N or SLICE", help="The first N images, or for example 0:250 or ::4.")
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+@click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
 def seams(model: str, data: Path, images: str | None, seed: int, out: Path) -> None:
     """Measure what is seen of the borders of tiles."""
     from benchmarks.quality.measure import choose_images
@@ -266,7 +266,7 @@ def seams(model: str, data: Path, images: str | None, seed: int, out: Path) -> N
 @click.option("--items", type=click.IntRange(min=1), help="So many test items, spread evenly; default: all.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--name", default="compare", show_default=True, help="Of the report.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+@click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
 def compare(
     checkpoints: tuple[Path, ...], data: Path | None, items: int | None, seed: int, name: str, out: Path
 ) -> None:
@@ -290,7 +290,7 @@ def compare(
 @click.option("--ablation", help="Variants of rows in place of the methods, by their name in the table's YAML.")
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--runs", type=click.Path(path_type=Path), help="Folder of the cells; runs/table-... without it.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+@click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
 @click.option("--max-seconds", default=math.inf, help="Stop after about this long; run again to go on.")
 @click.option("--config", type=click.Path(path_type=Path), help="Another table's YAML file.")
 def table(
