@@ -23,7 +23,7 @@ speed within minutes: a row is of its fastest round, "slowest" the median of its
 interpreter to a loaded Tokenizer, "first" the first call with this batch. GB/s counts weights (once a pass or step) and
 caches, GFLOP/s two operations a multiply-add; the floor is reading or computing that on one thread as fast as it was in
 the same round, whichever takes longer. "codes equal" is the share of codes equal to the float32 reference. "passes" is
-the mean over windows (docs/speed.md)."""
+the mean over windows (docs/notes/speed.md)."""
 
 
 def write_latency(
