@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from daps_tokenizer.config import TokenizerConfig
+from export.paper import dataset_of, nats_less_in_the_papers_units
 
 _USAGE = """```python
 from daps_tokenizer import Tokenizer
@@ -92,7 +93,7 @@ def _sections(config: TokenizerConfig, *, heading: str) -> list[str]:
         f"{_CODEC if config.transform else ''}, trained in the stages below; runs with ONNX Runtime.",
         usage,
         f"{heading}# Quality",
-        _quality(config.training.get("evaluation")),
+        _quality(config),
         f"{heading}# Training",
         _training(config.training),
         f"{heading}# Limits",
@@ -111,7 +112,7 @@ def _datasets(config: TokenizerConfig) -> list[str]:
     """The dataset of a built-in model by its name here, and of others the names on the Hugging Face Hub."""
     experiment = config.training.get("experiment", {})
     if config.name in _LIMITS:
-        return [str(experiment.get("dataset", "unknown"))]
+        return [dataset_of(config)]
     data = experiment.get("data") or {}
     return [name.rpartition(":")[0] for name in data.get("train", ())] if data.get("kind") == "huggingface" else []
 
@@ -131,7 +132,8 @@ def _front_matter(name: str, configs: list[TokenizerConfig], *, license_name: st
     return "\n".join(lines)
 
 
-def _quality(evaluation: dict[str, Any] | None) -> str:
+def _quality(config: TokenizerConfig) -> str:
+    evaluation: dict[str, Any] | None = config.training.get("evaluation")
     if evaluation is None:
         return "Not measured."
     columns = {"log_p": ("log p(x\\|z), nats", ".2f"), "psnr": ("PSNR, dB", ".2f"), "l2": ("L2", ".3f")}
@@ -143,9 +145,20 @@ def _quality(evaluation: dict[str, Any] | None) -> str:
     items = "images" if "psnr" in columns else "windows"
     return "\n".join(rows) + (
         f"\n\n{evaluation['dataset']}, {evaluation['items']:.0f} {items}, seed {evaluation['seed']}, "
-        f"{evaluation['date']}, by `python -m train evaluate`. log p is in standardised units, as in the paper. "
-        f"Entropy of q(z|x) {evaluation['entropy']:.1f} nats; {evaluation['codes_used']:.0f} codes in use, perplexity "
-        f"{evaluation['code_perplexity']:.0f}."
+        f"{evaluation['date']}, by `python -m train evaluate`. log p is in standardised units"
+        f"{_in_the_papers_units(config)}. Entropy of q(z|x) {evaluation['entropy']:.1f} nats; "
+        f"{evaluation['codes_used']:.0f} codes in use, perplexity {evaluation['code_perplexity']:.0f}."
+    )
+
+
+def _in_the_papers_units(config: TokenizerConfig) -> str:
+    less = nats_less_in_the_papers_units(config)
+    if not less:
+        return ""
+    sampled, greedy = (config.training["evaluation"][f"{kind}_log_p"] - less for kind in ("sampled", "greedy"))
+    return (
+        f"; with the deviations that the paper's authors divide by it is {less:,.0f} nats less: {sampled:,.0f} "
+        f"sampled, {greedy:,.0f} greedy"
     )
 
 

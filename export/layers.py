@@ -1,7 +1,7 @@
 """The layers of :mod:`daps_tokenizer.model.transformer`, in the form that ONNX Runtime runs fastest.
 
 Hidden states are (rows · n, H): biases and ReLU fuse into products of two matrices, not into those of higher rank. Keys
-and values are (rows, n, H): the Attention operator splits heads by itself, without copies. Measured in docs/speed.md.
+and values are (rows, n, H): the Attention operator splits heads by itself, without copies (docs/notes/speed.md).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A pass chooses every code anew, given all codes of the pass before. The first co
 after one pass, the second after two, and so on: once a pass leaves the codes as they are, they are those of the
 sequential loop, by induction, greedy or sampled, and whatever the first guess was (Jacobi iteration; Song et al.,
 "Accelerating Feedforward Computation via Parallel Nonlinear Equation Solving", ICML 2021). Trained tokenizers need
-two or three passes, because most codes are clear from the input (docs/speed.md).
+two or three passes, because most codes are clear from the input (docs/notes/speed.md).
 """
 
 from __future__ import annotations

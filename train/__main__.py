@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -149,67 +148,6 @@ def evaluate(checkpoint: Path, data: Path | None, seed: int) -> None:
     from train.evaluate import evaluate_checkpoint
 
     click.echo(json.dumps(evaluate_checkpoint(checkpoint, data_folder(data), seed=seed)))
-
-
-@main.command()
-@click.option("--dataset", default="mnist", show_default=True, help="There is a train/configs/table_DATASET.yaml.")
-@click.option("--steps", type=click.IntRange(min=1), help="Instead of the table's own number.")
-@click.option("--batch", type=click.IntRange(min=1), help="Instead of the table's own size.")
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Cells a row has.")
-@click.option("--methods", help="Rows to run, separated by commas; all without it.")
-@click.option("--ablation", help="Variants of rows in place of the methods, by their name in the table's YAML.")
-@click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
-@click.option("--runs", type=click.Path(path_type=Path), help="Folder of the cells; runs/table-... without it.")
-@click.option("--out", default=Path("benchmarks/results"), show_default=True, type=click.Path(path_type=Path))
-@click.option("--max-seconds", default=math.inf, help="Stop after about this long; run again to go on.")
-@click.option("--config", type=click.Path(path_type=Path), help="Another table's YAML file.")
-def table(
-    dataset: str,
-    steps: int | None,
-    batch: int | None,
-    seeds: int,
-    methods: str | None,
-    ablation: str | None,
-    data: Path | None,
-    runs: Path | None,
-    out: Path,
-    max_seconds: float,
-    config: Path | None,
-) -> None:
-    """Train and evaluate every method with equal steps and batch, and write the table of what is finished."""
-    from train.data import data_folder, load_dataset
-    from train.table import load_table, run_cell
-    from train.table_report import write_table
-
-    started = time.monotonic()
-    settings = load_table(config or Path(__file__).parent / "configs" / f"table_{dataset}.yaml")
-    settings = dataclasses.replace(settings, steps=steps or settings.steps, batch_size=batch or settings.batch_size)
-    rows = settings.table_rows(ablation)
-    chosen = methods.split(",") if methods else list(rows)
-    for name in chosen:
-        if name not in rows:
-            raise ConfigError(f"no row {name!r} in this table; there are {', '.join(rows)}")
-    suffix = f"_{ablation}" if ablation else ""
-    folder = runs or Path("runs") / f"table-{dataset}{suffix}-{settings.steps}x{settings.batch_size}"
-    items = load_dataset(settings.dataset, data_folder(data), input_shape=settings.model.input_shape)
-    cells: dict[tuple[str, int], dict[str, Any]] = {}
-    for seed, name in ((seed, name) for seed in range(seeds) for name in chosen):
-        left = max_seconds - (time.monotonic() - started)
-        cell = run_cell(settings, name, rows[name], seed, items, folder, max_seconds=left) if left > 0 else None
-        if cell is None:
-            click.echo(f"{name}, seed {seed}: not finished; the same command goes on with it", err=True)
-            break
-        cells[name, seed] = cell
-        click.echo(f"{name}, seed {seed}: log p {cell['evaluation']['sampled_log_p']:.1f}")
-    command = f"python -m train table --dataset {dataset} --steps {settings.steps} --batch {settings.batch_size}"
-    command += f" --seeds {seeds}" + (f" --ablation {ablation}" if ablation else "")
-    if cells:
-        finished = [cells[name, seed] for name in chosen for seed in range(seeds) if (name, seed) in cells]
-        paper = {name: rows[name].paper for name in chosen}
-        for path in write_table(
-            out, f"table_{dataset}{suffix}", finished, beta=settings.beta, paper=paper, command=command
-        ):
-            click.echo(path)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A decoder block sees the input only through cross-attention. With random weights every position reads the mean of all
 parts of the input, and the network has to learn where to look before its codes can say anything: on crops of
-photographs that takes some thousand steps (docs/methods.md).
+photographs that takes some thousand steps (docs/notes/methods.md).
 
 Keys and queries both begin as sums that hold the sinusoidal table of positions. Where both projections pick its highest
 frequencies, query t and key s fit best at s = t: the first block's attention begins with 0.3 of its mass there and 0.6

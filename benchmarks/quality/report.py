@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import report, table, write_report
 from benchmarks.quality.codecs import CODECS
 from benchmarks.quality.contact_sheet import Panel, choose_rows, draw_sheet
 from benchmarks.quality.measure import (
@@ -22,6 +21,7 @@ from benchmarks.quality.measure import (
     summarise_candidate,
 )
 from benchmarks.quality.records import Records
+from benchmarks.reports import report, table, write_report
 from daps_tokenizer.cli.common import progress_bar
 from daps_tokenizer.data.datasets import Data, open_data
 from daps_tokenizer.errors import InputError
@@ -30,6 +30,7 @@ from daps_tokenizer.evaluation.perceptual import Perceptual
 from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import open_model
+from export.paper import nats_less_in_the_papers_units
 
 _COLUMNS = {
     "log_p": "log p, nats",
@@ -130,6 +131,7 @@ def run_quality(
         "items": len(images),
         "seed": request.seed,
         "models": {candidate.label: _describe(candidate) for candidate in candidates},
+        "nats_less_in_the_papers_units": nats_less_in_the_papers_units(configs[0]),
         "results": {
             candidate.label: summarise_candidate(candidate, data, images, seed=request.seed, perceptual=perceptual)
             for candidate in candidates
@@ -192,7 +194,8 @@ def _text(name: str, content: dict[str, Any]) -> str:
     notes = [
         f"Means over {content['items']} items of {content['data']} (`--images {content['images']}`) with 95 % "
         f"bootstrap intervals; seed {content['seed']}. {described}.",
-        f"{'PSNR is the mean of each image. ' if images else ''}log p is in standardised units, as in the paper. "
+        f"{'PSNR is the mean of each image. ' if images else ''}log p is in standardised units"
+        f"{_in_the_papers_units(content)}. "
         "Perplexity and codes used are of all positions together. Best of n keeps the sample with the best log p; "
         "local search makes one sweep with two proposals. Gains are over greedy codes of the same item.",
         *([] if images else [_MOTION_NOTE]),
@@ -204,6 +207,11 @@ def _text(name: str, content: dict[str, Any]) -> str:
     codecs = _codec_table(content) if "codecs" in content else []
     title = f"Quality of {name}"
     return report(title, [content["command"]], table(header, rows), *notes, *codecs, machine=content["machine"])
+
+
+def _in_the_papers_units(content: dict[str, Any]) -> str:
+    less = content.get("nats_less_in_the_papers_units")
+    return f", and {less:,.0f} nats less with the deviations that the paper's authors divide by" if less else ""
 
 
 def _worse(content: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import report, table, write_report
+from benchmarks.reports import report, table, write_report
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.evaluation.metrics import code_usage, summarise
 from daps_tokenizer.model.autoencoder import Autoencoder

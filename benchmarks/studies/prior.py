@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.reports import report, table, write_report
 from daps_tokenizer import LocalSearch, Tokenizer
 from daps_tokenizer.model.transformer import sinusoidal_positions
 
@@ -116,3 +118,30 @@ def encode_all(tokenizer: Tokenizer, items: np.ndarray, search: LocalSearch | No
     """Codes (n, N) of items, a hundred at a time."""
     parts = range(0, len(items), _ENCODED_AT_ONCE)
     return np.concatenate([tokenizer.encode(items[i : i + _ENCODED_AT_ONCE], search=search).numpy() for i in parts])
+
+
+def write_prior(folder: Path, model: str, content: dict[str, Any]) -> list[Path]:
+    """Write ``prior_MODEL.json`` and ``.md``; returns their paths.
+
+    ``content``: ``command``, ``machine``, ``train``, ``data``, ``steps``, ``bits_per_item``, ``weights_sha256`` and the
+    ``results`` of :func:`benchmarks.studies.prior.measure_prior`.
+    """
+    columns = {
+        "log_p": "log p, nats",
+        "log_q": "log q, nats",
+        "bits_greedy_prior": "bits, prior of greedy codes",
+        "bits_searched_prior": "bits, prior of searched codes",
+    }
+    text = report(
+        f"Codes of {model} under a prior",
+        [content["command"]],
+        table(
+            ("codes", *columns.values()),
+            [(row["codes"], *(f"{row[key]:.1f}" for key in columns)) for row in content["results"]],
+        ),
+        f"Means an item over {content['data']}; without a prior an item has {content['bits_per_item']:.0f} bits. Each "
+        f"prior is a causal transformer of 2 blocks, trained for {content['steps']} steps of 32 on {content['train']}; "
+        f"weights {content['weights_sha256'][:12]}. Search: one sweep, two proposals; λ is log_q_weight.",
+        machine=content["machine"],
+    )
+    return write_report(folder, f"prior_{model}", content, text)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.markdown import json_bytes, png_of, report, table, write_report
+from benchmarks.reports import json_bytes, png_of, report, table, write_report
 from benchmarks.studies.probes import choose_labelled, codes_of, one_hot, probe_accuracy
 from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import ConfigError

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import report, write_report
+from benchmarks.reports import report, write_report
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.backends.tiled import can_be_one_grid
 from daps_tokenizer.codes.layouts import TileLayout

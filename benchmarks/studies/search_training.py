@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.reports import png_of, report, table, write_report
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.sampling import sample_codes
@@ -31,6 +32,8 @@ EVALUATION_BATCH = 100
 # Found by the final sweep of local search as users run it: two proposals.
 SEARCH = CodeSearch(proposals=2)
 _GENTLE_DAPS = {"num_samples": 4, "beta_initial": 0.02, "beta_final": 0.01, "eta_initial": 4.0, "batch_norm": "frozen"}
+
+_KINDS = ("greedy", "sampled", "searched")
 
 
 @dataclass(frozen=True)
@@ -131,3 +134,43 @@ def measure(model: Autoencoder, inputs: Tensor, *, seed: int) -> dict[str, float
         used.update(greedy.unique().tolist())
     means = {name: float(torch.cat(parts).double().mean()) for name, parts in values.items()}
     return means | {"codes_used": float(len(used))}
+
+
+def write_search_training(folder: Path, name: str, content: dict[str, Any]) -> list[Path]:
+    """Write ``NAME.json``, ``.md`` and ``.png``; returns their paths.
+
+    ``content``: ``commands``, ``machine``, ``checkpoint``, ``images``, ``batch_size`` and ``curves``, the
+    measurements of each way.
+    """
+    header = ("way", "seconds", "steps", *_KINDS, "entropy", "codes used")
+    rows = []
+    for way, curve in content["curves"].items():
+        for point in (curve[0], curve[-1]) if len(curve) > 1 else curve:
+            spent = [f"{point[key]:.0f}" for key in ("seconds", "steps")]
+            nats = [f"{point[key]:.1f}" for key in (*_KINDS, "entropy")]
+            rows.append((way, *spent, *nats, f"{point['codes_used']:.0f}"))
+    text = report(
+        "Ways to go on from a trained tokenizer",
+        content["commands"],
+        table(header, rows),
+        f"Mean log p(x|z) in nats of the first {content['images']} test images, entropy of q in nats. All began from "
+        f"{content['checkpoint']} and had the same processor time, evaluations not counted, in steps of "
+        f"{content['batch_size']} images; DAPS draws 4 samples of each. One run each: a few nats say nothing.",
+        machine=content["machine"],
+    )
+    return write_report(folder, name, content, text, _plot_training(content["curves"]))
+
+
+def _plot_training(curves: dict[str, list[dict[str, float]]]) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(_KINDS), 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, kind in zip(figure.subplots(1, len(_KINDS)), _KINDS, strict=True):
+        for way, curve in curves.items():
+            axes.plot([point["seconds"] for point in curve], [point[kind] for point in curve], "o-", label=way)
+        axes.set(title=f"{kind} codes", xlabel="processor seconds", ylabel="log p, nats")
+        axes.grid(alpha=0.3)
+    axes.legend()
+    return png_of(figure)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import json_bytes, png_of, report, table, write_report
+from benchmarks.reports import json_bytes, png_of, report, table, write_report
 from benchmarks.studies.probes import (
     FEATURES,
     PROBES,

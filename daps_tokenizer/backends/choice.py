@@ -29,7 +29,7 @@ class Runtime:
 def runtimes() -> list[Runtime]:
     """Every backend on every device it knows, the fastest first where it can be used.
 
-    The order on GPUs is by what is predicted in docs/gpu.md, not by measurement.
+    The order on GPUs is by what is predicted in docs/notes/gpu.md, not by measurement.
     """
     gpu = find_gpu()
     return [

@@ -3,7 +3,7 @@
 They are built when a model is used for the first time on a machine (:mod:`daps_tokenizer.backends.tensorrt_engines`),
 and replayed as CUDA graphs (:mod:`daps_tokenizer.backends.tensorrt_recorded`).
 
-Not measured: no GPU was at hand when this was written. See docs/gpu.md.
+Not measured: no GPU was at hand when this was written. See docs/notes/gpu.md.
 """
 
 from __future__ import annotations

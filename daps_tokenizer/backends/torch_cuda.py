@@ -1,7 +1,7 @@
 """Encoding on a GPU in PyTorch: captured passes, and for what they leave, a fused kernel or captured steps.
 
 Inputs and uniforms are copied to buffers on the GPU, everything else happens there without the host waiting, and codes
-stay there until they are asked for. Measured on an H200 in docs/gpu.md.
+stay there until they are asked for. Measured on an H200 in docs/notes/gpu.md.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The whole autoregressive loop as one Triton kernel: a program draws all positions of its rows, and no other waits.
 
 A row is a window, or an item where items are not cut. 16 windows of one image run on 16 multiprocessors; large batches
-put up to 16 rows on each. Weights are read from the L2 cache once a step and program; docs/gpu.md counts what that
-costs, and why they do not stay in shared memory.
+put up to 16 rows on each. Weights are read from the L2 cache once a step and program; docs/notes/gpu.md counts
+what that costs, and why they do not stay in shared memory.
 
-Compared with the eager loop in Triton's interpreter (tests/backends/test_triton_step.py) and on an H200 (docs/gpu.md).
+Compared with the eager loop in Triton's interpreter (tests/backends/test_triton_step.py) and on an H200
+(docs/notes/gpu.md).
 """
 
 from __future__ import annotations

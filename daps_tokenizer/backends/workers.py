@@ -2,8 +2,8 @@
 
 A sharp q(z|x) is full of such floats: probabilities of 1e-40 of codes that will never be drawn, attention weights of
 1e-45 of positions that are masked. Each costs an x86 processor a hundred cycles or more, in all a fifth to a third of
-encoding a photograph (docs/speed.md), and none of them can move a sum. A processor can be told to take them for zero,
-thread by thread; as this changes all arithmetic of a thread, it is not for the threads of whoever calls.
+encoding a photograph (docs/notes/speed.md), and none of them can move a sum. A processor can be told to take them for
+zero, thread by thread; as this changes all arithmetic of a thread, it is not for the threads of whoever calls.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, choose_codes
 from daps_tokenizer.model.transformer import Memory
 
-PASSES = 4  # daps-cifar10 needs 2.05 on average and 4 at most (docs/speed.md)
+PASSES = 4  # daps-cifar10 needs 2.05 on average and 4 at most (docs/notes/speed.md)
 _WARM_UPS = 2
 
 

@@ -18,8 +18,8 @@ from benchmarks.latency.floor import Peaks, Work, count_costs, measure_peaks
 from benchmarks.latency.machine import describe_bench_machine, device_memory_mb
 from benchmarks.latency.measure import Job, Plan, Row, fastest, measure_all, measure_one, time_call
 from benchmarks.latency.passes import count_passes
-from benchmarks.latency.peers import PeerResult, write_peers
-from benchmarks.report import write_latency
+from benchmarks.latency.report import write_latency
+from benchmarks.peers import PeerResult, write_peers
 from daps_tokenizer.evaluation.timing import machine_line, peak_memory_mb
 from daps_tokenizer.hub import ModelFolder, open_model
 from tests.paths import ROOT

@@ -1,11 +1,16 @@
 """Reports of benchmarks as files."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from benchmarks.markdown import write_report
+from benchmarks.__main__ import COMMANDS, main
+from benchmarks.reports import write_report
+from tests.paths import ROOT
 
 
 def test_a_report_is_json_and_markdown_and_a_picture_where_there_is_one(tmp_path: Path) -> None:
@@ -22,3 +27,17 @@ def test_a_report_that_cannot_be_made_leaves_the_earlier_one(tmp_path: Path) -> 
     with pytest.raises(TypeError):
         write_report(tmp_path, "speed", {"rows": [object()]}, "# Another\n")
     assert sorted(tmp_path.iterdir()) == sorted(paths) and [path.read_bytes() for path in paths] == before
+
+
+def test_commands_are_imported_when_they_are_called() -> None:
+    script = (
+        "import sys, benchmarks.__main__; print(*sorted({'torch', 'onnxruntime', 'matplotlib'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_where_the_list_says_and_has_a_sentence_of_help(name: str) -> None:
+    shown = CliRunner().invoke(main, [name, "--help"])
+    assert shown.exit_code == 0 and shown.output.startswith("Usage:") and ".\n" in shown.output

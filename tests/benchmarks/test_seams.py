@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.__main__ import main
-from benchmarks.latency.large import generated_photo, measure_here, measure_large, write_large
+from benchmarks.large import generated_photo, measure_here, measure_large, write_large
 from benchmarks.studies.seams import _errors, measure_seams, write_seams
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.backends.torch import TorchBackend

@@ -10,10 +10,10 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks.__main__ import main
-from benchmarks.report_search import write_prior, write_search, write_search_training
-from benchmarks.search import Grid, measure_search, nearest_codes
-from benchmarks.studies.prior import CodePrior, bits, measure_prior, train_prior
-from benchmarks.studies.search_training import WAYS, watch_training
+from benchmarks.search.measure import Grid, measure_search, nearest_codes
+from benchmarks.search.report import write_search
+from benchmarks.studies.prior import CodePrior, bits, measure_prior, train_prior, write_prior
+from benchmarks.studies.search_training import WAYS, watch_training, write_search_training
 from daps_tokenizer import LocalSearch, Tokenizer
 from daps_tokenizer.data.datasets import ArrayData
 from daps_tokenizer.evaluation.timing import describe_machine

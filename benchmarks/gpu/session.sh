@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a machine with an NVIDIA GPU is to tell, within 10 minutes: OUT=/tmp/gpu bash benchmarks/gpu_session.sh
+# What a machine with an NVIDIA GPU is to tell, within 10 minutes: OUT=/tmp/gpu bash benchmarks/gpu/session.sh
 # Its python needs PyTorch for CUDA with Triton, and this package's own dependencies; nothing is downloaded.
 # What is most worth knowing comes first, each part has its own limit, and what there is when time runs out is kept.
 set -uo pipefail
@@ -18,7 +18,7 @@ part() { # seconds, name, command
 
 nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,power.limit,memory.total --format=csv | tee "$OUT/log.txt"
 part 60 info python3 -m daps_tokenizer info
-part 240 parity python3 -m benchmarks.latency.gpu_parity --out "$OUT/parity.json"
+part 240 parity python3 -m benchmarks.gpu.parity --out "$OUT/parity.json"
 part 150 latency python3 -m benchmarks latency --model daps-photo-256 --device cuda --precision float32 \
     --precision bfloat16 --batch 1 --batch 8 --batch 64 --batch 256 --seconds 1 --rounds 1 --out "$OUT"
 part 60 tests python3 -m pytest -q -p no:cacheprovider tests/backends/test_gpu.py tests/model/test_stepping.py

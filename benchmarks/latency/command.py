@@ -1,4 +1,4 @@
-"""``python -m benchmarks latency`` and ``peers``."""
+"""``python -m benchmarks latency``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import click
 from benchmarks.inputs import SHARED_DATA
 from benchmarks.latency.machine import describe_bench_machine
 from benchmarks.latency.measure import RUNTIMES, Plan, measure_all
-from benchmarks.latency.peers import measure_peers, write_peers
-from benchmarks.report import RESULTS, command_line, write_latency
+from benchmarks.latency.report import write_latency
+from benchmarks.reports import RESULTS, command_line
 from daps_tokenizer.hub import built_in_models
 
 
@@ -69,18 +69,4 @@ def latency(
     machine = describe_bench_machine()
     rows, sources, peaks = measure_all(plan, on_progress=lambda line: click.echo(line, err=True))
     for path in write_latency(out, rows, machine, sources, peaks, command_line()):
-        click.echo(path)
-
-
-@click.command()
-@click.option("--model", default="daps-photo-256", show_default=True, help="The model that others are compared with.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1))
-@click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(1, 8), show_default=True)
-@click.option("--seconds", default=2.0, show_default=True, help="Time spent on each measurement.")
-@click.option("--data", default=SHARED_DATA, type=click.Path(path_type=Path), help="Folder of test sets.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
-def peers(model: str, threads: int, batches: tuple[int, ...], seconds: float, data: Path, out: Path) -> None:
-    """Time the same images through what else could be installed, and say what each gives and lacks."""
-    results, source = measure_peers(model, threads=threads, batches=batches, seconds=seconds, data=data)
-    for path in write_peers(out, model, results, describe_bench_machine(), source, command_line()):
         click.echo(path)

@@ -15,12 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
-from benchmarks.inputs import real_inputs
+from benchmarks.inputs import SHARED_DATA, real_inputs
+from benchmarks.latency.machine import describe_bench_machine
 from benchmarks.latency.measure import time_call
-from benchmarks.markdown import report, table, write_report
 from benchmarks.quality.codecs import CODECS, Codec, Fitted
+from benchmarks.reports import RESULTS, command_line, report, table, write_report
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
@@ -194,3 +196,17 @@ def write_peers(
         machine=machine,
     )
     return write_report(folder, f"peers_{name}", content, text)
+
+
+@click.command()
+@click.option("--model", default="daps-photo-256", show_default=True, help="The model that others are compared with.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1))
+@click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(1, 8), show_default=True)
+@click.option("--seconds", default=2.0, show_default=True, help="Time spent on each measurement.")
+@click.option("--data", default=SHARED_DATA, type=click.Path(path_type=Path), help="Folder of test sets.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+def peers(model: str, threads: int, batches: tuple[int, ...], seconds: float, data: Path, out: Path) -> None:
+    """Time the same images through what else could be installed, and say what each gives and lacks."""
+    results, source = measure_peers(model, threads=threads, batches=batches, seconds=seconds, data=data)
+    for path in write_peers(out, model, results, describe_bench_machine(), source, command_line()):
+        click.echo(path)

@@ -58,7 +58,7 @@ def write_table(
     Args:
         folder: where to.
         name: of the files.
-        cells: results of :func:`train.table.run_cell`, in the order of the rows.
+        cells: results of :func:`benchmarks.studies.table.run_cell`, in the order of the rows.
         beta: of the β-ELBO.
         paper: published values by row and metric.
         command: what made them.

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from benchmarks.__main__ import main
+from benchmarks.studies.table import TableConfig, load_table, run_cell, stages
+from benchmarks.studies.table_report import COLUMNS, common_curves, metrics_of, write_table
 from daps_tokenizer.errors import ConfigError
 from tests.paths import ROOT
 from tests.settings import TINY_MLP
 from tests.train.methods.test_methods import digits
-from train.__main__ import main
-from train.table import TableConfig, load_table, run_cell, stages
-from train.table_report import COLUMNS, common_curves, metrics_of, write_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -120,7 +120,7 @@ def test_columns_follow_from_what_was_evaluated(cells: list[dict[str, Any]]) -> 
 
 def test_the_files_hold_every_cell_beside_the_papers_numbers(cells: list[dict[str, Any]], tmp_path: Path) -> None:
     paper = {"daps": {"log_p": -49.08}}
-    paths = write_table(tmp_path, "table_tiny", cells, beta=0.01, paper=paper, command="train table")
+    paths = write_table(tmp_path, "table_tiny", cells, beta=0.01, paper=paper, command="benchmarks table")
     assert [path.name for path in paths] == ["table_tiny.json", "table_tiny.md", "table_tiny.png"]
     assert json.loads(paths[0].read_text())["cells"] == cells
     lines = paths[1].read_text().splitlines()
@@ -137,14 +137,14 @@ def test_a_cell_that_was_interrupted_is_drawn_beside_one_that_was_not(
     steps, values = common_curves([interrupted, whole])
     assert steps == [2, 4] and values.tolist() == [[-2, -4], [-2, -4]]
     unequal = [cells[0] | whole, cells[1] | interrupted]
-    paths = write_table(tmp_path, "table_tiny", unequal, beta=0.01, paper={}, command="train table")
+    paths = write_table(tmp_path, "table_tiny", unequal, beta=0.01, paper={}, command="benchmarks table")
     assert all(path.stat().st_size for path in paths)
 
 
 def test_a_table_that_cannot_be_drawn_leaves_no_file(cells: list[dict[str, Any]], tmp_path: Path) -> None:
     damaged = [cells[0] | {"curve": [{}]}]
     with pytest.raises(KeyError):
-        write_table(tmp_path / "out", "table_tiny", damaged, beta=0.01, paper={}, command="train table")
+        write_table(tmp_path / "out", "table_tiny", damaged, beta=0.01, paper={}, command="benchmarks table")
     assert not (tmp_path / "out").exists()
 
 

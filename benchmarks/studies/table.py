@@ -1,4 +1,4 @@
-"""``python -m train table``: every method with equal steps, batch and networks, one cell per method and seed.
+"""``python -m benchmarks table``: every method with equal steps, batch and networks, one cell per method and seed.
 
 A cell is a run of its own in its own folder; its result is a JSON file, and a cell that has one is not run again. So a
 table grows over as many calls as it takes, and can be written from what is there at any time.

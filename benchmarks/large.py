@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
-from benchmarks.markdown import report, table, write_report
+from benchmarks.reports import RESULTS, command_line, report, table, write_report
 from daps_tokenizer import DapsError, Tokenizer
-from daps_tokenizer.errors import BackendError
-from daps_tokenizer.evaluation.timing import peak_memory_mb
+from daps_tokenizer.errors import BackendError, InputError
+from daps_tokenizer.evaluation.timing import describe_machine, peak_memory_mb
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def measure_large(model: str, sizes: list[tuple[int, int]], *, threads: int) -> 
     rows = []
     for width, height in sizes:
         job = {"model": model, "width": width, "height": height, "threads": threads}
-        command = [sys.executable, "-m", "benchmarks.latency.large", json.dumps(job)]
+        command = [sys.executable, "-m", "benchmarks.large", json.dumps(job)]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode != 0:
             reason = (finished.stderr.strip().splitlines() or ["no output"])[-1]
@@ -107,6 +108,25 @@ def write_large(folder: Path, model: str, rows: list[LargeRow], content: dict[st
         machine=content["machine"],
     )
     return write_report(folder, f"large_{model}", content, text)
+
+
+@click.command()
+@click.option("--model", required=True, help="Built-in name or model folder.")
+@click.option("--size", "sizes", multiple=True, default=("64x64", "1000x667", "4000x3000"), show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+def large(model: str, sizes: tuple[str, ...], threads: int, out: Path) -> None:
+    """Measure time and memory of photographs of any size, WIDTHxHEIGHT."""
+    pairs = []
+    for size in sizes:
+        width, _, height = size.partition("x")
+        if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+            raise InputError(f"--size must be WIDTHxHEIGHT in pixels, for example 4000x3000, not {size!r}")
+        pairs.append((int(width), int(height)))
+    rows = measure_large(model, pairs, threads=threads)
+    content = {"command": command_line(), "machine": describe_machine(), "threads": threads}
+    for path in write_large(out, Path(model).name, rows, content):
+        click.echo(path)
 
 
 if __name__ == "__main__":

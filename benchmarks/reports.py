@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from daps_tokenizer.evaluation.timing import machine_line
 from daps_tokenizer.files import write_files_of_one_name
+
+RESULTS = Path(__file__).parent / "results"  # of the shipped weights
+STUDIES = RESULTS / "studies"  # made once, each with the weights it names
+
+
+def command_line() -> str:
+    """The command that is running, as reports quote it."""
+    return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.latency.floor import Peaks
 from benchmarks.latency.measure import Row
-from benchmarks.markdown import png_of, write_report
+from benchmarks.reports import png_of, write_report
 from daps_tokenizer.evaluation.timing import machine_line
-
-RESULTS = Path(__file__).parent / "results"
 
 _COLUMNS = (
     "model", "action", "batch", "backend", "precision", "threads", "open ms", "first ms", "median ms", "slowest ms",
@@ -27,12 +23,7 @@ speed within minutes: a row is of its fastest round, "slowest" the median of its
 interpreter to a loaded Tokenizer, "first" the first call with this batch. GB/s counts weights (once a pass or step) and
 caches, GFLOP/s two operations a multiply-add; the floor is reading or computing that on one thread as fast as it was in
 the same round, whichever takes longer. "codes equal" is the share of codes equal to the float32 reference. "passes" is
-the mean over windows (docs/speed.md)."""
-
-
-def command_line() -> str:
-    """The command that is running, as reports quote it."""
-    return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+the mean over windows (docs/notes/speed.md)."""
 
 
 def write_latency(
@@ -88,24 +79,41 @@ def _share(value: float | None, digits: int) -> str:
 
 
 def _plot(rows: Sequence[Row]) -> bytes:
+    """Bars of one call with the smallest batch on the fewest threads; the slowest model is on top."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    models = sorted({row.model for row in rows})
-    figure = Figure(figsize=(5 * len(models), 7), layout="constrained")
+    batch, threads = min(row.batch or 0 for row in rows), min(row.threads for row in rows)
+    rows = [row for row in rows if (row.batch, row.threads) == (batch, threads)]
+    slowest: dict[str, float] = {}
+    for row in rows:
+        slowest[row.model] = max(slowest.get(row.model, 0.0), row.median_ms or 0.0)
+    models = sorted(slowest, key=slowest.__getitem__)
+    series = sorted({_series(row) for row in rows})
+    height = 0.8 / len(series)
+    figure = Figure(figsize=(11, 1.2 + 0.5 * len(models) * max(1.0, len(series) / 2)), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(2, len(models), squeeze=False)
-    for axes_of_action, action in zip(grid, ("encode", "decode"), strict=True):
-        for axes, model in zip(axes_of_action, models, strict=True):
-            chosen = [row for row in rows if (row.model, row.action) == (model, action)]
-            for series in sorted({_series(row) for row in chosen}):
-                points = sorted((row.batch, row.median_ms / row.batch) for row in chosen if _series(row) == series)  # type: ignore[operator]
-                axes.plot(*zip(*points, strict=True), "o-" if series.startswith("onnx") else "s--", label=series)
-            axes.set(title=f"{model}: {action}", xlabel="batch", ylabel="ms per item", xscale="log", yscale="log")
-            axes.grid(alpha=0.3, which="both")
-            axes.legend(fontsize=7)
+    for axes, action in zip(figure.subplots(1, 2, sharey=True), ("encode", "decode"), strict=True):
+        for number, name in enumerate(series):
+            chosen = {row.model: row.median_ms for row in rows if (row.action, _series(row)) == (action, name)}
+            places = [place + 0.4 - height * (number + 0.5) for place, model in enumerate(models) if model in chosen]
+            values = [chosen[model] for model in models if model in chosen]
+            bars = axes.barh(places, values, height * 0.9, label=name)
+            axes.bar_label(bars, [_milliseconds(value) for value in values], padding=3)
+        axes.set(title=f"{action}, ms a call", xlabel="", xticks=[], yticks=range(len(models)), yticklabels=models)
+        axes.margins(x=0.15)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False)
+    items = "one image or window" if batch == 1 else f"batches of {batch}"
+    figure.suptitle(f"{items}, {threads} thread{'s' * (threads > 1)}, shorter is better")
     return png_of(figure)
 
 
+def _milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
 def _series(row: Row) -> str:
-    return f"{row.backend}, {row.device}, {row.precision}, {row.threads} thread{'s' * (row.threads > 1)}"
+    return {"onnx": "ONNX Runtime", "torch": "eager PyTorch"}.get(row.backend, row.backend) + (
+        "" if (row.device, row.precision) == ("cpu", "float32") else f", {row.device}, {row.precision}"
+    )

@@ -1,0 +1,57 @@
+"""``python -m benchmarks quality``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from benchmarks.quality.report import QualityRequest, run_quality
+from benchmarks.reports import RESULTS, command_line
+from daps_tokenizer.backends.batching import physical_cores
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, required=True, help="Built-in name or model folder; repeatable.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="As for daps-tokenize evaluate.")
+@click.option("--images", metavar="N or SLICE", help="The first N images, or for example 0:250 or ::4.")
+@click.option("--codecs", is_flag=True, help="Also WebP, AVIF and JPEG 2000 of as many bytes.")
+@click.option("--best-of", multiple=True, type=int, default=(8,), show_default=True)
+@click.option("--way", "only", multiple=True, help="Only this way to encode, for example greedy; repeatable.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Images measured side by side; default: one a core.")
+@click.option("--lpips", is_flag=True, help="Also LPIPS; needs daps-tokenizer[eval].")
+@click.option("--fid", is_flag=True, help="Also rFID; needs daps-tokenizer[eval].")
+@click.option("--fid-weights", type=click.Path(path_type=Path), help="Inception's weights; else downloaded.")
+@click.option("--name", help="Of the report; default: the first model's.")
+@click.option("--work", type=click.Path(path_type=Path), default=Path("runs/quality"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+def quality(
+    models: tuple[str, ...],
+    data: Path,
+    images: str | None,
+    codecs: bool,
+    best_of: tuple[int, ...],
+    only: tuple[str, ...],
+    seed: int,
+    threads: int | None,
+    lpips: bool,
+    fid: bool,
+    fid_weights: Path | None,
+    name: str | None,
+    work: Path,
+    out: Path,
+) -> None:
+    """Measure log p, PSNR, SSIM and code usage of models side by side, image by image.
+
+    What was measured is kept in --work: a run goes on where the last one stopped, and --images 0:250, then 250:500, and
+    so on, measure in pieces. The report is of the images of --images; the contact sheet stays in --work.
+    """
+    perceptual = None
+    if lpips or fid or fid_weights is not None:
+        from daps_tokenizer.evaluation.perceptual import Perceptual
+
+        perceptual = Perceptual(lpips=lpips, fid=fid or fid_weights is not None, fid_weights=fid_weights)
+    request = QualityRequest(models, data, images, codecs, best_of, only, seed, threads or physical_cores())
+    for path in run_quality(request, work, out, name=name, command=command_line(), perceptual=perceptual):
+        click.echo(path)

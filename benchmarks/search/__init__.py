@@ -1,0 +1,1 @@
+"""What better codes cost."""

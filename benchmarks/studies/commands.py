@@ -1,0 +1,342 @@
+"""``python -m benchmarks task``, ``reward``, ``search-training``, ``prior``, ``seams``, ``compare`` and ``table``.
+
+Each imports what it measures with when it is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from benchmarks.inputs import ROOT
+from benchmarks.reports import STUDIES, command_line
+from daps_tokenizer import Tokenizer
+from daps_tokenizer.cli.common import progress_bar
+from daps_tokenizer.data.datasets import open_data
+from daps_tokenizer.errors import ConfigError, InputError
+from daps_tokenizer.evaluation.timing import describe_machine
+
+if TYPE_CHECKING:
+    from benchmarks.studies.probes import Features, Probe
+    from train.data import DatasetKind
+
+_FOLDER = click.Path(path_type=Path)
+_MODEL_HELP = "Built-in name, model folder or checkpoint, and what the report calls it; repeatable."
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, required=True, metavar="[NAME=]MODEL", help=_MODEL_HELP)
+@click.option("--dataset", type=click.Choice(["mnist", "cifar10", "motion"]), required=True)
+@click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
+@click.option("--labels", multiple=True, type=click.IntRange(min=10), default=(10, 100, 1000, 10000, 10**9))
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Choices of labels.")
+@click.option("--features", multiple=True, type=click.Choice(["one-hot", "embedded"]), help="Default: both.")
+@click.option("--probe", "probes", multiple=True, type=click.Choice(["linear", "mlp"]), help="Default: both.")
+@click.option("--train-items", type=click.IntRange(min=10), help="Encode and learn from the first so many only.")
+@click.option("--test-items", type=click.IntRange(min=10), help="Test on the first so many only.")
+@click.option("--search", type=click.IntRange(min=1), help="Probe codes found by local search with N proposals too.")
+@click.option("--max-seconds", type=float, help="Begin no model after this long; run again to go on.")
+@click.option("--work", type=click.Path(path_type=Path), default=Path("runs/task"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
+@click.option("--name", help="Of the files in --out; task_DATASET without it.")
+def task(
+    models: tuple[str, ...],
+    dataset: DatasetKind,
+    data: Path | None,
+    labels: tuple[int, ...],
+    seeds: int,
+    features: tuple[Features, ...],
+    probes: tuple[Probe, ...],
+    train_items: int | None,
+    test_items: int | None,
+    search: int | None,
+    max_seconds: float | None,
+    work: Path,
+    out: Path,
+    name: str | None,
+) -> None:
+    """Probe frozen codes for the class, from few labels to all; of motion, for its kind: dance, fight, run or walk."""
+    from benchmarks.studies.motion_category import motion_by_category
+    from benchmarks.studies.probes import FEATURES, PROBES, load_autoencoder
+    from benchmarks.studies.task import run_task, write_task
+    from train.data import data_folder, load_dataset
+
+    named = dict(_named(model) for model in models)
+    folder = data_folder(data)
+    if dataset == "motion":
+        frames, _ = load_autoencoder(next(iter(named.values()))).config.input_shape
+        labelled = motion_by_category(folder / "lafan1_h1.npz", frames)
+    else:
+        labelled = load_dataset(dataset, folder)
+    rows = run_task(
+        named,
+        dataset,
+        labelled,
+        work,
+        counts=labels,
+        seeds=seeds,
+        features=features or FEATURES,
+        probes=probes or PROBES,
+        train_items=train_items,
+        test_items=test_items,
+        proposals=search,
+        max_seconds=max_seconds,
+    )
+    for path in write_task(out, name or f"task_{dataset}", dataset, rows, describe_machine(), [command_line()]):
+        click.echo(path)
+
+
+def _named(model: str) -> tuple[str, str]:
+    """``NAME=MODEL``, or a model that is called as it is."""
+    name, _, rest = model.rpartition("=")
+    return (name, rest) if name else (model, model)
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--reward", "rewards", multiple=True, type=click.Choice(["class_log_prob", "class_correct"]))
+@click.option("--weight", "weights", multiple=True, type=float, default=(0.0, 1.0, 3.0, 10.0, 30.0, 100.0))
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
+@click.option("--max-seconds", type=float, help="Stop training after this long; run again to go on.")
+@click.option("--work", type=click.Path(path_type=Path), default=Path("runs/reward"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
+def reward(
+    config: Path,
+    rewards: tuple[str, ...],
+    weights: tuple[float, ...],
+    seeds: int,
+    data: Path | None,
+    max_seconds: float | None,
+    work: Path,
+    out: Path,
+) -> None:
+    """Train CONFIG with a task reward of growing weight, and measure accuracy and log p."""
+    from benchmarks.studies.reward import run_rewards, write_rewards
+    from train.data import data_folder, load_dataset
+    from train.experiment import load_experiment
+
+    experiment = load_experiment(config)
+    cells = [
+        (name, weight, seed) for seed in range(seeds) for name in rewards or ("class_log_prob",) for weight in weights
+    ]
+    dataset = load_dataset(experiment.dataset, data_folder(data))
+    rows = run_rewards(experiment, dataset, work, cells=cells, max_seconds=max_seconds)
+    for path in write_rewards(out, experiment, rows, describe_machine(), command_line()) if rows else []:
+        click.echo(path)
+
+
+@click.command("search-training")
+@click.option("--checkpoint", type=_FOLDER, default=Path("daps_tokenizer/pretrained/daps-cifar10"), show_default=True)
+@click.option("--dataset", type=click.Choice(["cifar10", "mnist"]), default="cifar10", show_default=True)
+@click.option("--data", type=_FOLDER, help="The datasets; else $DAPS_DATA, ../shared/data.")
+@click.option("--seconds", default=360.0, show_default=True, help="Of processor time for each way.")
+@click.option("--points", default=4, show_default=True, help="Measurements after the first.")
+@click.option("--images", default=500, show_default=True, help="Test images that are measured.")
+@click.option("--batch", "batch_size", default=16, show_default=True, help="Training images a step.")
+@click.option("--way", "ways", multiple=True, help="Only these, added to what the file holds of others.")
+@click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
+def search_training(
+    checkpoint: Path,
+    dataset: DatasetKind,
+    data: Path | None,
+    seconds: float,
+    points: int,
+    images: int,
+    batch_size: int,
+    ways: tuple[str, ...],
+    out: Path,
+) -> None:
+    """Compare ways to go on training from a checkpoint, with search and without."""
+    from benchmarks.studies.search_training import WAYS, watch_training, write_search_training
+    from train.data import data_folder, load_dataset
+
+    unknown = [way for way in ways if way not in WAYS]
+    if unknown:
+        raise InputError(f"--way {unknown[0]!r} is not known; known are {', '.join(map(repr, WAYS))}")
+    name = f"search_training_{dataset}"
+    earlier = out / f"{name}.json"
+    before = json.loads(earlier.read_text(encoding="utf-8")) if ways and earlier.exists() else {}
+    protocol = {"checkpoint": str(checkpoint), "images": images, "batch_size": batch_size}
+    if before and any(before[key] != value for key, value in protocol.items()):
+        raise InputError(f"{earlier}: holds measurements with other options; give another folder with --out")
+    curves = before.get("curves", {})
+    items = load_dataset(dataset, data_folder(data))
+    for way in ways or WAYS:
+        click.echo(way, err=True)
+        curves[way] = watch_training(
+            WAYS[way], checkpoint, items, dataset, seconds=seconds, points=points, images=images, batch_size=batch_size
+        )
+    content = {
+        "commands": [*before.get("commands", []), command_line()],
+        "machine": describe_machine(),
+        **protocol,
+        "curves": {way: curves[way] for way in WAYS if way in curves},
+    }
+    for path in write_search_training(out, name, content):
+        click.echo(path)
+
+
+@click.command()
+@click.option("--model", required=True, help="Built-in name or model folder.")
+@click.option("--data", required=True, type=_FOLDER, help="mnist.npz or cifar10.")
+@click.option("--train-images", default=10_000, show_default=True, help="Training images whose codes are learned.")
+@click.option("--images", default=1000, show_default=True, help="Test images whose codes are measured.")
+@click.option("--steps", default=1000, show_default=True, help="Of each prior, of 32 images.")
+@click.option("--log-q-weight", multiple=True, type=float, default=(1.0, 4.0), show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
+def prior(
+    model: str,
+    data: Path,
+    train_images: int,
+    images: int,
+    steps: int,
+    log_q_weight: tuple[float, ...],
+    seed: int,
+    out: Path,
+) -> None:
+    """Measure how many bits greedy and searched codes need under a prior that is trained on them."""
+    from benchmarks.studies.prior import measure_prior, write_prior
+
+    tokenizer = Tokenizer.from_pretrained(model)
+    train = open_data(data, tokenizer.config, split="train", limit=train_images)
+    test = open_data(data, tokenizer.config, limit=images)
+    rows = measure_prior(
+        tokenizer,
+        train.read(np.arange(len(train))),
+        test.read(np.arange(len(test))),
+        log_q_weights=log_q_weight,
+        steps=steps,
+        seed=seed,
+    )
+    content = {
+        "command": command_line(),
+        "machine": describe_machine(),
+        "train": f"{len(train)} items of {train.description}",
+        "data": f"{len(test)} items of {test.description}",
+        "steps": steps,
+        "bits_per_item": tokenizer.bits_per_item,
+        "weights_sha256": tokenizer.config.files["model.safetensors"],
+        "results": rows,
+    }
+    for path in write_prior(out, tokenizer.config.name, content):
+        click.echo(path)
+
+
+@click.command()
+@click.option("--model", required=True, help="Built-in name or model folder.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="As for daps-tokenize evaluate.")
+@click.option("--images", metavar="N or SLICE", help="The first N images, or for example 0:250 or ::4.")
+@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
+def seams(model: str, data: Path, images: str | None, seed: int, out: Path) -> None:
+    """Measure what is seen of the borders of tiles."""
+    from benchmarks.quality.measure import choose_images
+    from benchmarks.studies.seams import measure_seams, write_seams
+
+    tokenizer = Tokenizer.from_pretrained(model)
+    opened = open_data(data, tokenizer.config)
+    chosen = choose_images(images, len(opened))
+    with progress_bar(len(chosen)) as show_done:
+        results = measure_seams(tokenizer, opened, chosen, seed=seed, on_progress=show_done)
+    content = {
+        "command": command_line(),
+        "machine": describe_machine(),
+        "data": opened.description,
+        "items": len(chosen),
+        "seed": seed,
+        "weights_sha256": tokenizer.config.files["model.safetensors"],
+        "results": results,
+    }
+    for path in write_seams(out, Path(model).name, content):
+        click.echo(path)
+
+
+@click.command()
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
+@click.option("--items", type=click.IntRange(min=1), help="So many test items, spread evenly; default: all.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--name", default="compare", show_default=True, help="Of the report.")
+@click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
+def compare(
+    checkpoints: tuple[Path, ...], data: Path | None, items: int | None, seed: int, name: str, out: Path
+) -> None:
+    """Measure CHECKPOINTS of several methods on the same test items."""
+    from benchmarks.studies.compare import compare_checkpoints, write_comparison
+    from train.data import data_folder
+
+    with progress_bar(len(checkpoints)) as show_done:
+        rows = compare_checkpoints(checkpoints, data_folder(data), limit=items, seed=seed, on_progress=show_done)
+    content = {"command": command_line(), "machine": describe_machine(), "seed": seed, "rows": rows}
+    for path in write_comparison(out, name, content):
+        click.echo(path)
+
+
+@click.command()
+@click.option("--dataset", default="mnist", show_default=True, help="There is a train/configs/table_DATASET.yaml.")
+@click.option("--steps", type=click.IntRange(min=1), help="Instead of the table's own number.")
+@click.option("--batch", type=click.IntRange(min=1), help="Instead of the table's own size.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Cells a row has.")
+@click.option("--methods", help="Rows to run, separated by commas; all without it.")
+@click.option("--ablation", help="Variants of rows in place of the methods, by their name in the table's YAML.")
+@click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
+@click.option("--runs", type=click.Path(path_type=Path), help="Folder of the cells; runs/table-... without it.")
+@click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
+@click.option("--max-seconds", default=math.inf, help="Stop after about this long; run again to go on.")
+@click.option("--config", type=click.Path(path_type=Path), help="Another table's YAML file.")
+def table(
+    dataset: str,
+    steps: int | None,
+    batch: int | None,
+    seeds: int,
+    methods: str | None,
+    ablation: str | None,
+    data: Path | None,
+    runs: Path | None,
+    out: Path,
+    max_seconds: float,
+    config: Path | None,
+) -> None:
+    """Train and evaluate every method with equal steps and batch, and write the table of what is finished."""
+    from benchmarks.studies.table import load_table, run_cell
+    from benchmarks.studies.table_report import write_table
+    from train.data import data_folder, load_dataset
+
+    started = time.monotonic()
+    settings = load_table(config or ROOT / "train" / "configs" / f"table_{dataset}.yaml")
+    settings = dataclasses.replace(settings, steps=steps or settings.steps, batch_size=batch or settings.batch_size)
+    rows = settings.table_rows(ablation)
+    chosen = methods.split(",") if methods else list(rows)
+    for name in chosen:
+        if name not in rows:
+            raise ConfigError(f"no row {name!r} in this table; there are {', '.join(rows)}")
+    suffix = f"_{ablation}" if ablation else ""
+    folder = runs or Path("runs") / f"table-{dataset}{suffix}-{settings.steps}x{settings.batch_size}"
+    items = load_dataset(settings.dataset, data_folder(data), input_shape=settings.model.input_shape)
+    cells: dict[tuple[str, int], dict[str, Any]] = {}
+    for seed, name in ((seed, name) for seed in range(seeds) for name in chosen):
+        left = max_seconds - (time.monotonic() - started)
+        cell = run_cell(settings, name, rows[name], seed, items, folder, max_seconds=left) if left > 0 else None
+        if cell is None:
+            click.echo(f"{name}, seed {seed}: not finished; the same command goes on with it", err=True)
+            break
+        cells[name, seed] = cell
+        click.echo(f"{name}, seed {seed}: log p {cell['evaluation']['sampled_log_p']:.1f}")
+    command = f"python -m benchmarks table --dataset {dataset} --steps {settings.steps} --batch {settings.batch_size}"
+    command += f" --seeds {seeds}" + (f" --ablation {ablation}" if ablation else "")
+    if cells:
+        finished = [cells[name, seed] for name in chosen for seed in range(seeds) if (name, seed) in cells]
+        paper = {name: rows[name].paper for name in chosen}
+        for path in write_table(
+            out, f"table_{dataset}{suffix}", finished, beta=settings.beta, paper=paper, command=command
+        ):
+            click.echo(path)
