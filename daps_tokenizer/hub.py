@@ -26,6 +26,7 @@ from daps_tokenizer.errors import (
     ModelNotFoundError,
     OutputExistsError,
 )
+from daps_tokenizer.install import install_command
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -91,7 +92,7 @@ class ModelFolder:
             # The cache links snapshots to blobs: with only the link gone, the same damaged blob would be linked again.
             return f"delete {path.resolve()} and open the model again to download it anew"
         if self.origin == "built-in":
-            return "install daps-tokenizer again"
+            return f"install daps-tokenizer again with {install_command()} --force-reinstall"
         return f"copy it anew or export it again with {_EXPORT}"
 
 

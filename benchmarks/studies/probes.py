@@ -17,6 +17,7 @@ import torch
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import BackendError, ModelFileError
 from daps_tokenizer.hub import built_in_models, open_model
+from daps_tokenizer.install import install_command
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from train.code_search import CodeSearch
 from train.data import Items
@@ -140,7 +141,9 @@ def probe_accuracy(
         from sklearn.linear_model import LogisticRegression
         from sklearn.neural_network import MLPClassifier
     except ImportError:
-        raise BackendError("probes need scikit-learn, which is not installed; install daps-tokenizer[probe]") from None
+        raise BackendError(
+            f"probes need scikit-learn, which is not installed; install it with {install_command('probe')}"
+        ) from None
     if isinstance(train, np.ndarray):
         mean, std = train.mean(0), train.std(0) + 1e-3
         train, test = (train - mean) / std, (test - mean) / std

@@ -8,6 +8,7 @@ from typing import Literal
 from daps_tokenizer.backends.protocol import Backend
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder
+from daps_tokenizer.install import install_command
 
 BACKENDS = ("onnx", "torch", "tensorrt")
 BackendName = Literal["auto", "onnx", "torch", "tensorrt"]
@@ -53,7 +54,8 @@ def _open(
         if error.name != "torch":
             raise
         raise BackendError(
-            "backend 'torch' needs PyTorch, which is not installed; install daps-tokenizer[torch] or use backend='onnx'"
+            f"backend 'torch' needs PyTorch, which is not installed; install it with {install_command('torch')} "
+            "or use backend='onnx'"
         ) from error
     except (ImportError, OSError) as error:  # where libraries of CUDA are missing, for instance
         reason = str(error).strip().partition("\n")[0]

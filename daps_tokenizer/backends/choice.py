@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from daps_tokenizer.backends.gpus import Gpu, find_gpu
+from daps_tokenizer.install import install_command
 
 # The two packages share their files, so that one breaks the other, and no extra of this package can take one away.
 ONNX_ON_GPU = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
@@ -56,7 +57,7 @@ def advice() -> list[str]:
 def _torch(device: str, gpu: Gpu | None) -> Runtime:
     version = _version("torch")
     if not version:
-        return Runtime("torch", device, "", "pip install 'daps-tokenizer[torch]'")
+        return Runtime("torch", device, "", install_command("torch"))
     if device == "cuda":
         if gpu is None:
             return Runtime("torch", device, f"torch {version}", _NO_GPU)
@@ -69,7 +70,7 @@ def _tensorrt(gpu: Gpu | None) -> Runtime:
     for package in ("tensorrt", "tensorrt_rtx"):
         if version := _version(package):
             return Runtime("tensorrt", "cuda", f"{package} {version}", "" if gpu else _NO_GPU)
-    return Runtime("tensorrt", "cuda", "", "pip install 'daps-tokenizer[tensorrt]'")
+    return Runtime("tensorrt", "cuda", "", install_command("tensorrt"))
 
 
 def _onnx(device: str, gpu: Gpu | None) -> Runtime:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from daps_tokenizer.errors import BackendError
+from daps_tokenizer.install import install_command
 
 ALIGNMENT = 256  # bytes, of every address that TensorRT is given
 
@@ -31,7 +32,7 @@ class Cuda:
         except ModuleNotFoundError as error:
             raise BackendError(
                 "backend 'tensorrt' needs the package cuda-bindings, which is not installed; "
-                "install daps-tokenizer[tensorrt]"
+                f"install it with {install_command('tensorrt')}"
             ) from error
         self._runtime: Any = runtime
         self._stream = self._call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from daps_tokenizer.errors import BackendError
+from daps_tokenizer.install import install_command
 
 if TYPE_CHECKING:
     import onnx
@@ -49,7 +50,7 @@ def load_graph(path: Path, precision: str) -> onnx.ModelProto:
     except ModuleNotFoundError as error:
         raise BackendError(
             "backend 'tensorrt' reads graphs with the package onnx, which is not installed; "
-            "install daps-tokenizer[tensorrt]"
+            f"install it with {install_command('tensorrt')}"
         ) from error
     model = onnx.load(path)
     _compare_as_float(model.graph)

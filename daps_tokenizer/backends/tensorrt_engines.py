@@ -21,6 +21,7 @@ from daps_tokenizer.backends.gpus import find_gpu
 from daps_tokenizer.backends.precision import PRECISIONS
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder
+from daps_tokenizer.install import install_command
 
 GRAPHS = ("encoder_context", "encoder_pass", "encoder_step", "decoder")
 _OF_ROWS = ("encoder_pass", "encoder_step")  # their batch is of windows
@@ -87,8 +88,8 @@ def load_tensorrt() -> Any:
         return module
     found = f" ({'; '.join(reasons)})" if reasons else ""
     raise BackendError(
-        f"backend 'tensorrt' needs TensorRT, which is not installed{found}; install daps-tokenizer[tensorrt], "
-        "or daps-tokenizer[tensorrt-rtx] for a GeForce or RTX card"
+        f"backend 'tensorrt' needs TensorRT, which is not installed{found}; install it with "
+        f"{install_command('tensorrt')}, or {install_command('tensorrt-rtx')} for a GeForce or RTX card"
     )
 
 

@@ -43,6 +43,7 @@ from daps_tokenizer.codes.layouts import ClipLayout, TileLayout, require, requir
 from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import BackendError, CodesError, CodesFileError, ConfigError
 from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.install import install_command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -166,7 +167,7 @@ class Codes:
             import torch
         except ImportError as error:
             raise BackendError(
-                "PyTorch is not installed: install daps-tokenizer[torch] or use codes.numpy()"
+                f"PyTorch is not installed; install it with {install_command('torch')} or use codes.numpy()"
             ) from error
         return torch.from_numpy(self.values.astype(np.int64))
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.install import install_command
 
 SourceKind = Literal["tar", "folder", "huggingface"]
 SUFFIXES = (".webp", ".jpg", ".jpeg", ".png")
@@ -258,7 +259,8 @@ class HuggingFaceSource:
             import datasets
         except ImportError:
             raise InputError(
-                "data.kind huggingface needs the datasets library; expected it installed, as by pip install datasets"
+                "data.kind huggingface needs the datasets library, which is not installed; install it with "
+                f"{install_command('datasets')}"
             ) from None
         parts = []
         for name in names:

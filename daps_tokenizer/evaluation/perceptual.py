@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from daps_tokenizer.errors import BackendError
-
-_INSTALL = "install daps-tokenizer[eval]"
+from daps_tokenizer.install import install_command
 
 
 class Perceptual:
@@ -73,7 +72,8 @@ def _load(what: str, load: Any) -> Any:
         return load()
     except ImportError as error:  # also torchmetrics' own ModuleNotFoundError for what it needs
         raise BackendError(
-            f"{what} needs torchmetrics and what it builds on ({_one_line(error)}); {_INSTALL}"
+            f"{what} needs torchmetrics and what it builds on ({_one_line(error)}); install them with "
+            f"{install_command('eval')}"
         ) from error
     except Exception as error:  # downloads, torch.load and a torchvision of another torch fail with many types
         raise BackendError(

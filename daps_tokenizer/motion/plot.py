@@ -7,6 +7,7 @@ import io
 import numpy as np
 
 from daps_tokenizer.errors import BackendError
+from daps_tokenizer.install import install_command
 from daps_tokenizer.motion.kinematics import JOINT_LIMITS, JOINT_NAMES
 
 _COLUMNS = 4
@@ -30,7 +31,7 @@ def plot_joints(original: np.ndarray, reconstruction: np.ndarray, *, fps: float)
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise BackendError(
-            "plotting needs matplotlib, which is not installed; install daps-tokenizer[motion]"
+            f"plotting needs matplotlib, which is not installed; install it with {install_command('motion')}"
         ) from error
     time = np.arange(len(original)) / fps
     rows = -(-(len(JOINT_NAMES) + 1) // _COLUMNS)

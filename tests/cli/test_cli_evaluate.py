@@ -11,6 +11,7 @@ from daps_tokenizer import Tokenizer
 from daps_tokenizer.cli import evaluate as cli_evaluate
 from daps_tokenizer.errors import DapsError
 from daps_tokenizer.evaluation.metrics import psnr
+from daps_tokenizer.install import install_command
 from tests.cli.helpers import refusal, run, run_well
 
 COUNT = 5
@@ -89,4 +90,4 @@ def test_bad_data_is_said_in_one_line(model: str, images: Path) -> None:
 @pytest.mark.parametrize(("option", "name"), [("--lpips", "LPIPS"), ("--fid", "FID")])
 def test_what_needs_trained_networks_says_what_to_install(model: str, images: Path, option: str, name: str) -> None:
     message = refusal("evaluate", model, images, option)
-    assert message.startswith(f"{name} needs torchmetrics") and message.endswith("install daps-tokenizer[eval]")
+    assert message.startswith(f"{name} needs torchmetrics") and message.endswith(install_command("eval"))

@@ -11,6 +11,7 @@ from PIL import Image
 
 from daps_tokenizer import Clip, Codes, Tokenizer
 from daps_tokenizer import hub as hub_module
+from daps_tokenizer.install import install_command
 from tests.cli.helpers import refusal, run, run_well
 from tests.motion.motions import smooth_motion
 
@@ -130,7 +131,7 @@ def test_without_matplotlib_one_line_says_so(motion_model: str, monkeypatch: pyt
     for name in ("matplotlib", "matplotlib.backends.backend_agg", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
     message = refusal("reconstruct", "walk.csv", "--plot", "joints.png", "--model", motion_model)
-    assert message.endswith("plotting needs matplotlib, which is not installed; install daps-tokenizer[motion]")
+    assert message.endswith(f"which is not installed; install it with {install_command('motion')}")
 
 
 @pytest.mark.parametrize(

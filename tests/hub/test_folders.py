@@ -118,7 +118,9 @@ def test_a_file_is_checked_once_and_again_after_it_was_changed(folder: Path, mon
 
 def test_a_damaged_built_in_file_asks_to_install_again(built_in: Path) -> None:
     write_folder(built_in, {"onnx/encoder.onnx": b""})
-    with pytest.raises(ModelFileError, match=r"onnx/encoder\.onnx is damaged, .*; install daps-tokenizer again"):
+    with pytest.raises(
+        ModelFileError, match=r"onnx/encoder\.onnx is damaged, .*; install daps-tokenizer again with pip"
+    ):
         open_model("daps-cifar10").file("onnx/encoder.onnx")
 
 

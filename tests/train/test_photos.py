@@ -152,7 +152,7 @@ def test_a_hugging_face_dataset_that_is_not_one_is_named(
 
 def test_without_the_datasets_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r"huggingface needs the datasets library; .*pip install datasets"):
+    with pytest.raises(InputError, match=r"huggingface needs the datasets library, .*pip install .*\[datasets\]"):
         open_source("huggingface", ("name:train",), Path())
 
 
