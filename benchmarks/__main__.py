@@ -92,7 +92,7 @@ def seams(model: str, data: Path, images: str | None, seed: int, out: Path) -> N
         "data": opened.description,
         "items": len(chosen),
         "seed": seed,
-        "weights_sha256": tokenizer.config.files["model.safetensors"],
+        "weights_sha256": tokenizer.config.weights_sha256,
         "results": results,
     }
     for path in write_seams(out, Path(model).name, content):

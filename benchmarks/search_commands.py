@@ -51,7 +51,7 @@ def search(
         "machine": describe_machine(),
         "data": items.description,
         "items": len(items),
-        "weights_sha256": config.files["model.safetensors"],
+        "weights_sha256": config.weights_sha256,
     }
     for path in write_search(out, config.name, found, content):
         click.echo(path)
@@ -147,7 +147,7 @@ def prior(
         "data": f"{len(test)} items of {test.description}",
         "steps": steps,
         "bits_per_item": tokenizer.bits_per_item,
-        "weights_sha256": tokenizer.config.files["model.safetensors"],
+        "weights_sha256": tokenizer.config.weights_sha256,
         "results": rows,
     }
     for path in write_prior(out, tokenizer.config.name, content):
