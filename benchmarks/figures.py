@@ -297,7 +297,7 @@ def weights_of(name: str, content: dict[str, Any]) -> dict[str, str]:
 
 def stale(folder: Path = RESULTS) -> list[str]:
     """Results in a folder that were measured with other weights than those of the built-in model of their name."""
-    shipped = {model: open_model(model).config.files["model.safetensors"] for model in built_in_models()}
+    shipped = {model: open_model(model).config.weights_sha256 for model in built_in_models()}
     lines = []
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -30,6 +30,8 @@ def write_bytes_atomically(path: str | os.PathLike[str], data: bytes, *, overwri
         if target.exists() and not overwrite:
             raise OutputExistsError(f"{path}: already exists and is not overwritten")
         _write_and_rename(target, data)
+    except OutputExistsError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
         reason = error.strerror if isinstance(error, OSError) else error
         raise DapsError(f"{os.fspath(path)!r}: cannot be written ({reason})") from error

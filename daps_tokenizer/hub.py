@@ -162,6 +162,8 @@ def copy_folder(folder: ModelFolder, target: Path) -> Path:
     """
     try:
         _copy_files(folder, Path(os.path.realpath(target)))
+    except DapsError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
         reason = error.strerror if isinstance(error, OSError) else error
         raise DapsError(

@@ -119,7 +119,7 @@ def compare(folder: ModelFolder, inputs: np.ndarray) -> ParityReport:
     top_codes = [found.top_codes for found in scored]
     report = ParityReport(
         model=config.name,
-        weights_sha256=config.files["model.safetensors"],
+        weights_sha256=config.weights_sha256,
         torch_version=torch.__version__,
         onnxruntime_version=onnxruntime.__version__,
         num_items=len(inputs),

@@ -149,7 +149,7 @@ def run_quality(
 
 def _describe(candidate: Candidate) -> str:
     config = candidate.tokenizer.config
-    return f"{config.bits_per_item:,.0f} bits, weights {config.files.get('model.safetensors', '')[:12]}"
+    return f"{config.bits_per_item:,.0f} bits, weights {config.weights_sha256[:12]}"
 
 
 def summarise_codecs(records: Records, candidate: Candidate, images: Sequence[int], seed: int) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def search(
         "machine": describe_machine(),
         "data": items.description,
         "items": len(items),
-        "weights_sha256": config.files["model.safetensors"],
+        "weights_sha256": config.weights_sha256,
     }
     for path in write_search(out, config.name, found, content):
         click.echo(path)

@@ -1,4 +1,4 @@
-"""Is the autoregressive model used? How much of log q(z|x) previous codes account for, and how many passes drawing takes.
+"""Is the autoregressive model used? The share of log q(z|x) that previous codes account for, and the passes of drawing.
 
 log q of a model's own samples is compared with that of the same network with the previous codes hidden from it (an
 embedding of zero). A model whose codes are independent given x loses nothing by that.

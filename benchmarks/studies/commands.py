@@ -224,7 +224,7 @@ def prior(
         "data": f"{len(test)} items of {test.description}",
         "steps": steps,
         "bits_per_item": tokenizer.bits_per_item,
-        "weights_sha256": tokenizer.config.files["model.safetensors"],
+        "weights_sha256": tokenizer.config.weights_sha256,
         "results": rows,
     }
     for path in write_prior(out, tokenizer.config.name, content):
@@ -253,7 +253,7 @@ def seams(model: str, data: Path, images: str | None, seed: int, out: Path) -> N
         "data": opened.description,
         "items": len(chosen),
         "seed": seed,
-        "weights_sha256": tokenizer.config.files["model.safetensors"],
+        "weights_sha256": tokenizer.config.weights_sha256,
         "results": results,
     }
     for path in write_seams(out, Path(model).name, content):

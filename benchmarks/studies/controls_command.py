@@ -9,8 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.markdown import write_report
-from benchmarks.report import RESULTS, command_line
+from benchmarks.reports import RESULTS, command_line, write_report
 from benchmarks.studies.controls import WAYS, Point, plot, summarise, train_on, write_text
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.evaluation.timing import describe_machine

@@ -71,7 +71,7 @@ class _Header:
         is_sha256 = re.fullmatch(r"([0-9a-f]{64})?", str(self.weights_sha256)) is not None
         require(is_sha256, f"weights_sha256 must be 64 lower-case hex digits or empty, not {self.weights_sha256!r}")
         require_integer("vocab_size", self.vocab_size, 2, 65536)
-        is_shape = 1 <= len(self.shape) <= _MAX_AXES and min(self.shape) >= 1 and math.prod(self.shape) < _MAX_CODES
+        is_shape = 1 <= len(self.shape) <= _MAX_AXES and min(self.shape) >= 0 and math.prod(self.shape) < _MAX_CODES
         require(is_shape, f"shape must be 1 to {_MAX_AXES} positive sizes that an array can have, not {self.shape}")
         is_layout = self.layout is None or isinstance(self.layout, TileLayout | ClipLayout)
         require(is_layout, f"layout must be a TileLayout, a ClipLayout or None, not {self.layout!r}")
@@ -102,8 +102,8 @@ class Codes:
 
     Args:
         values: integers 0 to vocab_size − 1, shape (..., N): (B, N) encoded, (B, S, N) sampled, (B, T, N) tiles of
-            images or windows of clips, (B, S, T, N) samples of these. Kept as a read-only, C-contiguous int32 copy. No
-            axis is empty.
+            images or windows of clips, (B, S, T, N) samples of these. Kept as a read-only, C-contiguous int32 copy. Of
+            no items there are codes too, (0, N), which no file can hold.
         vocab_size: V, values a code can take.
         model: name of the model.
         weights_sha256: sha256 of its ``model.safetensors``, which says exactly which model that is; "" if unknown.
@@ -126,10 +126,10 @@ class Codes:
             values = np.asarray(self.values)
         except (TypeError, ValueError) as error:
             raise CodesError(f"codes must be an array of integers, not {type(self.values).__name__}") from error
-        require(values.size > 0, f"codes of shape {values.shape} are of no item; expected at least one code")
+        require(values.shape[-1:] != (0,), f"codes of shape {values.shape} have no tokens; expected at least one each")
         require(values.dtype.kind in "iu", f"codes must be integers, not {values.dtype}")
         _Header(self.model, self.weights_sha256, self.vocab_size, values.shape, self.layout)
-        if values.min() < 0 or values.max() >= self.vocab_size:
+        if values.size and (values.min() < 0 or values.max() >= self.vocab_size):
             outside = (values < 0) | (values >= self.vocab_size)
             index = tuple(int(i) for i in np.unravel_index(int(outside.argmax()), values.shape))
             accepted = f"codes of {self.model!r} are 0 to {self.vocab_size - 1}"
@@ -158,7 +158,7 @@ class Codes:
         return self.values.view()
 
     def torch(self) -> Tensor:
-        """The values as a new tensor, (..., N) int64; on the GPU if they were made there and never left it.
+        """The values as a new tensor on the CPU, (..., N) int64.
 
         Raises:
             BackendError: PyTorch is not installed.
@@ -173,6 +173,14 @@ class Codes:
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """What ``torch.as_tensor(codes)`` reads: a copy, as other libraries know no read-only arrays."""
+        return self.values.copy().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[Any, int]:
+        """The CPU."""
+        return self.values.__dlpack_device__()
 
     def __len__(self) -> int:
         """Size of the first axis, the one that ``for item in codes`` walks along."""
@@ -190,7 +198,7 @@ class Codes:
         for leading axes only, so ``codes[..., 0]`` is the first sample of every image.
 
         Raises:
-            CodesError: the key reaches into the pieces or tokens of an item, or picks nothing.
+            CodesError: the key reaches into the pieces or tokens of an item.
             IndexError: an index past the end of its axis.
         """
         leading = self._leading_shape
@@ -217,7 +225,12 @@ class Codes:
         return f"Codes(shape={self.shape}, {origin}{pieces}, {self.num_bits} bits)"
 
     def to_bytes(self) -> bytes:
-        """The content of a ``.daps`` file, as in the table at the top of this module."""
+        """The content of a ``.daps`` file, as in the table at the top of this module.
+
+        Raises:
+            CodesError: there are no items, which no file can hold.
+        """
+        require(self.values.size > 0, f"codes of shape {self.shape} are of no item; a .daps file holds at least one")
         header = json.dumps(dataclasses.asdict(self._header), separators=(",", ":")).encode()
         payload = _pack(self.values.ravel(), self._header.bits_per_code)
         body = _PREFIX.pack(_MAGIC, _VERSION, len(header)) + header + payload
@@ -248,6 +261,7 @@ class Codes:
         """Write a ``.daps`` file under a temporary name, then rename it.
 
         Raises:
+            CodesError: there are no items.
             OutputExistsError: the file is there and ``overwrite`` is False, or the path is no regular file.
             DapsError: it cannot be written.
         """
@@ -324,9 +338,11 @@ def _split(data: bytes, source: str) -> tuple[_Header, bytes]:
 
 def _read_header(text: bytes, source: str) -> _Header:
     try:
-        return config_from_dict(_Header, json.loads(text.decode("utf-8")), source="JSON")
+        header = config_from_dict(_Header, json.loads(text.decode("utf-8")), source="JSON")
+        require(min(header.shape) >= 1, f"shape must be positive sizes, not {header.shape}")  # codes of no items
     except (ConfigError, CodesError, ValueError, RecursionError) as error:  # the last two: not JSON, or nested too deep
         raise CodesFileError(f"{source}: header not valid: {error}") from None
+    return header
 
 
 def _crc_fits(data: bytes, end: int) -> bool:

@@ -22,7 +22,7 @@ class ModelCodes:
     def make(self, values: np.ndarray, layout: TileLayout | ClipLayout | None) -> Codes:
         """Codes (..., N) that know which model made them."""
         config = self.config
-        return Codes(values, config.vocab_size, config.name, self._weights_sha256, layout)
+        return Codes(values, config.vocab_size, config.name, self.config.weights_sha256, layout)
 
     def check(self, codes: Codes | np.ndarray) -> tuple[np.ndarray, TileLayout | ClipLayout | None]:
         """Values (..., N) int32 and layout of codes that are this model's.
@@ -32,10 +32,10 @@ class ModelCodes:
         """
         config = self.config
         if isinstance(codes, Codes):
-            if codes.weights_sha256 not in ("", self._weights_sha256):
+            if codes.weights_sha256 not in ("", self.config.weights_sha256):
                 raise CodesError(
                     f"codes were made by {codes.model} (weights {codes.weights_sha256[:12]}), not by "
-                    f"{config.name} (weights {self._weights_sha256[:12]}); use the model that made them"
+                    f"{config.name} (weights {self.config.weights_sha256[:12]}); use the model that made them"
                 )
             checked = codes
         else:
@@ -76,7 +76,3 @@ class ModelCodes:
                 f"expected ({count}, {num_tokens}) or ({count}, S, {num_tokens})"
             )
         return batch.repeat(samples[0]) if samples else batch.pieces, values.shape[: 1 + len(samples)]
-
-    @property
-    def _weights_sha256(self) -> str:
-        return self.config.files.get("model.safetensors", "")

@@ -180,6 +180,11 @@ class TokenizerConfig:
             )
 
     @property
+    def weights_sha256(self) -> str:
+        """Sha256 of ``model.safetensors``, which says exactly which model this is; "" before it is exported."""
+        return self.files.get("model.safetensors", "")
+
+    @property
     def bits_per_item(self) -> float:
         """N · log2 V, the size of one item's codes in bits."""
         return self.num_tokens * math.log2(self.vocab_size)

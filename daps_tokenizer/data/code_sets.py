@@ -66,7 +66,7 @@ def write_code_set(
     config = tokenizer.config
     record = {
         "model": config.name,
-        "weights_sha256": config.files.get("model.safetensors", ""),
+        "weights_sha256": config.weights_sha256,
         "vocab_size": config.vocab_size,
         "num_tokens": config.num_tokens,
         "token_grid": config.token_grid and list(config.token_grid),
@@ -89,6 +89,8 @@ def write_code_set(
     try:
         with GrowingCodeSet(folder, record, found, replace=replace) as growing, ThreadPoolExecutor(_READERS) as readers:
             return _grow(data, growing, readers, lambda items, batch: encode(items, seed + batch).numpy(), on_progress)
+    except DapsError:
+        raise
     except OSError as error:
         raise DapsError(f"{folder}: cannot be written ({error.strerror})") from error
 

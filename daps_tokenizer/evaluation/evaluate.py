@@ -137,7 +137,7 @@ def describe_protocol(tokenizer: Tokenizer, data: Data, *, seed: int) -> dict[st
     """All that a result depends on beside the way to encode; goes into the file that holds the result."""
     return {
         "model": tokenizer.config.name,
-        "weights_sha256": tokenizer.config.files.get("model.safetensors", ""),
+        "weights_sha256": tokenizer.config.weights_sha256,
         "bits_per_item": tokenizer.bits_per_item,
         "data": data.description,
         "items": len(data),

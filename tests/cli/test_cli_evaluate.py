@@ -42,7 +42,7 @@ def test_result_and_records_are_files_and_agree(model: str, tok: Tokenizer, imag
     expected = psnr(tok.prepare(originals), tok.reconstruct(originals))
     np.testing.assert_allclose([record["psnr"] for record in records], expected, rtol=1e-6)
     assert content["results"]["greedy"]["psnr"]["mean"] == pytest.approx(expected.mean())
-    assert content["protocol"]["weights_sha256"] == tok.config.files["model.safetensors"]
+    assert content["protocol"]["weights_sha256"] == tok.config.weights_sha256
 
 
 def test_nothing_is_overwritten_without_force(model: str, images: Path) -> None:

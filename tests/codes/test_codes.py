@@ -69,6 +69,17 @@ def test_torch_gives_a_new_int64_tensor() -> None:
     assert codes.values.any()
 
 
+def test_as_tensor_copies_the_values_in_one_go() -> None:
+    torch = pytest.importorskip("torch")
+    codes = make_codes(2, 3, 8)
+    for tensor in (torch.as_tensor(codes), torch.tensor(codes), torch.from_dlpack(codes)):
+        assert tensor.dtype == torch.int32 and tensor.device.type == "cpu"
+        np.testing.assert_array_equal(tensor.numpy(), codes.numpy())
+    assert torch.as_tensor(codes, dtype=torch.int64).dtype == torch.int64
+    torch.as_tensor(codes).zero_()
+    assert codes == make_codes(2, 3, 8)
+
+
 def test_torch_without_pytorch_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # what the import system does with a module that is not there
     with pytest.raises(BackendError, match=r"install it with pip install .*\[torch\]\" or use codes\.numpy\(\)"):
@@ -163,9 +174,13 @@ def test_an_index_past_the_end_is_an_index_error() -> None:
         make_codes(2, 8)[2]
 
 
-def test_picking_nothing_is_refused() -> None:
-    with pytest.raises(CodesError, match=r"^codes of shape \(0, 8\) are of no item; expected at least one code$"):
-        make_codes(2, 8)[2:]
+def test_codes_of_no_items_are_codes_that_no_file_can_hold(tmp_path: Path) -> None:
+    nothing = make_codes(2, 8)[2:]
+    assert nothing.shape == (0, 8) and len(nothing) == 0 and list(nothing) == []
+    assert nothing == make_codes(0, 8) and nothing != make_codes(0, 4)
+    with pytest.raises(CodesError, match=r"^codes of shape \(0, 8\) are of no item; a \.daps file holds at least one$"):
+        nothing.save(tmp_path / "nothing.daps")
+    assert not list(tmp_path.iterdir())
 
 
 # What is refused
@@ -191,9 +206,9 @@ def test_a_ragged_list_is_refused() -> None:
         Codes([[1, 2], [3]], 16, "m", "")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("shape", [(0,), (0, 4), (2, 0)])
-def test_a_shape_without_tokens_or_items_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(CodesError, match="are of no item; expected at least one code"):
+@pytest.mark.parametrize("shape", [(0,), (2, 0)])
+def test_a_shape_without_tokens_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(CodesError, match="have no tokens; expected at least one each"):
         make_codes(*shape)
 
 
@@ -203,7 +218,7 @@ def test_a_single_integer_is_refused() -> None:
 
 
 def test_an_empty_list_is_refused_as_empty() -> None:
-    with pytest.raises(CodesError, match=r"codes of shape \(0,\) are of no item"):
+    with pytest.raises(CodesError, match=r"codes of shape \(0,\) have no tokens"):
         Codes([], 16, "m", "")  # type: ignore[arg-type]
 
 

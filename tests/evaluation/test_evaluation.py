@@ -126,7 +126,7 @@ def test_training_measures_the_same_as_the_exported_tokenizer(tok: Tokenizer, ra
 
 def test_the_protocol_names_all_that_a_result_depends_on(tok: Tokenizer) -> None:
     protocol = describe_protocol(tok, data(), seed=3)
-    assert protocol["weights_sha256"] == tok.config.files["model.safetensors"]
+    assert protocol["weights_sha256"] == tok.config.weights_sha256
     assert (protocol["items"], protocol["seed"], protocol["data"]) == (6, 3, "digits")
     assert {"date", "processor", "numpy", "onnxruntime"} <= protocol["machine"].keys()
 

@@ -25,7 +25,7 @@ def write(case: Case) -> None:
     decoded = tok.decode(greedy)[0]
     content = {
         "model": case.model,
-        "weights_sha256": tok.config.files["model.safetensors"],
+        "weights_sha256": tok.config.weights_sha256,
         "example": case.example.relative_to(case.example.parents[1]).as_posix(),
         "seed": SEED,
         "greedy": greedy.numpy()[0].tolist(),
