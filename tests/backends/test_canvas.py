@@ -83,7 +83,7 @@ def test_a_folder_of_an_earlier_version_is_decoded_in_windows(onnx: OnnxBackend,
     assert isinstance(codes, Codes) and codes.layout == layout
     whole, windows = (Tokenizer(FOLDER, backend).decode(codes).astype(int) for backend in (onnx, without))
     assert np.abs(whole - windows).mean() < 1  # windows of 8×8 codes overlap by less than codes reach
-    whole, windows = (Tokenizer(FOLDER, b).log_likelihood(photo, codes, fit="tile") for b in (onnx, without))
+    whole, windows = (Tokenizer(FOLDER, b).likelihood(photo, codes, fit="tile").log_likelihood for b in (onnx, without))
     np.testing.assert_allclose(whole, windows, rtol=0.01)
 
 
