@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import click
 import numpy as np
@@ -15,15 +15,14 @@ import numpy as np
 from daps_tokenizer.cli.common import note_once, print_error, progress_bar
 from daps_tokenizer.cli.options import Command, Runtime, add_options, force_option, json_option, runtime_options
 from daps_tokenizer.cli.sources import DEFAULT_MODEL
-from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.data.code_sets import CodeSetReport, write_code_set
 from daps_tokenizer.data.datasets import Split, open_data
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.evaluation.evaluate import Encode
 from daps_tokenizer.hub import open_model
 from daps_tokenizer.images.load import Fit
 from daps_tokenizer.search.local import LocalSearch
 from daps_tokenizer.tokenizer import Tokenizer
+from daps_tokenizer.ways import Sampled, Way, describe_way, make_codes
 
 _SHOWN_BROKEN = 5
 SECONDS_BETWEEN_LINES = 30.0  # of progress, where standard error is not a terminal
@@ -89,7 +88,13 @@ def command(
         raise InputError(f"{model} is a motion model; dataset is for images, and `daps-tokenize encode` for clips")
     tokenizer = runtime.open(folder)
     opened = open_data(data, tokenizer.config, fit=fit, split=split, limit=limit)
-    encode, encoding = _way(tokenizer, samples, 1.0 if temperature is None else temperature, search)
+    way: Way = None
+    if samples is not None:
+        way = Sampled(samples, 1.0 if temperature is None else temperature)
+    elif search is not None:
+        way = LocalSearch(proposals=search)
+    if way is not None:
+        tokenizer.config.require_probabilities()
     with progress_bar(len(opened), with_text=True) as show_bar:
         progress = _Progress(output, len(opened), show_bar)
         try:
@@ -97,8 +102,8 @@ def command(
                 tokenizer,
                 opened,
                 output,
-                encode,
-                encoding=encoding,
+                lambda items, batch_seed: make_codes(tokenizer, items, way, seed=batch_seed).codes,
+                encoding=describe_way(way),
                 seed=seed or 0,
                 replace=force,
                 on_progress=progress,
@@ -155,24 +160,6 @@ class _Progress:
         return (
             f"interrupted: {self._output} keeps {self._done:,} of {self._total:,} images, and the same command resumes"
         )
-
-
-def _way(
-    tokenizer: Tokenizer, samples: int | None, temperature: float, search: int | None
-) -> tuple[Encode, dict[str, Any]]:
-    """How items become codes, and the same as a record."""
-
-    def draw(items: np.ndarray, seed: int) -> Codes:
-        return tokenizer.sample(items, num_samples=samples or 1, temperature=temperature, seed=seed)
-
-    if samples is not None:
-        tokenizer.config.require_probabilities()
-        return draw, {"codes": "sampled", "samples": samples, "temperature": temperature}
-    if search is not None:
-        tokenizer.config.require_probabilities()
-        searching = LocalSearch(proposals=search)
-        return lambda items, _: tokenizer.encode(items, search=searching), {"codes": "searched", "proposals": search}
-    return lambda items, _: tokenizer.encode(items), {"codes": "greedy"}
 
 
 def _line(

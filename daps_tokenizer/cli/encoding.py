@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
@@ -20,12 +20,13 @@ from daps_tokenizer.cli.media import Loaded, Said, media_of
 from daps_tokenizer.cli.options import Command, add_options
 from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.inputs import FitMode, InputOptions
+from daps_tokenizer.inputs import FitMode
 from daps_tokenizer.neighbourhoods import Objective
-from daps_tokenizer.search.base import draw_uniform
+from daps_tokenizer.search.base import Found, draw_uniform
 from daps_tokenizer.search.best_of import BestOf
-from daps_tokenizer.search.local import LocalSearch, SearchResult
+from daps_tokenizer.search.local import LocalSearch
 from daps_tokenizer.tokenizer import Tokenizer
+from daps_tokenizer.ways import Sampled, Way
 
 _OBJECTIVES: dict[str, Objective] = {"log-likelihood": "log_likelihood", "squared-error": "squared_error"}
 _ROUNDS = 16  # the progress bar moves after so many pieces for each that the backend encodes at once
@@ -121,16 +122,27 @@ class Encoding:
                     raise click.UsageError(f"{name} needs --search; otherwise nothing is searched.")
 
     @property
-    def inputs(self) -> InputOptions:
+    def inputs(self) -> dict[str, Any]:
         """The options that say how inputs are brought to the model's size, of those that were given."""
-        options: InputOptions = {}
-        if self.fit is not None:
-            options["fit"] = self.fit
-        if self.fps is not None:
-            options["fps"] = self.fps
-        if self.overlap is not None:
-            options["overlap"] = self.overlap
-        return options
+        options = {"fit": self.fit, "fps": self.fps, "overlap": self.overlap}
+        return {name: value for name, value in options.items() if value is not None}
+
+    @property
+    def way(self) -> Way:
+        """The way that was chosen."""
+        temperature: dict[str, Any] = {} if self.temperature is None else {"temperature": self.temperature}
+        if self.sample:
+            return Sampled(**temperature)
+        if self.best_of is not None:
+            return BestOf(self.best_of, **temperature, seed=self.seed or 0)
+        if self.search is not None:
+            return LocalSearch(
+                sweeps=self.sweeps or 1,
+                proposals=self.search,
+                objective=_OBJECTIVES[self.objective or "log-likelihood"],
+                max_seconds=self.max_seconds,
+            )
+        return None
 
     def load(self, source: str, tokenizer: Tokenizer) -> Loaded:
         """What a source holds, for :meth:`encode`; errors as of :meth:`~daps_tokenizer.cli.media.Media.load`."""
@@ -138,73 +150,61 @@ class Encoding:
 
     def encode(self, tokenizer: Tokenizer, loaded: Loaded, progress: Progress) -> Encoded:
         """Codes (1, N) of what :meth:`load` gave; (1, pieces, N) of tiled images and of clips."""
-        drawing = _Drawing(self, progress)
-        codes = tokenizer.encode(loaded.inputs, search=drawing, **self.inputs)
-        if drawing.result is None:
-            return Encoded(codes, drawing.log_q)
-        result = drawing.result
-        greedy = dataclasses.replace(codes, values=result.greedy.reshape(codes.shape))
-        if self.objective != "squared-error":
-            said = Said.gain("log p", float(result.gain.sum()), "nats")
+        watched = _Watched(self.way, self.seed or 0)
+        result = tokenizer.search(loaded.inputs, watched, on_progress=progress, **self.inputs)
+        if self.search is None and self.best_of is None:
+            return Encoded(result.codes, watched.log_q)
+        if self.objective == "squared-error":
+            said = media_of(tokenizer.modality).gain(tokenizer, loaded.targets, result)
         else:
-            said = media_of(tokenizer.modality).gain(tokenizer, loaded.targets, greedy, codes, result)
-        return Encoded(codes, drawing.log_q, Gain(said, result.decodes, result.seconds), greedy)
+            said = Said.gain("log p", float(result.gain.sum()), "nats")
+        return Encoded(result.codes, watched.log_q, Gain(said, result.decodes, result.seconds), result.greedy)
 
 
-class _Drawing:
-    """The chosen way to encode as a search, which is given the pieces of the input: it keeps what it learns of them."""
+class _Watched:
+    """A way to encode, as a search: it is given the pieces of the input, and keeps log q of each code (pieces, N).
+
+    Codes that are not searched for are drawn some pieces at a time, so that a photograph in many tiles moves the bar.
+    """
 
     log_q: np.ndarray | None = None
-    result: SearchResult | None = None
 
-    def __init__(self, encoding: Encoding, on_progress: Progress) -> None:
-        self._encoding, self._on_progress = encoding, on_progress
+    def __init__(self, way: Way, seed: int) -> None:
+        self._way, self._seed = way, seed
 
-    def run(self, backend: Backend, inputs: np.ndarray, config: TokenizerConfig) -> np.ndarray:
-        """Codes (B, N) int32."""
-        chosen = self._encoding
-        if chosen.search is not None:
-            self.result = self._search(chosen.search).find(backend, inputs, config, on_progress=self._on_progress)
-        elif chosen.best_of is not None:
-            self.result = self._best_of(chosen.best_of, backend, inputs, config)
-        else:
-            return self._draw(backend, inputs, config)
-        self.log_q = backend.score(inputs, self.result.codes, 1).log_probs
-        return self.result.codes
+    def find(
+        self,
+        backend: Backend,
+        inputs: np.ndarray,
+        config: TokenizerConfig,
+        *,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Found:
+        """Codes (B, N) int32 for inputs (B, *input_shape)."""
+        if self._way is None or isinstance(self._way, Sampled):
+            codes = self._draw(self._way, backend, inputs, config, on_progress or (lambda share: None))
+            return Found(codes, codes, np.zeros(len(codes)), 0, 0.0)
+        found = self._way.find(backend, inputs, config, on_progress=on_progress)
+        self.log_q = backend.score(inputs, found.codes, 1).log_probs
+        return found
 
-    def _search(self, proposals: int) -> LocalSearch:
-        chosen = self._encoding
-        return LocalSearch(
-            sweeps=chosen.sweeps or 1,
-            proposals=proposals,
-            objective=_OBJECTIVES[chosen.objective or "log-likelihood"],
-            max_seconds=chosen.max_seconds,
-        )
-
-    def _best_of(self, candidates: int, backend: Backend, inputs: np.ndarray, config: TokenizerConfig) -> SearchResult:
-        given = {"temperature": self._encoding.temperature, "seed": self._encoding.seed}
-        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        started = time.perf_counter()
-        codes = BestOf(candidates, **options).run(backend, inputs, config)
-        seconds = time.perf_counter() - started
-        greedy = backend.encode(inputs, np.zeros(codes.shape, np.float32), 0.0).codes
-        after, before = (backend.likelihood(inputs, z).log_likelihood.sum(1, dtype=np.float64) for z in (codes, greedy))
-        return SearchResult(greedy, codes, after - before, candidates, seconds)
-
-    def _draw(self, backend: Backend, inputs: np.ndarray, config: TokenizerConfig) -> np.ndarray:
-        """Greedy codes or a sample, some pieces at a time, so that a photograph in many tiles moves the bar."""
-        temperature, shape = 0.0, (len(inputs), config.num_tokens)
-        if self._encoding.sample:
+    def _draw(
+        self,
+        way: Sampled | None,
+        backend: Backend,
+        inputs: np.ndarray,
+        config: TokenizerConfig,
+        on_progress: Callable[[float], None],
+    ) -> np.ndarray:
+        temperature, uniform = 0.0, np.zeros((len(inputs), config.num_tokens), np.float32)
+        if way is not None:
             config.require_probabilities()
-            temperature = 1.0 if self._encoding.temperature is None else self._encoding.temperature
-            check_number("temperature", temperature)
-            uniform = draw_uniform(shape, self._encoding.seed or 0)
-        else:
-            uniform = np.zeros(shape, np.float32)
+            check_number("temperature", way.temperature)
+            temperature, uniform = float(way.temperature), draw_uniform(uniform.shape, self._seed)
         parts = []
         for part in slices(len(inputs), _ROUNDS * encode_chunk(config)):
             parts.append(backend.encode(inputs[part], uniform[part], temperature))
-            self._on_progress(part.stop / len(inputs))
+            on_progress(part.stop / len(inputs))
         if config.recognition.has_probabilities:
             self.log_q = np.concatenate([part.log_probs for part in parts])
         return np.concatenate([part.codes for part in parts])

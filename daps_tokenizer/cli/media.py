@@ -19,11 +19,10 @@ from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.evaluation.metrics import psnr
 from daps_tokenizer.images.load import to_pil
-from daps_tokenizer.inputs import InputOptions
 from daps_tokenizer.motion.clip_files import FORMATS
 from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.motion.metrics import motion_metrics
-from daps_tokenizer.search.local import SearchResult
+from daps_tokenizer.search.base import SearchResult
 from daps_tokenizer.tokenizer import Tokenizer
 
 _IMAGE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}  # the usual one first
@@ -68,7 +67,7 @@ class Media(Protocol):
     def items(self) -> str:
         """What several of them are called."""
 
-    def load(self, source: str, tokenizer: Tokenizer, options: InputOptions, clip: str | None) -> Loaded:
+    def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> Loaded:
         """Read a source, once, as something that the tokenizer takes with the same options.
 
         Raises:
@@ -81,9 +80,7 @@ class Media(Protocol):
     def quality(self, original: np.ndarray, reconstruction: np.ndarray) -> Said:
         """How close a reconstruction is, both as :meth:`Tokenizer.decode` gives them, (1, ...)."""
 
-    def gain(
-        self, tokenizer: Tokenizer, targets: np.ndarray, greedy: Codes, codes: Codes, result: SearchResult
-    ) -> Said:
+    def gain(self, tokenizer: Tokenizer, targets: np.ndarray, result: SearchResult) -> Said:
         """What a search by squared error gained over greedy codes."""
 
 
@@ -93,12 +90,12 @@ class ImageMedia:
     endings = tuple(_IMAGE_FORMATS)
     items = "images"
 
-    def load(self, source: str, tokenizer: Tokenizer, options: InputOptions, clip: str | None) -> Loaded:
+    def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> Loaded:
         """Pixels as the model sees them, (1, H, W, C) uint8."""
         if clip is not None:
             raise InputError(f"{tokenizer.config.name} is a model of images; --clip is for files of motion")
         check_not_a_folder(source)
-        pixels = tokenizer.prepare(open_source(source), **options)
+        pixels = tokenizer.targets(open_source(source), **options)
         _say_what_is_taken(source)
         return Loaded(pixels, pixels)
 
@@ -114,11 +111,9 @@ class ImageMedia:
         decibels = float(psnr(original, reconstruction)[0])
         return Said(f"PSNR {decibels:.2f} dB", {"psnr": _finite(decibels)})
 
-    def gain(
-        self, tokenizer: Tokenizer, targets: np.ndarray, greedy: Codes, codes: Codes, result: SearchResult
-    ) -> Said:
+    def gain(self, tokenizer: Tokenizer, targets: np.ndarray, result: SearchResult) -> Said:
         """In dB of PSNR."""
-        before, after = (float(psnr(targets, tokenizer.decode(each))[0]) for each in (greedy, codes))
+        before, after = (float(psnr(targets, tokenizer.decode(each))[0]) for each in (result.greedy, result.codes))
         return Said.gain("PSNR", 0.0 if before == after else after - before, "dB", digits=2)  # both may be infinite
 
 
@@ -128,7 +123,7 @@ class MotionMedia:
     endings = FORMATS
     items = "clips"
 
-    def load(self, source: str, tokenizer: Tokenizer, options: InputOptions, clip: str | None) -> Loaded:
+    def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> Loaded:
         """The clip, which knows its frame rate, and its poses (1, T, 26)."""
         check_not_a_folder(source)
         fps, opened = options.get("fps"), open_source(source)
@@ -153,9 +148,7 @@ class MotionMedia:
             f"joints off by {joints:.2f} degrees, root by {root:.1f} cm", {"joint_error": joints, "root_error": root}
         )
 
-    def gain(
-        self, tokenizer: Tokenizer, targets: np.ndarray, greedy: Codes, codes: Codes, result: SearchResult
-    ) -> Said:
+    def gain(self, tokenizer: Tokenizer, targets: np.ndarray, result: SearchResult) -> Said:
         """In squared error of the standardised features, negative where it became smaller."""
         return Said.gain("squared error", -float(result.gain.sum()), "in standardised units")
 

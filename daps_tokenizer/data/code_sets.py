@@ -21,8 +21,9 @@ from daps_tokenizer.data.archives import reading
 from daps_tokenizer.data.code_set_files import CODES, GrowingCodeSet, read_record
 from daps_tokenizer.data.datasets import Data
 from daps_tokenizer.errors import CodesFileError, DapsError, InputError, OutputExistsError
-from daps_tokenizer.evaluation.evaluate import Encode
 from daps_tokenizer.tokenizer import Tokenizer
+
+Encode = Callable[[np.ndarray, int], Codes]  # items of the model's size, and a seed
 
 BATCH = 64  # part of the record: batch b is drawn with seed + b
 _READERS = 8  # threads that load the next batch while one is encoded

@@ -32,12 +32,15 @@ def test_the_options_of_the_search_are_those_of_local_search(tok: Tokenizer, mod
     assert Codes.load("digit.daps") == tok.encode("digit.png")
 
 
+def log_likelihood(tok: Tokenizer, search: BestOf | LocalSearch | None) -> float:
+    """log p(x|z) of digit.png with the codes that are found."""
+    return float(tok.likelihood("digit.png", tok.encode("digit.png", search=search)).log_likelihood[0])
+
+
 @pytest.mark.parametrize("command", ["encode", "reconstruct"])
 def test_the_gain_is_in_nats_over_greedy_codes(tok: Tokenizer, model: str, command: str) -> None:
     record = json.loads(run_well(command, "digit.png", "--search", 2, "--json", "--model", model).stdout)
-    searched, greedy = (
-        float(tok.log_likelihood("digit.png", tok.encode("digit.png", search=s))[0]) for s in (LocalSearch(), None)
-    )
+    searched, greedy = (log_likelihood(tok, search) for search in (LocalSearch(), None))
     assert record["search"].pop("gain") == pytest.approx(searched - greedy)
     assert record["search"].pop("seconds") > 0
     assert record["search"] == {"objective": "log p", "unit": "nats", "over": "greedy codes", "decodes": 18}
@@ -46,7 +49,7 @@ def test_the_gain_is_in_nats_over_greedy_codes(tok: Tokenizer, model: str, comma
 def test_the_gain_in_squared_error_is_in_psnr(tok: Tokenizer, model: str) -> None:
     options = ["--search", 2, "--objective", "squared-error", "--json"]
     record = json.loads(run_well("encode", "digit.png", *options, "--model", model).stdout)
-    original, search = tok.prepare("digit.png"), LocalSearch(objective="squared_error")
+    original, search = tok.targets("digit.png"), LocalSearch(objective="squared_error")
     searched, greedy = (psnr(original, tok.reconstruct("digit.png", search=s))[0] for s in (search, None))
     assert record["search"]["gain"] == pytest.approx(searched - greedy)
     assert record["search"]["objective"] == "PSNR" and record["search"]["unit"] == "dB"
@@ -54,7 +57,7 @@ def test_the_gain_in_squared_error_is_in_psnr(tok: Tokenizer, model: str) -> Non
 
 def test_the_best_of_several_says_its_gain_too(tok: Tokenizer, model: str) -> None:
     record = json.loads(run_well("encode", "digit.png", "--best-of", 4, "--json", "--model", model).stdout)
-    best, greedy = (tok.log_likelihood("digit.png", tok.encode("digit.png", search=s))[0] for s in (BestOf(4), None))
+    best, greedy = (log_likelihood(tok, search) for search in (BestOf(4), None))
     assert record["search"]["gain"] == pytest.approx(best - greedy)
     assert record["search"]["decodes"] == 4
 

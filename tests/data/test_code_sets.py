@@ -9,10 +9,9 @@ import pytest
 
 from daps_tokenizer import Codes, Tokenizer
 from daps_tokenizer.data import code_sets
-from daps_tokenizer.data.code_sets import CodeSetReport, write_code_set
+from daps_tokenizer.data.code_sets import CodeSetReport, Encode, write_code_set
 from daps_tokenizer.data.datasets import ArrayData, open_data
 from daps_tokenizer.errors import CodesFileError, DapsError, InputError, OutputExistsError
-from daps_tokenizer.evaluation.evaluate import Encode
 from tests.photographs import encode_image, noise_photo, write_tar
 from tests.test_tokenizer import digits
 
@@ -57,7 +56,7 @@ def test_every_item_is_a_row_of_the_smallest_type_with_its_name_and_label(tok: T
     record = json.loads((folder / "dataset.json").read_text())
     assert record["model"] == tok.config.name and record["vocab_size"] == tok.vocab_size
     assert record["encoding"] == {"codes": "greedy"} and record["rows"] == ITEMS
-    assert done == [2, 4, 6, 7] and set(files(folder)) == {"codes.npy", "items.jsonl", "dataset.json"}
+    assert done == [0, 2, 4, 6, 7] and set(files(folder)) == {"codes.npy", "items.jsonl", "dataset.json"}
 
 
 def test_samples_have_an_axis_of_their_own_and_batches_seeds(tok: Tokenizer, tmp_path: Path) -> None:
