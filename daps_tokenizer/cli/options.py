@@ -95,5 +95,5 @@ def _at_most_the_cores(num_threads: int | None) -> int | None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if num_threads is None or num_threads <= cores:
         return num_threads
-    print_warning(f"--num-threads {num_threads}: this process may use {cores} cores, so {cores} threads are used")
+    print_warning(f"--num-threads {num_threads} is capped at {cores}, the number of cores that this process may use")
     return cores
