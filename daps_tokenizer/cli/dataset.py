@@ -109,7 +109,7 @@ def command(
                 on_progress=progress,
             )
         except KeyboardInterrupt:
-            print_error(progress.interrupted())
+            print(progress.interrupted(), file=sys.stderr, flush=True)
             raise
     for reason in list(report.broken.values())[:_SHOWN_BROKEN]:
         print_error(reason)
@@ -157,9 +157,8 @@ class _Progress:
 
     def interrupted(self) -> str:
         """What is kept when the run ends here."""
-        return (
-            f"interrupted: {self._output} keeps {self._done:,} of {self._total:,} images, and the same command resumes"
-        )
+        kept = f"keeps {self._done:,} of {self._total:,} images" if self._done else "has no codes yet"
+        return f"interrupted: {self._output} {kept}; the same command resumes"
 
 
 def _line(

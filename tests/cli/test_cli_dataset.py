@@ -1,12 +1,17 @@
 """``daps-tokenize dataset``: a folder of images to an array of codes."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from daps_tokenizer import LocalSearch, Tokenizer
+from daps_tokenizer.cli import dataset as cli_dataset
+from daps_tokenizer.data import code_sets
+from daps_tokenizer.ways import Made, make_codes
 from tests.cli.helpers import digit, refusal, run, run_well
 
 COUNT = 5
@@ -23,6 +28,38 @@ def test_it_says_what_it_made_and_how_fast(model: str, tok: Tokenizer, images: P
     np.testing.assert_array_equal(codes(), tok.encode([digit(seed) for seed in range(COUNT)]).numpy())
     again = run_well("dataset", images, "-o", "codes", "--model", model).stdout
     assert again.rstrip().endswith("was complete already")
+
+
+def test_an_interrupt_says_what_is_kept_and_the_next_run_where_it_resumed(
+    model: str, tok: Tokenizer, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code_sets, "BATCH", 2)
+    monkeypatch.setattr(cli_dataset, "SECONDS_BETWEEN_LINES", 0.0)
+    made = []
+
+    def interrupted(*arguments: Any, **options: Any) -> Made:
+        made.append(make_codes(*arguments, **options))
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return made[-1]
+
+    arguments = ["dataset", images, "-o", "codes", "--model", model]
+    with monkeypatch.context() as patch:
+        patch.setattr(cli_dataset, "make_codes", interrupted)
+        result = run(*arguments)
+    assert result.exit_code == 130 and result.stdout == ""
+    progress, last = result.stderr.splitlines()[:2]
+    assert re.fullmatch(r"codes: 2 of 5 images, [\d.]+ images/s, \d+ s to go", progress)
+    assert last == "interrupted: codes keeps 2 of 5 images; the same command resumes"
+    resumed = run_well(*arguments)
+    assert resumed.stderr.splitlines()[0] == "note: codes: resumed at image 2 of 5"
+    assert len(resumed.stderr.splitlines()) == 3  # and two lines of progress, of 4 and 5 images
+    np.testing.assert_array_equal(codes(), tok.encode([digit(seed) for seed in range(COUNT)]).numpy())
+
+
+def test_progress_is_a_line_every_half_minute_where_no_terminal_is(model: str, images: Path) -> None:
+    assert cli_dataset.SECONDS_BETWEEN_LINES == 30
+    assert run_well("dataset", images, "-o", "codes", "--model", model).stderr == ""
 
 
 def test_programs_get_json(model: str, images: Path) -> None:
