@@ -63,6 +63,7 @@ def _run(
     from train.data import data_folder, load_dataset
     from train.experiment import load_experiment
     from train.loop import fit as run_experiment
+    from train.processes import describe_processes, join_processes
 
     experiment = load_experiment(config)
     if required_method not in (None, experiment.method):
@@ -77,8 +78,17 @@ def _run(
         motion=experiment.motion,
         input_shape=experiment.model.input_shape,
     )
+    accelerator = join_processes(experiment.precision)
+    if accelerator.is_main_process:
+        click.echo(f"{experiment.name}: {describe_processes(accelerator)}", err=True)
     record = run_experiment(
-        experiment, dataset, folder, max_seconds=max_seconds, show_progress=not quiet, draw_pictures=not quiet
+        experiment,
+        dataset,
+        folder,
+        max_seconds=max_seconds,
+        show_progress=not quiet,
+        draw_pictures=not quiet,
+        accelerator=accelerator,
     )
     if "validation" in record:  # only the main process evaluates
         click.echo(json.dumps({"run": str(folder), "steps": record["steps"], **record["validation"]}))
