@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from daps_tokenizer.backends.precision import PRECISIONS
-from daps_tokenizer.backends.tensorrt_engines import prepare_engines
+from daps_tokenizer.backends.tensorrt_engines import Profile, prepare_engines
 from daps_tokenizer.cli.common import OneLineErrors, print_error
 from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.files import write_bytes_atomically
@@ -66,10 +67,17 @@ def tensorrt(folder: str, precision: tuple[str, ...], cache: Path | None, as_jso
             how = "was in the cache" if engine.was_cached else "built"
             click.echo(f"{engine.path.stat().st_size / 1024:10,.0f} KiB  {engine.path}  {how}")
             for tensor in engine.tensors:
-                batches = ", ".join(f"{p.fewest} to {p.most} (best {p.best})" for p in tensor.batches)
-                shape = "x".join("batch" if size == -1 else str(size) for size in tensor.shape) or "scalar"
-                line = f"{'in ' if tensor.is_input else 'out'} {tensor.name:18} {tensor.dtype:6} {shape}"
-                click.echo(f"            {line}{f'; batches {batches}' if batches else ''}")
+                sizes = ", ".join(_range(profile) for profile in tensor.profiles)
+                line = f"{'in ' if tensor.is_input else 'out'} {tensor.name:18} {tensor.dtype:6} {_by(tensor.shape)}"
+                click.echo(f"            {line}{f'; sizes {sizes}' if sizes else ''}")
+
+
+def _range(profile: Profile) -> str:
+    return f"{_by(profile.fewest)} to {_by(profile.most)} (best {_by(profile.best)})"
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return "x".join("?" if size == -1 else str(size) for size in sizes) or "scalar"
 
 
 @main.command()

@@ -1,8 +1,8 @@
-"""``encoder.onnx``: passes over all positions until nothing changes, and the loop for what is left then.
+"""``encoder.onnx``: passes over all positions until nothing changes, and a loop over positions for the other rows.
 
-Why this gives the codes of the sequential loop, exactly: :mod:`export.passes`. A row is a window of an item, or an item
-that is not cut. Rows that have settled drop out of the batch. Rows that have not after ``MAX_PASSES``, as there may be
-in a model whose codes hang on each other more, are drawn by the loop of :mod:`export.loop`: this bounds the worst case.
+What ``settle`` does in :mod:`daps_tokenizer.model.sampling`, which says why this gives the codes of the sequential loop,
+spliced from the graphs of Context, Pass and Step. A row is a window of an item, or an item that is not cut. Rows that
+have settled drop out of the batch. torch's exporter cannot express loops: its ``while_loop`` does not export.
 """
 
 from __future__ import annotations
@@ -13,48 +13,30 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.config.code_windows import Windows
 from daps_tokenizer.model.autoencoder import Autoencoder
-from export.loop import loop_graph
-from export.onnx_graphs import context_names, export_growing_step, memory_names, score_names
-from export.passes import export_context_for_passes, export_passes
-from export.splicing import constant, node, renamed, share_equal_initializers, value_info
+from daps_tokenizer.model.sampling import MAX_PASSES
+from export.modules import FUSED
+from export.onnx_graphs import context_names, export_context, export_pass, export_step, memory_names
+from export.splicing import constant, find, node, renamed, share_equal_initializers, value_info, zeros
 
-MAX_PASSES = 8
 _RESULTS = {"codes": TensorProto.INT32, "log_probs": TensorProto.FLOAT, "passes": TensorProto.INT64}
 
 
 def export_encoder(model: Autoencoder) -> onnx.ModelProto:
-    """``encoder.onnx``; see :func:`splice_passes`."""
-    return splice_passes(
-        export_context_for_passes(model), export_passes(model), export_growing_step(model), model.config
-    )
-
-
-def splice_passes(
-    context: onnx.ModelProto,
-    passes: tuple[onnx.ModelProto, onnx.ModelProto],
-    step: onnx.ModelProto,
-    config: TokenizerConfig,
-) -> onnx.ModelProto:
     """Put the encoder together.
-
-    Args:
-        context: from :func:`export.passes.export_context_for_passes`.
-        passes: from :func:`export.passes.export_passes`.
-        step: from :func:`export.onnx_graphs.export_growing_step`.
-        config: of the model that all were made from.
 
     Returns:
         Inputs ``images`` or ``features``, ``uniform`` (B, N), ``temperature`` (); outputs ``codes`` int32 (B, N),
         ``log_probs`` (B, N), and ``passes`` int64 (B, W): how many each window of an item took, ``MAX_PASSES`` + 1 if
         it was left to the sequential loop.
     """
-    sizes, windows = config.recognition, Windows.of(config)
+    config, windows = model.config, Windows.of(model.config)
+    context = export_context(model, FUSED)
+    first, later = (export_pass(model, FUSED, first=is_first).graph for is_first in (True, False))
+    loop = _loop(export_step(model, FUSED).graph, config)
     grid, size = windows.grid, windows.size
-    first, later = (part.graph for part in passes)
-    loop = loop_graph(step, config)
-    given = _same(["temperature", *context_names(config, "flat")]) | {"uniform": "uniform.rows"}
+    given = _same(["temperature", *context_names(config)]) | {"uniform": "uniform.rows"}
     results = {"new_codes": "codes.2", "log_probs": "log_probs.2"}
-    start = renamed(first, "first.", given | {"codes": "guess"})
+    start = renamed(first, "first.", given | {"new_codes": "guess"})
     second = renamed(later, "second.", given | {"codes": "guess"} | results)
     two = helper.make_tensor("value", TensorProto.INT64, [1], [2])
     state = [f"{name}.2" for name in (*_RESULTS, "unsettled")]
@@ -104,7 +86,6 @@ def splice_passes(
         constant("items_shape", [-1, config.num_tokens]),
         constant("windows_shape", [-1, windows.per_item]),
         constant("code_axis", [1]),
-        constant("split_heads", [0, 0, sizes.num_heads, sizes.hidden_size // sizes.num_heads]),
         constant("one", 1),
         constant("zero", 0),
         constant("num_more", MAX_PASSES - 2),
@@ -124,7 +105,7 @@ def splice_passes(
 
 def _one_more_pass(later: GraphProto, config: TokenizerConfig) -> GraphProto:
     """The body of the loop over passes: once more, for the rows that have not settled."""
-    memories = context_names(config, "flat")
+    memories = context_names(config)
     names = {name: f"{name}.chosen" for name in ("uniform", *memories)}
     names |= {"temperature": "temperature", "codes": "codes.chosen"}
     before = {name: f"{name}.before" for name in _RESULTS}
@@ -151,15 +132,12 @@ def _one_more_pass(later: GraphProto, config: TokenizerConfig) -> GraphProto:
 
 def _rest(loop: GraphProto, config: TokenizerConfig) -> GraphProto:
     """Draw the rows that have not settled one position after the other."""
-    flat, memories = context_names(config, "flat"), context_names(config)
-    split = dict(zip(memory_names("flat", config), memory_names("context", config), strict=True))
-    scores = zip(score_names("flat", config), score_names("context", config), strict=True)
+    memories = context_names(config)
     names = {name: f"{name}.chosen" for name in ("uniform", *memories)} | {"temperature": "temperature"}
     names |= {"codes": "codes.new", "log_probs": "log_probs.new"}
+    given = {"uniform": "uniform.rows"} | _same(memories) | {"passes": "passes.settled"}
     nodes = [
-        *_choose_rows("unsettled.settled", {"uniform": "uniform.rows"} | _same(flat) | {"passes": "passes.settled"}),
-        *(part for pair in split.items() for part in _split_heads(*pair)),
-        *(node("Identity", [f"{chosen}.chosen"], f"{given}.chosen") for chosen, given in scores),
+        *_choose_rows("unsettled.settled", given),
         *renamed(loop, "rest.", names).node,
         node("Add", ["passes.chosen", "one"], "passes.new"),
         *_put_back("unsettled.settled", ".settled", ".new", ".all"),
@@ -167,17 +145,72 @@ def _rest(loop: GraphProto, config: TokenizerConfig) -> GraphProto:
     return helper.make_graph(nodes, "rest", [], _results(".all", config))
 
 
+def _loop(step: GraphProto, config: TokenizerConfig) -> GraphProto:
+    """Run a step for every position in turn, as the body of an ONNX Loop.
+
+    The context's keys and values and all weights stay outside; inside, the body refers to them by name.
+
+    Returns:
+        Reads ``uniform`` (rows, n), ``temperature`` and what the context gives; makes ``codes`` int32 (rows, n) and
+        ``log_probs`` (rows, n).
+    """
+    past, present = memory_names("past", config), memory_names("present", config)
+    shared = _same([*context_names(config), *past, *present, "position", "previous", "temperature"])
+    step = renamed(step, "step.", shared | {"uniform": "uniform_row", "codes": "code_row"})
+    nodes = [
+        # Everything the loop reads or writes at one position is a row.
+        node("Transpose", ["uniform"], "uniform_rows", perm=[1, 0]),
+        node("Shape", ["uniform"], "batch_size", start=0, end=1),
+        node("Concat", ["batch_size", "memory_shape"], "past_shape", axis=0),
+        zeros("past_shape", "nothing", TensorProto.FLOAT),
+        zeros("batch_size", "first_previous", TensorProto.INT32),
+        helper.make_node(
+            "Loop",
+            ["num_steps", "", "first_previous", *["nothing"] * len(past)],
+            ["last_codes", *memory_names("final", config), "code_rows", "log_prob_rows"],
+            name="positions",
+            body=_body(step, config),
+        ),
+        node("Transpose", ["code_rows"], "codes", perm=[1, 0]),
+        node("Transpose", ["log_prob_rows"], "log_probs", perm=[1, 0]),
+    ]
+    initializers = [
+        *step.initializer,
+        constant("num_steps", config.codes_per_window),
+        constant("memory_shape", [config.codes_per_window, config.recognition.hidden_size]),
+    ]
+    return helper.make_graph(nodes, "loop", [], [], initializers)
+
+
+def _body(step: GraphProto, config: TokenizerConfig) -> GraphProto:
+    """State in, state out, and one row of codes and log-probabilities to collect."""
+    past, present = memory_names("past", config), memory_names("present", config)
+    nodes = [
+        node("Gather", ["uniform_rows", "position"], "uniform_row"),
+        *step.node,
+        # The same codes leave twice, to be fed back and to be collected.
+        node("Identity", ["code_row"], "next_previous"),
+        node("Identity", ["condition"], "next_condition"),
+    ]
+    inputs = [
+        find(step.input, "position"),
+        value_info("condition", TensorProto.BOOL, []),
+        find(step.input, "previous"),
+        *(find(step.input, name) for name in past),
+    ]
+    outputs = [
+        value_info("next_condition", TensorProto.BOOL, []),
+        value_info("next_previous", TensorProto.INT32, ["batch"]),
+        *(find(step.output, name) for name in present),
+        find(step.output, "code_row"),
+        find(step.output, "step.log_probs"),
+    ]
+    return helper.make_graph(nodes, "step", inputs, outputs)
+
+
 def _choose_rows(rows: str, values: dict[str, str]) -> list[NodeProto]:
     """``NAME.chosen``: the rows of each value, given as {NAME: value}."""
     return [node("Gather", [value, rows], f"{name}.chosen") for name, value in values.items()]
-
-
-def _split_heads(flat: str, memory: str) -> list[NodeProto]:
-    """(rows, positions, H) -> (rows, heads, positions, head_size), of the chosen rows."""
-    return [
-        node("Reshape", [f"{flat}.chosen", "split_heads"], f"{flat}.split"),
-        node("Transpose", [f"{flat}.split"], f"{memory}.chosen", perm=[0, 2, 1, 3]),
-    ]
 
 
 def _put_back(rows: str, old: str, new: str, result: str) -> list[NodeProto]:

@@ -16,13 +16,20 @@ from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError
 from daps_tokenizer.files import new_folder
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
-from export import onnx_graphs
-from export.canvas import export_canvas, export_canvas_likelihood
 from export.card import model_card
 from export.check import compare, random_inputs
+from export.descriptions import describe
 from export.encoder import export_encoder
-from export.fixed_pass import export_fixed_pass
-from export.parallel import export_parallel_encoder
+from export.modules import PLAIN
+from export.onnx_graphs import (
+    export_at_once,
+    export_context,
+    export_decoder,
+    export_likelihood,
+    export_pass,
+    export_scorer,
+    export_step,
+)
 from export.upsampling import with_convolutions
 from export.weights import SharedWeights
 
@@ -115,29 +122,26 @@ def _read_training(checkpoint: Path, default: dict[str, Any]) -> dict[str, Any]:
 def _encoder_graphs(model: Autoencoder) -> dict[str, onnx.ModelProto]:
     """Passes over all positions, and single steps; or one pass, where codes do not depend on each other."""
     if model.config.recognition.kind != "autoregressive":
-        return {"encoder": export_parallel_encoder(model)}
+        return {"encoder": export_at_once(model)}
     return {
         "encoder": export_encoder(model),
-        "encoder_context": onnx_graphs.export_context(model, opset=onnx_graphs.TENSORRT_OPSET),
-        "encoder_pass": export_fixed_pass(model),
-        "encoder_step": onnx_graphs.export_fixed_step(model),
+        "encoder_context": export_context(model, PLAIN),
+        "encoder_pass": export_pass(model, PLAIN),
+        "encoder_step": export_step(model, PLAIN),
     }
 
 
 def _write_graphs(model: Autoencoder, folder: Path) -> None:
     decoding = with_convolutions(model)
     graphs = _encoder_graphs(model) | {
-        "decoder": onnx_graphs.export_decoder(decoding),
-        "likelihood": onnx_graphs.export_likelihood(decoding),
+        "decoder": export_decoder(decoding),
+        "likelihood": export_likelihood(decoding),
     }
     if model.config.recognition.has_probabilities:
-        graphs["scorer"] = onnx_graphs.export_scorer(model)
-    if model.config.token_grid is not None:
-        graphs["canvas"] = export_canvas(decoding)
-        graphs["canvas_likelihood"] = export_canvas_likelihood(decoding)
+        graphs["scorer"] = export_scorer(model)
     weights = SharedWeights()
     for name, graph in graphs.items():
-        graph.graph.name = name
+        describe(graph, name, model.config)
         weights.move_out(graph.graph)
         onnx.save(graph, folder / f"{name}.onnx")
     weights.write(folder)

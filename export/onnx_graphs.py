@@ -1,7 +1,7 @@
-"""The graphs of a model folder, each a small module that is put through torch's ONNX exporter.
+"""The graphs of a model folder: modules of :mod:`export.modules`, put through torch's ONNX exporter.
 
-Normalisation is inside every graph, the batch is dynamic, and codes are int32 throughout. :mod:`export.encoder`
-makes ``encoder.onnx``, of which the growing step is a part; the others are written as they are.
+Normalisation is inside every graph, the batch is dynamic, and codes are int32 throughout. :mod:`export.encoder` splices
+``encoder.onnx``; the others are written as they are.
 """
 
 from __future__ import annotations
@@ -22,68 +22,17 @@ from torch import Tensor, nn
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.transformer import Memory
-from export.steps import EncoderStep, FixedStep, GrowingStep
+from export.modules import FUSED, AtOnce, Context, Decoder, FirstPass, Form, Likelihood, Pass, Scorer, Step
 from export.weights import tidy
 
-OPSET = 23  # the first with the Attention operator
-# TensorRT's importer of the Attention operator is young: the graphs made for it are written in older operators.
-TENSORRT_OPSET = 20
+OPSET = FUSED.opset
 
-# Any size that is not 0 or 1, which the exporter would take for constants.
+# Any size that is not 0 or 1, which the exporter would take for constants; different, or it would take them for one.
 EXAMPLE_BATCH = 3
-_EXAMPLE_PAST = 5
+_EXAMPLE_ROWS, _EXAMPLE_COLUMNS = 6, 7
 
-
-class Context(nn.Module):
-    """What is computed once per item: the input -> cross-attention keys and values of each decoder block."""
-
-    def __init__(self, model: Autoencoder) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor) -> list[Memory]:
-        """Inputs (B, *input_shape) -> a memory (B, heads, positions, head_size) per decoder block."""
-        return self.model.recognition.context(self.model.standardise(inputs))
-
-
-class Decoder(nn.Module):
-    """Codes -> the reconstruction in input units, and mean and variance in standardised units."""
-
-    def __init__(self, model: Autoencoder) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes (B, N) -> three times (B, *input_shape)."""
-        moments = self.model.likelihood.moments(self.model.generative(codes))
-        return self.model.to_input_units(moments.mean), moments.mean, moments.variance
-
-
-class Scorer(nn.Module):
-    """Teacher-forced log q of given codes, and of all codes at each position."""
-
-    def __init__(self, model: Autoencoder) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs (B, *input_shape) and codes (B, N) -> log q of the codes (B, N), and of every code (B, N, V)."""
-        recognition = self.model.recognition
-        context = recognition.context(self.model.standardise(inputs))
-        log_q = recognition.logits(context, codes).log_softmax(-1)
-        return log_q.gather(-1, codes.long()[..., None])[..., 0], log_q
-
-
-class Likelihood(nn.Module):
-    """How well codes explain an input, cell by cell."""
-
-    def __init__(self, model: Autoencoder) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs (B, *input_shape) and codes (B, N) -> log p(x|z) and squared error, each (B, N)."""
-        return tuple(self.model.cell_values(self.model.standardise(inputs), codes))  # type: ignore[return-value]
+_BATCH = {0: "batch"}
+_OF_MEMORY: Any = Memory(_BATCH, _BATCH)  # type: ignore[arg-type]
 
 
 def input_name(config: TokenizerConfig) -> str:
@@ -97,53 +46,100 @@ def memory_names(prefix: str, config: TokenizerConfig) -> list[str]:
     return [f"{prefix}_{part}_{layer}" for layer in layers for part in ("keys", "values")]
 
 
-def context_names(config: TokenizerConfig, prefix: str = "context") -> list[str]:
-    """Names of what a step is given of the input: keys and values of every block, and the scores of code books."""
-    return memory_names(prefix, config) + score_names(prefix, config)
+def context_names(config: TokenizerConfig) -> list[str]:
+    """Names of what the context gives: keys and values of every block, and the two halves of code books' scores."""
+    scores = [] if config.transform is None else ["context_lower_scores", "context_upper_scores"]
+    return memory_names("context", config) + scores
 
 
-def score_names(prefix: str, config: TokenizerConfig) -> list[str]:
-    """Names of the two halves of the scores of code books, where a model has some."""
-    return [] if config.transform is None else [f"{prefix}_lower_scores", f"{prefix}_upper_scores"]
+def export_context(model: Autoencoder, form: Form) -> onnx.ModelProto:
+    """``images`` or ``features`` -> ``context_keys_0``, ``context_values_0``, ..., a row for every window."""
+    config = model.config
+    module, examples = Context(form.of(model)), (_example_inputs(config),)
+    return export_graph(module, examples, (_BATCH,), [input_name(config)], context_names(config), form.opset)
 
 
-def example_scores(config: TokenizerConfig) -> list[tuple[Tensor, Tensor]]:
-    """Both halves of the scores of code books (B, N, V / 2), where a model has some."""
-    if config.transform is None:
-        return []
-    lower = config.vocab_size - config.vocab_size // 2
-    shapes = [(EXAMPLE_BATCH, config.num_tokens, size) for size in (lower, config.vocab_size // 2)]
-    return [(torch.zeros(shapes[0]), torch.zeros(shapes[1]))]
+def export_pass(model: Autoencoder, form: Form, *, first: bool = False) -> onnx.ModelProto:
+    """``uniform``, ``temperature``, ``context_*`` and ``codes`` -> ``new_codes`` and ``log_probs``, of windows.
+
+    The ``first`` pass knows no codes: it has no such input, and gives ``new_codes`` alone.
+    """
+    config, model = model.config, form.of(model)
+    memories = _example_context(model)
+    shape = (len(memories[0].keys), config.codes_per_window)
+    examples = [torch.zeros(shape), torch.tensor(1.0), memories, torch.zeros(shape, dtype=torch.int32)]
+    dynamic = [_BATCH, {}, [_OF_MEMORY] * len(memories), _BATCH]
+    names, outputs = ["uniform", "temperature", *context_names(config), "codes"], ["new_codes", "log_probs"]
+    if first:
+        kept = slice(-1)
+        module = FirstPass(model.autoregressive, form.choose)
+        examples, dynamic, names, outputs = examples[kept], dynamic[kept], names[kept], outputs[kept]
+    else:
+        module = Pass(model.autoregressive, form.choose)
+    return export_graph(module, tuple(examples), tuple(dynamic), names, outputs, form.opset)
 
 
-def export_context(model: Autoencoder, *, opset: int = OPSET) -> onnx.ModelProto:
-    """``images`` or ``features`` -> ``context_keys_0``, ``context_values_0``, ..."""
-    outputs = context_names(model.config)
-    return export_graph(Context(model), (example_inputs(model.config),), ({0: "batch"},), _names(model), outputs, opset)
+def export_step(model: Autoencoder, form: Form) -> onnx.ModelProto:
+    """One position: ``position``, ``previous``, ``uniform``, ``temperature``, ``context_*`` and ``past_*`` -> ``codes``,
+    ``log_probs`` and ``present_*``, of windows; the memories are as large before as after."""
+    config, model = model.config, form.of(model)
+    memories = _example_context(model)
+    rows, sizes = len(memories[0].keys), config.recognition
+    with torch.no_grad():
+        earlier = torch.zeros(rows, config.codes_per_window, sizes.hidden_size)
+        past = [block.self_attention.memory(earlier) for block in model.autoregressive.decoder_blocks]
+    examples = (
+        torch.tensor(1),
+        torch.zeros(rows, dtype=torch.int32),
+        torch.zeros(rows),
+        torch.tensor(1.0),
+        memories,
+        past,
+    )
+    dynamic = ({}, _BATCH, _BATCH, {}, [_OF_MEMORY] * len(memories), [_OF_MEMORY] * len(past))
+    inputs = ["position", "previous", "uniform", "temperature", *context_names(config), *memory_names("past", config)]
+    outputs = ["codes", "log_probs", *memory_names("present", config)]
+    return export_graph(Step(model.autoregressive), examples, dynamic, inputs, outputs, form.opset)
 
 
-def export_growing_step(model: Autoencoder) -> onnx.ModelProto:
-    """The body of the loop of ``encoder.onnx``; the memories ``past_*`` and ``present_*`` have a dynamic length."""
-    return _export_step(GrowingStep(model.autoregressive), model.config, _EXAMPLE_PAST, {0: "batch", 2: "time"}, OPSET)
+def export_at_once(model: Autoencoder) -> onnx.ModelProto:
+    """``encoder.onnx`` of a recognition model that encodes in one pass: ``codes`` and ``log_probs``, each (B, N).
 
-
-def export_fixed_step(model: Autoencoder) -> onnx.ModelProto:
-    """``encoder_step.onnx``: the memories are (B, heads, n, head_size), before and after; its batch is of windows."""
-    step = FixedStep(model.autoregressive)
-    return _export_step(step, model.config, model.config.codes_per_window, {0: "batch"}, TENSORRT_OPSET)
+    A quantiser takes ``uniform`` and ``temperature`` as well, so that a backend need not know which it runs; its log q
+    are zeros.
+    """
+    config = model.config
+    examples = (_example_inputs(config), torch.zeros(EXAMPLE_BATCH, config.num_tokens), torch.tensor(1.0))
+    names = [input_name(config), "uniform", "temperature"]
+    return export_graph(AtOnce(FUSED.of(model)), examples, (_BATCH, _BATCH, {}), names, ["codes", "log_probs"])
 
 
 def export_decoder(model: Autoencoder) -> onnx.ModelProto:
     """``codes`` -> ``reconstruction``, ``mean``, ``variance``."""
-    outputs = ["reconstruction", "mean", "variance"]
-    return export_graph(Decoder(model), (_example_codes(model.config),), ({0: "batch"},), ["codes"], outputs)
+    codes, shapes = _example_grid(model.config)
+    return export_graph(Decoder(model), (codes,), (shapes,), ["codes"], ["reconstruction", "mean", "variance"])
+
+
+def export_likelihood(model: Autoencoder) -> onnx.ModelProto:
+    """Input and ``codes`` -> ``log_likelihood`` and ``squared_error``, in the shape of the codes."""
+    config = model.config
+    (codes, shapes), inputs, of_inputs = _example_grid(config), _example_inputs(config), {0: "batch"}
+    if config.token_grid is not None:
+        height, _, channels = config.input_shape
+        cell = height // config.token_grid[0]
+        inputs = torch.zeros(EXAMPLE_BATCH, cell * _EXAMPLE_ROWS, cell * _EXAMPLE_COLUMNS, channels, dtype=torch.uint8)
+        batch, rows, columns = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))
+        of_inputs, shapes = {0: batch, 1: cell * rows, 2: cell * columns}, {0: batch, 1: rows, 2: columns}
+    names, outputs = [input_name(config), "codes"], ["log_likelihood", "squared_error"]
+    return export_graph(Likelihood(model), (inputs, codes), (of_inputs, shapes), names, outputs)
 
 
 def export_scorer(model: Autoencoder) -> onnx.ModelProto:
     """Input, ``codes`` and ``k`` -> ``log_probs`` (B, N) and ``top_codes`` (B, N, k), the most probable first."""
-    examples = (example_inputs(model.config), _example_codes(model.config))
-    outputs = ["log_probs", "log_q"]
-    exported = export_graph(Scorer(model), examples, ({0: "batch"}, {0: "batch"}), [*_names(model), "codes"], outputs)
+    config = model.config
+    examples = (_example_inputs(config), torch.zeros(EXAMPLE_BATCH, config.num_tokens, dtype=torch.int32))
+    names, outputs = [input_name(config), "codes"], ["log_probs", "log_q"]
+    exported = export_graph(Scorer(FUSED.of(model)), examples, (_BATCH, _BATCH), names, outputs)
     # torch's exporter wants to know k while it traces, so the choice of the k best is added afterwards.
     graph = exported.graph
     graph.input.append(helper.make_tensor_value_info("k", TensorProto.INT64, []))
@@ -155,67 +151,30 @@ def export_scorer(model: Autoencoder) -> onnx.ModelProto:
             helper.make_node("Cast", ["top_indices"], ["top_codes"], name="top_codes", to=TensorProto.INT32),
         ]
     )
-    top_shape: list[str | int | None] = ["batch", model.config.num_tokens, "k"]
+    top_shape: list[str | int | None] = ["batch", config.num_tokens, "k"]
     graph.output.pop()
     graph.output.append(helper.make_tensor_value_info("top_codes", TensorProto.INT32, top_shape))
     return exported
 
 
-def export_likelihood(model: Autoencoder) -> onnx.ModelProto:
-    """Input and ``codes`` -> ``log_likelihood`` and ``squared_error``, each (B, N)."""
-    examples = (example_inputs(model.config), _example_codes(model.config))
-    outputs = ["log_likelihood", "squared_error"]
-    return export_graph(Likelihood(model), examples, ({0: "batch"}, {0: "batch"}), [*_names(model), "codes"], outputs)
-
-
-def _names(model: Autoencoder) -> list[str]:
-    return [input_name(model.config)]
-
-
-def example_inputs(config: TokenizerConfig) -> Tensor:
-    """Inputs of a batch size that the exporter does not take for a constant."""
+def _example_inputs(config: TokenizerConfig) -> Tensor:
     dtype = torch.uint8 if config.modality == "image" else torch.float32
     return torch.zeros(EXAMPLE_BATCH, *config.input_shape, dtype=dtype)
 
 
-def _example_codes(config: TokenizerConfig) -> Tensor:
-    return torch.zeros(EXAMPLE_BATCH, config.num_tokens, dtype=torch.int32)
+def _example_grid(config: TokenizerConfig) -> tuple[Tensor, dict[int, Any]]:
+    """Codes (B, rows, columns) and which of their axes are dynamic: all, of a convolutional generative model."""
+    if config.token_grid is None:
+        return torch.zeros(EXAMPLE_BATCH, 1, config.num_tokens, dtype=torch.int32), {0: "batch"}
+    codes = torch.zeros(EXAMPLE_BATCH, _EXAMPLE_ROWS, _EXAMPLE_COLUMNS, dtype=torch.int32)
+    return codes, {0: "batch", 1: "rows", 2: "columns"}
 
 
-def example_memories(config: TokenizerConfig, length: int) -> list[Memory]:
-    """Zeros to export with: keys and values of ``length`` positions for every decoder block."""
-    sizes = config.recognition
-    # Each a tensor of its own: of one tensor that is passed as two inputs the exporter would wire only one.
-    shape = (EXAMPLE_BATCH, sizes.num_heads, length, sizes.hidden_size // sizes.num_heads)
-    return [Memory(torch.zeros(shape), torch.zeros(shape)) for _ in range(sizes.num_layers)]
-
-
-def _export_step(
-    step: EncoderStep, config: TokenizerConfig, past_length: int, past_axes: dict[int, str], opset: int
-) -> onnx.ModelProto:
-    positions = step.recognition.input_embedding.num_positions // config.windows_per_item
-    scores = [Memory(*halves) for halves in example_scores(config)]
-    examples = (
-        torch.tensor(1),
-        torch.zeros(EXAMPLE_BATCH, dtype=torch.int32),
-        torch.zeros(EXAMPLE_BATCH),
-        torch.tensor(1.0),
-        example_memories(config, positions) + scores,
-        example_memories(config, past_length),
-    )
-    batch = {0: "batch"}
-    layers = range(config.recognition.num_layers)
-    dynamic: tuple[Any, ...] = (
-        {},
-        batch,
-        batch,
-        {},
-        [Memory(batch, batch) for _ in [*layers, *scores]],  # type: ignore[arg-type]
-        [Memory(past_axes, past_axes) for _ in layers],  # type: ignore[arg-type]
-    )
-    past, present = (memory_names(prefix, config) for prefix in ("past", "present"))
-    inputs = ["position", "previous", "uniform", "temperature", *context_names(config), *past]
-    return export_graph(step, examples, dynamic, inputs, ["codes", "log_probs", *present], opset)
+def _example_context(model: Autoencoder) -> list[Memory]:
+    """Memories to export with. Each a tensor of its own: of one that is passed twice the exporter would wire only one."""
+    with torch.no_grad():
+        context = Context(model)(_example_inputs(model.config))
+    return [Memory(*(part.clone() for part in memory)) for memory in context]
 
 
 def _log_sigmoid(x: Any) -> Any:

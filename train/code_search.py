@@ -11,6 +11,7 @@ from torch import Tensor
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import Recognition
+from daps_tokenizer.model.sampling import sample_codes
 from daps_tokenizer.model.sweep import Swept, most_probable_others, objective_of, on_device, sweep
 from daps_tokenizer.neighbourhoods import Objective, groups_of_codes
 
@@ -62,17 +63,7 @@ class CodeSearch:
 
 @torch.no_grad()
 def greedy_in_passes(recognition: Recognition, context: Any, batch: int) -> tuple[Tensor, Tensor]:
-    """Greedy codes (B, N) int64 in a few parallel passes, and the logits (B, N, V) given them.
-
-    A teacher-forced pass corrects at least the first position that is not yet as the loop over positions would have it,
-    so codes that a pass leaves as they are have arrived there. That takes N + 1 passes at worst; two to four are usual,
-    as a code depends little on those before it.
-    """
-    codes = torch.zeros(batch, recognition.num_tokens, dtype=torch.long, device=recognition.positions.device)
-    for _ in range(recognition.num_tokens + 1):
-        logits = recognition.logits(context, codes).float()
-        chosen = logits.argmax(-1)
-        if torch.equal(chosen, codes):
-            break
-        codes = chosen
-    return codes, logits
+    """Greedy codes (B, N) int64, and the logits (B, N, V) given them."""
+    unused = torch.zeros(batch, recognition.num_tokens, device=recognition.positions.device)
+    codes = sample_codes(recognition, context, unused, 0.0).codes
+    return codes, recognition.logits(context, codes).float()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,9 +20,11 @@ import onnxruntime
 
 from daps_tokenizer.backends.batching import (
     SHARED_CODES,
+    as_grid,
     captured_size,
     encode_chunk,
     fill,
+    grid_chunk,
     join,
     parallel_chunk,
     physical_cores,
@@ -30,7 +33,7 @@ from daps_tokenizer.backends.batching import (
 )
 from daps_tokenizer.backends.choice import ONNX_ON_GPU
 from daps_tokenizer.backends.onnx_captured import CapturedEncoder
-from daps_tokenizer.backends.protocol import Canvases, CellLikelihood, Decoded, Encoded, Scored
+from daps_tokenizer.backends.protocol import CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.workers import Workers
 from daps_tokenizer.errors import BackendError, DapsError, ModelFileError
 from daps_tokenizer.hub import ModelFolder
@@ -38,6 +41,7 @@ from daps_tokenizer.hub import ModelFolder
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _CAPTURED = ("encoder_pass", "encoder_step")
 _RECOGNITION_GRAPHS = ("encoder", "scorer")  # full of denormal floats (see workers.py)
+_GRID_GRAPHS = ("decoder", "likelihood")  # their last input is codes (B, rows, columns)
 _MAX_CAPTURED = 256  # items of one captured graph
 _ERRORS_ONLY = 3  # ONNX Runtime's log level: its warnings are about graphs, which users cannot change
 
@@ -52,6 +56,7 @@ class OnnxBackend:
         self.device = device
         self.num_threads = num_threads
         self._folder = folder
+        self._kind_of_device = "cuda" if device == "cuda" else "cpu"
         self._input_name = "images" if folder.config.modality == "image" else "features"
         self._provider = _PROVIDERS.get(device, device)
         self.info = f"onnxruntime {onnxruntime.__version__} by {self._provider}, {num_threads} threads, float32"
@@ -155,8 +160,8 @@ class OnnxBackend:
         return join(Encoded, parts)
 
     def decode(self, codes: np.ndarray) -> Decoded:
-        """Reconstruct from codes (B, N) int32; errors as of :meth:`encode`, for ``onnx/decoder.onnx``."""
-        return join(Decoded, self._in_chunks("decoder", ["reconstruction", "mean", "variance"], {"codes": codes}))
+        """Reconstruct from codes (B, N) or (B, rows, columns) int32; errors as of :meth:`encode`, for the decoder."""
+        return join(Decoded, self._on_grids("decoder", Decoded._fields, {"codes": as_grid(self._folder.config, codes)}))
 
     def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
         """Score given codes (B, N), with the ``k`` ≤ V best; errors as of :meth:`encode`, for ``onnx/scorer.onnx``."""
@@ -165,37 +170,30 @@ class OnnxBackend:
         return join(Scored, self._in_chunks("scorer", ["log_probs", "top_codes"], feed, k=np.array(k, np.int64)))
 
     def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
-        """log p(x|z) of codes (B, N); errors as of :meth:`encode`, for ``onnx/likelihood.onnx``."""
-        feed = {self._input_name: inputs, "codes": codes}
-        return join(CellLikelihood, self._in_chunks("likelihood", ["log_likelihood", "squared_error"], feed))
+        """log p(x|z) of codes (B, N) or (B, rows, columns); errors as of :meth:`encode`, for ``onnx/likelihood.onnx``."""
+        feed = {self._input_name: inputs, "codes": as_grid(self._folder.config, codes)}
+        found = join(CellLikelihood, self._on_grids("likelihood", CellLikelihood._fields, feed))
+        return CellLikelihood(*(values.reshape(codes.shape) for values in found))
 
-    @property
-    def canvases(self) -> Canvases:
-        """What the folder has graphs for: models that were exported by earlier versions have none."""
-        listed = self._folder.config.files
-        return Canvases(
-            decode=self._decode_canvas if "onnx/canvas.onnx" in listed else None,
-            likelihood=self._canvas_likelihood if "onnx/canvas_likelihood.onnx" in listed else None,
-        )
-
-    def _decode_canvas(self, codes: np.ndarray) -> Decoded:
-        session = self._session("canvas", num_threads=self.num_threads)
-        return Decoded(*session.run(list(Decoded._fields), {"codes": codes}))
-
-    def _canvas_likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
-        session = self._session("canvas_likelihood", num_threads=self.num_threads)
-        return CellLikelihood(*session.run(list(CellLikelihood._fields), {self._input_name: inputs, "codes": codes}))
+    def _on_grids(self, graph: str, outputs: Sequence[str], feed: dict[str, np.ndarray]) -> list[list[np.ndarray]]:
+        """Run a graph that takes grids of codes."""
+        return self._run(graph, outputs, feed, grid_chunk(self._folder.config, feed["codes"], self._kind_of_device))
 
     def _in_chunks(
-        self, graph: str, outputs: list[str], batch: dict[str, np.ndarray], **constants: np.ndarray
+        self, graph: str, outputs: Sequence[str], batch: dict[str, np.ndarray], **constants: np.ndarray
+    ) -> list[list[np.ndarray]]:
+        """Run a graph of one parallel pass over items."""
+        return self._run(graph, outputs, batch, parallel_chunk(self._folder.config, self._kind_of_device), **constants)
+
+    def _run(
+        self, graph: str, outputs: Sequence[str], batch: dict[str, np.ndarray], chunk: int, **constants: np.ndarray
     ) -> list[list[np.ndarray]]:
         session = self._session(graph, num_threads=self.num_threads)
-        size = len(next(iter(batch.values())))
-        chunks = slices(size, parallel_chunk(self._folder.config, "cuda" if self.device == "cuda" else "cpu"))
+        chunks = slices(len(next(iter(batch.values()))), chunk)
 
         def run() -> list[list[np.ndarray]]:
             feeds = ({name: array[rows] for name, array in batch.items()} | constants for rows in chunks)
-            return [session.run(outputs, feed) for feed in feeds]
+            return [session.run(list(outputs), feed) for feed in feeds]
 
         return self._workers.run(run) if graph in _RECOGNITION_GRAPHS else run()
 
@@ -232,6 +230,8 @@ class OnnxBackend:
             raise ModelFileError(
                 f"{path}: ONNX Runtime cannot load it ({_reason(error)}); export the model again"
             ) from error
+        if graph in _GRID_GRAPHS and len(session.get_inputs()[-1].shape) != 3:
+            raise ModelFileError(f"{path} was exported by an earlier version; export the model again")
         # Where CUDA's libraries are missing, ONNX Runtime only logs that and carries on, slowly, on the CPU.
         if self._provider not in session.get_providers():
             raise BackendError(

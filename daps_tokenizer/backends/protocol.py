@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,7 +15,10 @@ class Encoded(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """The reconstruction in input units, mean and variance of p(x|z) in standardised units, each (B, *input_shape)."""
+    """The reconstruction in input units, mean and variance of p(x|z) in standardised units, each (B, *input_shape).
+
+    Of a grid (B, rows, columns) of a convolutional model each (B, rows · cell, columns · cell, channels).
+    """
 
     reconstruction: np.ndarray
     mean: np.ndarray
@@ -31,7 +33,7 @@ class Scored(NamedTuple):
 
 
 class CellLikelihood(NamedTuple):
-    """log p(x|z) in nats and squared error in standardised units, summed over each code's own cell, each (B, N)."""
+    """log p(x|z) in nats and squared error in standardised units, summed over each code's own cell, shaped as codes."""
 
     log_likelihood: np.ndarray
     squared_error: np.ndarray
@@ -49,6 +51,10 @@ class Backend(Protocol):
 
     ``inputs`` are uint8 images (B, height, width, channels) or float32 features (B, frames, features), of the model's
     size: normalisation is the backend's business, resizing is not.
+
+    ``decode`` and ``likelihood`` take codes (B, N) int32, or a grid (B, rows, columns): the N codes of an item as one
+    row, (B, 1, N), or, where the generative model is convolutional (``config.token_grid``), any number of rows and
+    columns, with images of the size that they decode to.
     """
 
     name: str
@@ -63,33 +69,13 @@ class Backend(Protocol):
         """Draw codes; ``uniform`` is (B, N) float32 in [0, 1), temperature 0 is greedy."""
 
     def decode(self, codes: np.ndarray) -> Decoded:
-        """Reconstruct from codes (B, N) int32."""
+        """Reconstruct from codes."""
 
     def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
         """Score given codes (B, N), teacher-forced, in one parallel pass; UnsupportedError from a quantiser."""
 
     def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
-        """How well codes (B, N) explain the inputs, cell by cell."""
-
-
-class Canvases(NamedTuple):
-    """What a backend does with grids of codes (B, rows, columns) of any size; None in place of what it cannot do.
-
-    ``decode``: codes to :class:`Decoded`, each (B, rows · cell, columns · cell, channels). ``likelihood``: images of
-    that size and codes to :class:`CellLikelihood`, each (B, rows, columns).
-    """
-
-    decode: Callable[[np.ndarray], Decoded] | None
-    likelihood: Callable[[np.ndarray, np.ndarray], CellLikelihood] | None
-
-
-@runtime_checkable
-class TakesCanvases(Protocol):
-    """A backend that may decode more codes together than the model has, where its generative model is convolutional."""
-
-    @property
-    def canvases(self) -> Canvases:
-        """What of it can be done with this model here."""
+        """How well codes explain the inputs, cell by cell."""
 
 
 @runtime_checkable

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from daps_tokenizer.backends.batching import captured_size, fill, join, slices
+from daps_tokenizer.backends.batching import as_grid, captured_size, fill, join, slices
 from daps_tokenizer.backends.cuda import ALIGNMENT, Cuda
 from daps_tokenizer.backends.gpus import find_gpu
 from daps_tokenizer.backends.onnx import OnnxBackend
-from daps_tokenizer.backends.protocol import Canvases, CellLikelihood, Decoded, Encoded, Scored
+from daps_tokenizer.backends.protocol import CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.tensorrt_build import make_logger
 from daps_tokenizer.backends.tensorrt_engines import (
     MAX_BATCH,
@@ -26,8 +26,10 @@ from daps_tokenizer.backends.tensorrt_engines import (
     Engine,
     load_tensorrt,
     prepare_engines,
+    with_sizes,
 )
 from daps_tokenizer.backends.tensorrt_recorded import RecordedDecoder, RecordedEncoder
+from daps_tokenizer.backends.tiled import LONGEST_SIDE
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder
@@ -99,10 +101,16 @@ class TensorRTBackend:
         return join(Encoded, parts)
 
     def decode(self, codes: np.ndarray) -> Decoded:
-        """Reconstruct from codes (B, N) int32; errors as of :meth:`encode`."""
+        """Reconstruct from codes (B, N) or (B, rows, columns) int32; errors as of :meth:`encode`.
+
+        Grids that are longer than any block of a photograph are decoded in ONNX Runtime.
+        """
+        if codes.ndim == 3 and max(codes.shape[1:]) > LONGEST_SIDE:
+            return self._others.decode(codes)
         with self._lock:
             decoder = self._engines().decode
-            return join(Decoded, [decoder(codes[rows]) for rows in slices(len(codes), MAX_BATCH)])
+            chunk = MAX_BATCH if codes.ndim == 2 else 1
+            return join(Decoded, [decoder(codes[rows]) for rows in slices(len(codes), chunk)])
 
     def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
         """Score given codes in ONNX Runtime: one parallel pass, which is not what encoding waits for."""
@@ -111,11 +119,6 @@ class TensorRTBackend:
     def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
         """log p(x|z) of codes, in ONNX Runtime as :meth:`score`."""
         return self._others.likelihood(inputs, codes)
-
-    @property
-    def canvases(self) -> Canvases:
-        """Likelihoods, which are ONNX Runtime's work anyway; the decoder's engine has one size, and is faster still."""
-        return self._others.canvases._replace(decode=None)
 
     def _engines(self) -> _Runner:
         if self._runner is None:
@@ -135,6 +138,7 @@ class _Runner:
         self._input_mode = trt.TensorIOMode.INPUT
         self._encoders: dict[int, RecordedEncoder] = {}
         self._decoders: dict[int, RecordedDecoder] = {}
+        self._grid_decoder: tuple[tuple[int, ...], RecordedDecoder] | None = None
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> list[np.ndarray]:
         """Codes and log-probabilities (B, N) of at most :data:`MAX_BATCH` items."""
@@ -145,16 +149,30 @@ class _Runner:
         return [array[: len(inputs)] for array in results]
 
     def decode(self, codes: np.ndarray) -> list[np.ndarray]:
-        """Reconstruction, mean and variance of at most :data:`MAX_BATCH` items."""
+        """Reconstruction, mean and variance of at most :data:`MAX_BATCH` items, or of one grid."""
+        if codes.ndim == 3:
+            return list(self._decoder_of_grids(codes.shape).run(codes))
         size = captured_size(len(codes))
+        grids = as_grid(self.config, fill(codes, size))
         if size not in self._decoders:
-            self._decoders[size] = RecordedDecoder(self, size)
-        return [array[: len(codes)] for array in self._decoders[size].run(fill(codes, size))]
+            self._decoders[size] = RecordedDecoder(self, grids.shape, items=size)
+        return [array[: len(codes)] for array in self._decoders[size].run(grids)]
 
-    def execution(self, graph: str, batch: int, *, items: int) -> _Execution:
-        """An engine with the shapes of one batch, by the first of its profiles that takes so many items."""
-        profile = next(index for index, profile in enumerate(PROFILES) if items <= profile.most)
-        return _Execution(self._engines[graph], self.cuda, batch, profile, self._input_mode, self._log)
+    def _decoder_of_grids(self, shape: tuple[int, ...]) -> RecordedDecoder:
+        """Only the last is kept: all blocks of a photograph have one shape, and another photograph has another."""
+        if self._grid_decoder is None or self._grid_decoder[0] != shape:
+            self._grid_decoder = None  # frees its memory before more is taken
+            self._grid_decoder = shape, RecordedDecoder(self, shape, items=None)
+        return self._grid_decoder[1]
+
+    def execution(self, graph: str, sizes: tuple[int, ...], *, items: int | None) -> _Execution:
+        """An engine with its open axes in these sizes.
+
+        Its profile is the first that takes so many items, or, where ``items`` is None, that of grids of any size.
+        """
+        fitting = (index for index, profile in enumerate(PROFILES) if items and items <= profile.most[0])
+        profile = next(fitting, len(PROFILES))
+        return _Execution(self._engines[graph], self.cuda, sizes, profile, self._input_mode, self._log)
 
     def _load(self, engine: Engine) -> Any:
         loaded = self._runtime.deserialize_cuda_engine(engine.path.read_bytes())
@@ -166,19 +184,21 @@ class _Runner:
 
 
 class _Execution:
-    """An engine's execution context for one size of batch; addresses are set anew for each time it is enqueued."""
+    """An engine's execution context for inputs of one size; addresses are set anew for each time it is enqueued."""
 
-    def __init__(self, engine: Any, cuda: Cuda, batch: int, profile: int, input_mode: Any, log: Any) -> None:
+    def __init__(
+        self, engine: Any, cuda: Cuda, sizes: tuple[int, ...], profile: int, input_mode: Any, log: Any
+    ) -> None:
         self._cuda, self._log = cuda, log
         self._context = engine.create_execution_context()
         if self._context is None:
-            raise BackendError(f"TensorRT has no memory left on the GPU for a batch of {batch} ({log.last_error})")
+            raise BackendError(f"TensorRT has no memory left on the GPU for a batch of {sizes[0]} ({log.last_error})")
         self._context.set_optimization_profile_async(profile, cuda.stream)
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         for name in names:
             shape = tuple(engine.get_tensor_shape(name))
-            if engine.get_tensor_mode(name) == input_mode and -1 in shape:  # the one axis of unknown size is the batch
-                self._context.set_input_shape(name, tuple(batch if size == -1 else size for size in shape))
+            if engine.get_tensor_mode(name) == input_mode and -1 in shape:
+                self._context.set_input_shape(name, with_sizes(shape, sizes))
         self.num_bytes = {
             name: math.prod(self._context.get_tensor_shape(name)) * engine.get_tensor_dtype(name).itemsize
             for name in names

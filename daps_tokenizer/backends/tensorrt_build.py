@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from daps_tokenizer.backends.precision import load_graph
-from daps_tokenizer.backends.tensorrt_engines import Profile, Tensor, load_tensorrt
+from daps_tokenizer.backends.tensorrt_engines import Profile, Tensor, load_tensorrt, with_sizes
 from daps_tokenizer.errors import BackendError, DapsError
 from daps_tokenizer.files import write_bytes_atomically
 
@@ -25,7 +25,7 @@ def build(
         trt: ``tensorrt`` or ``tensorrt_rtx``.
         source: the graph.
         precision: what is written into it first.
-        profiles: sizes of its batch axis.
+        profiles: sizes of the axes that it leaves open.
         keep: the folder of the timing cache.
 
     Raises:
@@ -50,7 +50,7 @@ def build(
             shape = tuple(tensor.shape)
             if -1 in shape:
                 sizes = (profile.fewest, profile.best, profile.most)
-                ranges.set_shape(tensor.name, *((size, *shape[1:]) for size in sizes))
+                ranges.set_shape(tensor.name, *(with_sizes(shape, size) for size in sizes))
         config.add_optimization_profile(ranges)
     with _timing_cache(trt, config, keep):
         engine = builder.build_serialized_network(network, config)
@@ -101,7 +101,7 @@ def make_logger(trt: Any) -> Any:
 def main(source: str, precision: str, out: str, profiles: str) -> None:
     """Write the engine to ``out``, and its tensors beside it as JSON."""
     path = Path(out)
-    sizes = [Profile(**entry) for entry in json.loads(profiles)]
+    sizes = [Profile.from_json(entry) for entry in json.loads(profiles)]
     engine, tensors = build(load_tensorrt(), Path(source), precision, sizes, path.parent)
     described = json.dumps([asdict(tensor) for tensor in tensors])
     write_bytes_atomically(path.with_suffix(".json"), described.encode())

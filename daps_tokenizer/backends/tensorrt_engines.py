@@ -19,6 +19,8 @@ from typing import Any
 
 from daps_tokenizer.backends.gpus import find_gpu
 from daps_tokenizer.backends.precision import PRECISIONS
+from daps_tokenizer.backends.tiled import LONGEST_SIDE
+from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.install import install_command
@@ -32,26 +34,36 @@ _OLDEST_TENSORRT = (10, 13)
 
 @dataclass(frozen=True)
 class Profile:
-    """Items in a batch: the fewest and the most that an engine takes, and the number it is tuned for."""
+    """Sizes of the axes that an engine leaves open: the smallest and the largest it takes, and those it is tuned for.
 
-    fewest: int
-    best: int
-    most: int
+    Every engine leaves the batch open, as its first axis; a decoder of grids also rows and columns.
+    """
+
+    fewest: tuple[int, ...]
+    best: tuple[int, ...]
+    most: tuple[int, ...]
+
+    @classmethod
+    def from_json(cls, sizes: dict[str, list[int]]) -> Profile:
+        """The inverse of ``asdict`` and JSON."""
+        return cls(**{name: tuple(size) for name, size in sizes.items()})
 
 
 # One image is its own profile: kernels that are best for it are not best for a batch.
-PROFILES = (Profile(1, 1, 1), Profile(1, 32, MAX_BATCH))
+PROFILES = (Profile((1,), (1,), (1,)), Profile((1,), (32,), (MAX_BATCH,)))
+# Of a decoder that takes grids of any size, after those of its own size.
+_GRIDS = Profile((1, 1, 1), (1, 64, 64), (1, LONGEST_SIDE, LONGEST_SIDE))
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output of an engine; -1 in the shape is the batch, whose sizes in each profile are ``batches``."""
+    """An input or output of an engine; -1 in the shape is an axis left open, of ``profiles`` sizes if an input."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     is_input: bool
-    batches: tuple[Profile, ...]
+    profiles: tuple[Profile, ...]
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,7 @@ def prepare_engines(
         folder: a model folder with the graphs :data:`GRAPHS`.
         precision: ``float32``, ``float16`` or ``bfloat16``, of products and of keys and values.
         graphs: which of its graphs.
-        profiles: batch sizes that the engines take.
+        profiles: items in a batch that the engines take.
         cache: where engines are kept; the user's cache folder if None.
         before_build: called with the name of each graph that is to be built.
 
@@ -124,18 +136,23 @@ def prepare_engines(
     for graph in graphs:
         source = folder.file(f"onnx/{graph}.onnx")
         folder.file("onnx/weights.bin")  # lies beside the graphs, which refer to it
-        path = keep / f"{folder.config.name}-{graph}-{_key(trt, folder, graph, precision, profiles)}.engine"
+        sizes = _sizes(folder.config, graph, profiles)
+        path = keep / f"{folder.config.name}-{graph}-{_key(trt, folder, graph, precision, sizes)}.engine"
         described = path.with_suffix(".json")
         if path.is_file() and described.is_file():
             engines.append(Engine(graph, path, _read_tensors(described), was_cached=True))
             continue
         if before_build is not None:
             before_build(graph)
-        rows_per_item = folder.config.windows_per_item if graph in _OF_ROWS else 1
         keep.mkdir(parents=True, exist_ok=True)
-        _build_apart(source, precision, [_rows(profile, rows_per_item) for profile in profiles], path)
+        _build_apart(source, precision, sizes, path)
         engines.append(Engine(graph, path, _read_tensors(described), was_cached=False))
     return engines
+
+
+def with_sizes(shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape in which the axes that are left open, the first ones, have these sizes."""
+    return tuple(sizes[axis] if size == -1 else size for axis, size in enumerate(shape))
 
 
 def cache_folder() -> Path:
@@ -170,9 +187,15 @@ def _key(trt: Any, folder: ModelFolder, graph: str, precision: str, profiles: tu
     return f"{precision}-{target}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
 
 
-def _rows(profile: Profile, rows_per_item: int) -> Profile:
-    """A profile of items as one of rows, of which the step has one for every window."""
-    return Profile(*(size * rows_per_item for size in (profile.fewest, profile.best, profile.most)))
+def _sizes(config: TokenizerConfig, graph: str, profiles: tuple[Profile, ...]) -> tuple[Profile, ...]:
+    """What profiles of items are for a graph: of rows, of which there is one for every window, or of grids of codes."""
+    per_item = config.windows_per_item if graph in _OF_ROWS else 1
+    grid = config.token_grid if graph == "decoder" else None
+    sizes = tuple(
+        Profile(*((items[0] * per_item, *(grid or ())) for items in (profile.fewest, profile.best, profile.most)))
+        for profile in profiles
+    )
+    return sizes if grid is None else (*sizes, _GRIDS)
 
 
 def _read_tensors(path: Path) -> tuple[Tensor, ...]:
@@ -182,13 +205,13 @@ def _read_tensors(path: Path) -> tuple[Tensor, ...]:
             entry["dtype"],
             tuple(entry["shape"]),
             entry["is_input"],
-            tuple(Profile(**batch) for batch in entry["batches"]),
+            tuple(map(Profile.from_json, entry["profiles"])),
         )
         for entry in json.loads(path.read_text())
     )
 
 
-def _build_apart(source: Path, precision: str, profiles: list[Profile], path: Path) -> None:
+def _build_apart(source: Path, precision: str, profiles: tuple[Profile, ...], path: Path) -> None:
     """Build in a process of its own: TensorRT can crash, and leaves memory allocated on the GPU."""
     sizes = json.dumps([asdict(profile) for profile in profiles])
     command = [sys.executable, "-m", "daps_tokenizer.backends.tensorrt_build", str(source), precision, str(path), sizes]

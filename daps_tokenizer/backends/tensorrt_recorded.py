@@ -22,7 +22,7 @@ _FLOAT_BYTES = 4  # codes are as wide as floats
 
 
 class Execution(Protocol):
-    """An engine with the shapes of one batch."""
+    """An engine with inputs of one size."""
 
     num_bytes: dict[str, int]
 
@@ -36,8 +36,8 @@ class Engines(Protocol):
     config: TokenizerConfig
     cuda: Cuda
 
-    def execution(self, graph: str, batch: int, *, items: int) -> Execution:
-        """One of them for a batch of rows, which belong to so many items."""
+    def execution(self, graph: str, sizes: tuple[int, ...], *, items: int | None) -> Execution:
+        """One of them with its open axes in these sizes: rows of so many items, or a grid (1, rows, columns) if None."""
 
 
 class RecordedEncoder:
@@ -46,7 +46,7 @@ class RecordedEncoder:
     def __init__(self, engines: Engines, size: int) -> None:
         self._engines, self._size, self._windows = engines, size, Windows.of(engines.config)
         self._cuda = engines.cuda
-        context = engines.execution("encoder_context", size, items=size)
+        context = engines.execution("encoder_context", (size,), items=size)
         memories = {name: engines.cuda.allocate(count) for name, count in context.num_bytes.items()}
         self._inputs = memories.pop("images" if engines.config.modality == "image" else "features")
         self._temperature = engines.cuda.allocate(ALIGNMENT)
@@ -71,7 +71,7 @@ class RecordedEncoder:
 
     def rows_of(self, graph: str) -> Execution:
         """An engine for all windows of the batch."""
-        return self._engines.execution(graph, self._size * self._windows.per_item, items=self._size)
+        return self._engines.execution(graph, (self._size * self._windows.per_item,), items=self._size)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -164,15 +164,18 @@ class _Steps:
 
 
 class RecordedDecoder:
-    """The decoding of batches of ``size`` items."""
+    """The decoding of codes of one shape (B, rows, columns): of ``items`` items, or of grids of any size if None."""
 
-    def __init__(self, engines: Engines, size: int) -> None:
-        self._cuda = engines.cuda
-        self._shape = (size, *engines.config.input_shape)
-        self._reconstruction_type = np.uint8 if engines.config.modality == "image" else np.float32
-        self._decoder = engines.execution("decoder", size, items=size)
-        sizes = self._decoder.num_bytes
-        self._buffers = {name: self._cuda.allocate(count, zeros=True) for name, count in sizes.items()}
+    def __init__(self, engines: Engines, shape: tuple[int, ...], *, items: int | None) -> None:
+        self._cuda, config = engines.cuda, engines.config
+        self._shape = (shape[0], *config.input_shape)
+        if (grid := config.token_grid) is not None:
+            sizes = (config.input_shape[axis] // grid[axis] * shape[1 + axis] for axis in range(2))
+            self._shape = (shape[0], *sizes, config.input_shape[2])
+        self._reconstruction_type = np.uint8 if config.modality == "image" else np.float32
+        self._decoder = engines.execution("decoder", shape, items=items)
+        num_bytes = self._decoder.num_bytes
+        self._buffers = {name: self._cuda.allocate(count, zeros=True) for name, count in num_bytes.items()}
         addresses = _addresses(self._buffers)
         self._decoder.enqueue(addresses)  # once without recording, of zeros, which are codes
         self._cuda.wait()
@@ -181,7 +184,7 @@ class RecordedDecoder:
             self._decoder.enqueue(addresses)
 
     def run(self, codes: np.ndarray) -> Iterator[np.ndarray]:
-        """Reconstruction, mean and variance, each (size, *input_shape)."""
+        """Reconstruction, mean and variance of codes (B, rows, columns)."""
         self._cuda.upload(np.ascontiguousarray(codes), self._buffers["codes"].address)
         self._graph.replay()
         types = {"reconstruction": self._reconstruction_type, "mean": np.float32, "variance": np.float32}

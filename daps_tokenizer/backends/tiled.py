@@ -15,14 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from daps_tokenizer.backends.protocol import Backend, Canvases, CellLikelihood, Decoded, Encoded, Scored, TakesCanvases
+from daps_tokenizer.backends.protocol import Backend, CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.codes.layouts import TileLayout
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.images.tiles import check_layout
 
 # Of one block, or of several small ones: enough for overlaps to be little, a fifth in 12 megapixels, and few enough for
 # the hidden states of so many to take a quarter of a gigabyte (measured with daps-photo-256 in ONNX Runtime).
-_CODES_AT_ONCE = 16_384
+CODES_AT_ONCE = 16_384
+# Rows and columns of a block: an engine of TensorRT is built for grids of so many at most.
+LONGEST_SIDE = 256
 
 
 class _Span(NamedTuple):
@@ -50,24 +52,24 @@ class Mosaic:
     ``encode`` and ``score`` look at each tile by itself, ``decode`` and ``likelihood`` at its neighbours too. What the
     model takes and gives is the same as for any other items, so every search runs on a mosaic as it is.
 
-    Where the backend has no graph for grids of any size, blocks are of the one size that its other graphs take.
-
     Args:
         backend: the model.
         config: of the model.
         layout: how the images were cut, without overlap.
+        codes_at_once: how many codes are decoded together.
 
     Raises:
         CodesError: a layout that does not cut its image into such tiles.
     """
 
-    def __init__(self, backend: Backend, config: TokenizerConfig, layout: TileLayout) -> None:
+    def __init__(
+        self, backend: Backend, config: TokenizerConfig, layout: TileLayout, *, codes_at_once: int = CODES_AT_ONCE
+    ) -> None:
         check_layout((layout.rows * layout.columns, *config.input_shape), layout)
         assert config.token_grid is not None
         self.name, self.device, self.info = backend.name, backend.device, backend.info
         self.tiles_per_item = layout.rows * layout.columns
-        self._backend, self._layout = backend, layout
-        self._canvases = backend.canvases if isinstance(backend, TakesCanvases) else Canvases(None, None)
+        self._backend, self._layout, self._codes_at_once = backend, layout, codes_at_once
         self._side = config.token_grid
         *self._tile, self._channels = config.input_shape
         self._cell = self._tile[0] // self._side[0], self._tile[1] // self._side[1]
@@ -91,8 +93,7 @@ class Mosaic:
         height, width = self._layout.height, self._layout.width
         # Codes beyond the image count no further than they reach into it.
         rows, columns = (
-            max(-(-size // cell) + self._reach, 0 if self._canvases.decode else side)
-            for size, cell, side in zip((height, width), self._cell, self._side, strict=True)
+            -(-size // cell) + self._reach for size, cell in zip((height, width), self._cell, strict=True)
         )
         (canvas,) = self._draw(self._grids(codes)[:, :rows, :columns], 1)
         return np.ascontiguousarray(canvas[:, :height, :width])
@@ -101,9 +102,9 @@ class Mosaic:
         """How well codes (B · T, N) explain the tiles (B · T, height, width, C), cell by cell."""
         grids, pixels = self._grids(codes), self._join(inputs)
         found = [np.empty(grids.shape, np.float32) for _ in CellLikelihood._fields]
-        for part in self._parts(grids, any_size=self._canvases.likelihood is not None):
+        for part in self._parts(grids):
             crops = np.stack([pixels[image][_cut(block, self._cell)] for image, block in part])
-            values = self._judge_blocks(crops, _stack(grids, part))
+            values = self._backend.likelihood(crops, _stack(grids, part))
             for canvas, array in zip(found, values, strict=True):
                 for (image, block), cells in zip(part, array, strict=True):
                     _place(canvas[image], block, cells, (1, 1))
@@ -114,31 +115,20 @@ class Mosaic:
         images, rows, columns = grids.shape
         shape = (images, rows * self._cell[0], columns * self._cell[1], self._channels)
         canvases = [np.empty(shape, dtype) for dtype in (np.uint8, np.float32, np.float32)[:count]]
-        for part in self._parts(grids, any_size=self._canvases.decode is not None):
-            decoded = self._decode_blocks(_stack(grids, part))
+        for part in self._parts(grids):
+            decoded = self._backend.decode(_stack(grids, part))
             for canvas, array in zip(canvases, decoded[:count], strict=True):
                 for (image, block), pixels in zip(part, array, strict=True):
                     _place(canvas[image], block, pixels, self._cell)
         return canvases
 
-    def _decode_blocks(self, codes: np.ndarray) -> Decoded:
-        if self._canvases.decode is not None:
-            return self._canvases.decode(codes)
-        return self._backend.decode(codes.reshape(len(codes), -1))
-
-    def _judge_blocks(self, pixels: np.ndarray, codes: np.ndarray) -> CellLikelihood:
-        if self._canvases.likelihood is not None:
-            return self._canvases.likelihood(pixels, codes)
-        values = self._backend.likelihood(pixels, codes.reshape(len(codes), -1))
-        return CellLikelihood(*(array.reshape(codes.shape) for array in values))
-
-    def _parts(self, grids: np.ndarray, *, any_size: bool) -> Iterator[list[tuple[int, _Block]]]:
+    def _parts(self, grids: np.ndarray) -> Iterator[list[tuple[int, _Block]]]:
         """All blocks of all images, as many at a time as memory allows: the number of the image, and the block."""
         images, *grid = grids.shape
-        shape = _block_shape((grid[0], grid[1]), self._reach) if any_size else self._side
+        shape = _block_shape((grid[0], grid[1]), self._reach, self._codes_at_once)
         spans = (_spans(size, side, min(self._reach, side // 4)) for size, side in zip(grid, shape, strict=True))
         blocks = [(image, _Block(*pair)) for image, pair in itertools.product(range(images), itertools.product(*spans))]
-        at_once = max(1, _CODES_AT_ONCE // (shape[0] * shape[1]))
+        at_once = max(1, self._codes_at_once // (shape[0] * shape[1]))
         for start in range(0, len(blocks), at_once):
             yield blocks[start : start + at_once]
 
@@ -186,15 +176,18 @@ def _reach(config: TokenizerConfig) -> int:
     """How many codes away from a code something of it can be seen, and so how many at a block's edge may be wrong.
 
     As far as the kernels reach: a code for each 3×3 convolution, of which the first has no residual block, and one for
-    all transposed convolutions together. A block keeps at least half of its side, lest little is left of it: on grids
-    of 8×8 that is 2 codes, beyond which lies 0.04 % of what a code changes (measured; see ``local_search``).
+    all transposed convolutions together.
     """
     return config.generative.num_layers + 2
 
 
-def _block_shape(grid: tuple[int, int], reach: int) -> tuple[int, int]:
-    """Rows and columns of equal blocks of at most so many codes that cover a grid with the least to compute."""
-    margin = min(reach, math.isqrt(_CODES_AT_ONCE) // 4)
+def _block_shape(grid: tuple[int, int], reach: int, codes_at_once: int = CODES_AT_ONCE) -> tuple[int, int]:
+    """Rows and columns of equal blocks that cover a grid with the least to compute.
+
+    A block has at most ``codes_at_once`` codes, and at most :data:`LONGEST_SIDE` rows and columns. It keeps at least
+    half of its side, where a small ``codes_at_once`` forces that.
+    """
+    margin = min(reach, math.isqrt(codes_at_once) // 4)
 
     def parts(size: int, most: int) -> tuple[int, int]:
         """The fewest parts of at most so many codes, and how long each has to be."""
@@ -203,11 +196,11 @@ def _block_shape(grid: tuple[int, int], reach: int) -> tuple[int, int]:
 
     def work(most_rows: int) -> tuple[int, tuple[int, int]]:
         bands, rows = parts(grid[0], most_rows)
-        per_band, columns = parts(grid[1], _CODES_AT_ONCE // rows)
+        per_band, columns = parts(grid[1], min(LONGEST_SIDE, codes_at_once // rows))
         return bands * rows * per_band * columns, (rows, columns)
 
     shortest = 4 * margin  # of which half is kept
-    longest = _CODES_AT_ONCE // min(grid[1], shortest)
+    longest = min(LONGEST_SIDE, codes_at_once // min(grid[1], shortest))
     return min(map(work, range(min(grid[0], shortest), min(grid[0], longest) + 1)))[1]
 
 

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from daps_tokenizer.backends.batching import encode_chunk, join, parallel_chunk, slices
-from daps_tokenizer.backends.protocol import Canvases, CellLikelihood, Decoded, Encoded, Scored, SweptCodes
+from daps_tokenizer.backends.batching import encode_chunk, grid_chunk, join, parallel_chunk, slices
+from daps_tokenizer.backends.protocol import CellLikelihood, Decoded, Encoded, Scored, SweptCodes
 from daps_tokenizer.backends.torch_cuda import GpuEncoder
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
-from daps_tokenizer.model.canvas import canvas_parameters, canvas_values
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
 from daps_tokenizer.model.sweep import whole_sweep
@@ -118,10 +117,11 @@ class TorchBackend:
 
     @torch.inference_mode()
     def decode(self, codes: np.ndarray) -> Decoded:
-        """Reconstruct from codes (B, N) int32."""
+        """Reconstruct from codes (B, N) or (B, rows, columns) int32."""
         parts = []
-        for rows in slices(len(codes), self._parallel_chunk):
-            parts.append(self._decoded(self.model.generative(self._tensor(codes[rows]))))
+        for rows in slices(len(codes), grid_chunk(self.model.config, codes, self.device)):
+            moments = self.model.likelihood.moments(self.model.generative(self._tensor(codes[rows])))
+            parts.append(_arrays(self.model.to_input_units(moments.mean), moments.mean, moments.variance))
         return join(Decoded, parts)
 
     @torch.inference_mode()
@@ -140,29 +140,12 @@ class TorchBackend:
 
     @torch.inference_mode()
     def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
-        """How well codes (B, N) explain the inputs, cell by cell."""
+        """How well codes (B, N) or (B, rows, columns) explain the inputs, cell by cell."""
         parts = []
-        for rows in slices(len(inputs), self._parallel_chunk):
+        for rows in slices(len(codes), grid_chunk(self.model.config, codes, self.device)):
             values = self.model.cell_values(self._standardise(inputs[rows]), self._tensor(codes[rows]))
             parts.append(_arrays(*values))
         return join(CellLikelihood, parts)
-
-    @property
-    def canvases(self) -> Canvases:
-        """Both: the network takes grids of any size."""
-        return Canvases(self._decode_canvas, self._canvas_likelihood)
-
-    @torch.inference_mode()
-    def _decode_canvas(self, codes: np.ndarray) -> Decoded:
-        return Decoded(*self._decoded(canvas_parameters(self.model, self._tensor(codes))))
-
-    @torch.inference_mode()
-    def _canvas_likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
-        return CellLikelihood(*_arrays(*canvas_values(self.model, self._standardise(inputs), self._tensor(codes))))
-
-    def _decoded(self, parameters: Tensor) -> list[np.ndarray]:
-        moments = self.model.likelihood.moments(parameters)
-        return _arrays(self.model.to_input_units(moments.mean), moments.mean, moments.variance)
 
     @torch.inference_mode()
     def sweep_on_device(

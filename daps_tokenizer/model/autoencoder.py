@@ -20,7 +20,7 @@ from daps_tokenizer.model.recognition import PatchEmbedding, Recognition, Recogn
 
 
 class CellValues(NamedTuple):
-    """What each code's own part of the input adds to the whole, each (B, N) float32."""
+    """What each code's own part of the input adds to the whole, float32, in the shape of the codes."""
 
     log_likelihood: Tensor
     squared_error: Tensor
@@ -95,10 +95,14 @@ class Autoencoder(nn.Module):
         return self.likelihood.log_prob(self.generative(codes), x).flatten(1).sum(1)
 
     def cell_values(self, x: Tensor, codes: Tensor) -> CellValues:
-        """log p(x|z) and squared error, summed over each code's own cell of the input (see :meth:`sum_cells`)."""
+        """log p(x|z) and squared error, summed over each code's own cell of the input (see :meth:`sum_cells`).
+
+        Codes are (B, N), or (B, rows, columns) and x of the size that the generative model makes of such a grid.
+        """
         parameters = self.generative(codes)
         error = (x - self.likelihood.moments(parameters).mean).square()
-        return CellValues(self.sum_cells(self.likelihood.log_prob(parameters, x)), self.sum_cells(error))
+        values = (self.likelihood.log_prob(parameters, x), error)
+        return CellValues(*(self.sum_cells(value).reshape(codes.shape) for value in values))
 
     def sum_cells(self, values: Tensor) -> Tensor:
         """Sum a value per dimension over the part of the input that each code stands for.
@@ -107,16 +111,16 @@ class Autoencoder(nn.Module):
         by the codes that fall on it.
 
         Args:
-            values: (B, *input_shape).
+            values: (B, *input_shape), or of an image that is larger or smaller by whole patches.
 
         Returns:
-            (B, N); the sum over N is the sum over all dimensions.
+            (B, N), one for each patch or code; their sum is the sum over all dimensions.
         """
         embedding = self.recognition.input_embedding
         if isinstance(embedding, PatchEmbedding):
             padded = nn.functional.pad(values, embedding.padding) if any(embedding.padding) else values
-            rows = padded.unflatten(2, (embedding.columns, embedding.patch_width))
-            grid = rows.unflatten(1, (embedding.rows, embedding.patch_height))
+            rows = padded.unflatten(2, (-1, embedding.patch_width))
+            grid = rows.unflatten(1, (-1, embedding.patch_height))
             return grid.sum(dim=(2, 4, 5)).flatten(1)
         share = self.config.num_tokens // values.shape[1]
         return (values.sum(-1) / share).repeat_interleave(share, dim=1)

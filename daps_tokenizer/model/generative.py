@@ -1,7 +1,7 @@
 """The generative models p(x|z): codes to the parameters of a distribution over x (paper, Appendix F and G).
 
 Each has a code table ``embedding`` (V, H) and :meth:`decode_embedded`, so that a quantiser can pass vectors straight
-through. Outputs are channels-last, (B, *input_shape[:-1], channels × parameters): the likelihood splits the last axis.
+through. A convolutional model takes grids of codes of any size, all others the N codes of an item. Outputs are channels-last, (B, *input_shape[:-1], channels × parameters): the likelihood splits the last axis.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ class GenerativeModel(nn.Module, ABC):
         self.embedding = nn.Embedding(config.vocab_size, config.generative.embedding_size)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Codes (B, N) -> distribution parameters (B, *input_shape[:-1], channels × parameters)."""
-        return self.decode_embedded(self.embedding(codes))
+        """Codes -> distribution parameters (B, *input_shape[:-1], channels × parameters).
+
+        Codes are (B, N), or (B, rows, columns): (B, 1, N), or any grid where :class:`ResNetGenerator` says so.
+        """
+        return self.decode_embedded(self.embedding(codes.flatten(1)))
 
     @abstractmethod
     def decode_embedded(self, embedded: Tensor) -> Tensor:
@@ -90,16 +93,17 @@ class ResNetGenerator(GenerativeModel):
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(width, momentum=BATCH_NORM_MOMENTUM) for width in widths[1:-1])
 
-    def decode_embedded(self, embedded: Tensor) -> Tensor:
-        """(B, N, H) -> (B, height, width, channels × parameters).
+    def forward(self, codes: Tensor) -> Tensor:
+        """Codes (B, rows, columns), any number of them -> (B, rows · cell, columns · cell, channels × parameters).
 
-        Any square number of codes is accepted: the network is convolutional, so a crop of the grid is a smaller image.
+        Codes (B, N) are a square grid: the model's own, or a part of it.
         """
-        side = math.isqrt(embedded.shape[1])
-        return self.decode_grid(embedded.unflatten(1, (side, side)))
+        return self.decode_embedded(self.embedding(codes))
 
-    def decode_grid(self, embedded: Tensor) -> Tensor:
-        """(B, rows, columns, H), as many as one likes -> (B, rows · cell, columns · cell, channels × parameters)."""
+    def decode_embedded(self, embedded: Tensor) -> Tensor:
+        """(B, rows, columns, H), or (B, N, H) of a square grid -> what :meth:`forward` gives."""
+        if embedded.ndim == 3:
+            embedded = embedded.unflatten(1, (math.isqrt(embedded.shape[1]), -1))
         x = self.input(embedded.permute(0, 3, 1, 2))
         for block in self.blocks:
             x = block(x)

@@ -1,10 +1,7 @@
-"""Drawing codes in passes over all positions at once, as CUDA graphs; what has not settled then is drawn one by one.
+"""The passes of :mod:`daps_tokenizer.model.sampling` as CUDA graphs; rows that have not settled then are drawn in turn.
 
-A pass chooses every code anew, given all codes of the pass before. The first code depends on no other, so it is right
-after one pass, the second after two, and so on: once a pass leaves a row as it is, its codes are those of the
-sequential loop, by induction, greedy or sampled (Jacobi iteration; Song et al., "Accelerating Feedforward Computation
-via Parallel Nonlinear Equation Solving", ICML 2021). Trained tokenizers settle in two or three passes, because most
-codes are clear from the input, and a pass costs a GPU hardly more than a step.
+A second form of ``settle``, as a graph has fixed shapes and cannot ask what has settled: a few passes over all rows,
+which cost a GPU hardly more than a step.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import torch
 from torch import Tensor
 
 from daps_tokenizer.model.recognition import RecognitionModel
-from daps_tokenizer.model.sampling import Draw, choose_codes
+from daps_tokenizer.model.sampling import Draw, choose_codes, draw_pass, most_probable
 from daps_tokenizer.model.transformer import Memory
 
 PASSES = 4  # daps-cifar10 needs 2.05 on average and 4 at most (docs/notes/speed.md)
@@ -84,11 +81,8 @@ class PassesDraw:
             self._pass(greedy=greedy)
 
     def _pass(self, *, greedy: bool) -> None:
-        draw = self.draw
-        logits = self.model.logits_of_rows(draw.context, draw.codes).float()
-        flat, uniform = logits.flatten(0, 1), draw.uniform.flatten()
-        chosen = flat.argmax(-1) if greedy else choose_codes(flat, uniform, self.temperature)
-        draw.log_probs.copy_(flat.log_softmax(-1).gather(-1, chosen[:, None]).view_as(draw.log_probs))
-        chosen = chosen.view_as(draw.codes)
+        draw, choose = self.draw, most_probable if greedy else choose_codes
+        chosen, log_probs = draw_pass(self.model, draw.context, draw.codes, draw.uniform, self.temperature, choose)
+        draw.log_probs.copy_(log_probs)
         self.unsettled.copy_((chosen != draw.codes).any(1))
         draw.codes.copy_(chosen)

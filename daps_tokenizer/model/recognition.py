@@ -1,8 +1,8 @@
 """The recognition model q(z|x) = Π q(z_t | z_<t, x): an encoder-decoder transformer (paper, section 3 and Appendix F).
 
-Two ways through the same weights: :meth:`RecognitionModel.logits` for codes that are known (training, scoring: one
-parallel pass) and :meth:`RecognitionModel.step` for codes that are being drawn (encoding: one position a call, with the
-keys and values of earlier positions kept).
+Two ways through the same weights: :meth:`RecognitionModel.logits` for codes that are known or guessed (one parallel
+pass) and :meth:`RecognitionModel.step` for codes that are drawn in turn (one position a call, with the keys and values
+of earlier positions kept). :mod:`daps_tokenizer.model.sampling` draws codes by both.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.config.code_windows import Windows
 from daps_tokenizer.model.transform import CodeBooks
-from daps_tokenizer.model.transformer import DecoderBlock, EncoderBlock, Memory, layer_norm, sinusoidal_positions
+from daps_tokenizer.model.transformer import DecoderBlock, EncoderBlock, Join, Memory, layer_norm, sinusoidal_positions
 
 
 class PatchEmbedding(nn.Module):
@@ -149,7 +150,9 @@ class RecognitionModel(Recognition):
 
     def hidden_of_rows(self, context: list[Memory], codes: Tensor) -> Tensor:
         """Like :meth:`hidden`, of windows side by side: (B·W·K, n) -> (B·W·K, n, H)."""
-        return self._decode(context, self.code_embedding(F.pad(codes[:, :-1], (1, 0))))
+        # Not padded with a zero: ONNX Runtime pads no integers on a GPU.
+        before = torch.cat([codes[:, :1] * 0, codes[:, :-1]], dim=1)
+        return self._decode(context, self.code_embedding(before) + self.positions[: self.windows.num_codes])
 
     def hidden_without_codes(self, context: list[Memory]) -> Tensor:
         """The last hidden state of a decoder that sees positions only, (B, N, H).
@@ -157,18 +160,24 @@ class RecognitionModel(Recognition):
         This is the parallel encoder of a VQ-VAE that is trained through this network; with a code embedding of zero
         the autoregressive model computes just the same.
         """
-        batch, size = context[0].keys.shape[0], self.positions.shape[1]
-        hidden = self._decode(context, self.positions.new_zeros(batch, self.windows.num_codes, size))
+        hidden = self._decode(context, self.positions[None, : self.windows.num_codes])
         return self.windows.join(hidden, self._num_items(context))
 
     def _num_items(self, context: list[Memory]) -> int:
         return context[0].keys.shape[0] // self.windows.per_item
 
-    def _decode(self, context: list[Memory], embedded: Tensor) -> Tensor:
-        h = embedded + self.positions[: self.windows.num_codes]
-        for block, memory in zip(self.decoder_blocks, context[: len(self.decoder_blocks)], strict=True):
-            h = block(h, memory)
-        return self.decoder_norm(h)
+    def _decode(
+        self,
+        context: list[Memory],
+        x: Tensor,
+        joins: Sequence[Join | None] | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """Embedded codes with their positions (rows, T, H) through all decoder blocks."""
+        blocks = len(self.decoder_blocks)  # the context may hold one memory more: the scores of code books
+        for block, memory, join in zip(self.decoder_blocks, context[:blocks], joins or [None] * blocks, strict=True):
+            x = block(x, memory, join, bias)
+        return self.decoder_norm(x)
 
     def logits(self, context: list[Memory], codes: Tensor) -> Tensor:
         """Teacher-forced logits: row t is given codes before t.
@@ -183,73 +192,71 @@ class RecognitionModel(Recognition):
         return self._with_scores(self.head(self.hidden(context, codes)), context)
 
     def logits_of_rows(self, context: list[Memory], codes: Tensor) -> Tensor:
-        """Like :meth:`logits`, of windows side by side: (B·W·K, n) -> (B·W·K, n, V)."""
-        return self._with_scores(self.head(self.hidden_of_rows(context, codes)), context)
+        """Like :meth:`logits`, of windows side by side: (B·W·K, n) -> (B·W·K, n, V).
+
+        A single row of codes (1, n) stands for equal codes of all windows (B·W).
+        """
+        hidden = self.hidden_of_rows(context, codes)
+        logits = self.head(hidden.flatten(0, 1)).unflatten(0, (-1, codes.shape[1]))  # see FeedForward
+        return self._with_scores(logits, context)
 
     def _with_scores(self, logits: Tensor, context: list[Memory]) -> Tensor:
         """Logits (rows, n, V) with what code books add, which are for items that are not cut into windows."""
         if self.code_books is None:
             return logits
-        scores = torch.cat(context[-1], dim=-1)[:, None]  # (B, 1, N, V): the K rows of an item share it
-        return (logits.reshape(scores.shape[0], -1, *logits.shape[1:]) + scores).flatten(0, 1)
+        scores = torch.cat(context[-1], dim=-1)  # (B, N, V)
+        if logits.shape[0] == scores.shape[0]:
+            return logits + scores
+        # The K rows of an item share it.
+        return (logits.reshape(scores.shape[0], -1, *logits.shape[1:]) + scores[:, None]).flatten(0, 1)
 
-    def scores_at(self, context: list[Memory], position: Tensor) -> Tensor:
-        """What code books say of the codes at one position, (B, V); ``position`` is an integer tensor ()."""
-        return torch.cat([part.index_select(1, position[None])[:, 0] for part in context[-1]], dim=-1)
-
-    def step(self, context: list[Memory], previous: Tensor, position: int, cache: list[Memory]) -> Tensor:
+    def step(
+        self,
+        context: list[Memory],
+        previous: Tensor,
+        position: Tensor,
+        joins: Sequence[Join],
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """Logits of one position of every window, (B·W·K, V); W is 1 where items are not cut.
 
         Args:
             context: from :meth:`context`, batch B·W.
-            previous: the codes just drawn (B·W·K,); zeros at the first position.
-            position: the position's index in its window.
-            cache: for each decoder block the keys and values of earlier positions, with room for all n of a window,
-                (B·W·K, heads, n, head_size); this position's are added.
+            previous: the embedding of the codes just drawn (B·W·K, H); that of code 0 at the first position.
+            position: the position's index in its window, int64 (1,).
+            joins: for each decoder block what keeps the keys and values of earlier positions.
+            bias: added to the scores of what these give.
         """
-        h = (self.code_embedding(previous) + self.positions[position])[:, None]
-        for block, memory, earlier in zip(self.decoder_blocks, context, cache, strict=False):
-            h = block.step(h, earlier, position, memory)
-        return self._read_out(h, context, torch.tensor(position, device=h.device))
+        h = (previous + self.positions.index_select(0, position))[:, None]
+        logits = self.head(self._decode(context, h, joins, bias)[:, 0])
+        if self.code_books is None:
+            return logits
+        scores = torch.cat([part.index_select(1, position)[:, 0] for part in context[-1]], dim=-1)
+        if logits.shape[0] == scores.shape[0]:
+            return logits + scores
+        return logits + scores.repeat_interleave(logits.shape[0] // scores.shape[0], dim=0)
 
     def grow(
         self, context: list[Memory], previous: Tensor, position: int, earlier: list[Memory | None]
     ) -> tuple[Tensor, list[Memory | None]]:
-        """Like :meth:`step`, for gradients: of embedded codes, and with memories that are made anew, not written to.
+        """Like :meth:`step`, for gradients: memories are made anew, not written to.
 
         Args:
-            context: from :meth:`context`, batch B·W.
-            previous: the embedding of the codes just drawn (B·W·K, H).
+            context, previous: as of :meth:`step`.
             position: the position's index in its window.
             earlier: for each decoder block the keys and values of earlier positions; None at the first.
 
         Returns:
             Logits of the position (B·W·K, V), and ``earlier`` with this position's keys and values.
         """
-        h = (previous + self.positions[position])[:, None]
         grown: list[Memory | None] = []
-        for block, memory, past in zip(self.decoder_blocks, context, earlier, strict=False):
-            h, present = block.grow(h, past, memory)
-            grown.append(present)
-        return self._read_out(h, context, torch.tensor(position, device=h.device)), grown
 
-    def step_in_place(
-        self, context: list[Memory], previous: Tensor, position: Tensor, bias: Tensor, cache: list[Memory]
-    ) -> Tensor:
-        """Like :meth:`step`, with a position (1,) on the device, and reading only as much of the cache as ``bias`` has.
+        def keep(past: Memory | None, own: Memory) -> Memory:
+            if past is not None:
+                own = Memory(*(torch.cat(pair, dim=2) for pair in zip(past, own, strict=True)))
+            grown.append(own)
+            return own
 
-        Args:
-            bias: 0 for the places in the cache up to ``position``, -inf for those after it.
-        """
-        h = (self.code_embedding(previous) + self.positions.index_select(0, position))[:, None]
-        for block, memory, earlier in zip(self.decoder_blocks, context, cache, strict=False):
-            h = block.step_in_place(h, earlier, position, bias, memory)
-        return self._read_out(h, context, position[0])
-
-    def _read_out(self, h: Tensor, context: list[Memory], position: Tensor) -> Tensor:
-        """Logits (rows, V) of one position's hidden state (rows, 1, H); ``position`` is an integer tensor ()."""
-        logits = self.head(self.decoder_norm(h))[:, 0]
-        if self.code_books is None:
-            return logits
-        scores = self.scores_at(context, position)
-        return logits + scores.repeat_interleave(logits.shape[0] // scores.shape[0], dim=0)
+        joins = [partial(keep, past) for past in earlier[: len(self.decoder_blocks)]]
+        logits = self.step(context, previous, torch.tensor([position], device=previous.device), joins)
+        return logits, grown

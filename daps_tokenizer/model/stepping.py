@@ -1,6 +1,6 @@
 """Drawing codes as CUDA graphs: every step does the same on the same buffers, whatever its position.
 
-:func:`~daps_tokenizer.model.sampling.draw_positions` slices its cache by a position that Python knows, which is best on
+:func:`~daps_tokenizer.model.sampling.draw_in_turn` slices its cache by a position that Python knows, which is best on
 a CPU. A GPU would spend its time on launches, so here the position is a number on the device and a step can be captured
 once and replayed. The price is that it reads more of the cache than it needs; so positions are drawn in stretches, and
 the steps of a stretch read the cache up to its end only. Without a GPU the same steps run eagerly.
@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from daps_tokenizer.model.recognition import RecognitionModel
-from daps_tokenizer.model.sampling import Draw, choose_codes
+from daps_tokenizer.model.sampling import Draw, draw_position
 from daps_tokenizer.model.transformer import Memory
 
 _MAX_STRETCHES = 16
@@ -111,11 +112,24 @@ class SteppedDraw:
         draw, position = self.draw, self._position
         unseen = self._places[:length] > position
         bias = torch.where(unseen, self._minus_infinity, torch.zeros_like(self._minus_infinity))
-        logits = self.model.step_in_place(draw.context, self._previous, position, bias, draw.cache).float()
         uniform = draw.uniform.index_select(1, position)[:, 0]
-        chosen = choose_codes(logits, uniform, self.temperature)
-        log_q = logits.log_softmax(-1).gather(-1, chosen[:, None])
+
+        def keep(cache: Memory, own: Memory) -> Memory:
+            cache.keys.index_copy_(2, position, own.keys)
+            cache.values.index_copy_(2, position, own.values)
+            return Memory(cache.keys[:, :, :length], cache.values[:, :, :length])
+
+        chosen, log_q = draw_position(
+            self.model,
+            draw.context,
+            self._previous,
+            position,
+            uniform,
+            self.temperature,
+            [partial(keep, cache) for cache in draw.cache],
+            bias,
+        )
         draw.codes.index_copy_(1, position, chosen[:, None])
-        draw.log_probs.index_copy_(1, position, log_q)
+        draw.log_probs.index_copy_(1, position, log_q[:, None])
         self._previous.copy_(chosen)
         position.add_(1)

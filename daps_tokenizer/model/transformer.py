@@ -7,6 +7,7 @@ attended to. So teacher-forced training, one cached step, and many samples that 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,10 @@ class Memory(NamedTuple):
 
     keys: Tensor
     values: Tensor
+
+
+# One position's own keys and values -> all that it may attend to. How earlier positions are kept is up to who draws.
+Join = Callable[[Memory], Memory]
 
 
 def sinusoidal_positions(length: int, size: int) -> Tensor:
@@ -38,23 +43,11 @@ def sinusoidal_positions(length: int, size: int) -> Tensor:
     return table
 
 
-def _attend(queries: Tensor, memory: Memory, *, causal: bool, bias: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention, (B, heads, Q, head_size); ``bias`` (T,) is added to every query's scores."""
-    if queries.dtype is torch.bfloat16 and queries.device.type == "cpu":
-        # The fused CPU kernel is 5× slower in bfloat16 than two matrix products (forward and backward, 64 tokens).
-        scores = (queries * queries.shape[-1] ** -0.5) @ memory.keys.transpose(-1, -2)
-        if causal:
-            future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-            scores = scores.masked_fill(future, -torch.inf)
-        if bias is not None:
-            scores = scores + bias
-        return scores.softmax(-1, dtype=torch.float32).to(queries.dtype) @ memory.values
-    mask = None if bias is None else bias.expand(queries.shape[-2], -1)
-    return F.scaled_dot_product_attention(queries, memory.keys, memory.values, attn_mask=mask, is_causal=causal)
-
-
 class Attention(nn.Module):
-    """Multi-head attention, projections without bias, in two stops: :meth:`memory` and :meth:`forward`."""
+    """Multi-head attention, projections without bias, in two stops: :meth:`memory` and :meth:`forward`.
+
+    ``export.modules`` overrides :meth:`split`, :meth:`join` and :meth:`attend`, for the runtimes it writes for.
+    """
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()
@@ -64,13 +57,9 @@ class Attention(nn.Module):
         self.value = nn.Linear(hidden_size, hidden_size, bias=False)
         self.out = nn.Linear(hidden_size, hidden_size, bias=False)
 
-    def _split_heads(self, x: Tensor) -> Tensor:
-        """(B, T, H) -> (B, heads, T, head_size)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
     def memory(self, x: Tensor) -> Memory:
         """Keys and values of x (B, T, H)."""
-        return Memory(self._split_heads(self.key(x)), self._split_heads(self.value(x)))
+        return Memory(self.split(self.key(x)), self.split(self.value(x)))
 
     def forward(self, x: Tensor, memory: Memory, *, causal: bool = False, bias: Tensor | None = None) -> Tensor:
         """Attend from x (B·K, T, H) to a memory of batch B: the K consecutive rows of one item share its memory.
@@ -78,10 +67,38 @@ class Attention(nn.Module):
         Sharing is free: the K rows are laid side by side as queries, so keys and values are read once and never copied.
         ``causal`` needs K = 1 and as many queries as keys; ``bias`` (T,) is added to the scores.
         """
-        batch = memory.keys.shape[0]
-        queries = self._split_heads(self.query(x).reshape(batch, -1, x.shape[-1]))
-        attended = _attend(queries, memory, causal=causal, bias=bias)
-        return self.out(attended.transpose(1, 2).reshape(x.shape))
+        queries, shared = self.query(x), x.shape[0] != memory.keys.shape[0]
+        if shared:
+            queries = queries.reshape(memory.keys.shape[0], -1, x.shape[-1])
+        attended = self.join(self.attend(self.split(queries), memory, causal=causal, bias=bias))
+        return self.out(attended.reshape(x.shape) if shared else attended)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, T, H) -> (B, heads, T, head_size)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def join(self, x: Tensor) -> Tensor:
+        """The inverse of :meth:`split`."""
+        return x.transpose(1, 2).flatten(2)
+
+    def attend(self, queries: Tensor, memory: Memory, *, causal: bool, bias: Tensor | None) -> Tensor:
+        """Scaled dot-product attention of what :meth:`split` gave; ``bias`` (T,) is added to every query's scores."""
+        if queries.dtype is torch.bfloat16 and queries.device.type == "cpu":
+            # The fused CPU kernel is 5× slower in bfloat16 than two matrix products (forward and backward, 64 tokens).
+            return attend_plainly(queries, memory, causal=causal, bias=bias)
+        mask = None if bias is None else bias.expand(queries.shape[-2], -1)
+        return F.scaled_dot_product_attention(queries, memory.keys, memory.values, attn_mask=mask, is_causal=causal)
+
+
+def attend_plainly(queries: Tensor, memory: Memory, *, causal: bool, bias: Tensor | None) -> Tensor:
+    """:meth:`Attention.attend` as matrix products and a softmax in float32."""
+    scores = (queries * queries.shape[-1] ** -0.5) @ memory.keys.transpose(-1, -2)
+    if causal:
+        places = torch.arange(scores.shape[-1], device=scores.device)
+        scores = scores.masked_fill(places > places[:, None], -torch.inf)
+    if bias is not None:
+        scores = scores + bias
+    return scores.softmax(-1, dtype=torch.float32).to(queries.dtype) @ memory.values
 
 
 class FeedForward(nn.Module):
@@ -94,7 +111,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., H) -> (..., H)."""
-        return self.down(F.relu(self.up(x)))
+        flat = x.reshape(-1, x.shape[-1])  # ONNX Runtime fuses bias and ReLU into products of matrices alone
+        return self.down(F.relu(self.up(flat))).reshape(x.shape)
 
 
 def layer_norm(hidden_size: int) -> nn.LayerNorm:
@@ -131,46 +149,25 @@ class DecoderBlock(nn.Module):
         self.feed_forward_norm = layer_norm(hidden_size)
         self.feed_forward = FeedForward(hidden_size, mlp_ratio)
 
-    def forward(self, x: Tensor, context: Memory) -> Tensor:
-        """Whole sequences at once: x (B·K, N, H), context of batch B."""
-        normed = self.self_attention_norm(x)
-        x = x + self.self_attention(normed, self.self_attention.memory(normed), causal=True)
-        return self._attend_context(x, context)
+    def forward(self, x: Tensor, context: Memory, join: Join | None = None, bias: Tensor | None = None) -> Tensor:
+        """Whole sequences at once, or one position of each with what was kept of earlier ones.
 
-    def step(self, x: Tensor, cache: Memory, position: int, context: Memory) -> Tensor:
-        """One position: x (B·K, 1, H) -> (B·K, 1, H).
+        Args:
+            x: (B·K, T, H); a single row where all rows are equal so far.
+            context: of batch B.
+            join: puts the keys and values of x together with earlier ones; if None, x are whole sequences, causal.
+            bias: (T,), added to the scores of what ``join`` gives.
 
-        ``cache`` (B·K, heads, N, head_size) holds the keys and values of earlier positions; this one's are added to it.
+        Returns:
+            (B·K, T, H).
         """
         normed = self.self_attention_norm(x)
         own = self.self_attention.memory(normed)
-        cache.keys[:, :, position : position + 1] = own.keys
-        cache.values[:, :, position : position + 1] = own.values
-        reachable = Memory(cache.keys[:, :, : position + 1], cache.values[:, :, : position + 1])
-        x = x + self.self_attention(normed, reachable)
-        return self._attend_context(x, context)
-
-    def grow(self, x: Tensor, earlier: Memory | None, context: Memory) -> tuple[Tensor, Memory]:
-        """Like :meth:`step`, but the memory is made anew, as gradients need it: x (B·K, 1, H), and the new memory."""
-        normed = self.self_attention_norm(x)
-        own = self.self_attention.memory(normed)
-        if earlier is not None:
-            own = Memory(*(torch.cat(pair, dim=2) for pair in zip(earlier, own, strict=True)))
-        return self._attend_context(x + self.self_attention(normed, own), context), own
-
-    def step_in_place(self, x: Tensor, cache: Memory, position: Tensor, bias: Tensor, context: Memory) -> Tensor:
-        """Like :meth:`step`, with a position (1,) that only the device knows: what a CUDA graph can capture.
-
-        The first ``bias.shape[0]`` entries of ``cache`` are attended to; ``bias`` is -inf at those after ``position``.
-        """
-        normed = self.self_attention_norm(x)
-        own = self.self_attention.memory(normed)
-        cache.keys.index_copy_(2, position, own.keys)
-        cache.values.index_copy_(2, position, own.values)
-        reachable = Memory(cache.keys[:, :, : bias.shape[0]], cache.values[:, :, : bias.shape[0]])
-        x = x + self.self_attention(normed, reachable, bias=bias)
-        return self._attend_context(x, context)
-
-    def _attend_context(self, x: Tensor, context: Memory) -> Tensor:
+        if join is None:
+            x = x + self.self_attention(normed, own, causal=True)
+        else:
+            x = x + self.self_attention(normed, join(own), bias=bias)
+        if x.shape[0] == 1:
+            x = x.expand(context.keys.shape[0], -1, -1)
         x = x + self.cross_attention(self.cross_attention_norm(x), context)
         return x + self.feed_forward(self.feed_forward_norm(x))

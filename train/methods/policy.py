@@ -12,7 +12,6 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import Recognition, RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
 from train.code_search import CodeSearch
-from train.cuda_sampler import GraphedSampler
 from train.drawing import Drawn, draw_in_passes
 from train.methods.base import Method, expand_samples, require_kind
 
@@ -21,7 +20,7 @@ class Rollout(NamedTuple):
     """K samples of q for each of B items, the K of an item next to each other.
 
     ``codes`` (B·K, N); ``logits`` (B·K, N, V) with gradient, ``log_q`` (B·K, N) of the codes with gradient; ``log_p``
-    (B·K, *input_shape), log p(x|z) of each dimension, with gradient.
+    (B·K, *input_shape), log p(x|z) of each dimension, with gradient; ``passes`` () how many the codes took to draw.
     """
 
     x: Tensor
@@ -29,6 +28,7 @@ class Rollout(NamedTuple):
     logits: Tensor
     log_q: Tensor
     log_p: Tensor
+    passes: Tensor
 
 
 class PolicyMethod(Method):
@@ -37,7 +37,6 @@ class PolicyMethod(Method):
     def __init__(self, model: Autoencoder, settings: Any) -> None:
         super().__init__(model, settings)
         require_kind(model, "a policy-search method", "autoregressive", "independent")
-        self._sampler: GraphedSampler | None = None
 
     def rollout(
         self,
@@ -57,38 +56,26 @@ class PolicyMethod(Method):
         x = model.standardise(inputs)
         context = model.recognition.context(x)
         if behaviour is None:
-            codes, logits = self._draw(model.recognition, context, x, generator)
+            codes, logits, passes = self._draw(model.recognition, context, x, generator)
         else:
             with torch.no_grad():
-                codes, _ = self._draw(behaviour, behaviour.context(x), x, generator)
+                codes, _, passes = self._draw(behaviour, behaviour.context(x), x, generator)
             logits = model.recognition.logits(context, codes).float()
         if search is not None:
             codes = search.run(model, expand_samples(x, num_samples), codes, logits.detach(), generator).codes
             logits = model.recognition.logits(context, codes).float()
         log_q = logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0]
         log_p = model.likelihood.log_prob(model.generative(codes), expand_samples(x, num_samples))
-        return Rollout(x, codes, logits, log_q, log_p)
+        return Rollout(x, codes, logits, log_q, log_p, passes)
 
     def _draw(self, recognition: Recognition, context: Any, x: Tensor, generator: torch.Generator) -> Drawn:
-        """K samples per item at temperature 1, (B·K, N), and their logits: in passes, or where those do not pay, one
-        code after the other (on a GPU as CUDA graphs)."""
+        """K samples per item at temperature 1, (B·K, N), and their logits."""
         rows = x.shape[0] * self.settings.num_samples
         uniform = torch.rand(rows, recognition.num_tokens, generator=generator, device=x.device)
         if isinstance(recognition, RecognitionModel):
-            drawn = draw_in_passes(recognition, context, uniform)
-            if drawn is not None:
-                return drawn
-        codes = self._draw_in_a_loop(recognition, x, uniform)
-        return Drawn(codes, recognition.logits(context, codes).float())
-
-    @torch.no_grad()
-    def _draw_in_a_loop(self, recognition: Recognition, x: Tensor, uniform: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            if x.device.type != "cuda" or not isinstance(recognition, RecognitionModel):
-                return sample_codes(recognition, recognition.context(x), uniform).codes
-            if self._sampler is None or self._sampler.num_rows != len(uniform):
-                self._sampler = GraphedSampler(recognition, x, self.settings.num_samples)
-            return self._sampler.sample(x, uniform)
+            return draw_in_passes(recognition, context, uniform)
+        codes = sample_codes(recognition, context, uniform).codes
+        return Drawn(codes, recognition.logits(context, codes).float(), torch.ones((), device=x.device))
 
     def by_item(self, values: Tensor) -> Tensor:
         """(B·K, ...) -> (B, K, ...)."""
@@ -104,5 +91,6 @@ class PolicyMethod(Method):
             "elbo": log_p - (config.num_tokens * math.log(config.vocab_size) - entropy),
             "entropy": entropy,
             "beta": torch.tensor(beta),
+            "passes": rollout.passes,
             "codes_in_batch": log_p.new_zeros(config.vocab_size).index_fill_(0, rollout.codes.flatten(), 1.0).sum(),
         }
