@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, Protocol
 
 import numpy as np
 
 from daps_tokenizer.codes.layouts import ClipLayout, TileLayout
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.images.arrays import ValueRange
 
 FitMode = Literal["crop", "pad", "stretch", "tile"]
 FIT_MODES = ("crop", "pad", "stretch", "tile")
 
 
-class InputOptions(TypedDict, total=False):
-    """How inputs are brought to the size of a model; each modality has its own options.
+@dataclass(frozen=True)
+class InputOptions:
+    """How inputs are read and brought to the size of a model; each modality has its own options. None is its default.
 
-    ``fit``, of images (default ``crop``): how an image of another size is brought to the model's: ``crop`` and
-    ``stretch`` scale it, ``pad`` scales it and repeats its edges, ``tile`` cuts it into as many tiles as it takes and
-    scales nothing.
-
-    ``fps``, of motion: frames per second of clips that do not say so themselves (default: the model's).
-
-    ``overlap``, of motion (default 0): frames that neighbouring windows share; decoding fades from one to the next.
+    Args:
+        fit: of images (default ``crop``): how an image of another size is brought to the model's: ``crop`` and
+            ``stretch`` scale it, ``pad`` scales it and repeats its edges, ``tile`` cuts it into as many tiles as it
+            takes and scales nothing.
+        fps: of motion: frames per second of clips that do not say so themselves (default: the model's).
+        overlap: of motion (default 0): frames that neighbouring windows share; decoding fades from one to the next.
+        value_range: of images in arrays and tensors of floating-point numbers: the values of black and of white, for
+            example (0, 1) or (-1, 1).
     """
 
-    fit: FitMode
-    fps: float
-    overlap: int
+    fit: FitMode | None = None
+    fps: float | None = None
+    overlap: int | None = None
+    value_range: ValueRange | None = None
+
+    def check_accepted(self, accepted: Collection[str], modality: str) -> None:
+        """Refuse options that a modality does not have.
+
+        Raises:
+            InputError: an option of another modality.
+        """
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) is not None and field.name not in accepted:
+                raise InputError(
+                    f"{field.name}= is not an option of {modality} models; accepted are {', '.join(accepted)}"
+                )
 
 
 @dataclass(frozen=True)
 class Batch:
     """Pieces of the model's size, (n, *input_shape), and how they make up what was passed in.
 
-    n is the product of ``leading``: (B,), or (B, pieces) where there is a ``layout``.
+    n is the product of ``leading``: (B,), or (B, pieces) where there is a ``layout``. No inputs have none.
     """
 
     pieces: np.ndarray
@@ -45,7 +63,7 @@ class Batch:
 
     def repeat(self, num_samples: int) -> np.ndarray:
         """Each item ``num_samples`` times in a row, its pieces innermost: (n · num_samples, *input_shape)."""
-        grouped = self.pieces.reshape(self.leading[0], 1, -1, *self.pieces.shape[1:])
+        grouped = self.pieces.reshape(self.leading[0], 1, math.prod(self.leading[1:]), *self.pieces.shape[1:])
         return np.repeat(grouped, num_samples, axis=1).reshape(-1, *self.pieces.shape[1:])
 
 
@@ -59,8 +77,8 @@ class Modality(Protocol):
             InputError: inputs that cannot be read, or an option of another modality or out of range.
         """
 
-    def originals(self, inputs: object, options: InputOptions) -> np.ndarray:
-        """What the model is asked to reproduce, as :meth:`restore` would give it back; errors of :meth:`prepare`."""
+    def targets(self, inputs: object, options: InputOptions) -> np.ndarray:
+        """What a reconstruction is compared with, as :meth:`restore` would give it back; errors of :meth:`prepare`."""
 
     def restore(self, pieces: np.ndarray, layout: TileLayout | ClipLayout | None) -> np.ndarray:
         """Decoded pieces as what users get.
@@ -73,17 +91,3 @@ class Modality(Protocol):
         Returns:
             uint8 images (..., H, W, C), or poses (..., T, 26) float64.
         """
-
-
-def check_options(options: InputOptions, accepted: Collection[str], modality: str) -> None:
-    """Refuse options that a modality does not have.
-
-    Raises:
-        InputError: an option of another modality.
-        TypeError: an option that no modality has.
-    """
-    for name in options:
-        if name not in InputOptions.__annotations__:
-            raise TypeError(f"unexpected keyword argument {name!r}")
-        if name not in accepted:
-            raise InputError(f"{name}= is not an option of {modality} models; accepted are {', '.join(accepted)}")

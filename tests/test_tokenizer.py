@@ -90,8 +90,10 @@ def test_log_likelihood_and_squared_error_agree_with_the_decoded_distribution(to
     assert mean.shape == variance.shape == (3, 28, 28, 1)
     x = images > 127
     expected = np.log(np.where(x, mean, 1 - mean)).sum((1, 2, 3))
-    np.testing.assert_allclose(tok.log_likelihood(images, codes), expected, rtol=1e-4)
-    np.testing.assert_allclose(tok.squared_error(images, codes), np.square(x - mean).sum((1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(tok.likelihood(images, codes).log_likelihood, expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        tok.likelihood(images, codes).squared_error, np.square(x - mean).sum((1, 2, 3)), rtol=1e-4
+    )
 
 
 def test_any_leading_shape_of_plain_integers_decodes(tok: Tokenizer) -> None:
@@ -106,17 +108,17 @@ def test_tiles_make_an_image_of_any_size_and_come_back_to_that_size(tok: Tokeniz
     codes = tok.encode(image, fit="tile")
     assert codes.shape == (1, 6, 8) and codes.layout is not None
     assert tok.decode(codes).shape == (1, 70, 45, 1)
-    np.testing.assert_array_equal(tok.prepare(image, fit="tile")[0, ..., 0], image)
+    np.testing.assert_array_equal(tok.targets(image, fit="tile")[0, ..., 0], image)
     np.testing.assert_array_equal(tok.encode(image[:28, :28]).numpy()[0], codes.numpy()[0, 0])
     assert tok.log_prob(image, codes, fit="tile").shape == (1,)
     samples = tok.sample(image, num_samples=2, fit="tile")
     assert samples.shape == (1, 2, 6, 8) and tok.decode(samples).shape == (1, 2, 70, 45, 1)
-    assert tok.log_likelihood(image, samples, fit="tile").shape == (1, 2)
+    assert tok.likelihood(image, samples, fit="tile").log_likelihood.shape == (1, 2)
 
 
 def test_reconstructions_are_compared_with_black_and_white_where_the_model_knows_no_greys(tok: Tokenizer) -> None:
     greys = np.tile(np.array([0, 127, 128, 255], np.uint8), (28, 7))
-    assert tok.prepare(greys)[0, 0, :4, 0].tolist() == [0, 0, 255, 255]
+    assert tok.targets(greys)[0, 0, :4, 0].tolist() == [0, 0, 255, 255]
 
 
 def test_tiles_need_images_of_one_size(tok: Tokenizer) -> None:

@@ -25,6 +25,7 @@ from daps_tokenizer.errors import DapsError
 from daps_tokenizer.evaluation.timing import synthetic_inputs
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import ModelFolder, open_model
+from daps_tokenizer.inputs import InputOptions
 from daps_tokenizer.modalities import open_modality
 from daps_tokenizer.model.passes import PassesDraw
 from daps_tokenizer.model.recognition import RecognitionModel
@@ -66,7 +67,7 @@ def main(models: tuple[str, ...], batches: tuple[int, ...], items: int, out: Pat
 
 def _inputs(batch: int, folder: ModelFolder) -> np.ndarray:
     """As a backend takes them: (batch, *input_shape)."""
-    return open_modality(folder.config).prepare(synthetic_inputs(batch, folder.config), {}).pieces
+    return open_modality(folder.config).prepare(synthetic_inputs(batch, folder.config), InputOptions()).pieces
 
 
 def _parity(folder: ModelFolder, items: int) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ from daps_tokenizer import DapsError, Tokenizer
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.evaluation.timing import peak_memory_mb
 from daps_tokenizer.hub import ModelFolder, open_model
+from daps_tokenizer.inputs import InputOptions
 from daps_tokenizer.modalities import open_modality
 
 _WARM_UP_CALLS = 2
@@ -298,7 +299,7 @@ def _work_of_encoding(
     """Mean number of passes where the backend runs the graph that encodes in passes, and what encoding costs."""
     if (job.backend, job.device) != ("onnx", "cpu"):
         return None, costs.encode_in_steps(len(inputs))
-    prepared = open_modality(folder.config).prepare(inputs[:_REFERENCE_ITEMS], {}).pieces
+    prepared = open_modality(folder.config).prepare(inputs[:_REFERENCE_ITEMS], InputOptions()).pieces
     passes = count_passes(folder, prepared, temperature=0.0)
     if passes is None:
         return None, costs.encode_in_steps(len(inputs))

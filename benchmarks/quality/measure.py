@@ -21,9 +21,10 @@ from benchmarks.quality.records import Records, pack_codes, unpack_codes
 from daps_tokenizer import LocalSearch, Tokenizer
 from daps_tokenizer.data.datasets import Data
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.evaluation.evaluate import Encode, Evaluated, describe_protocol, measure, ways_to_encode
+from daps_tokenizer.evaluation.evaluate import Evaluated, describe_protocol, measure, ways_to_encode
 from daps_tokenizer.evaluation.metrics import image_metrics, summarise
 from daps_tokenizer.evaluation.perceptual import Perceptual
+from daps_tokenizer.ways import Way, make_codes
 
 SEARCHES = {"local search": LocalSearch(), "local search, squared error": LocalSearch(objective="squared_error")}
 _PERCEPTUAL_BATCH = 20
@@ -36,7 +37,7 @@ class Candidate:
 
     label: str
     tokenizer: Tokenizer
-    ways: dict[str, Encode]
+    ways: dict[str, Way]
     records: Records
 
     def collect(self, images: Sequence[int]) -> dict[str, Evaluated]:
@@ -98,14 +99,14 @@ def measure_candidate(
 
     def run(numbers: tuple[int, ...]) -> None:
         inputs = data.read(np.array(numbers))
-        for way, encode in candidate.ways.items():
-            if all(candidate.records.has(way, number) for number in numbers):
+        for name, way in candidate.ways.items():
+            if all(candidate.records.has(name, number) for number in numbers):
                 continue
-            codes = encode(inputs, seed + numbers[0] // size)
+            codes = make_codes(candidate.tokenizer, inputs, way, seed=seed + numbers[0] // size).codes
             found = measure(candidate.tokenizer, inputs, codes)
             for row, number in enumerate(numbers):
-                values = {name: float(value[row]) for name, value in found.items()}
-                candidate.records.add(way, number, {**values, "codes": pack_codes(codes.numpy()[row])})
+                values = {metric: float(value[row]) for metric, value in found.items()}
+                candidate.records.add(name, number, {**values, "codes": pack_codes(codes.numpy()[row])})
 
     batches = [tuple(group) for _, group in itertools.groupby(images, key=lambda number: number // size)]
     _run_all(run, batches, threads, on_progress)
@@ -207,7 +208,7 @@ def _pairs(
     """Originals and reconstructions, a few at a time."""
     for start in range(0, len(images), _PERCEPTUAL_BATCH):
         rows = slice(start, start + _PERCEPTUAL_BATCH)
-        yield tokenizer.prepare(data.read(np.array(images[rows]))), tokenizer.decode(codes[rows])
+        yield tokenizer.targets(data.read(np.array(images[rows]))), tokenizer.decode(codes[rows])
 
 
 def choose_images(text: str | None, count: int) -> list[int]:

@@ -287,7 +287,7 @@ def write_sheet(path: Path, candidates: Sequence[Candidate], images: Sequence[in
     rows = []
     for name, place in choose_rows(found[0][last].items["psnr"]):
         original = data.read(np.array([images[place]]))
-        row = [Panel(f"{name}: image {images[place]}", candidates[0].tokenizer.prepare(original)[0])]
+        row = [Panel(f"{name}: image {images[place]}", candidates[0].tokenizer.targets(original)[0])]
         for candidate, ways in zip(candidates, found, strict=True):
             for way in dict.fromkeys((next(iter(ways)), list(ways)[-1])):
                 pixels = candidate.tokenizer.decode(ways[way].codes[place])

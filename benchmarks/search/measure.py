@@ -92,7 +92,7 @@ def _measure_batch(
     rows = [_describe(backend, inputs, config, "greedy", "greedy", greedy, 1, encoding)]
     for count in grid.best_of:
         started = time.process_time()
-        codes = BestOf(count).run(backend, inputs, config)
+        codes = BestOf(count).find(backend, inputs, config).codes
         spent = time.process_time() - started
         rows.append(_describe(backend, inputs, config, "best of", f"best of {count}", codes, count, spent))
     families: dict[str, tuple[Objective, Propose | None]] = {

@@ -106,7 +106,7 @@ def measure_prior(
         rows.append(
             {
                 "codes": name,
-                "log_p": float(tokenizer.log_likelihood(held_out, codes).mean()),
+                "log_p": float(tokenizer.likelihood(held_out, codes).log_likelihood.mean()),
                 "log_q": float(tokenizer.log_prob(held_out, codes).mean()),
                 **{f"bits_{which}_prior": bits(prior, codes) for which, prior in priors.items()},
             }

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import click
 import numpy as np
 
-from daps_tokenizer import Codes, LocalSearch, Tokenizer
+from daps_tokenizer import LocalSearch, Tokenizer
 from daps_tokenizer.cli.common import (
     DEFAULT_MODEL,
     Command,
@@ -25,9 +25,9 @@ from daps_tokenizer.cli.common import (
 from daps_tokenizer.data.code_sets import CodeSetReport, write_code_set
 from daps_tokenizer.data.datasets import Split, open_data
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.evaluation.evaluate import Encode
 from daps_tokenizer.hub import open_model
 from daps_tokenizer.images.load import Fit
+from daps_tokenizer.ways import Sampled, Way, describe_way, make_codes
 
 _SHOWN_BROKEN = 5
 
@@ -89,11 +89,24 @@ def dataset_command(
         raise InputError(f"{model} is a motion model; dataset is for images, and `daps-tokenize encode` for clips")
     tokenizer = Tokenizer(folder, runtime.open(folder))
     opened = open_data(data, tokenizer.config, fit=fit, split=split, limit=limit)
-    encode, encoding = _way(tokenizer, samples, 1.0 if temperature is None else temperature, search)
+    way: Way = None
+    if samples is not None:
+        way = Sampled(samples, 1.0 if temperature is None else temperature)
+    elif search is not None:
+        way = LocalSearch(proposals=search)
+    if way is not None:
+        tokenizer.config.require_probabilities()
     started = time.perf_counter()
     with progress_bar(len(opened)) as show_done:
         report = write_code_set(
-            tokenizer, opened, output, encode, encoding=encoding, seed=seed or 0, replace=force, on_progress=show_done
+            tokenizer,
+            opened,
+            output,
+            lambda items, batch_seed: make_codes(tokenizer, items, way, seed=batch_seed).codes,
+            encoding=describe_way(way),
+            seed=seed or 0,
+            replace=force,
+            on_progress=show_done,
         )
     seconds = time.perf_counter() - started
     for reason in list(report.broken.values())[:_SHOWN_BROKEN]:
@@ -109,24 +122,6 @@ def dataset_command(
         print(_line(data, output, codes, tokenizer, report, seconds))
     if report.broken:
         click.get_current_context().exit(2)
-
-
-def _way(
-    tokenizer: Tokenizer, samples: int | None, temperature: float, search: int | None
-) -> tuple[Encode, dict[str, Any]]:
-    """How items become codes, and the same as a record."""
-
-    def draw(items: np.ndarray, seed: int) -> Codes:
-        return tokenizer.sample(items, num_samples=samples or 1, temperature=temperature, seed=seed)
-
-    if samples is not None:
-        tokenizer.config.require_probabilities()
-        return draw, {"codes": "sampled", "samples": samples, "temperature": temperature}
-    if search is not None:
-        tokenizer.config.require_probabilities()
-        searching = LocalSearch(proposals=search)
-        return lambda items, _: tokenizer.encode(items, search=searching), {"codes": "searched", "proposals": search}
-    return lambda items, _: tokenizer.encode(items), {"codes": "greedy"}
 
 
 def _line(

@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import click
-import numpy as np
 
 from daps_tokenizer import BestOf, Codes, LocalSearch, Tokenizer
-from daps_tokenizer.backends.protocol import Backend
 from daps_tokenizer.cli.common import Command, Progress, add_options
 from daps_tokenizer.cli.media import Said, media_of
-from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.inputs import FitMode, InputOptions
-from daps_tokenizer.search.local import SearchResult
+from daps_tokenizer.inputs import FitMode
+from daps_tokenizer.ways import Sampled, Way, make_codes
 
 _OBJECTIVES: dict[str, Literal["log_likelihood", "squared_error"]] = {
     "log-likelihood": "log_likelihood",
@@ -55,19 +52,6 @@ class Encoded(NamedTuple):
         return {"search": {**self.gain.said.record, "decodes": self.gain.decodes, "seconds": self.gain.seconds}}
 
 
-class _Remembering:
-    """A local search that keeps its result, beyond the codes that a search is asked for."""
-
-    result: SearchResult
-
-    def __init__(self, search: LocalSearch, on_progress: Progress) -> None:
-        self._search, self._on_progress = search, on_progress
-
-    def run(self, backend: Backend, inputs: np.ndarray, config: TokenizerConfig) -> np.ndarray:
-        self.result = self._search.find(backend, inputs, config, on_progress=self._on_progress)
-        return self.result.codes
-
-
 @dataclass(frozen=True)
 class Encoding:
     """How images and clips become codes, as chosen by the options of ``encode`` and ``reconstruct``."""
@@ -101,16 +85,27 @@ class Encoding:
                     raise click.UsageError(f"{name} needs --search; otherwise nothing is searched.")
 
     @property
-    def inputs(self) -> InputOptions:
+    def inputs(self) -> dict[str, Any]:
         """The options that say how inputs are brought to the model's size, of those that were given."""
-        options: InputOptions = {}
-        if self.fit is not None:
-            options["fit"] = self.fit
-        if self.fps is not None:
-            options["fps"] = self.fps
-        if self.overlap is not None:
-            options["overlap"] = self.overlap
-        return options
+        options = {"fit": self.fit, "fps": self.fps, "overlap": self.overlap}
+        return {name: value for name, value in options.items() if value is not None}
+
+    @property
+    def way(self) -> Way:
+        """The way that was chosen."""
+        temperature: dict[str, Any] = {} if self.temperature is None else {"temperature": self.temperature}
+        if self.sample:
+            return Sampled(**temperature)
+        if self.best_of is not None:
+            return BestOf(self.best_of, **temperature)
+        if self.search is not None:
+            return LocalSearch(
+                sweeps=self.sweeps or 1,
+                proposals=self.search,
+                objective=_OBJECTIVES[self.objective or "log-likelihood"],
+                max_seconds=self.max_seconds,
+            )
+        return None
 
     def load(self, source: str, tokenizer: Tokenizer) -> Any:
         """What a source holds, for :meth:`encode`; errors as of :meth:`~daps_tokenizer.cli.media.Media.load`."""
@@ -118,29 +113,14 @@ class Encoding:
 
     def encode(self, tokenizer: Tokenizer, loaded: Any, progress: Progress) -> Encoded:
         """Codes (1, N) of what :meth:`load` gave; (1, T, N) of tiled images and of clips."""
-        if self.search is not None:
-            return self._search(self.search, tokenizer, loaded, progress)
-        chosen = {"temperature": self.temperature, "seed": self.seed}
-        given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-        if self.sample:
-            return Encoded(tokenizer.sample(loaded, **given, **self.inputs)[:, 0])
-        search = None if self.best_of is None else BestOf(self.best_of, **given)
-        return Encoded(tokenizer.encode(loaded, search=search, **self.inputs))
-
-    def _search(self, proposals: int, tokenizer: Tokenizer, loaded: Any, progress: Progress) -> Encoded:
-        search = LocalSearch(
-            sweeps=self.sweeps or 1,
-            proposals=proposals,
-            objective=_OBJECTIVES[self.objective or "log-likelihood"],
-            max_seconds=self.max_seconds,
+        made = make_codes(tokenizer, loaded, self.way, seed=self.seed or 0, on_progress=progress, **self.inputs)
+        if self.search is None or made.result is None:
+            return Encoded(made.codes)
+        found, original = made.result, tokenizer.targets(loaded, **self.inputs)
+        gain = media_of(tokenizer.modality).gain(
+            original, tokenizer.decode(found.greedy), tokenizer.decode(found.codes)
         )
-        remembering = _Remembering(search, progress)
-        codes = tokenizer.encode(loaded, search=remembering, **self.inputs)
-        result = remembering.result
-        greedy = dataclasses.replace(codes, values=result.greedy.reshape(codes.shape))
-        original = tokenizer.prepare(loaded, **self.inputs)
-        gain = media_of(tokenizer.modality).gain(original, tokenizer.decode(greedy), tokenizer.decode(codes))
-        return Encoded(codes, Gain(gain, result.decodes, result.seconds), greedy)
+        return Encoded(found.codes, Gain(gain, found.decodes, found.seconds), found.greedy)
 
 
 def encoding_options(command: Command) -> Command:

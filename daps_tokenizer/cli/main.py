@@ -43,7 +43,6 @@ from daps_tokenizer.cli.models import info, models
 from daps_tokenizer.cli.reconstruct import reconstruct
 from daps_tokenizer.errors import CodesError, DapsError, InputError
 from daps_tokenizer.hub import built_in_models
-from daps_tokenizer.modalities import open_modality
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
 
@@ -140,7 +139,7 @@ def encode(
     def work(source: str, progress: Progress) -> Report:
         if Path(source).suffix.lower() == ".daps":
             raise InputError(f"{source}: is a .daps file already; `daps-tokenize decode` decodes it")
-        tokenizer, backend = tokenizers[model or default_model(source)]
+        tokenizer, _backend = tokenizers[model or default_model(source)]
         (file,) = outputs.claim(source)
         if picture:
             picture.claim(source)
@@ -153,8 +152,7 @@ def encode(
         if show or picture:
             from daps_tokenizer.cli.show import CodeGrids, draw, print_grids
 
-            pieces = open_modality(tokenizer.config).prepare(loaded, encoding.inputs).pieces
-            log_q = backend.score(pieces, codes.numpy().reshape(-1, codes.num_tokens), 1).log_probs
+            log_q = tokenizer.token_log_probs(loaded, codes, **encoding.inputs)
             grids = CodeGrids.of(codes, log_q, tokenizer.config.token_grid)
             if show:
                 print_grids(grids, to_stderr=as_json or outputs.to_stdout)

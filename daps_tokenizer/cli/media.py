@@ -16,7 +16,6 @@ from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.evaluation.metrics import psnr
 from daps_tokenizer.images.load import to_pil
-from daps_tokenizer.inputs import InputOptions
 from daps_tokenizer.motion.clip_files import FORMATS
 from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.motion.metrics import motion_metrics
@@ -52,7 +51,7 @@ class Media(Protocol):
     def items(self) -> str:
         """What several of them are called."""
 
-    def load(self, source: str, tokenizer: Tokenizer, options: InputOptions, clip: str | None) -> Any:
+    def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> Any:
         """Read a source, once, as something that the tokenizer takes with the same options.
 
         Raises:
@@ -75,12 +74,12 @@ class ImageMedia:
     endings = tuple(_IMAGE_FORMATS)
     items = "images"
 
-    def load(self, source: str, tokenizer: Tokenizer, options: InputOptions, clip: str | None) -> np.ndarray:
+    def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> np.ndarray:
         """Pixels as the model sees them, (1, H, W, C) uint8."""
         if clip is not None:
             raise InputError(f"{tokenizer.config.name} is a model of images; --clip is for files of motion")
         try:
-            return tokenizer.prepare(open_source(source), **options)
+            return tokenizer.targets(open_source(source), **options)
         except InputError as error:
             # Standard input has no suffix that says what it is.
             if source == STANDARD_STREAM and isinstance(error.__cause__, UnidentifiedImageError):
@@ -112,7 +111,7 @@ class MotionMedia:
     endings = FORMATS
     items = "clips"
 
-    def load(self, source: str, tokenizer: Tokenizer, options: InputOptions, clip: str | None) -> Clip:
+    def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> Clip:
         """The clip, which knows its frame rate."""
         fps, opened = options.get("fps"), open_source(source)
         if isinstance(opened, str):

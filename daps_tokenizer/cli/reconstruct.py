@@ -95,7 +95,7 @@ def reconstruct(
         codes = encoded.codes
         reconstruction, (data,), _ = media.decode(tokenizer, codes, suffix_of(file, media))
         milliseconds = 1e3 * (time.perf_counter() - started)
-        original = tokenizer.prepare(loaded, **encoding.inputs)
+        original = tokenizer.targets(loaded, **encoding.inputs)
         decoded = [reconstruction[0]]
         if encoded.greedy is not None and (compare or drawn):
             decoded.insert(0, tokenizer.decode(encoded.greedy)[0])

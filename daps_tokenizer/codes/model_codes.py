@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,7 +11,13 @@ from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.codes.layouts import ClipLayout, TileLayout
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import CodesError
+from daps_tokenizer.images.arrays import is_tensor
 from daps_tokenizer.inputs import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    AnyCodes = Codes | np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
@@ -24,8 +31,11 @@ class ModelCodes:
         config = self.config
         return Codes(values, config.vocab_size, config.name, self.config.weights_sha256, layout)
 
-    def check(self, codes: Codes | np.ndarray) -> tuple[np.ndarray, TileLayout | ClipLayout | None]:
-        """Values (..., N) int32 and layout of codes that are this model's.
+    def check(self, codes: AnyCodes) -> tuple[np.ndarray, TileLayout | ClipLayout | None]:
+        """Values (..., N) int32 and layout of codes that are this model's, or of integers that can be.
+
+        Args:
+            codes: Codes, or integers (..., N), or (..., rows, columns) where the model's codes have such a grid.
 
         Raises:
             CodesError: codes of another model, out of range, or of another length.
@@ -39,7 +49,7 @@ class ModelCodes:
                 )
             checked = codes
         else:
-            checked = self.make(codes, None)
+            checked = self.make(self._without_grid(codes), None)
         if checked.vocab_size != config.vocab_size or checked.num_tokens != config.num_tokens:
             raise CodesError(
                 f"codes have {checked.num_tokens} tokens out of {checked.vocab_size}; "
@@ -47,10 +57,8 @@ class ModelCodes:
             )
         return checked.numpy(), checked.layout
 
-    def match(
-        self, values: np.ndarray, layout: TileLayout | ClipLayout | None, batch: Batch
-    ) -> tuple[np.ndarray, tuple[int, ...]]:
-        """The inputs that codes are of, each beside its codes.
+    def match(self, values: np.ndarray, layout: TileLayout | ClipLayout | None, batch: Batch) -> np.ndarray:
+        """The inputs that codes are of, in the order of the codes.
 
         Args:
             values: (B, N) or (B, S, N); codes of tiles or windows have that axis before the last.
@@ -58,11 +66,13 @@ class ModelCodes:
             batch: B items.
 
         Returns:
-            A piece for each N codes, (n, *input_shape), and the axes of items: (B,) or (B, S).
+            A piece for each N codes, (n, *input_shape).
 
         Raises:
             CodesError: codes that are cut otherwise than the inputs, or not of as many items.
         """
+        if not len(values) and not len(batch.pieces):
+            return batch.pieces
         if (layout and layout.cut) != (batch.layout and batch.layout.cut):
             pieces = (layout or batch.layout).pieces  # type: ignore[union-attr]  # one of them is there
             raise CodesError(
@@ -75,4 +85,12 @@ class ModelCodes:
                 f"codes of shape {values.shape} are not of {count} {self.config.modality}s; "
                 f"expected ({count}, {num_tokens}) or ({count}, S, {num_tokens})"
             )
-        return batch.repeat(samples[0]) if samples else batch.pieces, values.shape[: 1 + len(samples)]
+        return batch.repeat(samples[0]) if samples else batch.pieces
+
+    def _without_grid(self, codes: np.ndarray | Tensor) -> np.ndarray:
+        """A tensor as an array, and integers (..., rows, columns) as (..., N)."""
+        values: np.ndarray = codes.detach().cpu().numpy() if is_tensor(codes) else codes  # type: ignore
+        grid, num_tokens = self.config.token_grid, self.config.num_tokens
+        if isinstance(values, np.ndarray) and values.shape[-2:] == grid and values.shape[-1] != num_tokens:
+            return values.reshape(*values.shape[:-2], num_tokens)
+        return values

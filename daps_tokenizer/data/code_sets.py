@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.data.code_set_files import GrowingCodeSet, read_record
 from daps_tokenizer.data.datasets import Data
 from daps_tokenizer.errors import DapsError, InputError, OutputExistsError
-from daps_tokenizer.evaluation.evaluate import Encode
 from daps_tokenizer.tokenizer import Tokenizer
+
+Encode = Callable[[np.ndarray, int], Codes]  # items of the model's size, and a seed
 
 BATCH = 64  # part of the record: batch b is drawn with seed + b
 _READERS = 8  # threads that load the next batch while one is encoded

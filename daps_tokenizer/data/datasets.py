@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +17,7 @@ from daps_tokenizer.data.archives import read_npz, reading
 from daps_tokenizer.data.sources import Source, has_photographs, open_source
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.images.load import Fit
-from daps_tokenizer.inputs import Modality
+from daps_tokenizer.inputs import InputOptions, Modality
 from daps_tokenizer.modalities import open_modality
 from daps_tokenizer.motion.dataset import open_motion_data
 from daps_tokenizer.motion.features import FPS
@@ -115,7 +114,7 @@ class ImageFiles:
 
     def _read(self, index: int) -> np.ndarray:
         try:
-            return self.modality.prepare(io.BytesIO(self.source.read(index)), {"fit": self.fit}).pieces
+            return self.modality.prepare(self.source.read(index), InputOptions(fit=self.fit)).pieces
         except InputError as error:
             reason = str(error).removeprefix("the image: ")
             raise InputError(f"{self.source.name(index)}: {reason}") from error
@@ -147,7 +146,7 @@ def open_data(
         images, labels = images[:limit], labels[:limit]
         fitted = images
         if images.shape[1:] != config.input_shape:
-            fitted = modality.prepare(images, {"fit": fit}).pieces
+            fitted = modality.prepare(images, InputOptions(fit=fit)).pieces
         return ArrayData(fitted, f"{path.name}, {split}", fit, labels)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; expected {_EXPECTED}")

@@ -7,7 +7,6 @@ about, so that it can be had again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +19,10 @@ from daps_tokenizer.motion.metrics import motion_metrics
 from daps_tokenizer.search.best_of import BestOf
 from daps_tokenizer.search.local import LocalSearch
 from daps_tokenizer.tokenizer import Tokenizer
+from daps_tokenizer.ways import Sampled, Way, make_codes
 
 BATCH = 100  # part of the protocol: batch b is drawn with seed + b
 
-Encode = Callable[[np.ndarray, int], Codes]  # items of the model's size, and a seed
 Observe = Callable[[str, np.ndarray, np.ndarray], dict[str, np.ndarray]]  # way, originals, reconstructions
 
 
@@ -40,29 +39,15 @@ class Evaluated(NamedTuple):
 
 def ways_to_encode(
     tokenizer: Tokenizer, *, best_of: Sequence[int] = (), searches: dict[str, LocalSearch] | None = None
-) -> dict[str, Encode]:
+) -> dict[str, Way]:
     """Ways to encode by their names: ``greedy``, ``sampled``, ``best of n``, and local searches under theirs.
 
     A quantiser has one code for an item, so ``greedy`` is its only way, and another that is asked for is refused.
     """
-
-    def sample(inputs: np.ndarray, seed: int) -> Codes:
-        return tokenizer.sample(inputs, num_samples=1, seed=seed)[:, 0]
-
-    def best(inputs: np.ndarray, seed: int, num_samples: int) -> Codes:
-        return tokenizer.encode(inputs, search=BestOf(num_samples, seed=seed))
-
-    def search(inputs: np.ndarray, seed: int, how: LocalSearch) -> Codes:
-        return tokenizer.encode(inputs, search=how)
-
     if best_of or searches:
         tokenizer.config.require_probabilities()
-    return {
-        "greedy": lambda inputs, _: tokenizer.encode(inputs),
-        **({"sampled": sample} if tokenizer.config.recognition.has_probabilities else {}),
-        **{f"best of {count}": partial(best, num_samples=count) for count in best_of},
-        **{name: partial(search, how=how) for name, how in (searches or {}).items()},
-    }
+    sampled: dict[str, Way] = {"sampled": Sampled()} if tokenizer.config.recognition.has_probabilities else {}
+    return {"greedy": None, **sampled, **{f"best of {n}": BestOf(n) for n in best_of}, **(searches or {})}
 
 
 def measure(
@@ -81,12 +66,12 @@ def measure(
         also ``psnr`` in dB and ``ssim``, both of 8-bit pixels, of motion
         :func:`~daps_tokenizer.motion.metrics.motion_metrics`.
     """
-    log_p, squared_error = tokenizer._likelihoods(inputs, codes, {})
+    log_p, squared_error = tokenizer.likelihood(inputs, codes)
     found = {"log_p": log_p, "l2": np.sqrt(squared_error)}
     if tokenizer.config.recognition.has_probabilities:
         found["log_q"] = tokenizer.log_prob(inputs, codes)
     decoded = tokenizer.decode(codes) if reconstruction is None else reconstruction
-    original = tokenizer.prepare(inputs)
+    original = tokenizer.targets(inputs)
     if tokenizer.config.motion is None:
         return found | image_metrics(original, decoded)
     return found | motion_metrics(original, decoded, fps=tokenizer.config.motion.fps)
@@ -95,7 +80,7 @@ def measure(
 def evaluate(
     tokenizer: Tokenizer,
     data: Data,
-    ways: dict[str, Encode],
+    ways: dict[str, Way],
     *,
     seed: int = 0,
     observe: Observe | None = None,
@@ -115,12 +100,12 @@ def evaluate(
     for number, start in enumerate(range(0, len(data), BATCH)):
         indices = np.arange(start, min(start + BATCH, len(data)))
         inputs = data.read(indices)
-        for name, encode in ways.items():
-            found = encode(inputs, seed + number)
+        for name, way in ways.items():
+            found = make_codes(tokenizer, inputs, way, seed=seed + number).codes
             reconstruction = tokenizer.decode(found)
             metrics = measure(tokenizer, inputs, found, reconstruction)
             if observe is not None:
-                metrics |= observe(name, tokenizer.prepare(inputs), reconstruction)
+                metrics |= observe(name, tokenizer.targets(inputs), reconstruction)
             for metric, value in metrics.items():
                 values[name].setdefault(metric, []).append(value)
             codes[name].append(found.numpy())

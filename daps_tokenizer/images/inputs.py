@@ -11,7 +11,7 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import CodesError, InputError
 from daps_tokenizer.images.load import fit_image, load_images
 from daps_tokenizer.images.tiles import cut_tiles, join_tiles
-from daps_tokenizer.inputs import FIT_MODES, Batch, InputOptions, check_options
+from daps_tokenizer.inputs import FIT_MODES, Batch, InputOptions
 
 
 @dataclass(frozen=True)
@@ -26,25 +26,29 @@ class ImageInputs:
         Raises:
             InputError: an unknown ``fit``, an image that cannot be read, or tiled images of unequal sizes.
         """
-        check_options(options, ("fit",), "image")
-        fit = options.get("fit", "crop")
+        options.check_accepted(("fit", "value_range"), "image")
+        fit = "crop" if options.fit is None else options.fit
         if fit not in FIT_MODES:
             raise InputError(f"fit must be one of {', '.join(FIT_MODES)}, not {fit!r}")
         height, width, channels = self.config.input_shape
-        loaded = load_images(inputs, channels=channels)
+        loaded = load_images(inputs, channels=channels, value_range=options.value_range)
+        if not loaded:
+            return Batch(np.empty((0, *self.config.input_shape), np.uint8), (0,), None)
         if fit != "tile":
             fitted = np.stack([fit_image(image, height, width, fit=fit) for image in loaded])
             return Batch(fitted, (len(loaded),), None)
         sizes = sorted({image.shape[:2] for image in loaded})
         if len(sizes) > 1:
             found = " and ".join(f"{h}×{w}" for h, w in sizes[:2])
-            raise InputError(f'fit="tile" needs images of one size, not {found}; encode them one at a time')
+            raise InputError(
+                f'fit="tile" needs images of one size, not {found}; tok.encode_each(images, fit="tile") takes any sizes'
+            )
         cut = [cut_tiles(image, height, width) for image in loaded]
         layout = cut[0][1]
         tiles = np.concatenate([image_tiles for image_tiles, _ in cut])
         return Batch(tiles, (len(loaded), layout.rows * layout.columns), layout)
 
-    def originals(self, inputs: object, options: InputOptions) -> np.ndarray:
+    def targets(self, inputs: object, options: InputOptions) -> np.ndarray:
         """The images as the model sees them, (B, H, W, C) uint8: whole, and black or white where it knows no greys."""
         batch = self.prepare(inputs, options)
         seen = self.restore(batch.pieces.reshape(*batch.leading, *batch.pieces.shape[1:]), batch.layout)

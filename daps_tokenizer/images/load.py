@@ -14,36 +14,47 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from daps_tokenizer.data.archives import read_opened
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.images.arrays import ValueRange, as_bytes, check_value_range, is_tensor
 
 Fit = Literal["crop", "pad", "stretch"]
 
 # 134 megapixels: any camera's photograph, and half a gigabyte at most while one is decoded.
 MAX_PIXELS = 2**27
 
-_ACCEPTED = "a path, a file opened in binary mode, a PIL image, a uint8 array or tensor, or a list of these"
-_ACCEPTED_SHAPES = "(H, W), (H, W, C) or (B, H, W, C) with C = 1, 3 or 4"
-_CHANNELS = (1, 3, 4)
+_ACCEPTED = "a path, a file's bytes, a file opened in binary mode, a PIL image, an array or tensor, or a list of these"
 # These formats hold at most 16 bits a pixel, which Pillow widens to 32 when it reads them.
 _FORMATS_OF_WIDENED_16_BIT = ("PNG", "PPM")
 # Warning filters belong to the whole process, so only one thread at a time may exchange them.
 _WARNING_FILTERS = threading.Lock()
 
 
-def load_images(images: object, *, channels: int, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
+class _Target(NamedTuple):
+    """What images become, and how large they may be."""
+
+    channels: int
+    value_range: ValueRange | None
+    max_pixels: int
+
+
+def load_images(
+    images: object, *, channels: int, value_range: ValueRange | None = None, max_pixels: int = MAX_PIXELS
+) -> list[np.ndarray]:
     """Read images from whatever holds them.
 
     - A path (str or Path) of a file in any format that Pillow reads; of an animation, the first frame.
-    - A file opened in binary mode, for example standard input; it is read to its end, and need not be seekable.
+    - The content of such a file (bytes), or a file opened in binary mode, for example standard input, which is read to
+      its end and need not be seekable.
     - A PIL image of any mode; of an animation, the current frame. It is not changed.
-    - A uint8 array (H, W), (H, W, C) or (B, H, W, C) with values 0..255, where C is 1 (greyscale), 3 (RGB) or 4 (RGBA).
-    - A uint8 torch tensor of these shapes, or (C, H, W) or (B, C, H, W) where only one reading is possible.
+    - An array or a torch tensor (H, W), (H, W, C) or (B, H, W, C), or with channels first (C, H, W) or (B, C, H, W),
+      where C is 1 (greyscale), 3 (RGB) or 4 (RGBA): uint8 with values 0..255, or floating-point numbers with a
+      ``value_range``.
     - A list or tuple of any of these.
 
     EXIF orientation is applied. Transparent pixels are laid over white, 16-bit greyscale is scaled to 8 bits, colours
@@ -52,68 +63,74 @@ def load_images(images: object, *, channels: int, max_pixels: int = MAX_PIXELS) 
     Args:
         images: one of the above.
         channels: 1 for greyscale or 3 for RGB.
+        value_range: the values of black and of white in arrays and tensors of floating-point numbers, for example
+            (0, 1) or (-1, 1). Each becomes the nearest of 0..255.
         max_pixels: height × width above which an image is refused, for a file before it is decoded.
 
     Returns:
-        One array (H, W, channels), uint8, for each image, each of its own size. To be read, not written: an array may
-        share memory with the input.
+        One array (H, W, channels), uint8, for each image, each of its own size; none of an empty list. To be read, not
+        written: an array may share memory with the input.
 
     Raises:
         InputError: naming the file or the place in the list (counted from 1): no such file, not an image, damaged,
-            wrong dtype or shape, no pixels, over the pixel limit, a type that is not listed, an empty list.
+            wrong dtype or shape, no pixels, over the pixel limit, a type that is not listed, values beyond
+            ``value_range``, floating-point numbers without one.
 
     >>> [image.shape for image in load_images(np.zeros((2, 28, 28, 1), np.uint8), channels=3)]
     [(28, 28, 3), (28, 28, 3)]
+    >>> load_images(np.array([[0.0, 1.0]]), channels=1, value_range=(-1, 1))[0].ravel().tolist()
+    [128, 255]
     """
+    check_value_range(value_range)
+    target = _Target(channels, value_range, max_pixels)
     if not isinstance(images, list | tuple):
-        return _load(images, "the image", channels, max_pixels)
-    if not images:
-        raise InputError("the list of images is empty; expected at least one image")
+        return _load(images, "the image", target)
     return [
         pixels
         for number, image in enumerate(images, start=1)
-        for pixels in _load(image, f"image {number} of the list", channels, max_pixels)
+        for pixels in _load(image, f"image {number} of the list", target)
     ]
 
 
-def _load(image: object, source: str, channels: int, max_pixels: int) -> list[np.ndarray]:
+def _load(image: object, source: str, target: _Target) -> list[np.ndarray]:
     if isinstance(image, str | os.PathLike):
         path = Path(image)
-        return [_load_file(path, str(path), channels, max_pixels)]
+        return [_load_file(path, str(path), target)]
+    if isinstance(image, bytes | bytearray | memoryview):
+        return [_load_file(io.BytesIO(image), source, target)]
     if hasattr(image, "read"):
         name = getattr(image, "name", None)  # a number where the file was opened by its descriptor
         source = name if isinstance(name, str) else source
-        return [_load_file(_read_all(image, source, max_pixels), source, channels, max_pixels)]
+        return [_load_file(_read_all(image, source, target), source, target)]
     if isinstance(image, Image.Image):
-        with _failures_as_input_errors(source, max_pixels):
-            return [_decode(image, source, channels, max_pixels)]
-    if isinstance(image, np.ndarray):
-        return _load_array(image, source, channels, max_pixels, channels_first_too=False)
-    if type(image).__module__.startswith("torch") and hasattr(image, "detach"):  # so that torch need not be installed
-        tensor: Any = image
-        # Asked before the conversion, because NumPy has no counterpart of some of torch's dtypes.
-        _check_dtype(str(tensor.dtype).removeprefix("torch."), source)
-        return _load_array(tensor.detach().cpu().numpy(), source, channels, max_pixels, channels_first_too=True)
+        with _failures_as_input_errors(source, target):
+            return [_decode(image, source, target)]
+    if isinstance(image, np.ndarray) or is_tensor(image):
+        batch = as_bytes(image, source, channels=target.channels, value_range=target.value_range)
+        _check_size(batch.shape[1], batch.shape[2], source, target.max_pixels)
+        if batch.shape[-1] == target.channels:
+            return [np.ascontiguousarray(pixels) for pixels in batch]
+        return [_convert(_from_array(pixels), target.channels) for pixels in batch]
     raise InputError(f"{source}: expected {_ACCEPTED}, not {type(image).__name__}")
 
 
-def _load_file(file: Path | io.BytesIO, source: str, channels: int, max_pixels: int) -> np.ndarray:
-    with _failures_as_input_errors(source, max_pixels):
+def _load_file(file: Path | io.BytesIO, source: str, target: _Target) -> np.ndarray:
+    with _failures_as_input_errors(source, target):
         with _WARNING_FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides, with an error
             opened = Image.open(file)
         with opened as image:
-            return _decode(image, source, channels, max_pixels)
+            return _decode(image, source, target)
 
 
-def _read_all(file: Any, source: str, max_pixels: int) -> io.BytesIO:
-    """What is left of an open file, which Pillow would rewind if it could."""
-    with _failures_as_input_errors(source, max_pixels):
+def _read_all(file: Any, source: str, target: _Target) -> io.BytesIO:
+    """The rest of an open file, which Pillow would rewind if it could."""
+    with _failures_as_input_errors(source, target):
         return io.BytesIO(read_opened(file, source))
 
 
 @contextlib.contextmanager
-def _failures_as_input_errors(source: str, max_pixels: int) -> Iterator[None]:
+def _failures_as_input_errors(source: str, target: _Target) -> Iterator[None]:
     try:
         yield
     except InputError:
@@ -128,7 +145,7 @@ def _failures_as_input_errors(source: str, max_pixels: int) -> Iterator[None]:
             "expected PNG, JPEG, WebP, GIF, BMP, TIFF or another format that Pillow reads"
         ) from error
     except Image.DecompressionBombError as error:  # raised while the header is read, at Pillow's own limit
-        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        limit = min(target.max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or target.max_pixels))
         raise InputError(f"{source}: has more pixels than the limit of {limit:,}") from error
     except OSError as error:
         if error.strerror is None:  # Pillow's own, which no call of the system has failed with
@@ -143,16 +160,16 @@ def _damaged(source: str, error: Exception) -> InputError:
     return InputError(f"{source}: cannot be read as an image ({reason}); expected an undamaged file")
 
 
-def _decode(image: Image.Image, source: str, channels: int, max_pixels: int) -> np.ndarray:
+def _decode(image: Image.Image, source: str, target: _Target) -> np.ndarray:
     """A PIL image of any mode, decoded yet or not, as (H, W, channels) uint8."""
-    _check_size(image.height, image.width, source, max_pixels)
+    _check_size(image.height, image.width, source, target.max_pixels)
     is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _FORMATS_OF_WIDENED_16_BIT)
     if image.mode in ("I", "F") and not is_16_bit:
         kind = "32-bit integer" if image.mode == "I" else "floating-point"
         raise InputError(f"{source}: {kind} pixels have no agreed range; expected 8-bit pixels or 16-bit greyscale")
     upright = ImageOps.exif_transpose(image)
-    _check_size(upright.height, upright.width, source, max_pixels)  # an icon's header may lie about its size
-    return _convert(_to_8_bit(upright) if is_16_bit else upright, channels)
+    _check_size(upright.height, upright.width, source, target.max_pixels)  # an icon's header may lie about its size
+    return _convert(_to_8_bit(upright) if is_16_bit else upright, target.channels)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -170,44 +187,6 @@ def _convert(image: Image.Image, channels: int) -> np.ndarray:
         image = Image.alpha_composite(white, straight.convert("RGBA"))
     rgb = image.convert("RGB")  # by way of RGB for every mode: grey comes through unchanged
     return np.asarray(rgb) if channels == 3 else np.asarray(rgb.convert("L"))[..., None]
-
-
-def _load_array(
-    array: np.ndarray, source: str, channels: int, max_pixels: int, *, channels_first_too: bool
-) -> list[np.ndarray]:
-    _check_dtype(str(array.dtype), source)
-    if array.size == 0:
-        raise InputError(f"{source}: is empty, shape {array.shape}; expected {_ACCEPTED_SHAPES}")
-    batch = _as_batch(array, source, channels_first_too=channels_first_too)
-    _check_size(batch.shape[1], batch.shape[2], source, max_pixels)
-    if batch.shape[-1] == channels:
-        return [np.ascontiguousarray(pixels) for pixels in batch]
-    return [_convert(_from_array(pixels), channels) for pixels in batch]
-
-
-def _as_batch(array: np.ndarray, source: str, *, channels_first_too: bool) -> np.ndarray:
-    """The array as (B, H, W, C)."""
-    if array.ndim == 2:
-        return array[None, :, :, None]
-    if array.ndim in (3, 4):
-        last = array.shape[-1] in _CHANNELS
-        first = channels_first_too and array.shape[-3] in _CHANNELS
-        if last and first:
-            raise InputError(
-                f"{source}: shape {array.shape} can be read with channels first or last; "
-                "expected a PIL image or a NumPy array, whose channels are always last"
-            )
-        if first:
-            array = np.moveaxis(array, -3, -1)
-        if first or last:
-            return array if array.ndim == 4 else array[None]
-    or_first = ", or the same with channels first" if channels_first_too else ""
-    raise InputError(f"{source}: shape {array.shape} is not that of images; expected {_ACCEPTED_SHAPES}{or_first}")
-
-
-def _check_dtype(dtype: str, source: str) -> None:
-    if dtype != "uint8":
-        raise InputError(f"{source}: dtype is {dtype}; expected uint8 with values 0..255")
 
 
 def _check_size(height: int, width: int, source: str, max_pixels: int) -> None:
@@ -273,7 +252,8 @@ def to_pil(image: np.ndarray) -> Image.Image:
     Raises:
         InputError: another dtype or shape.
     """
-    _check_dtype(str(image.dtype), "the image")
+    if image.dtype != np.uint8:
+        raise InputError(f"the image: dtype is {image.dtype}; expected uint8 with values 0..255")
     if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.size == 0:
         raise InputError(f"the image: shape is {image.shape}; expected (H, W, 1) or (H, W, 3)")
     return _from_array(image)

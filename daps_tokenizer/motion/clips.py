@@ -21,10 +21,10 @@ from daps_tokenizer.motion.features import FPS
 _ROOT = slice(0, 3)
 _QUATERNION = slice(3, 7)
 _JOINTS = slice(7, 26)
-_QUATERNION_TOLERANCE = 1e-3  # what is left of unit length after float32 or six decimals is far below
+_QUATERNION_TOLERANCE = 1e-3  # float32 and six decimals keep unit length far better
 _FARTHEST = 10_000  # metres from the origin; float32 features still tell millimetres there
 _FEWEST_FRAMES = 2  # a velocity needs two
-_ACCEPTED = "a path, an open file, a Clip, an array or tensor (T, 26) or (B, T, 26), or a list of these"
+_ACCEPTED = "a path, a file's bytes, an open file, a Clip, an array or tensor (T, 26) or (B, T, 26), or a list of these"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -140,7 +140,8 @@ class Clip:
 def load_clips(inputs: object, *, fps: float | None = None) -> list[Clip]:
     """Read clips from whatever holds them.
 
-    - A path (str or Path) of a CSV or NPZ file with one clip, or such a file opened in binary mode.
+    - A path (str or Path) of a CSV or NPZ file with one clip, the content of such a file (bytes), or such a file opened
+      in binary mode.
     - A :class:`Clip`.
     - An array or torch tensor (T, 26) or (B, T, 26), see :class:`Clip`.
     - A list or tuple of any of these.
@@ -154,8 +155,6 @@ def load_clips(inputs: object, *, fps: float | None = None) -> list[Clip]:
     """
     if not isinstance(inputs, list | tuple):
         return _load(inputs, "the clip", fps)
-    if not inputs:
-        raise InputError("the list of clips is empty; expected at least one clip")
     return [
         clip for number, item in enumerate(inputs, start=1) for clip in _load(item, f"clip {number} of the list", fps)
     ]
@@ -204,6 +203,8 @@ def _read_file(path: str | os.PathLike[str]) -> bytes:
 def _load(item: Any, source: str, fps: float | None) -> list[Clip]:
     if isinstance(item, str | os.PathLike):
         return [Clip.load(item, fps=fps)]
+    if isinstance(item, bytes | bytearray | memoryview):
+        return [Clip.from_bytes(bytes(item), source=source, fps=fps)]
     if hasattr(item, "read"):
         name = getattr(item, "name", None)  # a number where the file was opened by its descriptor
         source = name if isinstance(name, str) else source
@@ -220,8 +221,6 @@ def _load(item: Any, source: str, fps: float | None) -> list[Clip]:
     rate = FPS if fps is None else fps
     if item.ndim != 3:
         return [Clip(item, rate, source)]
-    if not len(item):
-        raise InputError(f"{source}: an array of shape {item.shape} holds no clip; expected at least one")
     names = [source] if len(item) == 1 else [f"{source}, number {number}" for number in range(1, len(item) + 1)]
     return [Clip(poses, rate, name) for poses, name in zip(item, names, strict=True)]
 

@@ -7,7 +7,7 @@ import numpy as np
 from daps_tokenizer.codes.layouts import ClipLayout, TileLayout
 from daps_tokenizer.config import MotionConfig, TokenizerConfig
 from daps_tokenizer.errors import CodesError, ConfigError, InputError
-from daps_tokenizer.inputs import Batch, InputOptions, check_options
+from daps_tokenizer.inputs import Batch, InputOptions
 from daps_tokenizer.motion.clips import Clip, load_clips, to_numpy
 from daps_tokenizer.motion.features import FEATURE_NAMES, compute_features, standing, to_qpos
 from daps_tokenizer.motion.kinematics import heading_quaternion, split_heading
@@ -49,7 +49,9 @@ class MotionInputs:
         if features is not None:
             return Batch(features, (len(features),), None)
         clips = self._load(inputs, options)
-        overlap = options.get("overlap", 0)
+        if not clips:
+            return Batch(np.empty((0, self._length, len(FEATURE_NAMES)), np.float32), (0,), None)
+        overlap = options.overlap or 0
         poses = np.stack([clip.qpos for clip in clips])
         fps, own_fps = clips[0].fps, self._motion.fps
         size = max(1, _FRAMES_TOGETHER // poses.shape[1])
@@ -62,16 +64,18 @@ class MotionInputs:
 
     def _check(self, options: InputOptions) -> None:
         """Refuse what no clip can be read with, also where it is not needed."""
-        check_options(options, ("fps", "overlap"), "motion")
-        check_overlap(options.get("overlap", 0), self._length)
+        options.check_accepted(("fps", "overlap"), "motion")
+        if options.overlap is not None:
+            check_overlap(options.overlap, self._length)
 
-    def originals(self, inputs: object, options: InputOptions) -> np.ndarray:
+    def targets(self, inputs: object, options: InputOptions) -> np.ndarray:
         """The poses of the clips, (B, T, 26), at their own frame rate; errors of :meth:`prepare`."""
         self._check(options)
         features = self._features(inputs)
         if features is not None:
             return self.restore(features, None)
-        return np.stack([clip.qpos for clip in self._load(inputs, options)])
+        clips = self._load(inputs, options)
+        return np.stack([clip.qpos for clip in clips]) if clips else np.empty((0, self._length, len(standing())))
 
     def restore(self, pieces: np.ndarray, layout: TileLayout | ClipLayout | None) -> np.ndarray:
         """Features (..., windows, frames, 127) as poses (..., T, 26) of the original's length, frame rate and place.
@@ -100,11 +104,13 @@ class MotionInputs:
         return clips.reshape(*pieces.shape[:-3], *clips.shape[1:])
 
     def _load(self, inputs: object, options: InputOptions) -> list[Clip]:
-        clips = load_clips(inputs, fps=options.get("fps"))
+        clips = load_clips(inputs, fps=options.fps)
         kinds = sorted({(len(clip), clip.fps) for clip in clips})
         if len(kinds) > 1:
             found = " and ".join(f"{frames} frames at {fps:g} fps" for frames, fps in kinds[:2])
-            raise InputError(f"clips must have one length and frame rate, not {found}; encode them one at a time")
+            raise InputError(
+                f"clips must have one length and frame rate, not {found}; tok.encode_each(clips) takes any of them"
+            )
         return clips
 
     def _features(self, inputs: object) -> np.ndarray | None:
@@ -114,8 +120,8 @@ class MotionInputs:
         if not isinstance(array, np.ndarray) or array.shape[-2:] != size or array.ndim not in (2, 3):
             return None
         features = array.reshape(-1, *size).astype(np.float32)
-        if not len(features) or not np.isfinite(features).all():
-            raise InputError(f"features of shape {array.shape}: expected at least one item, and finite numbers")
+        if not np.isfinite(features).all():
+            raise InputError(f"features of shape {array.shape}: expected finite numbers")
         return features
 
 

@@ -3,43 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from daps_tokenizer.backends.protocol import Backend, Decoded
 from daps_tokenizer.checks import check_integer
+from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 
 Score = Callable[[np.ndarray, Decoded, np.ndarray], np.ndarray]
 
 
-class Search(Protocol):
-    """A way to choose codes for inputs."""
+class Found(NamedTuple):
+    """What a search found for items of a model's size, and what it cost.
 
-    def run(self, backend: Backend, inputs: np.ndarray, config: TokenizerConfig) -> np.ndarray:
-        """Codes (B, N) int32 for inputs (B, *input_shape)."""
+    ``greedy`` and ``codes``, (B, N) int32: the codes that it began with (greedy ones, unless told otherwise), and the
+    best. ``gain``, (B,) float64: by how much the objective rose, in nats of log p(x|z), or in squared error saved, or
+    in units of ``score``. ``decodes``: how often each item was decoded, once with the codes that it began with
+    included. ``seconds``: of the whole batch, beyond greedy encoding.
+    """
+
+    greedy: np.ndarray
+    codes: np.ndarray
+    gain: np.ndarray
+    decodes: int
+    seconds: float
+
+
+class SearchResult(NamedTuple):
+    """What :meth:`~daps_tokenizer.Tokenizer.search` found for inputs, and what it cost.
+
+    ``codes``: the best, (B, N), or (B, T, N) of tiled images and of clips. ``greedy``: the codes that ``encode`` gives
+    without search. ``gain``, (B,) float64: by how much what was searched for rose over the greedy codes, summed over
+    the tiles or windows of an item; never negative. In nats of log p(x|z), or in squared error saved, or in units of
+    ``score``. ``decodes``: how often each item was decoded. ``seconds``: of the whole batch, beyond greedy encoding.
+    """
+
+    codes: Codes
+    greedy: Codes
+    gain: np.ndarray
+    decodes: int
+    seconds: float
+
+
+class Search(Protocol):
+    """A way to find better codes than the greedy ones: :class:`BestOf`, :class:`LocalSearch`, or your own."""
+
+    def find(
+        self,
+        backend: Backend,
+        inputs: np.ndarray,
+        config: TokenizerConfig,
+        *,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Found:
+        """Find codes (B, N) int32 for inputs (B, *input_shape).
+
+        Args:
+            backend: the model, see :class:`~daps_tokenizer.backends.protocol.Backend`. ``backend.tiles_per_item``
+                inputs in a row are the tiles of one image.
+            inputs: pixels (B, height, width, channels) uint8 or features (B, frames, features) float32.
+            config: of the model.
+            on_progress: is told what share of the search is done, in [0, 1].
+        """
 
 
 def check_search(search: object) -> None:
-    """Refuse what is neither None nor a search.
+    """Refuse what is not a search.
 
     Raises:
         InputError: naming it; a class where an instance is meant too.
     """
-    if search is not None and (isinstance(search, type) or not callable(getattr(search, "run", None))):
+    if isinstance(search, type) or not callable(getattr(search, "find", None)):
         given = f"the class {search.__name__}" if isinstance(search, type) else repr(search)
-        raise InputError(f"search must be None or a search, such as LocalSearch() or BestOf(8), not {given}")
+        raise InputError(f"search must be a search, such as LocalSearch() or BestOf(8), not {given}")
 
 
-def draw_uniform(shape: tuple[int, ...], seed: int) -> np.ndarray:
+def draw_uniform(shape: tuple[int, ...], seed: int | None) -> np.ndarray:
     """The uniform numbers that sampling inverts the cumulative distribution at, float32 in [0, 1).
 
+    The same seed gives the same numbers, None others every time.
+
     Raises:
-        InputError: a seed that is not an integer of at least 0.
+        InputError: a seed that is neither None nor an integer of at least 0.
     """
-    check_integer("seed", seed, least=0)
+    if seed is not None:
+        check_integer("seed", seed, least=0)
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +12,7 @@ from daps_tokenizer.backends.protocol import Backend
 from daps_tokenizer.checks import check_integer, check_number
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.search.base import Score, draw_uniform, score_of
+from daps_tokenizer.search.base import Found, Score, draw_uniform, score_of
 
 _MOST_UNIFORM_BYTES = 2**31
 
@@ -47,8 +49,20 @@ class BestOf:
         if self.score is not None and not callable(self.score):
             raise InputError(f"BestOf: score must be a function of (inputs, decoded, codes), not {self.score!r}")
 
-    def run(self, backend: Backend, inputs: np.ndarray, config: TokenizerConfig) -> np.ndarray:
-        """Codes (B, N) int32 for inputs (B, *input_shape)."""
+    def find(
+        self,
+        backend: Backend,
+        inputs: np.ndarray,
+        config: TokenizerConfig,
+        *,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Found:
+        """See :meth:`~daps_tokenizer.search.base.Search.find`.
+
+        Raises:
+            InputError: more candidates than memory holds, or ``score`` does not return one number for each input.
+            UnsupportedError: a quantiser, which has nothing to draw from.
+        """
         config.require_probabilities()
         size = 4 * len(inputs) * self.num_samples * config.num_tokens
         if size > _MOST_UNIFORM_BYTES:
@@ -58,20 +72,25 @@ class BestOf:
             )
         uniform = draw_uniform((len(inputs), self.num_samples, config.num_tokens), self.seed)
         greedy = backend.encode(inputs, uniform[:, 0], 0.0).codes
+        started = time.perf_counter()
         greedy_value = self._values(backend, inputs, greedy)
-        best, best_value = greedy, greedy_value
+        best, best_value, decodes = greedy, greedy_value, self.num_samples
         for k in range(1, self.num_samples):
             candidate = backend.encode(inputs, uniform[:, k], float(self.temperature)).codes
             value = self._values(backend, inputs, candidate)
             better = value > best_value
             best = np.where(better[:, None], candidate, best)
             best_value = np.where(better, value, best_value)
-        tiles = backend.tiles_per_item
-        if tiles == 1:
-            return best
-        # A tile's neighbours may have chosen other samples than the one that it was judged next to.
-        gain = (self._values(backend, inputs, best) - greedy_value).reshape(-1, tiles).sum(1)
-        return np.where(np.repeat(gain > 0, tiles)[:, None], best, greedy)
+            if on_progress:
+                on_progress(k / (self.num_samples - 1))
+        gain, tiles = best_value - greedy_value, backend.tiles_per_item
+        if tiles > 1:
+            # A tile's neighbours may have chosen other samples than the one that it was judged next to.
+            gain = self._values(backend, inputs, best) - greedy_value
+            rises = np.repeat(gain.reshape(-1, tiles).sum(1) > 0, tiles)
+            best, gain = np.where(rises[:, None], best, greedy), np.where(rises, gain, 0.0)
+            decodes += 1
+        return Found(greedy, best, gain, int(decodes), time.perf_counter() - started)
 
     def _values(self, backend: Backend, inputs: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """What candidates (B, N) are judged by, (B,)."""

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -16,25 +16,9 @@ from daps_tokenizer.checks import check_integer, check_number
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.neighbourhoods import Objective, groups_of_codes, one_at_a_time
-from daps_tokenizer.search.base import Score, score_of
+from daps_tokenizer.search.base import Found, Score, score_of
 
 Propose = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
-
-
-class SearchResult(NamedTuple):
-    """What a search found for inputs, and what it took.
-
-    ``greedy`` and ``codes``, (B, N) int32: where it began (greedy codes, unless told otherwise) and ended. ``gain``,
-    (B,) float64: by how much the objective rose, in nats (or in squared error saved, or in units of ``score``), never
-    negative (over the tiles of a photograph together). ``decodes``: how often each input was decoded, once with the
-    codes that it began with included. ``seconds``: of the whole batch, beyond greedy encoding.
-    """
-
-    greedy: np.ndarray
-    codes: np.ndarray
-    gain: np.ndarray
-    decodes: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -59,8 +43,8 @@ class LocalSearch:
             trained on them; every decode then takes a pass of the recognition model as well.
         propose: what to try in place of the codes that q finds probable: a function of (inputs, codes, count), called
             once a sweep, that returns ``count`` other codes for each position, (B, N, count) integers, best first.
-        max_seconds: stop after this time beyond greedy encoding (the decodes at hand and one more are finished), with
-            the best codes so far.
+        max_seconds: stop after this time beyond greedy encoding, with the best codes so far; what was begun and one
+            more decode are finished.
 
     Raises:
         InputError: an option that is out of range.
@@ -92,10 +76,6 @@ class LocalSearch:
         if self.max_seconds is not None:
             check_number("LocalSearch: max_seconds", self.max_seconds)
 
-    def run(self, backend: Backend, inputs: np.ndarray, config: TokenizerConfig) -> np.ndarray:
-        """Codes (B, N) int32 for inputs (B, *input_shape)."""
-        return self.find(backend, inputs, config).codes
-
     def find(
         self,
         backend: Backend,
@@ -104,8 +84,8 @@ class LocalSearch:
         *,
         start: np.ndarray | None = None,
         on_progress: Callable[[float], None] | None = None,
-    ) -> SearchResult:
-        """Like :meth:`run`, with what was gained and what it took.
+    ) -> Found:
+        """See :meth:`~daps_tokenizer.search.base.Search.find`.
 
         Args:
             backend: the model.
@@ -154,7 +134,7 @@ class LocalSearch:
                 break
             best, best_values = np.where(rises, codes, best), np.where(rises, exact_values, best_values)
         gain = best_values.sum(1) - greedy_total
-        return SearchResult(greedy, best, gain, evaluation.decodes, evaluation.seconds())
+        return Found(greedy, best, gain, evaluation.decodes, evaluation.seconds())
 
     def _tried_at_once(self, backend: Backend, config: TokenizerConfig, batch: int) -> int:
         """How many proposals of each item one pass of the backend takes; a score is told of each item once."""
@@ -169,7 +149,7 @@ class LocalSearch:
         greedy: np.ndarray,
         config: TokenizerConfig,
         on_progress: Callable[[float], None] | None,
-    ) -> SearchResult | None:
+    ) -> Found | None:
         """The same by a backend that sweeps on its device; None where it does not, or has to ask the host."""
         asks_the_host = self.score or self.propose or self.log_q_weight or self.max_seconds is not None
         if asks_the_host or not isinstance(backend, SweepsOnDevice):
@@ -187,7 +167,7 @@ class LocalSearch:
                 on_progress((sweep + 1) / self.sweeps)
             if not swept.gain.any():
                 break
-        return SearchResult(greedy, codes, gain, decodes, time.perf_counter() - started)
+        return Found(greedy, codes, gain, decodes, time.perf_counter() - started)
 
     def _proposals(
         self, backend: Backend, inputs: np.ndarray, codes: np.ndarray, count: int, vocab_size: int

@@ -12,6 +12,7 @@ from daps_tokenizer.backends.choice import runtimes
 from daps_tokenizer.backends.protocol import Backend
 from daps_tokenizer.evaluation.timing import synthetic_inputs
 from daps_tokenizer.hub import open_model
+from daps_tokenizer.inputs import InputOptions
 from daps_tokenizer.modalities import open_modality
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -32,7 +33,7 @@ def open_on_gpu(backend: str, model: str, dtype: str = "float32") -> Backend:
 def test_codes_are_those_of_the_cpu_but_for_near_ties(backend: str, model: str, temperature: float) -> None:
     folder = open_model(model)
     inputs = synthetic_inputs(5, folder.config)  # no power of two
-    inputs = open_modality(folder.config).prepare(inputs, {}).pieces
+    inputs = open_modality(folder.config).prepare(inputs, InputOptions()).pieces
     uniform = np.random.default_rng(0).random((5, folder.config.num_tokens), dtype=np.float32)
     expected = open_backend(folder, backend="onnx", device="cpu", dtype="float32").encode(inputs, uniform, temperature)
     encoded = open_on_gpu(backend, model).encode(inputs, uniform, temperature)

@@ -176,12 +176,12 @@ def test_images_of_any_size_come_back_in_their_size(tok: Tokenizer, size: tuple[
 def test_samples_of_tiled_images_are_decoded_and_judged_one_by_one(tok: Tokenizer) -> None:
     images = np.stack([smooth(60, 60), smooth(60, 60)[::-1]])
     samples = tok.sample(images, num_samples=2, fit="tile")
-    decoded, log_p = tok.decode(samples), tok.log_likelihood(images, samples, fit="tile")
+    decoded, log_p = tok.decode(samples), tok.likelihood(images, samples, fit="tile").log_likelihood
     assert decoded.shape == (2, 2, 60, 60, 3) and log_p.shape == (2, 2)
     for image, sample in itertools.product(range(2), range(2)):
         one = samples[image : image + 1, sample]
         np.testing.assert_array_equal(decoded[image, sample], tok.decode(one)[0])
-        alone = tok.log_likelihood(images[image], one, fit="tile")[0]
+        alone = tok.likelihood(images[image], one, fit="tile").log_likelihood[0]
         assert math.isclose(log_p[image, sample], alone, rel_tol=1e-6)
 
 
@@ -192,7 +192,7 @@ def test_what_is_decoded_is_what_is_judged(tok: Tokenizer) -> None:
     cut = np.stack([images[y : y + 48, x : x + 48] for y in (0, 48) for x in (0, 48)])
     standardised = (cut / 255 - np.array(GRID.normalisation.mean)) / np.array(GRID.normalisation.std)
     expected = np.square(standardised - mean).sum()
-    assert math.isclose(tok.squared_error(images, codes, fit="tile")[0], expected, rel_tol=1e-4)
+    assert math.isclose(tok.likelihood(images, codes, fit="tile").squared_error[0], expected, rel_tol=1e-4)
 
 
 @pytest.mark.parametrize("objective", ["log_likelihood", "squared_error"])
@@ -200,7 +200,10 @@ def test_local_search_never_makes_a_tiled_image_worse(tok: Tokenizer, objective:
     images = smooth(90, 48)
     greedy = tok.encode(images, fit="tile")
     searched = tok.encode(images, fit="tile", search=LocalSearch(objective=objective))
-    judge = {"log_likelihood": tok.log_likelihood, "squared_error": lambda *a, **k: -tok.squared_error(*a, **k)}
+    judge = {
+        "log_likelihood": lambda *a, **k: tok.likelihood(*a, **k).log_likelihood,
+        "squared_error": lambda *a, **k: -tok.likelihood(*a, **k).squared_error,
+    }
     before, after = (judge[objective](images, codes, fit="tile")[0] for codes in (greedy, searched))
     assert after > before
 
@@ -208,7 +211,7 @@ def test_local_search_never_makes_a_tiled_image_worse(tok: Tokenizer, objective:
 def test_the_best_of_samples_never_makes_a_tiled_image_worse(tok: Tokenizer) -> None:
     images = smooth(90, 48)
     greedy, best = (tok.encode(images, fit="tile", search=search) for search in (None, BestOf(3, temperature=1.0)))
-    before, after = (tok.log_likelihood(images, codes, fit="tile")[0] for codes in (greedy, best))
+    before, after = (tok.likelihood(images, codes, fit="tile").log_likelihood[0] for codes in (greedy, best))
     assert after >= before
 
 

@@ -47,7 +47,7 @@ def test_the_report_says_what_the_tokenizer_says(random_mnist_folder: Path, phot
     assert list(results) == ["greedy", "sampled", "best of 2", "local search", "local search, squared error"]
     tok, images = Tokenizer.from_pretrained(random_mnist_folder), digits(8)
     for name, search in (("greedy", None), ("local search", LocalSearch())):
-        expected = tok.log_likelihood(images, tok.encode(images, search=search))
+        expected = tok.likelihood(images, tok.encode(images, search=search)).log_likelihood
         assert math.isclose(results[name]["log_p"]["mean"], expected.mean(), rel_tol=1e-6)
     assert results["best of 2"]["worse"]["log_p"] == results["local search"]["worse"]["log_p"] == 0
     assert results["local search, squared error"]["worse"]["squared_error"] == 0

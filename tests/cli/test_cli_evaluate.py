@@ -39,7 +39,7 @@ def test_result_and_records_are_files_and_agree(model: str, tok: Tokenizer, imag
     records = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
     assert [record["item"] for record in records] == [str(images / f"{seed}.png") for seed in range(COUNT)]
     originals = [str(images / f"{seed}.png") for seed in range(COUNT)]
-    expected = psnr(tok.prepare(originals), tok.reconstruct(originals))
+    expected = psnr(tok.targets(originals), tok.reconstruct(originals))
     np.testing.assert_allclose([record["psnr"] for record in records], expected, rtol=1e-6)
     assert content["results"]["greedy"]["psnr"]["mean"] == pytest.approx(expected.mean())
     assert content["protocol"]["weights_sha256"] == tok.config.weights_sha256

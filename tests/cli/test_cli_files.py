@@ -90,7 +90,7 @@ def test_sample_draws_one_sample_by_seed_and_temperature(tok: Tokenizer, model: 
 def test_best_of_explains_the_image_no_worse(tok: Tokenizer, model: str) -> None:
     run_well("encode", "digit.png", "--best-of", 4, "--model", model)
     best, greedy = Codes.load("digit.daps"), tok.encode("digit.png")
-    assert tok.log_likelihood("digit.png", best)[0] >= tok.log_likelihood("digit.png", greedy)[0]
+    assert tok.likelihood("digit.png", best).log_likelihood[0] >= tok.likelihood("digit.png", greedy).log_likelihood[0]
 
 
 @pytest.mark.parametrize(

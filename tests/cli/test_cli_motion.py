@@ -158,7 +158,10 @@ def test_what_does_not_fit_is_refused_in_one_line(motion_model: str, arguments: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["encode", "digit.png", "--overlap", "2"], "overlap= is not an option of image models; accepted are fit"),
+        (
+            ["encode", "digit.png", "--overlap", "2"],
+            "overlap= is not an option of image models; accepted are fit, value_range",
+        ),
         (["encode", "digit.png", "--clip", "run"], "is a model of images; --clip is for files of motion"),
         (["reconstruct", "digit.png", "--gif", "a.gif"], "--gif is not for images"),
         (["reconstruct", "digit.png", "-o", "a.csv"], "-o a.csv: expected a name that ends with .png"),

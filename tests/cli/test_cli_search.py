@@ -36,7 +36,7 @@ def test_the_options_of_the_search_are_those_of_local_search(tok: Tokenizer, mod
 @pytest.mark.parametrize("command", ["encode", "reconstruct"])
 def test_the_gain_is_that_in_psnr_over_greedy_codes(tok: Tokenizer, model: str, command: str) -> None:
     record = json.loads(run_well(command, "digit.png", "--search", 2, "--json", "--model", model).stdout)
-    original = tok.prepare("digit.png")
+    original = tok.targets("digit.png")
     greedy, searched = (psnr(original, tok.reconstruct("digit.png", search=s))[0] for s in (None, LocalSearch()))
     assert record["search"]["decibels"] == pytest.approx(searched - greedy)
     assert record["search"]["decodes"] == 18 and record["search"]["seconds"] > 0
@@ -69,7 +69,7 @@ def test_without_search_nothing_is_said_of_it(model: str) -> None:
 def test_a_search_moves_the_progress_bar(tok: Tokenizer) -> None:
     shares: list[float] = []
     encoding = Encoding("crop", 1, None, None, None, None, False, None, None)
-    encoding.encode(tok, np.asarray(tok.prepare("digit.png")), shares.append)
+    encoding.encode(tok, np.asarray(tok.targets("digit.png")), shares.append)
     assert shares == [(i + 1) / 8 for i in range(8)]
 
 

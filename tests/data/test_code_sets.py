@@ -9,10 +9,9 @@ import pytest
 
 from daps_tokenizer import Codes, Tokenizer
 from daps_tokenizer.data import code_sets
-from daps_tokenizer.data.code_sets import CodeSetReport, write_code_set
+from daps_tokenizer.data.code_sets import CodeSetReport, Encode, write_code_set
 from daps_tokenizer.data.datasets import ArrayData, open_data
 from daps_tokenizer.errors import CodesFileError, DapsError, InputError, OutputExistsError
-from daps_tokenizer.evaluation.evaluate import Encode
 from tests.photographs import encode_image, noise_photo, write_tar
 from tests.test_tokenizer import digits
 

@@ -40,10 +40,10 @@ def test_every_item_has_the_values_that_the_tokenizer_gives_for_it_alone(tok: To
     for index, image in enumerate(digits(6)):
         codes = tok.encode(image)
         np.testing.assert_array_equal(found.codes[index], codes.numpy()[0])
-        assert found.items["log_p"][index] == pytest.approx(tok.log_likelihood(image, codes)[0], rel=1e-5)
+        assert found.items["log_p"][index] == pytest.approx(tok.likelihood(image, codes).log_likelihood[0], rel=1e-5)
         assert found.items["log_q"][index] == pytest.approx(tok.log_prob(image, codes)[0], rel=1e-5)
-        assert found.items["l2"][index] ** 2 == pytest.approx(tok.squared_error(image, codes)[0], rel=1e-5)
-        assert found.items["psnr"][index] == pytest.approx(psnr(tok.prepare(image), tok.decode(codes))[0], rel=1e-3)
+        assert found.items["l2"][index] ** 2 == pytest.approx(tok.likelihood(image, codes).squared_error[0], rel=1e-5)
+        assert found.items["psnr"][index] == pytest.approx(psnr(tok.targets(image), tok.decode(codes))[0], rel=1e-3)
 
 
 class CountingBackend(OnnxBackend):

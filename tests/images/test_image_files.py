@@ -28,7 +28,8 @@ def test_an_open_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(png_bytes())
     with (tmp_path / "photo.png").open("rb") as file:
         np.testing.assert_array_equal(load_one(file), picture())
-    np.testing.assert_array_equal(load_one(io.BytesIO(png_bytes())), picture())
+    for content in (io.BytesIO(png_bytes()), png_bytes(), bytearray(png_bytes()), memoryview(png_bytes())):
+        np.testing.assert_array_equal(load_one(content), picture())
 
 
 def test_an_open_file_is_read_from_where_it_stands() -> None:

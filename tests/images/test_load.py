@@ -166,42 +166,117 @@ def test_the_alpha_of_an_array_is_laid_over_white() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_torch_tensors_may_have_channels_first_or_last(channels: int) -> None:
+def test_arrays_and_tensors_may_have_channels_first_or_last(channels: int) -> None:
     torch = pytest.importorskip("torch")
     batch = noise(5, 8, 9, channels)
-    last = torch.from_numpy(batch)
-    for tensor in (last, last.permute(0, 3, 1, 2)):
-        np.testing.assert_array_equal(load_images(tensor, channels=channels), batch)
-        np.testing.assert_array_equal(load_one(tensor[0], channels=channels), batch[0])
-    np.testing.assert_array_equal(load_one(last[0, :, :, 0], channels=1), batch[0, :, :, :1])
+    first = batch.transpose(0, 3, 1, 2)
+    for images in (batch, first, torch.from_numpy(batch), torch.from_numpy(first)):
+        np.testing.assert_array_equal(load_images(images, channels=channels), batch)
+        np.testing.assert_array_equal(load_one(images[0], channels=channels), batch[0])
+    np.testing.assert_array_equal(load_one(torch.from_numpy(batch)[0, :, :, 0], channels=1), batch[0, :, :, :1])
+
+
+def test_three_grey_images_are_not_taken_for_one_in_colour() -> None:
+    torch = pytest.importorskip("torch")
+    for images in (noise(3, 28, 28), torch.from_numpy(noise(3, 28, 28))):
+        message = refusal(images, channels=1)
+        assert "(3, 28, 28) can be read as 3 images (H, W) or as one with channels first" in message
+        assert message.endswith("expected (B, H, W, 1) or (1, C, H, W)")
+    assert len(load_images(noise(3, 28, 28)[..., None], channels=1)) == 3
 
 
 def test_a_tensor_with_two_possible_readings_is_refused() -> None:
     torch = pytest.importorskip("torch")
     message = refusal(torch.zeros((3, 32, 3), dtype=torch.uint8))
-    assert "(3, 32, 3) can be read with channels first or last; expected a PIL image or a NumPy array" in message
+    assert "(3, 32, 3) can be read with channels first or last; expected a PIL image, or a NumPy array" in message
+    np.testing.assert_array_equal(load_one(noise(3, 32, 3)), noise(3, 32, 3))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64", "bool"])
+# Floating-point numbers
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("value_range", [(0, 1), (-1, 1), (0, 255), (-0.25, 0.5)])
+def test_every_level_comes_back_from_floating_point_numbers(dtype: str, value_range: tuple[float, float]) -> None:
+    torch = pytest.importorskip("torch")
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    black, white = value_range
+    floats = (levels / 255 * (white - black) + black).astype(dtype)
+    for images in (floats, floats.transpose(0, 3, 1, 2), torch.from_numpy(floats), floats[0, ..., 0]):
+        (pixels,) = load_images(images, channels=1, value_range=value_range)
+        np.testing.assert_array_equal(pixels, levels[0])
+
+
+def test_bfloat16_becomes_the_nearest_level() -> None:
+    torch = pytest.importorskip("torch")
+    floats = torch.tensor([[0.0, 0.5, 1.0]], dtype=torch.bfloat16)
+    assert load_images(floats, channels=1, value_range=(0, 1))[0].ravel().tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "likely"), [(0.0, 1.0, "(0, 1)"), (-0.5, 1.0, "(-1, 1)"), (0.0, 254.0, "(0, 255)")]
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_floating_point_numbers_without_a_range_are_refused_with_the_line_to_write(
+    least: float, most: float, likely: str, dtype: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    message = refusal(torch.tensor([[least, most]], dtype=getattr(torch, dtype)))
+    assert message == (
+        f"the image: dtype is {dtype}, with values from {least:g} to {most:g}; expected uint8 with values 0..255, or "
+        f"the values of black and white: write tok.encode(images, value_range={likely})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "value_range", "message"),
+    [
+        (np.array([[0.0, 1.5]]), (0, 1), "the image: values from 0 to 1.5 are outside value_range=(0, 1); clip them"),
+        (np.array([[-0.1, 1.0]]), (0, 1), "the image: values from -0.1 to 1 are outside value_range=(0, 1); clip them"),
+        (np.array([[0.0, np.nan]]), (0, 1), "the image: holds numbers that are not finite; expected pixels"),
+        (np.array([[0.0, np.inf]]), None, "the image: holds numbers that are not finite; expected pixels"),
+        (noise(4, 4), (0, 1), "the image: dtype is uint8, whose values are 0..255; leave value_range out"),
+        (noise(4, 4), (1, 0), "value_range must be the values of black and of white, such as (0, 1) or (-1, 1)"),
+        (noise(4, 4), (0, np.inf), "value_range must be the values of black and of white"),
+        (noise(4, 4), 1.0, "value_range must be the values of black and of white"),
+        (noise(4, 4), "01", "value_range must be the values of black and of white"),
+    ],
+)
+def test_values_and_ranges_that_do_not_fit_are_refused(image: np.ndarray, value_range: object, message: str) -> None:
+    assert refusal(image, value_range=value_range).startswith(message)
+
+
+def test_a_value_just_outside_that_rounds_to_a_level_is_that_level() -> None:
+    almost = np.array([[-0.001, 1.001]], np.float32)
+    assert load_images(almost, channels=1, value_range=(0, 1))[0].ravel().tolist() == [0, 255]
+
+
+def test_files_and_pictures_in_a_list_with_floating_point_numbers_keep_their_own_range() -> None:
+    images = [picture() / 255, to_pil(picture())]
+    for pixels in load_images(images, channels=3, value_range=(0, 1)):
+        np.testing.assert_array_equal(pixels, picture())
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool", "int8"])
 def test_tensors_of_another_dtype_are_refused(dtype: str) -> None:
     torch = pytest.importorskip("torch")
     message = refusal(torch.zeros((3, 32, 32), dtype=getattr(torch, dtype)))
     assert message == f"the image: dtype is {dtype}; expected uint8 with values 0..255"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "uint16", "bool", "object"])
+@pytest.mark.parametrize("dtype", ["int32", "uint16", "bool", "object", "complex64"])
 def test_arrays_of_another_dtype_are_refused(dtype: str) -> None:
     message = refusal(np.zeros((32, 32, 3), dtype))
     assert message == f"the image: dtype is {dtype}; expected uint8 with values 0..255"
 
 
-@pytest.mark.parametrize("shape", [(), (9,), (3, 32, 32), (8, 9, 2), (2, 3, 32, 32), (1, 1, 8, 9, 3)])
+@pytest.mark.parametrize("shape", [(), (9,), (5, 32, 32), (8, 9, 2), (2, 5, 32, 32), (1, 1, 8, 9, 3)])
 def test_arrays_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     message = refusal(np.zeros(shape, np.uint8))
     assert f"shape {shape} is not that of images; expected (H, W), (H, W, C) or (B, H, W, C)" in message
 
 
-@pytest.mark.parametrize("shape", [(0, 5), (5, 0, 3), (0, 8, 9, 3), (2, 8, 0, 1)])
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0, 3), (0, 8, 0, 3), (2, 8, 0, 1)])
 def test_empty_arrays_are_refused(shape: tuple[int, ...]) -> None:
     assert refusal(np.zeros(shape, np.uint8)).startswith(f"the image: is empty, shape {shape}; expected")
 
@@ -222,23 +297,24 @@ def test_a_tuple_is_a_list_too() -> None:
     assert len(load_images((picture(), picture()), channels=1)) == 2
 
 
-def test_an_empty_list_is_refused() -> None:
-    assert refusal([]) == "the list of images is empty; expected at least one image"
+def test_an_empty_list_and_an_empty_batch_are_no_images() -> None:
+    for nothing in ([], (), noise(0, 8, 9, 3), noise(0, 3, 8, 9)):
+        assert load_images(nothing, channels=3) == []
 
 
 def test_an_error_names_the_place_in_the_list_counted_from_one() -> None:
     message = refusal([picture(), picture(), np.zeros((8, 9, 3))])
-    assert message.startswith("image 3 of the list: dtype is float64")
+    assert message.startswith("image 3 of the list: dtype is float64, with values from 0 to 0; expected uint8")
 
 
 def test_an_error_names_the_file_where_the_list_has_one(tmp_path: Path) -> None:
     assert refusal([picture(), tmp_path / "none.png"]).startswith(f"{tmp_path / 'none.png'}: no such file")
 
 
-@pytest.mark.parametrize("value", [None, 3, b"\x89PNG", {"image": 1}, np.uint8(3)])
+@pytest.mark.parametrize("value", [None, 3, {"image": 1}, np.uint8(3)])
 def test_other_types_are_refused_with_what_is_accepted(value: object) -> None:
-    expected = "a path, a file opened in binary mode, a PIL image, a uint8 array or tensor, or a list of these"
-    assert refusal(value) == f"the image: expected {expected}, not {type(value).__name__}"
+    expected = "a path, a file's bytes, a file opened in binary mode, a PIL image, an array or tensor, or a list of"
+    assert refusal(value) == f"the image: expected {expected} these, not {type(value).__name__}"
 
 
 def test_a_list_in_a_list_is_refused() -> None:

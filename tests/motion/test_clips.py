@@ -254,9 +254,7 @@ def test_bad_arrays_are_refused_by_their_place() -> None:
     assert refusal(np.stack([WALK, bad])).startswith("the clip, number 2: row 8, column 13")
     assert refusal(WALK[0]).startswith("the clip: an array of shape (26,)")
     assert refusal(WALK[:1]) == "the clip: has 1 frames; expected at least 2"
-    assert refusal(np.zeros((0, 40, 26))).startswith("the clip: an array of shape (0, 40, 26) holds no clip")
-    assert refusal([]) == "the list of clips is empty; expected at least one clip"
-    assert refusal(3).startswith("the clip: expected a path, an open file, a Clip, an array or tensor")
+    assert refusal(3).startswith("the clip: expected a path, a file's bytes, an open file, a Clip, an array or tensor")
 
 
 def test_what_makes_no_array_is_refused() -> None:

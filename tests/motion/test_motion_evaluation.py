@@ -76,7 +76,7 @@ def test_measured_are_log_p_and_the_errors_of_poses(tok: Tokenizer) -> None:
     features = np.stack([compute_features(smooth_motion(32, seed), fps=30.0) for seed in range(3)])
     codes = tok.encode(features)
     found = measure(tok, features, codes)
-    expected = motion_metrics(tok.prepare(features), tok.decode(codes), fps=30.0)
+    expected = motion_metrics(tok.targets(features), tok.decode(codes), fps=30.0)
     assert {"log_p", "l2", "log_q", *expected} == set(found)
     np.testing.assert_allclose(found["joint_error"], expected["joint_error"])
     assert found["jerk"].shape == (3,)

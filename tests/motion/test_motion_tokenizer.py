@@ -9,6 +9,7 @@ import pytest
 from daps_tokenizer import BestOf, Clip, ClipLayout, Codes, LocalSearch, Tokenizer
 from daps_tokenizer.backends.protocol import Decoded
 from daps_tokenizer.errors import CodesError, ConfigError, InputError
+from daps_tokenizer.inputs import InputOptions
 from daps_tokenizer.modalities import open_modality
 from daps_tokenizer.motion.features import FEATURE_NAMES, compute_features
 from daps_tokenizer.motion.inputs import MotionInputs
@@ -33,7 +34,7 @@ def inputs() -> MotionInputs:
 
 def through_features(inputs: MotionInputs, clips: object, **options: float) -> np.ndarray:
     """What a model without error would give back."""
-    batch = inputs.prepare(clips, options)  # type: ignore[arg-type]
+    batch = inputs.prepare(clips, InputOptions(**options))  # type: ignore[arg-type]
     return inputs.restore(batch.pieces.reshape(*batch.leading, 32, -1), batch.layout)
 
 
@@ -92,7 +93,8 @@ def test_features_alone_lose_next_to_nothing_at_any_frame_rate_and_overlap(input
 def test_clips_together_have_the_windows_and_the_poses_of_each_alone(inputs: MotionInputs) -> None:
     clips = np.stack([smooth_motion(800, seed) for seed in range(5)])  # more than are computed at once
     for options in ({}, {"fps": 50.0, "overlap": 8}):
-        together, alone = inputs.prepare(clips, options), [inputs.prepare(clip, options) for clip in clips]  # type: ignore[arg-type]
+        chosen = InputOptions(**options)  # type: ignore[arg-type]
+        together, alone = inputs.prepare(clips, chosen), [inputs.prepare(clip, chosen) for clip in clips]
         windows = np.concatenate([each.pieces for each in alone])
         np.testing.assert_allclose(together.pieces, windows, rtol=0, atol=1e-5)
         assert isinstance(together.layout, ClipLayout)
@@ -118,30 +120,30 @@ def test_samples_of_a_clip_have_an_axis_before_the_windows(tok: Tokenizer) -> No
     np.testing.assert_allclose(poses[:, :, 0, :2], np.repeat(clips[:, None, 0, :2], 3, 1), atol=1e-5)
     np.testing.assert_array_equal(tok.decode(samples[1, 2]), poses[1, 2])
     np.testing.assert_array_equal(tok.decode(samples[:, 0]), poses[:, 0])
-    assert tok.log_prob(clips, samples).shape == tok.log_likelihood(clips, samples).shape == (2, 3)
+    assert tok.log_prob(clips, samples).shape == tok.likelihood(clips, samples).log_likelihood.shape == (2, 3)
 
 
 def test_log_likelihood_is_summed_over_windows_and_agrees_with_the_distribution(tok: Tokenizer) -> None:
     codes = tok.encode(WALK)
     mean, variance = tok.decode_distribution(codes)
     assert mean.shape == (1, 3, 32, 127) and (variance == 0.25).all()
-    features = MotionInputs(tok.config).prepare(WALK, {}).pieces
+    features = MotionInputs(tok.config).prepare(WALK, InputOptions()).pieces
     standardised = (features - np.array(tok.config.normalisation.mean)) / np.array(tok.config.normalisation.std)
     error = np.square(standardised - mean[0]).sum()
-    assert tok.squared_error(WALK, codes)[0] == pytest.approx(error, rel=1e-4)
+    assert tok.likelihood(WALK, codes).squared_error[0] == pytest.approx(error, rel=1e-4)
     expected = -0.5 * (error / 0.25 + 3 * 32 * 127 * np.log(2 * np.pi * 0.25))
-    assert tok.log_likelihood(WALK, codes)[0] == pytest.approx(expected, rel=1e-4)
+    assert tok.likelihood(WALK, codes).log_likelihood[0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_features_of_the_models_size_are_items_without_windows(tok: Tokenizer) -> None:
     features = np.stack([compute_features(smooth_motion(32, seed), fps=30.0) for seed in range(2)])
     codes = tok.encode(features)
     assert codes.shape == (2, 64) and codes.layout is None
-    assert tok.decode(codes).shape == (2, 32, 26) and tok.prepare(features).shape == (2, 32, 26)
+    assert tok.decode(codes).shape == (2, 32, 26) and tok.targets(features).shape == (2, 32, 26)
     assert tok.log_prob(features, codes).shape == (2,)
     (first, _) = tok.decode_to_clips(codes)
     assert first.fps == 30.0 and first.qpos[0, :2].tolist() == [0, 0]
-    with pytest.raises(InputError, match="expected at least one item, and finite numbers"):
+    with pytest.raises(InputError, match="expected finite numbers"):
         tok.encode(np.full((1, 32, 127), np.nan))
 
 
@@ -154,7 +156,7 @@ def test_codes_that_a_generative_model_made_become_one_clip_with_a_layout(tok: T
 
 
 def test_prepare_gives_the_clips_to_compare_with(tok: Tokenizer) -> None:
-    np.testing.assert_allclose(tok.prepare(Clip(WALK, 50.0)), WALK[None], atol=1e-12)
+    np.testing.assert_allclose(tok.targets(Clip(WALK, 50.0)), WALK[None], atol=1e-12)
 
 
 def test_searches_work_on_clips_and_take_a_score_that_sees_features(tok: Tokenizer) -> None:
@@ -173,7 +175,7 @@ def test_searches_work_on_clips_and_take_a_score_that_sees_features(tok: Tokeniz
     for search in (BestOf(4, temperature=2.0, score=speed), LocalSearch(proposals=1, score=speed)):
         assert speed_of(tok.encode(clip, search=search)) > speed_of(greedy)
     better = tok.encode(clip, search=LocalSearch(proposals=1))
-    assert tok.log_likelihood(clip, better)[0] >= tok.log_likelihood(clip, greedy)[0]
+    assert tok.likelihood(clip, better).log_likelihood[0] >= tok.likelihood(clip, greedy).log_likelihood[0]
     with pytest.raises(InputError, match="score must be a function"):
         BestOf(4, score=3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"score must return one number for each of 1 inputs, not .* \(1, 64\)"):
@@ -183,10 +185,10 @@ def test_searches_work_on_clips_and_take_a_score_that_sees_features(tok: Tokeniz
 def test_what_does_not_fit_is_refused(tok: Tokenizer) -> None:
     with pytest.raises(InputError, match=r"fit= is not an option of motion models; accepted are fps, overlap"):
         tok.encode(WALK, fit="crop")
-    with pytest.raises(InputError, match="80 frames at 30 fps and 81 frames at 30 fps; encode them one at a time"):
+    with pytest.raises(InputError, match="80 frames at 30 fps and 81 frames at 30 fps; tok.encode_each"):
         tok.encode([WALK, smooth_motion(81)])
     for overlap in (32, -1, "8", True):
-        for method in (tok.encode, tok.prepare):
+        for method in (tok.encode, tok.targets):
             with pytest.raises(InputError, match="overlap must be an integer from 0 to 31 frames"):
                 method(WALK, overlap=overlap)
     with pytest.raises(InputError, match="fps must be a number from 1 to 10000, not 0"):
@@ -215,7 +217,7 @@ def test_a_layout_of_something_else_is_refused(tok: Tokenizer, random_mnist_fold
         tok.decode(Codes(np.zeros((1, 2, 64), int), 64, "random-motion", "", tiled.layout))
     with pytest.raises(CodesError, match="codes of an image model have tiles, not windows"):
         images.decode(Codes(np.zeros((1, 3, 8), int), 256, "random-mnist", "", codes.layout.cut))
-    with pytest.raises(InputError, match=r"overlap= is not an option of image models; accepted are fit"):
+    with pytest.raises(InputError, match=r"overlap= is not an option of image models; accepted are fit, value_range"):
         images.encode(digits(1), overlap=3)
 
 

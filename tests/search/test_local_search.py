@@ -112,9 +112,10 @@ def test_one_position_at_a_time_it_finds_what_trying_everything_finds(
 def test_it_is_deterministic_and_an_image_has_the_same_codes_alone_and_in_a_batch(grid: Backend) -> None:
     x = photos(4)
     search = LocalSearch(sweeps=3)
-    together = search.run(grid, x, GRID)
-    np.testing.assert_array_equal(together, search.run(grid, x, GRID))
-    np.testing.assert_array_equal(together, np.concatenate([search.run(grid, x[i : i + 1], GRID) for i in range(4)]))
+    together = search.find(grid, x, GRID).codes
+    np.testing.assert_array_equal(together, search.find(grid, x, GRID).codes)
+    alone = [search.find(grid, x[i : i + 1], GRID).codes for i in range(4)]
+    np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
 def test_both_backends_find_the_same(grid_folder: Path, one_thread: None) -> None:
@@ -132,7 +133,7 @@ def test_a_tokenizer_searches_every_tile() -> None:
     greedy, searched = tok.encode(image, fit="tile"), tok.encode(image, fit="tile", search=LocalSearch())
     assert searched.shape == greedy.shape == (1, 2, 64)
     assert (searched.numpy() != greedy.numpy()).any(-1).all()  # in both tiles
-    likelihoods = [tok.log_likelihood(image, codes, fit="tile").sum() for codes in (greedy, searched)]
+    likelihoods = [tok.likelihood(image, codes, fit="tile").log_likelihood.sum() for codes in (greedy, searched)]
     assert likelihoods[1] > likelihoods[0]
 
 
@@ -318,7 +319,7 @@ def test_no_more_is_judged_together_than_one_pass_takes(
     assert set(backend.judged) == together and found.decodes == sum(backend.judged) / batch == 1 + 9 * 4 + 1
     assert shares == sorted(shares) and shares[-1] == 1.0
     monkeypatch.undo()
-    np.testing.assert_array_equal(found.codes, search.run(random_backend(GRID), photos(batch), GRID))
+    np.testing.assert_array_equal(found.codes, search.find(random_backend(GRID), photos(batch), GRID).codes)
 
 
 def test_what_has_to_ask_the_host_is_not_swept_on_the_device() -> None:

@@ -23,7 +23,9 @@ def test_the_best_of_one_is_greedy(tok: Tokenizer) -> None:
 
 def test_the_best_of_more_explains_every_image_at_least_as_well(tok: Tokenizer) -> None:
     images = digits(6)
-    values = [tok.log_likelihood(images, tok.encode(images, search=BestOf(n, temperature=1.0))) for n in (1, 2, 8)]
+    values = [
+        tok.likelihood(images, tok.encode(images, search=BestOf(n, temperature=1.0))).log_likelihood for n in (1, 2, 8)
+    ]
     assert (values[1] >= values[0]).all() and (values[2] >= values[0]).all()
     assert (values[2] > values[0]).any()
 
@@ -44,8 +46,8 @@ class TwoCodes:
 
 
 def test_sums_are_finer_than_float32() -> None:
-    found = BestOf(2).run(TwoCodes(), digits(3), MNIST)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(found, np.ones((3, MNIST.num_tokens)))
+    found = BestOf(2).find(TwoCodes(), digits(3), MNIST)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.codes, np.ones((3, MNIST.num_tokens)))
 
 
 def test_numbers_may_be_numpys(tok: Tokenizer) -> None:
