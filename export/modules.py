@@ -28,7 +28,7 @@ from daps_tokenizer.model.transformer import Attention, Memory, attend_plainly
 
 
 class FusedAttention(Attention):
-    """ONNX's Attention operator. It splits heads by itself: keys and values are (rows, positions, H), without copies."""
+    """ONNX's Attention operator. It splits heads by itself, without copies: memories are (rows, positions, H)."""
 
     def split(self, x: Tensor) -> Tensor:
         """Nothing to do."""

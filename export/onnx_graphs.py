@@ -80,8 +80,10 @@ def export_pass(model: Autoencoder, form: Form, *, first: bool = False) -> onnx.
 
 
 def export_step(model: Autoencoder, form: Form) -> onnx.ModelProto:
-    """One position: ``position``, ``previous``, ``uniform``, ``temperature``, ``context_*`` and ``past_*`` -> ``codes``,
-    ``log_probs`` and ``present_*``, of windows; the memories are as large before as after."""
+    """``position``, ``previous``, ``uniform``, ``temperature``, ``context_*``, ``past_*`` -> a position of all windows.
+
+    The outputs are ``codes``, ``log_probs`` and the memories ``present_*``, which are as large as ``past_*``.
+    """
     config, model = model.config, form.of(model)
     memories = _example_context(model)
     rows, sizes = len(memories[0].keys), config.recognition
@@ -171,9 +173,10 @@ def _example_grid(config: TokenizerConfig) -> tuple[Tensor, dict[int, Any]]:
 
 
 def _example_context(model: Autoencoder) -> list[Memory]:
-    """Memories to export with. Each a tensor of its own: of one that is passed twice the exporter would wire only one."""
+    """Memories to export with."""
     with torch.no_grad():
         context = Context(model)(_example_inputs(model.config))
+    # Each a tensor of its own: of one tensor that is passed as two inputs the exporter would wire only one.
     return [Memory(*(part.clone() for part in memory)) for memory in context]
 
 

@@ -39,7 +39,7 @@ def parallel_chunk(config: TokenizerConfig, device: str) -> int:
 
 
 def grid_chunk(config: TokenizerConfig, codes: np.ndarray, device: str) -> int:
-    """Grids of codes (B, rows, columns), or items (B, N), that are decoded together: as many as items have the codes."""
+    """How many grids of codes (B, rows, columns), or items (B, N), are decoded together."""
     return max(1, parallel_chunk(config, device) * config.num_tokens // math.prod(codes.shape[1:]))
 
 

@@ -170,7 +170,7 @@ class OnnxBackend:
         return join(Scored, self._in_chunks("scorer", ["log_probs", "top_codes"], feed, k=np.array(k, np.int64)))
 
     def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
-        """log p(x|z) of codes (B, N) or (B, rows, columns); errors as of :meth:`encode`, for ``onnx/likelihood.onnx``."""
+        """log p(x|z) of codes (B, N) or (B, rows, columns); errors as of :meth:`encode`, for the likelihood."""
         feed = {self._input_name: inputs, "codes": as_grid(self._folder.config, codes)}
         found = join(CellLikelihood, self._on_grids("likelihood", CellLikelihood._fields, feed))
         return CellLikelihood(*(values.reshape(codes.shape) for values in found))

@@ -1,9 +1,9 @@
 """What TensorRT does for batches of one size, recorded as CUDA graphs: nothing is computed outside of the engines.
 
 An encoding is the context and a few passes over all codes, one launch; the host then looks which rows have settled
-(model/sampling.py says why those have the codes of the sequential loop), and draws the others, which a trained model has
-hardly any of, by a second graph of one step for every position. Every enqueued engine has addresses of its own for what
-it reads and writes, so nothing is copied in between.
+(model/sampling.py says why those have the codes of the sequential loop), and draws the others, of which a trained model
+has hardly any, by a second graph of one step for every position. Every enqueued engine has addresses of its own for
+what it reads and writes, so nothing is copied in between.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Engines(Protocol):
     cuda: Cuda
 
     def execution(self, graph: str, sizes: tuple[int, ...], *, items: int | None) -> Execution:
-        """One of them with its open axes in these sizes: rows of so many items, or a grid (1, rows, columns) if None."""
+        """One of them with its open axes in these sizes, for so many items; None for a grid (1, rows, columns)."""
 
 
 class RecordedEncoder:

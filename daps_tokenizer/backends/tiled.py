@@ -92,9 +92,7 @@ class Mosaic:
         """Codes (B · T, N) to whole images (B, H, W, C) uint8, in little more memory than these take."""
         height, width = self._layout.height, self._layout.width
         # Codes beyond the image count no further than they reach into it.
-        rows, columns = (
-            -(-size // cell) + self._reach for size, cell in zip((height, width), self._cell, strict=True)
-        )
+        rows, columns = (-(-size // cell) + self._reach for size, cell in zip((height, width), self._cell, strict=True))
         (canvas,) = self._draw(self._grids(codes)[:, :rows, :columns], 1)
         return np.ascontiguousarray(canvas[:, :height, :width])
 

@@ -39,7 +39,7 @@ class Sampled(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """Like :class:`Sampled`, and how many passes each row took, (rows,) int64: ``MAX_PASSES`` + 1 if the loop drew it."""
+    """Like :class:`Sampled`, and the passes each row took, (rows,) int64: ``MAX_PASSES`` + 1 if the loop drew it."""
 
     codes: Tensor
     log_probs: Tensor
