@@ -60,8 +60,7 @@ def _run(
     quiet: bool,
 ) -> int:
     """Run one experiment; returns the step it stands at."""
-    from train.data import data_folder, load_dataset
-    from train.experiment import load_experiment
+    from train.experiment import load_experiment, open_dataset
     from train.loop import fit as run_experiment
     from train.processes import describe_processes, join_processes
 
@@ -71,13 +70,7 @@ def _run(
     if start_from is not None:
         experiment = dataclasses.replace(experiment, start_from=str(start_from))
     folder = run_folder or Path("runs") / experiment.name
-    dataset = load_dataset(
-        experiment.dataset,
-        data_folder(data),
-        photos=experiment.data,
-        motion=experiment.motion,
-        input_shape=experiment.model.input_shape,
-    )
+    dataset = open_dataset(experiment, data)
     accelerator = join_processes(experiment.precision)
     if accelerator.is_main_process:
         click.echo(f"{experiment.name}: {describe_processes(accelerator)}", err=True)

@@ -71,6 +71,8 @@ def fit(
         WorkerEnded: a process that reads batches was killed.
         TrainingDiverged: more than 100 updates in a row had gradients that were not finite; noticed within 50 more.
     """
+    if experiment.validation_items and dataset.validation is None:
+        raise ConfigError(f"{experiment.name}: validation_items is set and the dataset was opened without any")
     accelerator = accelerator or join_processes(experiment.precision)
     with locked(run_folder) if accelerator.is_main_process else nullcontext():
         return _fit(
@@ -187,11 +189,11 @@ def _evaluate(
     """Evaluate the weights that the checkpoint's model.safetensors gets, and beside an average what it is of."""
     if averaged is not None:
         method.before_checkpoint()
-        record["validation_raw"] = evaluate(method, dataset.test, limit=experiment.evaluation_items)
+        record["validation_raw"] = evaluate(method, dataset.watched, limit=experiment.evaluation_items)
         recorder.record(step, "validation_raw", record["validation_raw"])
     with served_weights(method, averaged):
-        record["validation"] = evaluate(method, dataset.test, limit=experiment.evaluation_items)
-        recorder.evaluation(step, record["validation"], method, dataset.test)
+        record["validation"] = evaluate(method, dataset.watched, limit=experiment.evaluation_items)
+        recorder.evaluation(step, record["validation"], method, dataset.watched)
 
 
 def _check_skipped(updates: Updates, run_folder: Path) -> None:
