@@ -16,12 +16,13 @@ import click
 import numpy as np
 
 from benchmarks.inputs import ROOT
-from benchmarks.reports import STUDIES, command_line
+from benchmarks.reports import RESULTS, STUDIES, command_line
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.cli.common import progress_bar
 from daps_tokenizer.data.datasets import open_data
 from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.evaluation.timing import describe_machine
+from daps_tokenizer.hub import open_model
 
 if TYPE_CHECKING:
     from benchmarks.studies.probes import Features, Probe
