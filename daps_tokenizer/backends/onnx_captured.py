@@ -18,7 +18,7 @@ import onnxruntime
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.config.code_windows import Windows
 
-MAX_PASSES = 8  # as encoder.onnx
+MAX_PASSES = 8  # as encoder.onnx; written again because model/ needs torch
 
 
 class CapturedEncoder:

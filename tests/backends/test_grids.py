@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import torch
 
 from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.backends.protocol import Backend
+from daps_tokenizer.backends.tensorrt import TensorRTBackend
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.hub import ModelFolder, open_model
@@ -75,6 +77,13 @@ def test_codes_without_a_place_in_an_image_are_one_row(backend: type) -> None:
     np.testing.assert_array_equal(opened.decode(codes[:, None]).mean, opened.decode(codes).mean)
     images = np.zeros((2, *config.input_shape), np.uint8)
     assert opened.likelihood(images, codes[:, None]).log_likelihood.shape == (2, 1, config.num_tokens)
+
+
+def test_tensorrt_leaves_grids_that_are_longer_than_its_engine_takes_to_onnx_runtime(onnx_: OnnxBackend) -> None:
+    cuda: Any = None  # not reached
+    codes = random_codes(1, 2, 300)
+    decoded = TensorRTBackend(FOLDER, onnx_, cuda, dtype="float16", info="").decode(codes)
+    np.testing.assert_array_equal(decoded.mean, onnx_.decode(codes).mean)
 
 
 def test_a_folder_that_an_earlier_version_exported_is_refused(tmp_path: Path) -> None:
