@@ -30,6 +30,7 @@ from daps_tokenizer.install import install_command
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils.tqdm import tqdm
 
 Origin = Literal["built-in", "folder", "hub"]
 
@@ -148,6 +149,7 @@ def open_model(
             token=token,
             local_files_only=local_files_only,
             allow_patterns=_MODEL_FILES,
+            tqdm_class=_bar_of_downloads(),
         )
     return _open_folder(Path(snapshot), "hub")
 
@@ -273,6 +275,26 @@ def _not_found_message(name: str) -> str:
     names = ", ".join(built_in) or "this package has none"
     forms = f"a built-in model ({names}), a folder ('./folder') or 'org/name' on the Hub"
     return f"no model is named {name!r}; {guess}expected {forms}"
+
+
+def _bar_of_downloads() -> type[tqdm]:
+    """The client's progress bars, which show up once bytes are fetched: of a cached model there is nothing to see."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Bar(tqdm):
+        is_fetching = False  # of all bars of a download
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if self.unit == "B" and n:
+                Bar.is_fetching = True
+            shown: bool | None = super().update(n)
+            return shown
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:
+            if Bar.is_fetching:
+                super().display(msg, pos)
+
+    return Bar
 
 
 @contextmanager

@@ -8,22 +8,25 @@ from typing import Any
 
 import click
 
-from daps_tokenizer import Tokenizer
-from daps_tokenizer.cli.common import DEFAULT_MODEL, Runtime, json_option, print_table, progress_bar, runtime_options
+from daps_tokenizer.cli.common import print_table, progress_bar
+from daps_tokenizer.cli.options import Runtime, json_option, runtime_options
+from daps_tokenizer.cli.sources import DEFAULT_MODEL
 from daps_tokenizer.evaluation.timing import describe_machine, machine_line, synthetic_inputs, time_calls
 from daps_tokenizer.hub import open_model
 
+_BATCH = "How many items to encode and decode at once; repeatable; default: 1 and 8."
+_SECONDS = "How long each measurement takes at least."
 
-@click.command()
+
+@click.command("bench")
 @click.argument("model", default=DEFAULT_MODEL)
-@click.option("--batch", "batches", type=click.IntRange(min=1), multiple=True, help="Repeatable; default: 1 and 8.")
-@click.option("--seconds", type=click.FloatRange(0, 3600), default=2.0, show_default=True, help="For each measurement.")
+@click.option("--batch", "batches", type=click.IntRange(min=1), metavar="N", multiple=True, help=_BATCH)
+@click.option("--seconds", type=click.FloatRange(0, 3600), default=2.0, show_default=True, help=_SECONDS)
 @runtime_options
 @json_option
-def bench(model: str, batches: tuple[int, ...], seconds: float, runtime: Runtime, as_json: bool) -> None:
-    """Time MODEL on this machine."""
-    folder = open_model(model)
-    tokenizer = Tokenizer(folder, runtime.open(folder))
+def command(model: str, batches: tuple[int, ...], seconds: float, runtime: Runtime, as_json: bool) -> None:
+    """Time MODEL on this machine, on synthetic inputs; default: daps-photo-256."""
+    tokenizer = runtime.open(open_model(model))
     machine = describe_machine()
     common = {
         "model": tokenizer.config.name,
@@ -46,9 +49,9 @@ def bench(model: str, batches: tuple[int, ...], seconds: float, runtime: Runtime
                 show_done(len(rows))
     if as_json:
         for row in rows:
-            print(json.dumps(common | {"threads": runtime.threads} | row | machine))
+            print(json.dumps(common | {"num_threads": runtime.num_threads} | row | machine))
         return
-    print(f"{common['model']} on {common['backend']}, {common['device']}, {runtime.threads or 'default'} threads")
+    print(f"{common['model']} on {common['backend']}, {common['device']}, {runtime.num_threads or 'default'} threads")
     print_table(
         ["action", "batch", "calls", "median, ms", "p95, ms", "items/s"],
         [

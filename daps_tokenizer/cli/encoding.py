@@ -1,43 +1,67 @@
-"""How ``encode`` and ``reconstruct`` make codes of images and clips: their options, and what a search gained."""
+"""How ``encode`` and ``reconstruct`` make codes of images and clips: their options, and what the codes cost."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import click
+import numpy as np
 
-from daps_tokenizer import BestOf, Codes, LocalSearch, Tokenizer
-from daps_tokenizer.cli.common import Command, Progress, add_options
-from daps_tokenizer.cli.media import Said, media_of
+from daps_tokenizer.backends.batching import encode_chunk, slices
+from daps_tokenizer.backends.protocol import Backend
+from daps_tokenizer.checks import check_number
+from daps_tokenizer.cli.common import Progress
+from daps_tokenizer.cli.media import Loaded, Said, media_of
+from daps_tokenizer.cli.options import Command, add_options
+from daps_tokenizer.codes.codes import Codes
+from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.inputs import FitMode
-from daps_tokenizer.ways import Sampled, Way, make_codes
+from daps_tokenizer.neighbourhoods import Objective
+from daps_tokenizer.search.base import Found, draw_uniform
+from daps_tokenizer.search.best_of import BestOf
+from daps_tokenizer.search.local import LocalSearch
+from daps_tokenizer.tokenizer import Tokenizer
+from daps_tokenizer.ways import Sampled, Way
 
-_OBJECTIVES: dict[str, Literal["log_likelihood", "squared_error"]] = {
-    "log-likelihood": "log_likelihood",
-    "squared-error": "squared_error",
-}
+_OBJECTIVES: dict[str, Objective] = {"log-likelihood": "log_likelihood", "squared-error": "squared_error"}
+_ROUNDS = 16  # the progress bar moves after so many pieces for each that the backend encodes at once
 
 
 class Gain(NamedTuple):
-    """What ``--search`` gained over greedy codes, and what it took."""
+    """What a search gained over greedy codes in its objective, and what it took."""
 
     said: Said
     decodes: int
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.said.text}, {self.decodes} decodes, {self.seconds:.1f} s"
+        return f"{self.said.text} over greedy codes, {self.decodes} decodes, {self.seconds:.1f} s"
 
 
-class Encoded(NamedTuple):
-    """Codes of one item; where they were searched for with ``--search``, also those it began with and the gain."""
+@dataclass(frozen=True)
+class Encoded:
+    """Codes of one item, and what is known of them.
+
+    ``log_q`` (pieces, N) is log q(z|x) of each code in nats, None of a quantiser. After a search there are also the
+    greedy codes, which it began with, and what it gained over them.
+    """
 
     codes: Codes
+    log_q: np.ndarray | None
     gain: Gain | None = None
     greedy: Codes | None = None
+
+    @property
+    def bits(self) -> str:
+        """What the codes take, and how many bits of it surprise the recognition model."""
+        return f"{self.codes.num_bits} bits" + (
+            "" if self.log_q is None else f" (surprisal {self._surprisal:.1f} bits)"
+        )
 
     @property
     def line(self) -> str:
@@ -47,24 +71,37 @@ class Encoded(NamedTuple):
     @property
     def record(self) -> dict[str, Any]:
         """The same for ``--json``."""
-        if self.gain is None:
-            return {}
-        return {"search": {**self.gain.said.record, "decodes": self.gain.decodes, "seconds": self.gain.seconds}}
+        record: dict[str, Any] = {"bits": self.codes.num_bits}
+        if self.log_q is not None:
+            record["surprisal_bits"] = self._surprisal
+        if self.gain is not None:
+            record["search"] = {
+                **self.gain.said.record,
+                "over": "greedy codes",
+                "decodes": self.gain.decodes,
+                "seconds": self.gain.seconds,
+            }
+        return record
+
+    @property
+    def _surprisal(self) -> float:
+        assert self.log_q is not None
+        return max(0.0, -float(self.log_q.sum(dtype=np.float64)) / math.log(2))
 
 
 @dataclass(frozen=True)
 class Encoding:
     """How images and clips become codes, as chosen by the options of ``encode`` and ``reconstruct``."""
 
-    fit: FitMode | None
-    search: int | None
-    sweeps: int | None
-    objective: str | None
-    max_seconds: float | None
-    best_of: int | None
-    sample: bool
-    temperature: float | None
-    seed: int | None
+    fit: FitMode | None = None
+    search: int | None = None
+    sweeps: int | None = None
+    objective: str | None = None
+    max_seconds: float | None = None
+    best_of: int | None = None
+    sample: bool = False
+    temperature: float | None = None
+    seed: int | None = None
     fps: float | None = None
     overlap: int | None = None
     clip: str | None = None
@@ -97,7 +134,7 @@ class Encoding:
         if self.sample:
             return Sampled(**temperature)
         if self.best_of is not None:
-            return BestOf(self.best_of, **temperature)
+            return BestOf(self.best_of, **temperature, seed=self.seed or 0)
         if self.search is not None:
             return LocalSearch(
                 sweeps=self.sweeps or 1,
@@ -107,20 +144,70 @@ class Encoding:
             )
         return None
 
-    def load(self, source: str, tokenizer: Tokenizer) -> Any:
+    def load(self, source: str, tokenizer: Tokenizer) -> Loaded:
         """What a source holds, for :meth:`encode`; errors as of :meth:`~daps_tokenizer.cli.media.Media.load`."""
         return media_of(tokenizer.modality).load(source, tokenizer, self.inputs, self.clip)
 
-    def encode(self, tokenizer: Tokenizer, loaded: Any, progress: Progress) -> Encoded:
-        """Codes (1, N) of what :meth:`load` gave; (1, T, N) of tiled images and of clips."""
-        made = make_codes(tokenizer, loaded, self.way, seed=self.seed or 0, on_progress=progress, **self.inputs)
-        if self.search is None or made.result is None:
-            return Encoded(made.codes)
-        found, original = made.result, tokenizer.targets(loaded, **self.inputs)
-        gain = media_of(tokenizer.modality).gain(
-            original, tokenizer.decode(found.greedy), tokenizer.decode(found.codes)
-        )
-        return Encoded(found.codes, Gain(gain, found.decodes, found.seconds), found.greedy)
+    def encode(self, tokenizer: Tokenizer, loaded: Loaded, progress: Progress) -> Encoded:
+        """Codes (1, N) of what :meth:`load` gave; (1, pieces, N) of tiled images and of clips."""
+        watched = _Watched(self.way, self.seed or 0)
+        result = tokenizer.search(loaded.inputs, watched, on_progress=progress, **self.inputs)
+        if self.search is None and self.best_of is None:
+            return Encoded(result.codes, watched.log_q)
+        if self.objective == "squared-error":
+            said = media_of(tokenizer.modality).gain(tokenizer, loaded.targets, result)
+        else:
+            said = Said.gain("log p", float(result.gain.sum()), "nats")
+        return Encoded(result.codes, watched.log_q, Gain(said, result.decodes, result.seconds), result.greedy)
+
+
+class _Watched:
+    """A way to encode, as a search: it is given the pieces of the input, and keeps log q of each code (pieces, N).
+
+    Codes that are not searched for are drawn some pieces at a time, so that a photograph in many tiles moves the bar.
+    """
+
+    log_q: np.ndarray | None = None
+
+    def __init__(self, way: Way, seed: int) -> None:
+        self._way, self._seed = way, seed
+
+    def find(
+        self,
+        backend: Backend,
+        inputs: np.ndarray,
+        config: TokenizerConfig,
+        *,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Found:
+        """Codes (B, N) int32 for inputs (B, *input_shape)."""
+        if self._way is None or isinstance(self._way, Sampled):
+            codes = self._draw(self._way, backend, inputs, config, on_progress or (lambda share: None))
+            return Found(codes, codes, np.zeros(len(codes)), 0, 0.0)
+        found = self._way.find(backend, inputs, config, on_progress=on_progress)
+        self.log_q = backend.score(inputs, found.codes, 1).log_probs
+        return found
+
+    def _draw(
+        self,
+        way: Sampled | None,
+        backend: Backend,
+        inputs: np.ndarray,
+        config: TokenizerConfig,
+        on_progress: Callable[[float], None],
+    ) -> np.ndarray:
+        temperature, uniform = 0.0, np.zeros((len(inputs), config.num_tokens), np.float32)
+        if way is not None:
+            config.require_probabilities()
+            check_number("temperature", way.temperature)
+            temperature, uniform = float(way.temperature), draw_uniform(uniform.shape, self._seed)
+        parts = []
+        for part in slices(len(inputs), _ROUNDS * encode_chunk(config)):
+            parts.append(backend.encode(inputs[part], uniform[part], temperature))
+            on_progress(part.stop / len(inputs))
+        if config.recognition.has_probabilities:
+            self.log_q = np.concatenate([part.log_probs for part in parts])
+        return np.concatenate([part.codes for part in parts])
 
 
 def encoding_options(command: Command) -> Command:
@@ -132,15 +219,17 @@ def encoding_options(command: Command) -> Command:
         chosen = {name: options.pop(name) for name in names}
         command(encoding=Encoding(**chosen), **options)
 
-    fits = "How an image of another size is fitted: tile cuts it up, the others scale it; default: crop."
-    models = "Built-in name, ./folder or org/name; default: the best built-in one for the kind of file."
-    fps = "Frames per second of a clip that does not say so; default: 30."
-    overlap = "Frames that neighbouring windows of a clip share; default: 0."
-    clip = "Which clip of an NPZ archive of many."
-    search = "Improve the codes, with N proposals for each; 2 is a good start."
+    models = "The model: a built-in name, ./folder or org/name; without it, the built-in one for the kind of input."
+    fits = "How an image of another size is fitted: tile cuts it into pieces, the others scale it; default: crop."
+    fps = "The frames per second of a clip whose file does not say so; default: 30."
+    overlap = "How many frames neighbouring windows of a clip share; default: 0."
+    clip = "Which clip to take from an NPZ archive of many."
+    search = "Improve the codes by local search with N proposals for each; 2 is a good start."
     sweeps = "How often the search visits every code; default: 1."
     objective = "What the search improves; default: log-likelihood."
-    best_of = "Draw N candidates and keep the one that explains the image best."
+    max_seconds = "Stop the search after this time and keep the best codes so far."
+    best_of = "Draw N candidates and keep the one that explains the input best."
+    temperature = "The temperature of what is drawn: below 1, it is less random; default: 1, with --best-of 0.5."
     options = [
         click.option("--model", help=models),
         click.option("--fit", type=click.Choice(get_args(FitMode)), help=fits),
@@ -150,10 +239,10 @@ def encoding_options(command: Command) -> Command:
         click.option("--search", type=click.IntRange(min=1), metavar="N", help=search),
         click.option("--sweeps", type=click.IntRange(min=1), metavar="N", help=sweeps),
         click.option("--objective", type=click.Choice(list(_OBJECTIVES)), help=objective),
-        click.option("--max-seconds", type=click.FloatRange(min=0), help="Stop the search after this time."),
+        click.option("--max-seconds", type=click.FloatRange(min=0), help=max_seconds),
         click.option("--best-of", type=click.IntRange(min=1), metavar="N", help=best_of),
-        click.option("--sample", is_flag=True, help="Draw the codes at random, from q(z|x)."),
-        click.option("--temperature", type=click.FloatRange(min=0), help="Of the draw; below 1 it is less random."),
-        click.option("--seed", type=click.IntRange(min=0), help="Of the draw; default: 0."),
+        click.option("--sample", is_flag=True, help="Draw the codes at random from q(z|x)."),
+        click.option("--temperature", type=click.FloatRange(min=0), help=temperature),
+        click.option("--seed", type=click.IntRange(min=0), help="The seed of what is drawn; default: 0."),
     ]
     return add_options(with_encoding, options)

@@ -9,18 +9,9 @@ from typing import Any, get_args
 
 import click
 
-from daps_tokenizer import LocalSearch, Tokenizer
-from daps_tokenizer.cli.common import (
-    Command,
-    Runtime,
-    add_options,
-    force_option,
-    is_there,
-    json_option,
-    print_table,
-    progress_bar,
-    runtime_options,
-)
+from daps_tokenizer.cli.common import print_table, progress_bar
+from daps_tokenizer.cli.options import Command, Runtime, add_options, force_option, json_option, runtime_options
+from daps_tokenizer.cli.outputs import is_there
 from daps_tokenizer.data.datasets import Data, Split, open_data
 from daps_tokenizer.errors import DapsError, OutputExistsError
 from daps_tokenizer.evaluation.evaluate import Evaluated, describe_protocol, evaluate, ways_to_encode
@@ -28,6 +19,7 @@ from daps_tokenizer.evaluation.timing import machine_line
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import open_model
 from daps_tokenizer.images.load import Fit
+from daps_tokenizer.search.local import LocalSearch
 
 _WAYS = ("greedy", "sampled")
 _DIGITS = {"log_p": 2, "l2": 3, "log_q": 2, "psnr": 2, "ssim": 4, "lpips": 4} | {
@@ -42,23 +34,28 @@ _DIGITS = {"log_p": 2, "l2": 3, "log_q": 2, "psnr": 2, "ssim": 4, "lpips": 4} | 
 
 
 def _options(command: Command) -> Command:
-    best_of = "Also the best of N candidates; repeatable."
-    search = "Also codes from local search with N proposals; repeatable."
-    split = "Of MNIST, CIFAR-10 and LAFAN1."
     fits = "How an image of another size is scaled."
+    split = "Which part of MNIST, CIFAR-10 or LAFAN1 to measure; default: test."
+    codes = "Which codes to measure; repeatable; default: both."
+    best_of = "Measure the best of N candidates too; repeatable."
+    search = "Measure codes from local search with N proposals too; repeatable."
+    lpips = "Measure LPIPS too; needs torchmetrics, which the extra `eval` installs."
+    fid = "Measure FID too; needs torchmetrics, which the extra `eval` installs."
+    fid_weights = "The file of Inception's weights for FID; without it they are downloaded."
+    path = click.Path(path_type=Path)
     options = [
-        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N items."),
+        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Measure only the first N items."),
         click.option("--fit", type=click.Choice(get_args(Fit)), default="crop", show_default=True, help=fits),
         click.option("--split", type=click.Choice(get_args(Split)), default="test", help=split),
-        click.option("--codes", type=click.Choice(_WAYS), multiple=True, help="Default: both."),
+        click.option("--codes", type=click.Choice(_WAYS), multiple=True, help=codes),
         click.option("--best-of", type=click.IntRange(min=1), metavar="N", multiple=True, help=best_of),
         click.option("--search", type=click.IntRange(min=1), metavar="N", multiple=True, help=search),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is drawn."),
-        click.option("--lpips", is_flag=True, help="Also LPIPS; needs daps-tokenizer[eval]."),
-        click.option("--fid", is_flag=True, help="Also FID; needs daps-tokenizer[eval]."),
-        click.option("--fid-weights", type=click.Path(path_type=Path), help="Inception's weights; else downloaded."),
-        click.option("-o", "output", type=click.Path(path_type=Path), metavar="OUT.json", help="Write the result."),
-        click.option("--records", type=click.Path(path_type=Path), metavar="OUT.jsonl", help="Write a line per item."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The seed of draws."),
+        click.option("--lpips", is_flag=True, help=lpips),
+        click.option("--fid", is_flag=True, help=fid),
+        click.option("--fid-weights", type=path, help=fid_weights),
+        click.option("-o", "output", type=path, metavar="OUT.json", help="Write the result to this file."),
+        click.option("--records", type=path, metavar="OUT.jsonl", help="Write a line for each item to this file."),
     ]
     return add_options(command, options)
 
@@ -70,7 +67,7 @@ def _options(command: Command) -> Command:
 @runtime_options
 @force_option
 @json_option
-def evaluate_command(
+def command(
     model: str,
     data: Path,
     limit: int | None,
@@ -97,8 +94,7 @@ def evaluate_command(
     over all items with 95 % bootstrap intervals.
     """
     _check_outputs([path for path in (output, records) if path is not None], force)
-    folder = open_model(model)
-    tokenizer = Tokenizer(folder, runtime.open(folder))
+    tokenizer = runtime.open(open_model(model))
     opened = open_data(data, tokenizer.config, fit=fit, split=split, limit=limit)
     if "sampled" in codes:
         tokenizer.config.require_probabilities()

@@ -1,65 +1,70 @@
 """``daps-tokenize``: images and motion to codes and back from the command line.
 
 Files are written beside their inputs unless ``-o`` names another, and never over others without ``--force``. Whatever
-is wrong with an input is said in one line on standard error, and the exit code is 2.
+is wrong with an input is said in one line on standard error, and the exit code is 2. A command is imported when it is
+called, so that help comes at once.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import os
 import sys
-import time
+import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from daps_tokenizer import __version__
-from daps_tokenizer.cli.bench import bench
-from daps_tokenizer.cli.common import (
-    STANDARD_STREAM,
-    Outputs,
-    Progress,
-    Report,
-    Runtime,
-    Tokenizers,
-    for_each,
-    force_option,
-    json_option,
-    name_of,
-    print_error,
-    read_codes,
-    runtime_options,
-    standard_output_error,
-)
-from daps_tokenizer.cli.dataset import dataset_command
-from daps_tokenizer.cli.encoding import Encoded, Encoding, encoding_options
-from daps_tokenizer.cli.evaluate import evaluate_command
-from daps_tokenizer.cli.media import default_model, media_of, open_tokenizers, suffix_of
-from daps_tokenizer.cli.models import info, models
-from daps_tokenizer.cli.reconstruct import reconstruct
-from daps_tokenizer.errors import CodesError, DapsError, InputError
-from daps_tokenizer.hub import built_in_models
+from daps_tokenizer.cli.common import print_error, print_warning
+from daps_tokenizer.cli.outputs import standard_output_error
+from daps_tokenizer.cli.sources import STANDARD_STREAM, is_codes, is_folder
+from daps_tokenizer.errors import DapsError
 
 _BAD_INPUT, _INTERRUPTED = 2, 130
+
+# Each is the `command` of the module with its name in this folder.
+COMMANDS = {
+    "encode": "Encode images and motion clips, each as a .daps file.",
+    "decode": "Decode .daps files, or rows of a code set.",
+    "reconstruct": "Encode and decode, and say how close the result is.",
+    "dataset": "Encode a whole dataset of images as one array of codes.",
+    "evaluate": "Measure a model on a dataset.",
+    "info": "Describe a model, codes, or this installation.",
+    "models": "List the built-in models and their quality.",
+    "bench": "Time a model on this machine.",
+}
+
+
+class _Lazy(click.Command):
+    """A command that is imported when it is called; until then its line of help stands for it."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """The context of the command itself."""
+        command: click.Command = import_module(f"daps_tokenizer.cli.{self.name}").command
+        return command.make_context(info_name, args, parent, **extra)
 
 
 class _Commands(click.Group):
     """Takes a file in place of a command, and shows every error as one line."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the table, which is that of use."""
+        return list(self.commands)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """``daps-tokenize cat.png`` encodes and ``daps-tokenize cat.daps`` decodes."""
-        file = Path(args[0])
-        is_file = os.path.isfile(file)  # noqa: PTH113 - Path.is_file raises an error where a folder may not be entered
-        if self.get_command(ctx, args[0]) is None and (file.suffix or is_file):
+        if self.get_command(ctx, args[0]) is None and _is_input(args[0]):
             # What begins with a dash came after "--", which click has taken away by now.
-            files_only = ["--"] if args[0].startswith("-") else []
-            args = ["decode" if file.suffix.lower() == ".daps" else "encode", *files_only, *args]
+            is_option_like = args[0].startswith("-") and args[0] != STANDARD_STREAM
+            args = ["decode" if is_codes(args[0]) else "encode", *["--"] * is_option_like, *args]
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -80,7 +85,9 @@ class _Commands(click.Group):
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what no terminal can show
         try:
-            status = super().main(args, prog_name, complete_var, standalone_mode, **extra)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                status = super().main(args, prog_name, complete_var, standalone_mode, **extra)
         except click.Abort:
             sys.exit(_INTERRUPTED)
         except click.UsageError as error:
@@ -96,142 +103,29 @@ class _Commands(click.Group):
         sys.exit(status if isinstance(status, int) else 0)
 
 
+def _is_input(argument: str) -> bool:
+    """Whether it names an input and not a command. A folder does; the command that gets it says what takes folders."""
+    is_file = os.path.isfile(argument)  # noqa: PTH113 - Path.is_file raises an error where a folder may not be entered
+    return argument == STANDARD_STREAM or bool(Path(argument).suffix) or is_file or is_folder(argument)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print_warning(str(message))
+
+
 @click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="daps-tokenize")
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Images and robot motion to discrete codes and back.
 
-    `daps-tokenize cat.png` writes cat.daps and `daps-tokenize cat.daps` writes cat.png; walk.csv becomes walk.daps and
-    walk.csv again. - is standard input or output.
+    `daps-tokenize cat.png` writes cat.daps, and `daps-tokenize cat.daps` writes cat.decoded.png. For motion, walk.csv
+    becomes walk.daps, and that becomes walk.decoded.csv. Inputs are never overwritten, and other files with --force
+    alone. A dash (-) stands for standard input, whose kind its first bytes say, and for standard output.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
-@main.command()
-@click.argument("sources", nargs=-1, required=True, metavar="FILES...")
-@click.option("-o", "output", metavar="OUT", help="Where to write the codes; - is standard output.")
-@encoding_options
-@click.option("--show", is_flag=True, help="Draw the codes and the surprisal of each, -log2 q(code).")
-@click.option("--show-png", metavar="FILE", help="The same as a picture, of a single image or clip.")
-@runtime_options
-@force_option
-@json_option
-def encode(
-    sources: tuple[str, ...],
-    output: str | None,
-    model: str | None,
-    encoding: Encoding,
-    show: bool,
-    show_png: str | None,
-    runtime: Runtime,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Encode images and motion clips (CSV, NPZ), each as a .daps file beside it."""
-    outputs = Outputs(sources, output, ending=".daps", force=force, as_json=as_json)
-    if show_png == STANDARD_STREAM:
-        raise click.UsageError("--show-png writes a file, standard output is for codes.")
-    picture = Outputs(sources, show_png, option="--show-png", ending=".png", force=force) if show_png else None
-    tokenizers = open_tokenizers(sources, model, runtime)
-
-    def work(source: str, progress: Progress) -> Report:
-        if Path(source).suffix.lower() == ".daps":
-            raise InputError(f"{source}: is a .daps file already; `daps-tokenize decode` decodes it")
-        tokenizer, _backend = tokenizers[model or default_model(source)]
-        (file,) = outputs.claim(source)
-        if picture:
-            picture.claim(source)
-        started = time.perf_counter()
-        loaded = encoding.load(source, tokenizer)
-        encoded = encoding.encode(tokenizer, loaded, progress)
-        milliseconds = 1e3 * (time.perf_counter() - started)
-        codes = encoded.codes
-        data = codes.to_bytes()
-        if show or picture:
-            from daps_tokenizer.cli.show import CodeGrids, draw, print_grids
-
-            log_q = tokenizer.token_log_probs(loaded, codes, **encoding.inputs)
-            grids = CodeGrids.of(codes, log_q, tokenizer.config.token_grid)
-            if show:
-                print_grids(grids, to_stderr=as_json or outputs.to_stdout)
-            if picture:
-                picture.write(picture.claim(source)[0], draw(grids))
-        outputs.write(file, data)
-        return _encode_report(source, file, encoded, len(data), milliseconds)
-
-    for_each(sources, work, as_json=as_json, to_stderr=outputs.to_stdout)
-
-
-def _encode_report(source: str, file: str, encoded: Encoded, file_bytes: int, milliseconds: float) -> Report:
-    codes = encoded.codes
-    code_bits = codes.num_bits // math.prod(codes.shape)
-    payload_bytes = -(-codes.num_bits // 8)
-    count = " x ".join(str(size) for size in codes.shape[1:])
-    line = (
-        f"{name_of(source)} -> {name_of(file, stream='standard output')}  {count} codes of {code_bits} bits, "
-        f"{payload_bytes} bytes of codes (file {file_bytes} bytes), {codes.model}, {milliseconds:.0f} ms"
-        f"{encoded.line}"
-    )
-    record = {
-        "input": source,
-        "output": file,
-        "model": codes.model,
-        "shape": codes.shape,
-        "vocab_size": codes.vocab_size,
-        "bits": codes.num_bits,
-        "file_bytes": file_bytes,
-        "milliseconds": milliseconds,
-        **encoded.record,
-    }
-    return Report(line, record)
-
-
-@main.command()
-@click.argument("sources", nargs=-1, required=True, metavar="FILES...")
-@click.option("-o", "output", metavar="OUT", help="Where to write the image or clip; - is standard output.")
-@click.option("--model", help="The model that made the codes; default: the built-in one that the file names.")
-@runtime_options
-@force_option
-@json_option
-def decode(
-    sources: tuple[str, ...], output: str | None, model: str | None, runtime: Runtime, force: bool, as_json: bool
-) -> None:
-    """Decode .daps files, each beside it: images to PNG, motion to CSV (or to NPZ, with -o NAME.npz).
-
-    Several items of one file become NAME-0.png, NAME-1.png and so on.
-    """
-    outputs = Outputs(sources, output, force=force, as_json=as_json)
-    tokenizers = Tokenizers(runtime)
-
-    def work(source: str, _: Progress) -> Report:
-        codes = read_codes(source)
-        if model is None and codes.model not in built_in_models():
-            raise CodesError(
-                f"made by {codes.model!r}, which is not built in; pass --model with its ./folder or org/name"
-            )
-        tokenizer, _backend = tokenizers[model or codes.model]
-        media = media_of(tokenizer.modality)
-        names = outputs.claim(
-            source, count=math.prod(codes.shape[: -1 if codes.layout is None else -2]), endings=media.endings
-        )
-        started = time.perf_counter()
-        _array, files, said = media.decode(tokenizer, codes, suffix_of(names[0], media))
-        milliseconds = 1e3 * (time.perf_counter() - started)
-        for name, data in zip(names, files, strict=True):
-            outputs.write(name, data)
-        shown = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
-        count = "" if len(names) == 1 else f"{len(names)} {media.items} of "
-        line = (
-            f"{name_of(source)} -> {name_of(shown, stream='standard output')}  {count}{said.text}, "
-            f"{codes.model}, {milliseconds:.0f} ms"
-        )
-        record = {"input": source, "outputs": names, "model": codes.model, **said.record, "milliseconds": milliseconds}
-        return Report(line, record)
-
-    for_each(sources, work, as_json=as_json, to_stderr=outputs.to_stdout)
-
-
-for _command in (reconstruct, dataset_command, info, models, bench, evaluate_command):
-    main.add_command(_command)
+for _name, _line in COMMANDS.items():
+    main.add_command(_Lazy(_name, help=_line))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from PIL import UnidentifiedImageError
+from PIL import Image
 
-from daps_tokenizer.cli.common import DEFAULT_MODEL, STANDARD_STREAM, Runtime, Tokenizers, open_source
+from daps_tokenizer.cli.common import note_once
+from daps_tokenizer.cli.options import Runtime, Tokenizers
+from daps_tokenizer.cli.sources import STANDARD_STREAM, check_not_a_folder, default_model, name_of, open_source
 from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.evaluation.metrics import psnr
@@ -19,9 +22,9 @@ from daps_tokenizer.images.load import to_pil
 from daps_tokenizer.motion.clip_files import FORMATS
 from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.motion.metrics import motion_metrics
+from daps_tokenizer.search.base import SearchResult
 from daps_tokenizer.tokenizer import Tokenizer
 
-DEFAULT_MOTION_MODEL = "daps-h1-motion"
 _IMAGE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}  # the usual one first
 
 
@@ -30,6 +33,19 @@ class Said(NamedTuple):
 
     text: str
     record: dict[str, Any]
+
+    @classmethod
+    def gain(cls, name: str, amount: float, unit: str, *, digits: int = 1) -> Said:
+        """By how much a quantity rose."""
+        return cls(f"{name} {amount:+,.{digits}f} {unit}", {"objective": name, "gain": _finite(amount), "unit": unit})
+
+
+class Loaded(NamedTuple):
+    """An input, read once: what the tokenizer takes, what a reconstruction is compared with, and what was assumed."""
+
+    inputs: Any
+    targets: np.ndarray
+    assumed: str = ""
 
 
 class Decoded(NamedTuple):
@@ -51,7 +67,7 @@ class Media(Protocol):
     def items(self) -> str:
         """What several of them are called."""
 
-    def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> Any:
+    def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> Loaded:
         """Read a source, once, as something that the tokenizer takes with the same options.
 
         Raises:
@@ -64,8 +80,8 @@ class Media(Protocol):
     def quality(self, original: np.ndarray, reconstruction: np.ndarray) -> Said:
         """How close a reconstruction is, both as :meth:`Tokenizer.decode` gives them, (1, ...)."""
 
-    def gain(self, original: np.ndarray, before: np.ndarray, after: np.ndarray) -> Said:
-        """How much closer one reconstruction is than another."""
+    def gain(self, tokenizer: Tokenizer, targets: np.ndarray, result: SearchResult) -> Said:
+        """What a search by squared error gained over greedy codes."""
 
 
 class ImageMedia:
@@ -74,17 +90,14 @@ class ImageMedia:
     endings = tuple(_IMAGE_FORMATS)
     items = "images"
 
-    def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> np.ndarray:
+    def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> Loaded:
         """Pixels as the model sees them, (1, H, W, C) uint8."""
         if clip is not None:
             raise InputError(f"{tokenizer.config.name} is a model of images; --clip is for files of motion")
-        try:
-            return tokenizer.targets(open_source(source), **options)
-        except InputError as error:
-            # Standard input has no suffix that says what it is.
-            if source == STANDARD_STREAM and isinstance(error.__cause__, UnidentifiedImageError):
-                raise InputError(f"{error}; clips, CSV or NPZ, need --model {DEFAULT_MOTION_MODEL}") from error
-            raise
+        check_not_a_folder(source)
+        pixels = tokenizer.targets(open_source(source), **options)
+        _say_what_is_taken(source)
+        return Loaded(pixels, pixels)
 
     def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str) -> Decoded:
         """Files of one of the formats."""
@@ -98,11 +111,10 @@ class ImageMedia:
         decibels = float(psnr(original, reconstruction)[0])
         return Said(f"PSNR {decibels:.2f} dB", {"psnr": _finite(decibels)})
 
-    def gain(self, original: np.ndarray, before: np.ndarray, after: np.ndarray) -> Said:
+    def gain(self, tokenizer: Tokenizer, targets: np.ndarray, result: SearchResult) -> Said:
         """In dB of PSNR."""
-        worse, better = (float(psnr(original, images)[0]) for images in (before, after))
-        decibels = 0.0 if worse == better else better - worse  # both may be infinite
-        return Said(f"{decibels:+.2f} dB", {"decibels": _finite(decibels)})
+        before, after = (float(psnr(targets, tokenizer.decode(each))[0]) for each in (result.greedy, result.codes))
+        return Said.gain("PSNR", 0.0 if before == after else after - before, "dB", digits=2)  # both may be infinite
 
 
 class MotionMedia:
@@ -111,12 +123,15 @@ class MotionMedia:
     endings = FORMATS
     items = "clips"
 
-    def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> Clip:
-        """The clip, which knows its frame rate."""
+    def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> Loaded:
+        """The clip, which knows its frame rate, and its poses (1, T, 26)."""
+        check_not_a_folder(source)
         fps, opened = options.get("fps"), open_source(source)
         if isinstance(opened, str):
-            return Clip.load(opened, fps=fps, clip=clip)
-        return Clip.from_bytes(opened.read(), source=opened.name, fps=fps, clip=clip)
+            loaded = Clip.load(opened, fps=fps, clip=clip)
+        else:
+            loaded = Clip.from_bytes(opened.read(), source=opened.name, fps=fps, clip=clip)
+        return Loaded(loaded, loaded.qpos[None], f"{loaded.fps:g} fps assumed" if loaded.fps_is_assumed else "")
 
     def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str) -> Decoded:
         """CSV or NPZ files."""
@@ -127,25 +142,20 @@ class MotionMedia:
 
     def quality(self, original: np.ndarray, reconstruction: np.ndarray) -> Said:
         """Mean errors of joint angles in degrees and of the root's position in cm."""
-        joints, root = _errors(original, reconstruction)
+        found = motion_metrics(original, reconstruction, fps=1.0)  # these two do not depend on the frame rate
+        joints, root = float(found["joint_error"][0]), float(found["root_error"][0])
         return Said(
             f"joints off by {joints:.2f} degrees, root by {root:.1f} cm", {"joint_error": joints, "root_error": root}
         )
 
-    def gain(self, original: np.ndarray, before: np.ndarray, after: np.ndarray) -> Said:
-        """In degrees of joint-angle error, negative where it became smaller."""
-        degrees = _errors(original, after)[0] - _errors(original, before)[0]
-        return Said(f"{degrees:+.2f} degrees", {"degrees": degrees})
+    def gain(self, tokenizer: Tokenizer, targets: np.ndarray, result: SearchResult) -> Said:
+        """In squared error of the standardised features, negative where it became smaller."""
+        return Said.gain("squared error", -float(result.gain.sum()), "in standardised units")
 
 
 def media_of(modality: str) -> Media:
     """The manners of a modality."""
     return ImageMedia() if modality == "image" else MotionMedia()
-
-
-def default_model(source: str) -> str:
-    """The model that takes what a file holds, by its suffix."""
-    return DEFAULT_MOTION_MODEL if Path(source).suffix.lower() in FORMATS else DEFAULT_MODEL
 
 
 def open_tokenizers(sources: Sequence[str], model: str | None, runtime: Runtime) -> Tokenizers:
@@ -176,9 +186,15 @@ def side_by_side(panels: Sequence[np.ndarray], suffix: str) -> bytes:
     return image_file(picture, suffix)
 
 
-def _errors(original: np.ndarray, reconstruction: np.ndarray) -> tuple[float, float]:
-    found = motion_metrics(original, reconstruction, fps=1.0)  # these two do not depend on the frame rate
-    return float(found["joint_error"][0]), float(found["root_error"][0])
+def _say_what_is_taken(source: str) -> None:
+    """Note, once in a run, what of an image is not encoded; only its header is read, as it has been decoded before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of many pixels, which the tokenizer has a limit for
+        with Image.open(open_source(source)) as image:
+            if getattr(image, "is_animated", False):
+                note_once("frames", f"{name_of(source)} holds several frames; the first one is taken")
+            if image.has_transparency_data:
+                note_once("transparency", f"{name_of(source)} has transparency; transparent pixels are laid over white")
 
 
 def _finite(value: float) -> float | None:

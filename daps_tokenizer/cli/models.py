@@ -1,49 +1,21 @@
-"""``daps-tokenize info`` and ``models``: what a model or a file is, and what there is to choose from."""
+"""``daps-tokenize models``: the built-in models and their quality."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from daps_tokenizer import __version__
-from daps_tokenizer.backends.choice import advice, runtimes
-from daps_tokenizer.backends.gpus import find_gpu
-from daps_tokenizer.cli.common import DEFAULT_MODEL, STANDARD_STREAM, json_option, name_of, print_table, read_codes
-from daps_tokenizer.errors import ModelFileError
+from daps_tokenizer.cli.common import print_table
+from daps_tokenizer.cli.options import json_option
 from daps_tokenizer.hub import ModelFolder, built_in_models, open_model
 
-_NOT_TRAINABLE = ("running_mean", "running_var", "num_batches_tracked")
 
-
-@click.command()
-@click.argument("target", required=False, metavar="[MODEL|FILE.daps]")
+@click.command("models")
 @json_option
-def info(target: str | None, as_json: bool) -> None:
-    """Describe a model, a .daps file, or this installation."""
-    if target is None:
-        described = _describe_installation()
-    elif target == STANDARD_STREAM or target.lower().endswith(".daps"):
-        described = _describe_codes(target)
-    else:
-        described = _describe_model(open_model(target))
-    if as_json:
-        print(json.dumps(described))
-        return
-    width = max(len(name) for name in described)
-    for name, value in described.items():
-        for number, line in enumerate(_lines(value)):
-            print(f"{'' if number else name.replace('_', ' '):{width}}  {line}")
-
-
-@click.command()
-@json_option
-def models(as_json: bool) -> None:
+def command(as_json: bool) -> None:
     """List the built-in models and their quality."""
     folders = [open_model(name) for name in built_in_models()]
     if as_json:
@@ -59,7 +31,7 @@ def models(as_json: bool) -> None:
         [
             [
                 row["model"],
-                f"{row['modality']} {_times(row['input_shape'])}",
+                f"{row['modality']} {'x'.join(map(str, row['input_shape']))}",
                 f"{row['num_tokens']} of {row['vocab_size']}",
                 f"{row['bits_per_item']:g}",
                 f"{row['bytes'] / 1e6:.1f} MB",
@@ -70,87 +42,6 @@ def models(as_json: bool) -> None:
         ],
     )
     print("log p(x|z) and PSNR of sampled codes, means over the test set; - is not measured")
-
-
-def _describe_installation() -> dict[str, Any]:
-    return {
-        "version": __version__,
-        "default_model": DEFAULT_MODEL,
-        "built_in_models": list(built_in_models()),
-        "backends": _backends(),
-        "faster_here": _faster(),
-    }
-
-
-def _backends() -> list[str]:
-    """What can run a model here, the fastest first, which is the one that ``--backend auto`` takes."""
-    found = [f"{r.backend} on {r.device} ({r.installed})" for r in runtimes() if not r.missing]
-    return [f"{line}{'; the default' if number == 0 else ''}" for number, line in enumerate(found)]
-
-
-def _faster() -> list[str]:
-    """What would be faster, and how to get it."""
-    gpu = find_gpu()
-    if gpu is None:
-        return ["nothing: there is no NVIDIA GPU here"]
-    return advice() or [f"nothing: {gpu.name} is used by the fastest backend there is"]
-
-
-def _describe_codes(source: str) -> dict[str, Any]:
-    codes = read_codes(source)
-    return {
-        "file": name_of(source),
-        "model": codes.model,
-        "built_in": codes.model in built_in_models(),
-        "weights_sha256": codes.weights_sha256,
-        "shape": list(codes.shape),
-        "vocab_size": codes.vocab_size,
-        "bits": codes.num_bits,
-        "layout": None if codes.layout is None else dataclasses.asdict(codes.layout),
-    }
-
-
-def _describe_model(folder: ModelFolder) -> dict[str, Any]:
-    """All of a model that is worth knowing; its files are checked on the way."""
-    config = folder.config
-    likelihood: dict[str, Any] = {"kind": config.likelihood.kind}
-    if config.likelihood.kind == "gaussian":
-        likelihood |= {"min_variance": config.likelihood.min_variance, "max_variance": config.likelihood.max_variance}
-    if config.likelihood.kind == "gaussian_constant":
-        likelihood |= {"variance": config.likelihood.variance}
-    return {
-        "model": config.name,
-        "origin": folder.origin,
-        "folder": str(folder.path),
-        "modality": config.modality,
-        "input_shape": list(config.input_shape),
-        "num_tokens": config.num_tokens,
-        "vocab_size": config.vocab_size,
-        "bits_per_item": config.bits_per_item,
-        "parameters": _count_parameters(folder),
-        "likelihood": likelihood,
-        "files_in_bytes": {name: folder.file(name).stat().st_size for name in config.files},
-        "training": config.training,
-        "backends": _backends(),
-        "faster_here": _faster(),
-    }
-
-
-def _count_parameters(folder: ModelFolder) -> dict[str, int]:
-    """Trainable parameters of the recognition model and of the generative model."""
-    from safetensors import SafetensorError, safe_open
-
-    file = folder.file("model.safetensors")
-    counts: dict[str, int] = {}
-    try:
-        with safe_open(file, framework="numpy") as weights:
-            for name in weights.keys():  # noqa: SIM118 - it is no mapping
-                if not name.endswith(_NOT_TRAINABLE):
-                    part = name.partition(".")[0]
-                    counts[part] = counts.get(part, 0) + math.prod(weights.get_slice(name).get_shape())
-    except SafetensorError as error:
-        raise ModelFileError(f"{file}: cannot be read ({error}); expected safetensors") from error
-    return counts
 
 
 def _describe_in_short(folder: ModelFolder) -> dict[str, Any]:
@@ -166,32 +57,6 @@ def _describe_in_short(folder: ModelFolder) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in folder.path.rglob("*") if file.is_file()),
         "evaluation": evaluation if isinstance(evaluation, dict) else {},
     }
-
-
-def _lines(value: Any) -> list[str]:
-    """A described value as lines for people: mappings and lists an entry a line, without what lies deeper in them."""
-    if isinstance(value, dict):
-        return [f"{name}: {_text(entry)}" for name, entry in value.items()] or ["none"]
-    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
-        return value or ["none"]
-    return [_text(value)]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
-    if isinstance(value, dict):
-        plain = {name: entry for name, entry in value.items() if not isinstance(entry, dict | list)}
-        return ", ".join(f"{name} {_text(entry)}" for name, entry in plain.items())
-    if isinstance(value, list):
-        return _times(value) if value and all(isinstance(size, int) for size in value) else f"{len(value)} entries"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _times(shape: Sequence[int]) -> str:
-    return "x".join(str(size) for size in shape)
 
 
 def _number(value: object) -> str:

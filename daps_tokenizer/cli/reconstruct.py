@@ -1,4 +1,4 @@
-"""``daps-tokenize reconstruct``: what is left of an image or a motion, to look at and in numbers."""
+"""``daps-tokenize reconstruct``: images and clips after encoding and decoding, to look at and in numbers."""
 
 from __future__ import annotations
 
@@ -9,28 +9,23 @@ from typing import Any
 import click
 import numpy as np
 
-from daps_tokenizer.cli.common import (
-    Outputs,
-    Progress,
-    Report,
-    Runtime,
-    for_each,
-    force_option,
-    json_option,
-    name_of,
-    runtime_options,
-)
+from daps_tokenizer.cli.common import Progress, Report, for_each
 from daps_tokenizer.cli.encoding import Encoding, encoding_options
-from daps_tokenizer.cli.media import default_model, media_of, open_tokenizers, side_by_side, suffix_of
+from daps_tokenizer.cli.media import media_of, open_tokenizers, side_by_side, suffix_of
+from daps_tokenizer.cli.options import Runtime, force_option, json_option, runtime_options
+from daps_tokenizer.cli.outputs import Outputs
+from daps_tokenizer.cli.sources import default_model, name_of
 from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.motion.draw import animate
 from daps_tokenizer.motion.plot import plot_joints
 
+_OUTPUT = "Where to write the image or clip: a file, a folder that ends with /, or - for standard output."
 _COMPARE = (
-    "Of an image: write the original, as the model sees it, to the left of it; with --search, between them what "
-    "greedy codes give."
+    "Write the original, as the model sees it, to the left of an image; with --search, the reconstruction from greedy "
+    "codes is between the two."
 )
-_GIF = "Of a clip: draw original and reconstruction as stick figures; with --search, greedy codes between them."
+_GIF = "Draw original and reconstruction of a clip as stick figures; with --search, greedy codes are between the two."
+_PLOT = "Plot the joint angles of a clip; needs matplotlib, which the extra `motion` installs."
 
 
 def _gif(clip: Clip, decoded: list[np.ndarray]) -> bytes:
@@ -45,17 +40,17 @@ def _plot(clip: Clip, decoded: list[np.ndarray]) -> bytes:
 _DRAW: dict[str, Callable[[Clip, list[np.ndarray]], bytes]] = {"--gif": _gif, "--plot": _plot}
 
 
-@click.command()
+@click.command("reconstruct")
 @click.argument("sources", nargs=-1, required=True, metavar="FILES...")
-@click.option("-o", "output", metavar="OUT", help="Where to write the image or clip; - is standard output.")
+@click.option("-o", "output", metavar="OUT", help=_OUTPUT)
 @click.option("--compare", is_flag=True, help=_COMPARE)
 @click.option("--gif", metavar="OUT.gif", help=_GIF)
-@click.option("--plot", metavar="OUT.png", help="Of a clip: plot the joint angles; needs daps-tokenizer[motion].")
+@click.option("--plot", metavar="OUT.png", help=_PLOT)
 @encoding_options
 @runtime_options
 @force_option
 @json_option
-def reconstruct(
+def command(
     sources: tuple[str, ...],
     output: str | None,
     compare: bool,
@@ -69,7 +64,8 @@ def reconstruct(
 ) -> None:
     """Encode and decode images and motion clips.
 
-    Writes what is left of each to NAME.reconstruction.png or .csv, and says how close that is to what the model saw.
+    Each reconstruction is written to NAME.reconstruction.png or .csv, and the line says how close it is to what the
+    model saw.
     """
     outputs = Outputs(sources, output, force=force, as_json=as_json)
     pictures = {
@@ -82,7 +78,7 @@ def reconstruct(
     tokenizers = open_tokenizers(sources, model, runtime)
 
     def work(source: str, progress: Progress) -> Report:
-        tokenizer, _ = tokenizers[model or default_model(source)]
+        tokenizer = tokenizers[model or default_model(source)]
         media = media_of(tokenizer.modality)
         unfit = list(pictures) if tokenizer.modality == "image" else ["--compare"] * compare
         if unfit:
@@ -95,19 +91,19 @@ def reconstruct(
         codes = encoded.codes
         reconstruction, (data,), _ = media.decode(tokenizer, codes, suffix_of(file, media))
         milliseconds = 1e3 * (time.perf_counter() - started)
-        original = tokenizer.targets(loaded, **encoding.inputs)
         decoded = [reconstruction[0]]
         if encoded.greedy is not None and (compare or drawn):
             decoded.insert(0, tokenizer.decode(encoded.greedy)[0])
-        drawings = {option: _DRAW[option](loaded, decoded) for option in drawn}  # before anything is written
-        outputs.write(file, side_by_side([original[0], *decoded], suffix_of(file, media)) if compare else data)
+        drawings = {option: _DRAW[option](loaded.inputs, decoded) for option in drawn}  # before anything is written
+        panels = [loaded.targets[0], *decoded]
+        outputs.write(file, side_by_side(panels, suffix_of(file, media)) if compare else data)
         for option, name in drawn.items():
             pictures[option].write(name, drawings[option])
-        quality = media.quality(original, reconstruction)
+        quality = media.quality(loaded.targets, reconstruction)
+        assumed = f", {loaded.assumed}" if loaded.assumed else ""
         line = (
             f"{name_of(source)} -> {', '.join([name_of(file, stream='standard output'), *drawn.values()])}  "
-            f"{quality.text}, "
-            f"{codes.num_bits} bits, {codes.model}, {milliseconds:.0f} ms{encoded.line}"
+            f"{quality.text}{assumed}, {encoded.bits}, {codes.model}, {milliseconds:.0f} ms{encoded.line}"
         )
         record: dict[str, Any] = {
             "input": source,
@@ -115,7 +111,6 @@ def reconstruct(
             **{option.removeprefix("--"): name for option, name in drawn.items()},
             "model": codes.model,
             **quality.record,
-            "bits": codes.num_bits,
             "milliseconds": milliseconds,
             **encoded.record,
         }

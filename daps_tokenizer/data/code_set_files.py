@@ -16,6 +16,8 @@ from daps_tokenizer.files import write_bytes_atomically
 CODES, ITEMS, RECORD = "codes.npy", "items.jsonl", "dataset.json"
 _PROGRESS = "progress.json"  # the record until all is done
 _PARTIAL = ".partial"
+_ABOUT = {"model", "weights_sha256", "vocab_size", "data", "fit", "items", "encoding", "seed"}
+_STATE = {"done", "rows", "broken", "sizes", "row_shape"}
 _OWN_NAMES = {CODES, ITEMS, RECORD, _PROGRESS, CODES + _PARTIAL, ITEMS + _PARTIAL}
 
 
@@ -26,17 +28,19 @@ class Found(NamedTuple):
     is_whole: bool
 
 
-def read_record(folder: Path) -> Found | None:
+def read_record(folder: Path, *, whole_only: bool = False) -> Found | None:
     """The code set in a folder; None where there is none.
+
+    A set that is not complete yet comes before one that it replaces, which ``whole_only`` asks for.
 
     Raises:
         CodesFileError: its record cannot be read.
     """
-    for name in (_PROGRESS, RECORD):
+    for name in (RECORD,) if whole_only else (_PROGRESS, RECORD):
         path = folder / name
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            complete = {"done", "rows", "broken", "sizes", "row_shape"} <= set(record)
+            complete = set(record) >= _ABOUT | _STATE
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError, TypeError) as error:

@@ -1,7 +1,7 @@
 """A whole dataset as codes, which is what a generative model is trained on.
 
 A code set is a folder: ``codes.npy``, one row per item; ``items.jsonl``, what each row was made of; ``dataset.json``,
-by which model and how. It grows batch by batch under other names, so that what was interrupted goes on where it
+by which model and how. It grows batch by batch under other names, so that an interrupted run is resumed where it
 stopped, and a file that has its name is whole.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from daps_tokenizer.codes.codes import Codes
-from daps_tokenizer.data.code_set_files import GrowingCodeSet, read_record
+from daps_tokenizer.data.archives import reading
+from daps_tokenizer.data.code_set_files import CODES, GrowingCodeSet, read_record
 from daps_tokenizer.data.datasets import Data
-from daps_tokenizer.errors import DapsError, InputError, OutputExistsError
+from daps_tokenizer.errors import CodesFileError, DapsError, InputError, OutputExistsError
 from daps_tokenizer.tokenizer import Tokenizer
 
 Encode = Callable[[np.ndarray, int], Codes]  # items of the model's size, and a seed
@@ -35,6 +37,61 @@ class CodeSetReport(NamedTuple):
     done_now: int
 
 
+@dataclass(frozen=True)
+class CodeSet:
+    """A code set to read.
+
+    >>> CodeSet.open("codes")[0:16].shape  # doctest: +SKIP
+    (16, 1024)
+
+    Args:
+        folder: where it is.
+        record: its ``dataset.json``.
+        values: ``codes.npy``, (rows, N) or (rows, K, N), read from the disk where it is used.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    values: np.ndarray
+
+    @classmethod
+    def open(cls, folder: str | Path) -> CodeSet:
+        """The code set in a folder.
+
+        Raises:
+            CodesFileError: there is none, it is not complete, or its files are damaged.
+        """
+        folder = Path(folder)
+        found = read_record(folder, whole_only=True)
+        if found is None:
+            growing = read_record(folder)
+            if growing is None:
+                raise CodesFileError(f"{folder}: holds no codes; expected a folder that `daps-tokenize dataset` wrote")
+            done, items = growing.record["done"], growing.record.get("items", "?")
+            raise CodesFileError(
+                f"{folder}: is not complete, {done} of {items} items are encoded; run the same "
+                "`daps-tokenize dataset` command again, which resumes it"
+            )
+        path, record = folder / CODES, found.record
+        try:
+            with reading(path, "the codes of a code set"):
+                values = np.load(path, mmap_mode="r", allow_pickle=False)
+        except InputError as error:
+            raise CodesFileError(str(error)) from error
+        if values.shape != (record["rows"], *record["row_shape"]) or values.dtype.kind != "u":
+            raise CodesFileError(f"{path}: is {values.dtype} of shape {values.shape}, which dataset.json does not say")
+        return cls(folder, record, values)
+
+    def __len__(self) -> int:
+        """How many rows it has."""
+        return len(self.values)
+
+    def __getitem__(self, rows: slice) -> Codes:
+        """Some rows as codes that know their model; errors of :class:`~daps_tokenizer.Codes`."""
+        record = self.record
+        return Codes(self.values[rows], record["vocab_size"], record["model"], record["weights_sha256"])
+
+
 def write_code_set(
     tokenizer: Tokenizer,
     data: Data,
@@ -46,7 +103,7 @@ def write_code_set(
     replace: bool = False,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> CodeSetReport:
-    """Encode every item of a dataset, or those that an interrupted call left.
+    """Encode every item of a dataset, or those that an interrupted call has not reached.
 
     Args:
         tokenizer: what ``encode`` encodes with.
@@ -57,7 +114,7 @@ def write_code_set(
         encoding: what ``encode`` does, for the record.
         seed: of what is drawn.
         replace: whether another code set in the folder makes way, once the new one is whole.
-        on_progress: is told how many items are done.
+        on_progress: is told how many items are done: those of an interrupted call first, then after each batch.
 
     Raises:
         OutputExistsError: the folder holds something else, or codes that were made in another way.
@@ -106,6 +163,7 @@ def _grow(
 ) -> CodeSetReport:
     first, labels = growing.done, data.labels
     names = islice(data.names(), first, None)
+    on_progress(first)
     upcoming = _read(data, first, readers)
     for start in range(first, len(data), BATCH):
         loaded = [future.result() for future in upcoming]

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from daps_tokenizer.data.archives import read_opened
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.images.arrays import ValueRange, as_bytes, check_value_range, is_tensor
+from daps_tokenizer.images.heic import open_image
 
 Fit = Literal["crop", "pad", "stretch"]
 
@@ -118,7 +119,7 @@ def _load_file(file: Path | io.BytesIO, source: str, target: _Target) -> np.ndar
     with _failures_as_input_errors(source, target):
         with _WARNING_FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides, with an error
-            opened = Image.open(file)
+            opened = open_image(file, source)
         with opened as image:
             return _decode(image, source, target)
 

@@ -42,6 +42,7 @@ class Clip:
         fps: frames per second, 1 to 10,000.
         name: what errors call it.
         npz_layout: how it is written to an NPZ archive: as it came.
+        fps_is_assumed: whether neither the file nor the caller said its frame rate.
 
     Raises:
         InputError: naming the clip, row and column (counted from 1): a wrong shape, too few frames, values that are no
@@ -52,6 +53,7 @@ class Clip:
     fps: float = FPS
     name: str = "the clip"
     npz_layout: NpzLayout = PLAIN
+    fps_is_assumed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fps", check_fps(self.fps, self.name))
@@ -112,7 +114,8 @@ class Clip:
     @classmethod
     def _of(cls, content: Content, source: str, clip: str | None, *, fps: float | None = None) -> Clip:
         rate: Any = next((value for value in (content.fps, fps) if value is not None), FPS)
-        return cls(content.qpos, rate, source if clip is None else f"{source}: {clip}", content.layout)
+        name = source if clip is None else f"{source}: {clip}"
+        return cls(content.qpos, rate, name, content.layout, fps_is_assumed=content.fps is None and fps is None)
 
     def to_bytes(self, suffix: str) -> bytes:
         """The content of a file with this suffix, ``.csv`` (six decimals, no frame rate) or ``.npz``.

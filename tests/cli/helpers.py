@@ -1,9 +1,12 @@
 """Running daps-tokenize in tests, and something for it to encode."""
 
 import os
+import subprocess
 import sys
+from contextlib import suppress
 
 import numpy as np
+import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -46,3 +49,23 @@ def save_codes(tok: Tokenizer, name: str, *seeds: int) -> Codes:
     codes = tok.encode([digit(seed) for seed in seeds])
     codes.save(name)
     return codes
+
+
+def on_terminal(arguments: list[str], *, stream: str) -> tuple[int, str, bytes]:
+    """Run with one stream on a terminal: exit code, what the terminal got, and what the other stream got."""
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+    environment = {name: value for name, value in ENVIRONMENT.items() if name not in ("COLORTERM", "NO_COLOR")}
+    streams: dict[str, int] = {stream: theirs, other: subprocess.PIPE}
+    with subprocess.Popen([*PYTHON_M, *arguments], env=environment | {"TERM": "xterm-256color"}, **streams) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # Linux's way to say that the program has closed its end
+            while chunk := os.read(ours, 4096):
+                shown += chunk
+        pipe = process.stdout or process.stderr
+        assert pipe
+        piped = pipe.read()
+    os.close(ours)
+    return process.returncode, shown.decode(), piped

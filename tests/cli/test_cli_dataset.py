@@ -22,7 +22,7 @@ def test_it_says_what_it_made_and_how_fast(model: str, tok: Tokenizer, images: P
     assert line.rstrip().endswith(" images/s")
     np.testing.assert_array_equal(codes(), tok.encode([digit(seed) for seed in range(COUNT)]).numpy())
     again = run_well("dataset", images, "-o", "codes", "--model", model).stdout
-    assert again.rstrip().endswith("was there already")
+    assert again.rstrip().endswith("was complete already")
 
 
 def test_programs_get_json(model: str, images: Path) -> None:

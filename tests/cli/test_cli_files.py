@@ -21,7 +21,9 @@ from tests.cli.helpers import digit, refusal, run, run_well, save_codes
 def test_encode_writes_codes_beside_the_image_and_says_so(tok: Tokenizer, model: str) -> None:
     result = run_well("encode", "digit.png", "--model", model)
     size = Path("digit.daps").stat().st_size
-    start = f"digit.png -> digit.daps  8 codes of 8 bits, 8 bytes of codes (file {size} bytes), random-mnist, "
+    surprisal = -tok.log_prob("digit.png", tok.encode("digit.png"))[0] / np.log(2)
+    bits = f"64 bits (surprisal {surprisal:.1f} bits)"
+    start = f"digit.png -> digit.daps  8 codes of 8 bits, {bits}, 8 bytes of codes (file {size} bytes), random-mnist, "
     assert result.stdout.startswith(start) and result.stdout.endswith(" ms\n") and result.stderr == ""
     assert Codes.load("digit.daps") == tok.encode("digit.png")
 
@@ -55,7 +57,8 @@ def test_json_is_one_object_a_line_and_nothing_else(model: str) -> None:
     digit(1).save("other.png")
     result = run_well("encode", "digit.png", "other.png", "--json", "--show", "--model", model)
     first, second = (json.loads(line) for line in result.stdout.splitlines())
-    assert first.pop("milliseconds") > 0 and first.pop("file_bytes") == Path("digit.daps").stat().st_size
+    assert first.pop("milliseconds") > 0 and first.pop("surprisal_bits") > 0
+    assert first.pop("file_bytes") == Path("digit.daps").stat().st_size
     assert first == {
         "input": "digit.png",
         "output": "digit.daps",
@@ -76,10 +79,8 @@ def test_fit_decides_how_an_image_of_another_size_is_seen(tok: Tokenizer, model:
 
 def test_tiles_are_counted(model: str) -> None:
     digit(size=56).save("large.png")
-    assert (
-        "  4 x 8 codes of 8 bits, 32 bytes of codes"
-        in run_well("encode", "large.png", "--fit", "tile", "--model", model).stdout
-    )
+    line = run_well("encode", "large.png", "--fit", "tile", "--model", model).stdout
+    assert "  4 x 8 codes of 8 bits, 256 bits (surprisal " in line and "), 32 bytes of codes (file " in line
 
 
 def test_sample_draws_one_sample_by_seed_and_temperature(tok: Tokenizer, model: str) -> None:
@@ -104,7 +105,7 @@ def test_best_of_explains_the_image_no_worse(tok: Tokenizer, model: str) -> None
         (["--fit", "squeeze"], "Invalid value for '--fit': 'squeeze' is not one of 'crop', 'pad', 'stretch', 'tile'"),
         (["--backend", "jax"], "Invalid value for '--backend': 'jax' is not one of 'auto', 'onnx', 'torch'"),
         (["--device", "tpu"], "backend 'onnx' knows no device 'tpu'; accepted are cpu, cuda"),
-        (["--threads", "0"], "Invalid value for '--threads'"),
+        (["--num-threads", "0"], "Invalid value for '--num-threads'"),
         (["-o", "digit.txt"], "-o digit.txt: expected a name that ends with .daps"),
         (["-o", "none/digit.daps"], "'none/digit.daps': cannot be written (No such file or directory)"),
         (["-o", f"{'x' * 300}.daps"], "x.daps': cannot be written (File name too long)"),
@@ -144,8 +145,9 @@ def test_codes_are_overwritten_only_with_force(model: str) -> None:
 def test_images_are_overwritten_only_with_force(tok: Tokenizer, model: str) -> None:
     save_codes(tok, "digit.daps", 1)
     before = Path("digit.png").read_bytes()
+    Path("digit.decoded.png").write_bytes(b"precious")
     assert refusal("decode", "digit.daps", "--model", model).startswith(
-        "digit.daps: digit.png already exists; pass --force"
+        "digit.daps: digit.decoded.png already exists; pass --force"
     )
     Path("digit.reconstruction.png").write_bytes(b"precious")
     assert "pass --force" in refusal("reconstruct", "digit.png", "--model", model)
@@ -158,7 +160,7 @@ def test_two_inputs_never_share_an_output(model: str) -> None:
     digit(1).save("digit.bmp")
     result = run("encode", "digit.png", "digit.bmp", "--force", "--model", model)
     assert result.exit_code == 2 and result.stdout.startswith("digit.png -> digit.daps")
-    expected = "error: digit.bmp: would be written to digit.daps, as digit.png is; do it alone, with -o\n"
+    expected = "error: digit.bmp: would be written to digit.daps, as digit.png is; run it alone with -o\n"
     assert result.stderr == expected
 
 
@@ -195,8 +197,8 @@ def test_a_folder_that_may_not_be_entered_is_said_in_one_line(model: str, monkey
 def test_decode_writes_the_image_beside_the_codes(tok: Tokenizer, model: str) -> None:
     codes = save_codes(tok, "x.daps", 1)
     result = run_well("decode", "x.daps", "--model", model)
-    assert result.stdout.startswith("x.daps -> x.png  28x28 pixels, random-mnist, ")
-    np.testing.assert_array_equal(np.asarray(Image.open("x.png")), tok.decode(codes)[0, ..., 0])
+    assert result.stdout.startswith("x.daps -> x.decoded.png  28x28 pixels, random-mnist, ")
+    np.testing.assert_array_equal(np.asarray(Image.open("x.decoded.png")), tok.decode(codes)[0, ..., 0])
 
 
 def test_the_model_is_the_built_in_one_that_the_file_names(tok: Tokenizer, built_in: str) -> None:
@@ -213,8 +215,8 @@ def test_a_model_that_is_not_built_in_has_to_be_given(tok: Tokenizer) -> None:
 def test_items_of_one_file_are_numbered(tok: Tokenizer, model: str) -> None:
     codes = save_codes(tok, "x.daps", 1, 2, 3)
     result = run_well("decode", "x.daps", "--json", "--model", model)
-    assert json.loads(result.stdout)["outputs"] == ["x-0.png", "x-1.png", "x-2.png"]
-    np.testing.assert_array_equal(np.asarray(Image.open("x-2.png")), tok.decode(codes)[2, ..., 0])
+    assert json.loads(result.stdout)["outputs"] == ["x.decoded-0.png", "x.decoded-1.png", "x.decoded-2.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open("x.decoded-2.png")), tok.decode(codes)[2, ..., 0])
     assert run_well("decode", "x.daps", "-o", "y.png", "--model", model).stdout.startswith(
         "x.daps -> y-0.png ... y-2.png  3 images of 28x28 pixels"
     )
@@ -224,7 +226,7 @@ def test_tiled_codes_become_one_image_of_the_original_size(model: str) -> None:
     digit(size=64).resize((64, 40)).save("wide.png")
     run_well("encode", "wide.png", "--fit", "tile", "-o", "x.daps", "--model", model)
     run_well("decode", "x.daps", "--model", model)
-    assert Image.open("x.png").size == (64, 40)
+    assert Image.open("x.decoded.png").size == (64, 40)
 
 
 def test_a_bad_file_among_others_is_reported_and_the_others_are_decoded(tok: Tokenizer, model: str) -> None:
@@ -233,7 +235,7 @@ def test_a_bad_file_among_others_is_reported_and_the_others_are_decoded(tok: Tok
     Path("changed.daps").write_bytes(data[:-6] + b"!" + data[-5:])
     Path("other.daps").write_bytes(b"PNG")
     result = run("decode", "cut.daps", "changed.daps", "other.daps", "none.daps", "good.daps", "--model", model)
-    assert result.exit_code == 2 and Path("good.png").is_file() and result.stdout.count("\n") == 1
+    assert result.exit_code == 2 and Path("good.decoded.png").is_file() and result.stdout.count("\n") == 1
     cut, changed, other, none = result.stderr.splitlines()
     assert cut.startswith("error: cut.daps: cut short")
     assert changed.startswith("error: changed.daps: changed after it was written")
@@ -259,7 +261,7 @@ def test_one_name_does_for_one_input(tok: Tokenizer, model: str) -> None:
     for name in ("x.daps", "y.daps"):
         save_codes(tok, name, 1)
     assert refusal("decode", "x.daps", "y.daps", "-o", "z.png", "--model", model).startswith(
-        "-o takes one input, not 2"
+        "-o z.png names one file for 2 inputs; -o z.png/ names a folder"
     )
 
 
@@ -274,7 +276,7 @@ def test_reconstruct_writes_what_is_left_and_how_close_it_is(tok: Tokenizer, mod
     mse = np.square(np.asarray(digit(), float) - left).mean()
     assert report["psnr"] == pytest.approx(10 * np.log10(255**2 / mse)) and report["bits"] == 64
     line = run_well("reconstruct", "digit.png", "--force", "--model", model).stdout
-    expected = f"digit.png -> digit.reconstruction.png  PSNR {report['psnr']:.2f} dB, 64 bits, random-mnist, "
+    expected = f"digit.png -> digit.reconstruction.png  PSNR {report['psnr']:.2f} dB, 64 bits (surprisal "
     assert line.startswith(expected)
 
 

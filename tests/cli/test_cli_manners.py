@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,10 @@ import pytest
 from PIL import Image
 
 from daps_tokenizer import Codes, Tokenizer, __version__
-from daps_tokenizer.cli.common import DEFAULT_MODEL, print_table
+from daps_tokenizer.cli.common import print_table
+from daps_tokenizer.cli.sources import DEFAULT_MODEL
 from daps_tokenizer.hub import built_in_models
-from tests.cli.helpers import ENVIRONMENT, PYTHON_M, digit, refusal, run_well, save_codes
+from tests.cli.helpers import ENVIRONMENT, PYTHON_M, digit, on_terminal, refusal, run_well, save_codes
 
 # What there is
 
@@ -96,14 +96,14 @@ def test_models_on_a_narrow_terminal_keeps_names_whole(
 
 
 def test_bench_times_encode_and_decode(model: str) -> None:
-    rows = run_well("bench", model, "--batch", 1, "--batch", 3, "--seconds", 0, "--threads", 1, "--json").stdout
+    rows = run_well("bench", model, "--batch", 1, "--batch", 3, "--seconds", 0, "--num-threads", 1, "--json").stdout
     measured = [json.loads(row) for row in rows.splitlines()]
     found = [(row["action"], row["batch"]) for row in measured]
     assert found == [("encode", 1), ("decode", 1), ("encode", 3), ("decode", 3)]
     for row in measured:
         assert row["calls"] >= 5 and 0 < row["median_ms"] <= row["p95_ms"]
         assert row["items_per_second"] == pytest.approx(row["batch"] / row["median_ms"] * 1e3)
-        assert row["backend"] == "onnx" and row["threads"] == 1 and row["processor"] and row["onnxruntime"]
+        assert row["backend"] == "onnx" and row["num_threads"] == 1 and row["processor"] and row["onnxruntime"]
 
 
 def test_bench_runs_on_torch_too(model: str) -> None:
@@ -120,7 +120,7 @@ def test_bench_runs_on_torch_too(model: str) -> None:
 
 def test_without_a_command_an_image_is_encoded_and_a_daps_file_decoded(model: str) -> None:
     assert run_well("digit.png", "-o", "x.daps", "--model", model).stdout.startswith("digit.png -> x.daps")
-    assert run_well("x.daps", "--model", model).stdout.startswith("x.daps -> x.png")
+    assert run_well("x.daps", "--model", model).stdout.startswith("x.daps -> x.decoded.png")
     shutil.copy("digit.png", "no_suffix")
     assert run_well("no_suffix", "--model", model).stdout.startswith("no_suffix -> no_suffix.daps")
 
@@ -180,7 +180,7 @@ def test_standard_input_is_the_only_input_and_standard_output_takes_one_item(tok
     assert refusal("encode", "-", "digit.png", "--model", model).startswith(
         "'-' (standard input) must be the only input"
     )
-    message = "x.daps: holds 2 items, standard output takes one; use -o NAME"
+    message = "x.daps: holds 2 items, and standard output takes one; use -o NAME"
     assert refusal("decode", "x.daps", "-o", "-", "--model", model) == message
 
 
@@ -246,31 +246,11 @@ def test_an_interrupt_is_quiet_and_keeps_what_is_done(tok: Tokenizer, model: str
     command = [*PYTHON_M, "decode", "done.daps", "waits_for_ever.daps", "--model", model]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True) as process:
         assert process.stdout and process.stderr
-        assert process.stdout.readline().startswith("done.daps -> done.png")
+        assert process.stdout.readline().startswith("done.daps -> done.decoded.png")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
         assert process.stderr.read().strip() == ""
-    assert Path("done.png").is_file()
-
-
-def on_terminal(arguments: list[str], *, stream: str) -> tuple[int, str, bytes]:
-    """Run with one stream on a terminal: exit code, what the terminal got, and what the other stream got."""
-    pty = pytest.importorskip("pty")
-    ours, theirs = pty.openpty()
-    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
-    environment = {name: value for name, value in ENVIRONMENT.items() if name not in ("COLORTERM", "NO_COLOR")}
-    streams: dict[str, int] = {stream: theirs, other: subprocess.PIPE}
-    with subprocess.Popen([*PYTHON_M, *arguments], env=environment | {"TERM": "xterm-256color"}, **streams) as process:
-        os.close(theirs)
-        shown = b""
-        with suppress(OSError):  # Linux's way to say that the program has closed its end
-            while chunk := os.read(ours, 4096):
-                shown += chunk
-        pipe = process.stdout or process.stderr
-        assert pipe
-        piped = pipe.read()
-    os.close(ours)
-    return process.returncode, shown.decode(), piped
+    assert Path("done.decoded.png").is_file()
 
 
 def test_progress_is_shown_on_a_terminal_and_kept_out_of_pipes(model: str) -> None:

@@ -50,13 +50,13 @@ def built_in_both(
 
 def test_the_kind_of_file_decides_the_model(built_in_both: None) -> None:
     printed = run_well("encode", "walk.csv", "digit.png").stdout.splitlines()
-    assert printed[0].startswith("walk.csv -> walk.daps  2 x 64 codes of 6 bits, 96 bytes of codes (file ")
+    assert printed[0].startswith("walk.csv -> walk.daps  30 fps assumed, 2 x 64 codes of 6 bits, 768 bits (surprisal ")
     assert ", daps-h1-motion, " in printed[0] and ", daps-photo-256, " in printed[1]
     back = run_well("decode", "walk.daps", "-o", "back.csv").stdout
     assert back.startswith("walk.daps -> back.csv  40 frames at 30 fps, daps-h1-motion, ")
     assert len(Clip.load("back.csv")) == 40
     assert run_well("walk.csv", "--force").stdout.startswith("walk.csv -> walk.daps")
-    assert "walk.csv already exists" in refusal("walk.daps")
+    assert run_well("walk.daps").stdout.startswith("walk.daps -> walk.decoded.csv  40 frames")
 
 
 def test_encode_and_decode_are_what_the_tokenizer_does(motion_tok: Tokenizer, motion_model: str) -> None:
@@ -77,10 +77,22 @@ def test_clips_go_through_pipes(motion_model: str) -> None:
     assert len(Clip.from_bytes(clip, source="pipe")) == 40
 
 
-def test_a_clip_on_standard_input_needs_the_model_named(built_in_both: None) -> None:
-    message = refusal("encode", "-", "-o", "x.daps", stdin=Path("walk.csv").read_bytes())
-    assert message.startswith("standard input: not an image")
-    assert message.endswith("; clips, CSV or NPZ, need --model daps-h1-motion")
+def test_standard_input_is_a_clip_where_it_begins_like_one(built_in_both: None) -> None:
+    Clip.load("walk.csv").save("walk.npz")
+    for file in ("walk.csv", "walk.npz"):
+        codes = run_well("-", stdin=Path(file).read_bytes())
+        assert ", daps-h1-motion, " in codes.stderr
+        assert "40 frames at 30 fps, daps-h1-motion" in run_well("-", stdin=codes.stdout_bytes).stderr
+    assert ", daps-photo-256, " in run_well("-", stdin=Path("digit.png").read_bytes()).stderr
+
+
+def test_a_frame_rate_that_is_assumed_is_said(motion_model: str) -> None:
+    assumed = run_well("reconstruct", "walk.csv", "--model", motion_model).stdout
+    assert " cm, 30 fps assumed, 768 bits" in assumed
+    said = run_well("encode", "walk.csv", "--fps", 30, "--model", motion_model).stdout
+    Clip.load("walk.csv").save("walk.npz")
+    known = run_well("encode", "walk.npz", "--force", "--model", motion_model).stdout
+    assert "assumed" not in said and "assumed" not in known
 
 
 def test_one_clip_of_many_is_chosen(motion_model: str) -> None:
@@ -95,8 +107,8 @@ def test_one_clip_of_many_is_chosen(motion_model: str) -> None:
 def test_several_clips_become_several_files(motion_tok: Tokenizer, motion_model: str) -> None:
     motion_tok.sample("walk.csv", num_samples=2).save("walks.daps")
     line = run_well("decode", "walks.daps", "--model", motion_model).stdout
-    assert "walks-0.csv ... walks-1.csv  2 clips of 40 frames at 30 fps" in line
-    assert Path("walks-1.csv").is_file()
+    assert "walks.decoded-0.csv ... walks.decoded-1.csv  2 clips of 40 frames at 30 fps" in line
+    assert Path("walks.decoded-1.csv").is_file()
 
 
 def test_reconstruct_writes_the_clip_and_says_how_far_off_it_is(motion_tok: Tokenizer, motion_model: str) -> None:
@@ -107,7 +119,10 @@ def test_reconstruct_writes_the_clip_and_says_how_far_off_it_is(motion_tok: Toke
     assert record["joint_error"] == pytest.approx(error, abs=1e-3) and record["root_error"] > 0
     assert record["search"]["decodes"] == 66
     line = run_well("reconstruct", "walk.csv", "--search", 1, "--force", "--model", motion_model).stdout
-    assert line.startswith("walk.csv -> walk.reconstruction.csv  joints off by ") and " degrees, 66 decodes, " in line
+    assert (
+        line.startswith("walk.csv -> walk.reconstruction.csv  joints off by ")
+        and " nats over greedy codes, 66 decodes, " in line
+    )
 
 
 def test_reconstruct_draws_stick_figures_and_joints(motion_model: str) -> None:

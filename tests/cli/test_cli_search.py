@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daps_tokenizer import Codes, LocalSearch, Tokenizer
+from daps_tokenizer import BestOf, Codes, LocalSearch, Tokenizer
 from daps_tokenizer.cli.encoding import Encoding
 from daps_tokenizer.evaluation.metrics import psnr
-from tests.cli.helpers import digit, refusal, run_well
-from tests.cli.test_cli_manners import on_terminal
+from tests.cli.helpers import digit, on_terminal, refusal, run_well
 
-GAIN = re.compile(r", [+-]\d+\.\d\d dB, (\d+) decodes, \d+\.\d s\n$")
+GAIN = re.compile(r" ms, log p ([+-][\d,]+\.\d) nats over greedy codes, (\d+) decodes, \d+\.\d s\n$")
 
 
 def test_search_writes_what_local_search_finds_and_says_what_was_gained(tok: Tokenizer, model: str) -> None:
     printed = run_well("encode", "digit.png", "--search", 2, "--model", model).stdout
     assert Codes.load("digit.daps") == tok.encode("digit.png", search=LocalSearch())
     found = GAIN.search(printed)
-    assert found and found[1] == "18"  # greedy, 8 positions × 2 proposals, and the result
+    assert found and found[2] == "18"  # greedy, 8 positions × 2 proposals, and the result
 
 
 def test_the_options_of_the_search_are_those_of_local_search(tok: Tokenizer, model: str) -> None:
@@ -33,13 +32,34 @@ def test_the_options_of_the_search_are_those_of_local_search(tok: Tokenizer, mod
     assert Codes.load("digit.daps") == tok.encode("digit.png")
 
 
+def log_likelihood(tok: Tokenizer, search: BestOf | LocalSearch | None) -> float:
+    """log p(x|z) of digit.png with the codes that are found."""
+    return float(tok.likelihood("digit.png", tok.encode("digit.png", search=search)).log_likelihood[0])
+
+
 @pytest.mark.parametrize("command", ["encode", "reconstruct"])
-def test_the_gain_is_that_in_psnr_over_greedy_codes(tok: Tokenizer, model: str, command: str) -> None:
+def test_the_gain_is_in_nats_over_greedy_codes(tok: Tokenizer, model: str, command: str) -> None:
     record = json.loads(run_well(command, "digit.png", "--search", 2, "--json", "--model", model).stdout)
-    original = tok.targets("digit.png")
-    greedy, searched = (psnr(original, tok.reconstruct("digit.png", search=s))[0] for s in (None, LocalSearch()))
-    assert record["search"]["decibels"] == pytest.approx(searched - greedy)
-    assert record["search"]["decodes"] == 18 and record["search"]["seconds"] > 0
+    searched, greedy = (log_likelihood(tok, search) for search in (LocalSearch(), None))
+    assert record["search"].pop("gain") == pytest.approx(searched - greedy)
+    assert record["search"].pop("seconds") > 0
+    assert record["search"] == {"objective": "log p", "unit": "nats", "over": "greedy codes", "decodes": 18}
+
+
+def test_the_gain_in_squared_error_is_in_psnr(tok: Tokenizer, model: str) -> None:
+    options = ["--search", 2, "--objective", "squared-error", "--json"]
+    record = json.loads(run_well("encode", "digit.png", *options, "--model", model).stdout)
+    original, search = tok.targets("digit.png"), LocalSearch(objective="squared_error")
+    searched, greedy = (psnr(original, tok.reconstruct("digit.png", search=s))[0] for s in (search, None))
+    assert record["search"]["gain"] == pytest.approx(searched - greedy)
+    assert record["search"]["objective"] == "PSNR" and record["search"]["unit"] == "dB"
+
+
+def test_the_best_of_several_says_its_gain_too(tok: Tokenizer, model: str) -> None:
+    record = json.loads(run_well("encode", "digit.png", "--best-of", 4, "--json", "--model", model).stdout)
+    best, greedy = (log_likelihood(tok, search) for search in (BestOf(4), None))
+    assert record["search"]["gain"] == pytest.approx(best - greedy)
+    assert record["search"]["decodes"] == 4
 
 
 def test_reconstruct_says_what_was_gained_too(tok: Tokenizer, model: str) -> None:
@@ -68,8 +88,8 @@ def test_without_search_nothing_is_said_of_it(model: str) -> None:
 
 def test_a_search_moves_the_progress_bar(tok: Tokenizer) -> None:
     shares: list[float] = []
-    encoding = Encoding("crop", 1, None, None, None, None, False, None, None)
-    encoding.encode(tok, np.asarray(tok.targets("digit.png")), shares.append)
+    encoding = Encoding(search=1)
+    encoding.encode(tok, encoding.load("digit.png", tok), shares.append)
     assert shares == [(i + 1) / 8 for i in range(8)]
 
 

@@ -56,7 +56,7 @@ def test_every_item_is_a_row_of_the_smallest_type_with_its_name_and_label(tok: T
     record = json.loads((folder / "dataset.json").read_text())
     assert record["model"] == tok.config.name and record["vocab_size"] == tok.vocab_size
     assert record["encoding"] == {"codes": "greedy"} and record["rows"] == ITEMS
-    assert done == [2, 4, 6, 7] and set(files(folder)) == {"codes.npy", "items.jsonl", "dataset.json"}
+    assert done == [0, 2, 4, 6, 7] and set(files(folder)) == {"codes.npy", "items.jsonl", "dataset.json"}
 
 
 def test_samples_have_an_axis_of_their_own_and_batches_seeds(tok: Tokenizer, tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""Where the commands read from: files, and standard input, whose kind its first bytes say."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from daps_tokenizer.errors import InputError
+
+if TYPE_CHECKING:
+    from daps_tokenizer.codes.codes import Codes
+
+STANDARD_STREAM = "-"
+DEFAULT_MODEL = "daps-photo-256"
+DEFAULT_MOTION_MODEL = "daps-h1-motion"
+
+_START_OF_CODES = b"DAPS"
+_START_OF_NPZ = b"PK"
+_MEMORY = "daps_tokenizer.standard_input"  # where the context of a run keeps it
+
+
+class StandardInput(io.BytesIO):
+    """All of standard input; errors call it by its name."""
+
+    name = "standard input"
+
+
+def standard_input() -> bytes:
+    """All of standard input, which is read once in a run.
+
+    Raises:
+        InputError: it cannot be read, for instance where it is a folder.
+    """
+    memory = click.get_current_context().meta
+    if _MEMORY not in memory:
+        try:
+            memory[_MEMORY] = sys.stdin.buffer.read()
+        except OSError as error:
+            raise InputError(f"{StandardInput.name}: cannot be read ({error.strerror})") from error
+    content: bytes = memory[_MEMORY]
+    return content
+
+
+def open_source(source: str) -> str | StandardInput:
+    """The path itself, or all of standard input where the source is ``-``; errors of :func:`standard_input`."""
+    return StandardInput(standard_input()) if source == STANDARD_STREAM else source
+
+
+def read_codes(source: str) -> Codes:
+    """The codes in a file, or in standard input where the source is ``-``.
+
+    Raises:
+        CodesFileError: it cannot be read, is not a ``.daps`` file, or is damaged.
+    """
+    from daps_tokenizer.codes.codes import Codes
+
+    opened = open_source(source)
+    return Codes.load(opened) if isinstance(opened, str) else Codes.from_bytes(opened.read(), source=opened.name)
+
+
+def name_of(source: str, *, stream: str = StandardInput.name) -> str:
+    """How a source or an output is called in messages."""
+    return stream if source == STANDARD_STREAM else source
+
+
+def is_folder(source: str) -> bool:
+    """Whether a source is a folder; False where its parent may not be entered."""
+    return os.path.isdir(source)  # noqa: PTH112 - Path.is_dir raises an error there
+
+
+def is_codes(source: str) -> bool:
+    """Whether a source holds codes: a file by its suffix, standard input by its first bytes."""
+    if source == STANDARD_STREAM:
+        return standard_input().startswith(_START_OF_CODES)
+    return Path(source).suffix.lower() == ".daps"
+
+
+def default_model(source: str) -> str:
+    """The built-in model for a source: a file is judged by its suffix, standard input by its first bytes."""
+    from daps_tokenizer.motion.clip_files import FORMATS
+
+    if source == STANDARD_STREAM:
+        is_clip = _looks_like_a_clip(standard_input())
+    else:
+        is_clip = Path(source).suffix.lower() in FORMATS
+    return DEFAULT_MOTION_MODEL if is_clip else DEFAULT_MODEL
+
+
+def _looks_like_a_clip(content: bytes) -> bool:
+    """Whether bytes begin like an NPZ archive, or like a line of text with commas."""
+    line = content[:4096].partition(b"\n")[0]
+    return content.startswith(_START_OF_NPZ) or (b"," in line and line.strip(b"\r\xef\xbb\xbf").isascii())
+
+
+def holds_code_set(folder: str) -> bool:
+    """Whether `daps-tokenize dataset` writes or wrote to a folder."""
+    return any((Path(folder) / name).exists() for name in ("dataset.json", "progress.json"))
+
+
+def check_not_a_folder(source: str) -> None:
+    """Refuse a folder where a file is needed.
+
+    Raises:
+        InputError: it is a folder; the message names the command that takes it.
+    """
+    if not is_folder(source):
+        return
+    if holds_code_set(source):
+        raise InputError(
+            f"{source}: is a folder of codes; `daps-tokenize info {source}` describes it, and "
+            f"`daps-tokenize decode {source} --rows 0:16` decodes some of its rows"
+        )
+    pattern = Path(source) / "*.png"
+    raise InputError(
+        f"{source}: is a folder; `daps-tokenize dataset {source} -o codes` encodes all of its images as one array, "
+        f"and {pattern} in its place names each file"
+    )
