@@ -16,6 +16,7 @@ COMMANDS = {
     "large": "benchmarks.large:large",
     "peers": "benchmarks.peers:peers",
     "figures": "benchmarks.figures:figures",
+    "autoregression": "benchmarks.studies.commands:autoregression",
     "compare": "benchmarks.studies.commands:compare",
     "controls": "benchmarks.studies.controls_command:controls",
     "prior": "benchmarks.studies.commands:prior",

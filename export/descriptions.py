@@ -9,7 +9,7 @@ from daps_tokenizer import __version__
 from daps_tokenizer.config import TokenizerConfig
 
 _GRAPHS = {
-    "encoder": "Draws codes of inputs: passes over all positions until nothing changes, then a loop for the other rows.",
+    "encoder": "Draws codes: passes over all positions until nothing changes, and a loop for the rows that still do.",
     "encoder_context": "The part of the encoder that is computed once per input. One row per window.",
     "encoder_pass": "The part of the encoder that chooses all codes anew. Repeat until new_codes equals codes.",
     "encoder_step": "The part of the encoder that draws one position, for rows that do not settle in a few passes.",

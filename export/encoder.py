@@ -1,8 +1,8 @@
 """``encoder.onnx``: passes over all positions until nothing changes, and a loop over positions for the other rows.
 
-What ``settle`` does in :mod:`daps_tokenizer.model.sampling`, which says why this gives the codes of the sequential loop,
-spliced from the graphs of Context, Pass and Step. A row is a window of an item, or an item that is not cut. Rows that
-have settled drop out of the batch. torch's exporter cannot express loops: its ``while_loop`` does not export.
+It is ``settle`` of :mod:`daps_tokenizer.model.sampling`, where it is said why this gives the codes of the sequential
+loop, spliced from the graphs of Context, Pass and Step. A row is a window of an item, or an item that is not cut. Rows
+that have settled drop out of the batch. torch's exporter cannot express loops: its ``while_loop`` does not export.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from daps_tokenizer.model.transformer import Attention, Memory, attend_plainly
 
 
 class FusedAttention(Attention):
-    """ONNX's Attention operator. It splits heads by itself: keys and values are (rows, positions, H), without copies."""
+    """ONNX's Attention operator. It splits heads by itself, without copies: memories are (rows, positions, H)."""
 
     def split(self, x: Tensor) -> Tensor:
         """Nothing to do."""
@@ -41,8 +41,10 @@ class FusedAttention(Attention):
     def attend(self, queries: Tensor, memory: Memory, *, causal: bool, bias: Tensor | None) -> Tensor:
         """Attend from queries (rows, T, H)."""
         mask = None if bias is None else bias[None]
-        heads = {"q_num_heads": self.num_heads, "kv_num_heads": self.num_heads}
-        attended, *_ = torch.onnx.ops.attention(queries, *memory, mask, is_causal=causal, **heads)
+        heads = self.num_heads
+        attended, *_ = torch.onnx.ops.attention(
+            queries, memory.keys, memory.values, mask, is_causal=causal, q_num_heads=heads, kv_num_heads=heads
+        )
         return attended
 
 

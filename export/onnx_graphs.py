@@ -67,21 +67,22 @@ def export_pass(model: Autoencoder, form: Form, *, first: bool = False) -> onnx.
     config, model = model.config, form.of(model)
     memories = _example_context(model)
     shape = (len(memories[0].keys), config.codes_per_window)
-    examples = [torch.zeros(shape), torch.tensor(1.0), memories, torch.zeros(shape, dtype=torch.int32)]
-    dynamic = [_BATCH, {}, [_OF_MEMORY] * len(memories), _BATCH]
-    names, outputs = ["uniform", "temperature", *context_names(config), "codes"], ["new_codes", "log_probs"]
+    examples: tuple[Any, ...] = (torch.zeros(shape), torch.tensor(1.0), memories)
+    dynamic: tuple[Any, ...] = (_BATCH, {}, [_OF_MEMORY] * len(memories))
+    names = ["uniform", "temperature", *context_names(config)]
     if first:
-        kept = slice(-1)
         module = FirstPass(model.autoregressive, form.choose)
-        examples, dynamic, names, outputs = examples[kept], dynamic[kept], names[kept], outputs[kept]
-    else:
-        module = Pass(model.autoregressive, form.choose)
-    return export_graph(module, tuple(examples), tuple(dynamic), names, outputs, form.opset)
+        return export_graph(module, examples, dynamic, names, ["new_codes"], form.opset)
+    examples, dynamic = (*examples, torch.zeros(shape, dtype=torch.int32)), (*dynamic, _BATCH)
+    again = Pass(model.autoregressive, form.choose)
+    return export_graph(again, examples, dynamic, [*names, "codes"], ["new_codes", "log_probs"], form.opset)
 
 
 def export_step(model: Autoencoder, form: Form) -> onnx.ModelProto:
-    """One position: ``position``, ``previous``, ``uniform``, ``temperature``, ``context_*`` and ``past_*`` -> ``codes``,
-    ``log_probs`` and ``present_*``, of windows; the memories are as large before as after."""
+    """``position``, ``previous``, ``uniform``, ``temperature``, ``context_*``, ``past_*`` -> a position of all windows.
+
+    The outputs are ``codes``, ``log_probs`` and the memories ``present_*``, which are as large as ``past_*``.
+    """
     config, model = model.config, form.of(model)
     memories = _example_context(model)
     rows, sizes = len(memories[0].keys), config.recognition
@@ -96,7 +97,8 @@ def export_step(model: Autoencoder, form: Form) -> onnx.ModelProto:
         memories,
         past,
     )
-    dynamic = ({}, _BATCH, _BATCH, {}, [_OF_MEMORY] * len(memories), [_OF_MEMORY] * len(past))
+    of_memories = [[_OF_MEMORY] * len(some) for some in (memories, past)]
+    dynamic = ({}, _BATCH, _BATCH, {}, *of_memories)
     inputs = ["position", "previous", "uniform", "temperature", *context_names(config), *memory_names("past", config)]
     outputs = ["codes", "log_probs", *memory_names("present", config)]
     return export_graph(Step(model.autoregressive), examples, dynamic, inputs, outputs, form.opset)
@@ -123,7 +125,8 @@ def export_decoder(model: Autoencoder) -> onnx.ModelProto:
 def export_likelihood(model: Autoencoder) -> onnx.ModelProto:
     """Input and ``codes`` -> ``log_likelihood`` and ``squared_error``, in the shape of the codes."""
     config = model.config
-    (codes, shapes), inputs, of_inputs = _example_grid(config), _example_inputs(config), {0: "batch"}
+    (codes, shapes), inputs = _example_grid(config), _example_inputs(config)
+    of_inputs: dict[int, Any] = {0: "batch"}
     if config.token_grid is not None:
         height, _, channels = config.input_shape
         cell = height // config.token_grid[0]
@@ -171,9 +174,10 @@ def _example_grid(config: TokenizerConfig) -> tuple[Tensor, dict[int, Any]]:
 
 
 def _example_context(model: Autoencoder) -> list[Memory]:
-    """Memories to export with. Each a tensor of its own: of one that is passed twice the exporter would wire only one."""
+    """Memories to export with."""
     with torch.no_grad():
         context = Context(model)(_example_inputs(model.config))
+    # Each a tensor of its own: of one tensor that is passed as two inputs the exporter would wire only one.
     return [Memory(*(part.clone() for part in memory)) for memory in context]
 
 

@@ -60,9 +60,9 @@ def _run(
     quiet: bool,
 ) -> int:
     """Run one experiment; returns the step it stands at."""
-    from train.data import data_folder, load_dataset
-    from train.experiment import load_experiment
+    from train.experiment import load_experiment, open_dataset
     from train.loop import fit as run_experiment
+    from train.processes import describe_processes, join_processes
 
     experiment = load_experiment(config)
     if required_method not in (None, experiment.method):
@@ -70,15 +70,18 @@ def _run(
     if start_from is not None:
         experiment = dataclasses.replace(experiment, start_from=str(start_from))
     folder = run_folder or Path("runs") / experiment.name
-    dataset = load_dataset(
-        experiment.dataset,
-        data_folder(data),
-        photos=experiment.data,
-        motion=experiment.motion,
-        input_shape=experiment.model.input_shape,
-    )
+    dataset = open_dataset(experiment, data)
+    accelerator = join_processes(experiment.precision)
+    if accelerator.is_main_process:
+        click.echo(f"{experiment.name}: {describe_processes(accelerator)}", err=True)
     record = run_experiment(
-        experiment, dataset, folder, max_seconds=max_seconds, show_progress=not quiet, draw_pictures=not quiet
+        experiment,
+        dataset,
+        folder,
+        max_seconds=max_seconds,
+        show_progress=not quiet,
+        draw_pictures=not quiet,
+        accelerator=accelerator,
     )
     if "validation" in record:  # only the main process evaluates
         click.echo(json.dumps({"run": str(folder), "steps": record["steps"], **record["validation"]}))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -18,6 +18,7 @@ from daps_tokenizer.data.datasets import Split, read_cifar10, read_mnist
 from daps_tokenizer.errors import InputError
 from train.motion import MotionConfig, open_motion
 from train.photos import PhotosConfig, open_photos
+from train.validation import ItemSubset, split_places
 
 DatasetKind = Literal["mnist", "cifar10", "photos", "motion"]
 
@@ -66,12 +67,21 @@ class ArrayItems:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test items, and their labels (items,) where there are any."""
+    """Training and test items, and their labels (items,) where there are any.
+
+    ``validation`` are items held out of the training items, on which a run is watched.
+    """
 
     train: Items
     test: Items
     train_labels: np.ndarray | None = None
     test_labels: np.ndarray | None = None
+    validation: Items | None = None
+
+    @property
+    def watched(self) -> Items:
+        """What a run is evaluated on while it trains: validation items where there are any, else test items."""
+        return self.test if self.validation is None else self.validation
 
     def __post_init__(self) -> None:
         for split, items, labels in (("train", self.train, self.train_labels), ("test", self.test, self.test_labels)):
@@ -106,6 +116,7 @@ def load_dataset(
     photos: PhotosConfig | None = None,
     motion: MotionConfig | None = None,
     input_shape: tuple[int, ...] = (),
+    validation_items: int = 0,
 ) -> Dataset:
     """Load MNIST (``mnist.npz``), CIFAR-10 (``cifar10/*.webp`` mosaics) or motion (``lafan1_h1.npz``), or list
     photographs to be read later.
@@ -116,15 +127,24 @@ def load_dataset(
         photos: where ``kind`` is ``photos``: which ones, and how they become items.
         motion: where ``kind`` is ``motion``: how training clips are augmented.
         input_shape: of an item, where ``kind`` is ``photos``: (height, width, channels); or ``motion``: (frames, 127).
+        validation_items: how many training items are held out: images that are drawn once for all runs, photographs by
+            their centre crop; of motion the windows at the end of every training clip.
 
     Raises:
+        ConfigError: as many validation items as training items, or more.
         InputError: a file is missing, damaged or not of the expected shape; names what would be accepted.
     """
     if kind == "photos":
-        return Dataset(*open_photos(photos or PhotosConfig(), folder, input_shape))
+        return Dataset(**open_photos(photos or PhotosConfig(), folder, input_shape, validation_items)._asdict())
     if kind == "motion":
-        return Dataset(*open_motion(folder / "lafan1_h1.npz", input_shape, motion))
-    return {"mnist": _load_mnist, "cifar10": _load_cifar10}[kind](folder)
+        return Dataset(**open_motion(folder / "lafan1_h1.npz", input_shape, motion, validation_items)._asdict())
+    dataset = {"mnist": _load_mnist, "cifar10": _load_cifar10}[kind](folder)
+    if not validation_items:
+        return dataset
+    kept, held_out = split_places(len(dataset.train), validation_items)
+    labels = None if dataset.train_labels is None else dataset.train_labels[kept]
+    train, validation = (ItemSubset(dataset.train, places) for places in (kept, held_out))
+    return replace(dataset, train=train, train_labels=labels, validation=validation)
 
 
 def _load_mnist(folder: Path) -> Dataset:

@@ -11,7 +11,7 @@ import yaml
 from daps_tokenizer.config import TokenizerConfig, config_from_dict
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.motion.features import FPS
-from train.data import DatasetKind
+from train.data import Dataset, DatasetKind, data_folder, default_folder, load_dataset
 from train.methods import method_settings
 from train.motion import MotionConfig
 from train.optimisation import OptimiserConfig
@@ -39,7 +39,9 @@ class Experiment:
         aligned: whether an autoregressive recognition model begins with weights that let it read the input where a code
             belongs (``train/alignment.py``), of a run that starts from nothing.
         precision: ``bf16`` runs matrix products in bfloat16 (autocast), weights stay float32.
-        evaluate_every: steps between evaluations on the first ``evaluation_items`` test items.
+        validation_items: training items that are held out, the same for every run on this data. A run is then evaluated
+            on them, and its test items are read by ``python -m train evaluate`` alone. 0 evaluates on test items.
+        evaluate_every: steps between evaluations on ``evaluation_items`` of these items, spread evenly over them.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Experiment:
     precision: Precision = "fp32"
     seed: int = 0
     log_every: int = 50
+    validation_items: int = 0
     evaluate_every: int = 1000
     evaluation_items: int = 1000
     checkpoint_every: int = 1000
@@ -68,6 +71,8 @@ class Experiment:
         for name in ("steps", "batch_size", "log_every", "evaluate_every", "evaluation_items", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.validation_items < 0:
+            raise ConfigError(f"validation_items must be at least 0, not {self.validation_items}")
         if (self.dataset == "photos") != (self.data is not None):
             raise ConfigError(
                 "data says which photographs to use: it goes with dataset photos, and dataset photos with it"
@@ -81,6 +86,27 @@ class Experiment:
         schema = self.model.motion
         if self.dataset == "motion" and schema is not None and schema.fps != FPS:
             raise ConfigError(f"dataset motion has {FPS:g} frames per second; set motion.fps to it, not {schema.fps:g}")
+
+
+def open_dataset(experiment: Experiment, folder: Path | None = None) -> Dataset:
+    """The data that an experiment trains and is tested on.
+
+    Args:
+        experiment: says which.
+        folder: where datasets are; see :func:`train.data.data_folder`. Photographs are also looked for in the current
+            folder, so they need none.
+
+    Raises:
+        InputError, ConfigError: see :func:`train.data.load_dataset`.
+    """
+    return load_dataset(
+        experiment.dataset,
+        folder or default_folder() if experiment.dataset == "photos" else data_folder(folder),
+        photos=experiment.data,
+        motion=experiment.motion,
+        input_shape=experiment.model.input_shape,
+        validation_items=experiment.validation_items,
+    )
 
 
 def load_experiment(path: Path) -> Experiment:

@@ -27,6 +27,7 @@ from train.evaluate import evaluate
 from train.experiment import Experiment
 from train.methods import Batch, Method, build_method
 from train.optimisation import AveragedWeights, Updates, apply_schedule, build_optimiser, clip_gradients, served_weights
+from train.processes import join_processes, locked
 from train.recorder import Recorder
 from train.widen import is_smaller, load_widened
 
@@ -46,6 +47,7 @@ def fit(
     max_seconds: float | None = None,
     show_progress: bool = True,
     draw_pictures: bool = True,
+    accelerator: Accelerator | None = None,
 ) -> dict[str, Any]:
     """Train until the experiment's last step, or until ``max_seconds`` have passed; resumes by itself.
 
@@ -57,18 +59,44 @@ def fit(
         max_seconds: stop, evaluate and save after this many seconds, to be resumed by the same call.
         show_progress: a bar on the terminal.
         draw_pictures: TensorBoard's curves, and ``dashboard.png`` at every evaluation, which takes seconds.
+        accelerator: what :func:`train.processes.join_processes` returned; called here if None.
 
     Returns:
         The run's record, as in ``checkpoint/training.json``.
 
     Raises:
+        RunFolderInUse: another process trains in the run folder.
         ConfigError: the run folder holds a run of other settings, or on other items.
         InputError: an item cannot be read.
         WorkerEnded: a process that reads batches was killed.
         TrainingDiverged: more than 100 updates in a row had gradients that were not finite; noticed within 50 more.
     """
+    if experiment.validation_items and dataset.validation is None:
+        raise ConfigError(f"{experiment.name}: validation_items is set and the dataset was opened without any")
+    accelerator = accelerator or join_processes(experiment.precision)
+    with locked(run_folder) if accelerator.is_main_process else nullcontext():
+        return _fit(
+            experiment,
+            dataset,
+            run_folder,
+            accelerator,
+            max_seconds=max_seconds,
+            show_progress=show_progress,
+            draw_pictures=draw_pictures,
+        )
+
+
+def _fit(
+    experiment: Experiment,
+    dataset: Dataset,
+    run_folder: Path,
+    accelerator: Accelerator,
+    *,
+    max_seconds: float | None,
+    show_progress: bool,
+    draw_pictures: bool,
+) -> dict[str, Any]:
     started = time.monotonic()
-    accelerator = Accelerator(mixed_precision="bf16" if experiment.precision == "bf16" else "no")
     torch.manual_seed(experiment.seed)
     if accelerator.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 where products are float32, as cuDNN's convolutions have it
@@ -161,11 +189,11 @@ def _evaluate(
     """Evaluate the weights that the checkpoint's model.safetensors gets, and beside an average what it is of."""
     if averaged is not None:
         method.before_checkpoint()
-        record["validation_raw"] = evaluate(method, dataset.test, limit=experiment.evaluation_items)
+        record["validation_raw"] = evaluate(method, dataset.watched, limit=experiment.evaluation_items)
         recorder.record(step, "validation_raw", record["validation_raw"])
     with served_weights(method, averaged):
-        record["validation"] = evaluate(method, dataset.test, limit=experiment.evaluation_items)
-        recorder.evaluation(step, record["validation"], method, dataset.test)
+        record["validation"] = evaluate(method, dataset.watched, limit=experiment.evaluation_items)
+        recorder.evaluation(step, record["validation"], method, dataset.watched)
 
 
 def _check_skipped(updates: Updates, run_folder: Path) -> None:

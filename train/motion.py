@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -66,6 +67,14 @@ class MotionWindows:
         return windows
 
 
+class MotionSplits(NamedTuple):
+    """Windows to train and to test on, and those held out of the training clips."""
+
+    train: MotionWindows
+    test: MotionWindows
+    validation: MotionWindows | None = None
+
+
 def load_clips(path: Path) -> dict[str, np.ndarray]:
     """The clips of ``lafan1_h1.npz`` by name, each (frames, 26) float32 at 30 frames per second.
 
@@ -81,17 +90,18 @@ def load_clips(path: Path) -> dict[str, np.ndarray]:
 
 
 def open_motion(
-    path: Path, input_shape: tuple[int, ...], augmentation: MotionConfig | None = None
-) -> tuple[MotionWindows, MotionWindows]:
-    """Every window of the training clips, and 10,000 windows drawn uniformly from the validation clips.
+    path: Path, input_shape: tuple[int, ...], augmentation: MotionConfig | None = None, validation_items: int = 0
+) -> MotionSplits:
+    """Every window of the training clips, and 10,000 windows drawn uniformly from the four clips of the test set.
 
     Args:
         path: ``lafan1_h1.npz``.
         input_shape: (frames, 127) of an item.
         augmentation: of the training clips; None leaves them as they are.
+        validation_items: windows that are held out: the end of every training clip, so that no frame is in both.
 
     Raises:
-        ConfigError: a model with other features.
+        ConfigError: a model with other features, or a clip that is too short for what is held out of it.
         InputError: not that file.
     """
     if len(input_shape) != 2 or input_shape[1] != len(FEATURE_NAMES):
@@ -100,15 +110,23 @@ def open_motion(
     if not set(VALIDATION_CLIPS) < set(clips):
         raise InputError(f"{path}: cannot be read (not {', '.join(VALIDATION_CLIPS)} and others); expected {EXPECTED}")
     train = [clip for name, clip in clips.items() if name not in VALIDATION_CLIPS]
+    length, held_out = input_shape[0], None
+    if validation_items:
+        frames = length - 1 + -(-validation_items // len(train))
+        if min(map(len, train)) < frames + length:
+            raise ConfigError(f"validation_items {validation_items} leave nothing of the shortest clip to train on")
+        tails = windows_of([clip[-frames:] for clip in train], length)
+        held_out = replace(tails, starts=draw_windows(tails.starts)[:validation_items])
+        train = [clip[:-frames] for clip in train]
     augmentation = augmentation or MotionConfig()
     played = [
         clip if speed == 1 else resample(clip.astype(np.float64), from_fps=FPS, to_fps=FPS / speed)
         for speed in augmentation.speeds
         for clip in train
     ]
-    windows = replace(windows_of(played, input_shape[0]), mirror=augmentation.mirror)
-    validation = windows_of([clips[name] for name in VALIDATION_CLIPS], input_shape[0])
-    return windows, MotionWindows(validation.features, draw_windows(validation.starts), validation.length)
+    windows = replace(windows_of(played, length), mirror=augmentation.mirror)
+    test = windows_of([clips[name] for name in VALIDATION_CLIPS], length)
+    return MotionSplits(windows, replace(test, starts=draw_windows(test.starts)), held_out)
 
 
 def normalisation_of(clips: Sequence[np.ndarray]) -> NormalisationConfig:

@@ -6,13 +6,14 @@ memory: an item is read from its source (``daps_tokenizer/data/sources.py``), de
 
 from __future__ import annotations
 
+import glob
 import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,10 @@ from PIL import Image
 from daps_tokenizer.data.sources import Source, SourceKind, open_source
 from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.images.load import load_images, to_pil
+from train.validation import ItemSubset, split_places
+
+if TYPE_CHECKING:
+    from train.data import Items
 
 _CROP_TRIES = 10
 _LOG_RATIO = math.log(4 / 3)
@@ -31,6 +36,7 @@ class PhotosConfig:
 
     Args:
         kind, train, test, image_column: see :func:`daps_tokenizer.data.sources.open_source`.
+        test_items: where ``test`` is empty, how many photographs of ``train`` are the test set instead.
         shorter_side: photographs whose shorter side has more pixels are scaled down to it before they are cropped, so
             that a crop shows as much of a large photograph as of a small one.
         flip: mirror half of the training crops.
@@ -47,6 +53,7 @@ class PhotosConfig:
     kind: SourceKind = "tar"
     train: tuple[str, ...] = ("photos256-train-*.tar",)
     test: tuple[str, ...] = ("photos256-val.tar",)
+    test_items: int = 0
     image_column: str = "image"
     shorter_side: int = 256
     flip: bool = True
@@ -58,8 +65,13 @@ class PhotosConfig:
     def __post_init__(self) -> None:
         if self.kind not in get_args(SourceKind):
             raise ConfigError(f"data.kind must be one of {', '.join(get_args(SourceKind))}, not {self.kind!r}")
-        if not self.train or not self.test:
-            raise ConfigError("data.train and data.test must each name at least one source of photographs")
+        if not self.train:
+            raise ConfigError("data.train must name at least one source of photographs")
+        if (self.test_items > 0) == bool(self.test):
+            raise ConfigError(
+                "data.test must name at least one source of photographs; or it is [], and data.test_items says how "
+                "many photographs of data.train are the test set"
+            )
         if self.shorter_side < 1 or self.crops_per_image < 1:
             raise ConfigError(
                 "data.shorter_side and data.crops_per_image must be at least 1, "
@@ -149,22 +161,52 @@ class PhotoItems:
         return crop
 
 
-def open_photos(settings: PhotosConfig, folder: Path, input_shape: tuple[int, ...]) -> tuple[PhotoItems, PhotoItems]:
+class PhotoSplits(NamedTuple):
+    """Photographs to train and to test on, and those held out of the training photographs."""
+
+    train: Items
+    test: Items
+    validation: Items | None = None
+
+
+def open_photos(
+    settings: PhotosConfig, folder: Path, input_shape: tuple[int, ...], validation_items: int = 0
+) -> PhotoSplits:
     """List the photographs to train and to test on.
 
     Args:
         settings: which, and how they become items.
-        folder: where relative paths begin.
+        folder: where relative paths begin; where nothing is there, they begin at the current folder.
         input_shape: (height, width, channels) of an item.
+        validation_items: photographs that are held out of the training photographs.
 
     Raises:
+        ConfigError: nothing would be left to train on.
         InputError: see :func:`daps_tokenizer.data.sources.open_source`.
     """
-    train, test = (
-        open_source(settings.kind, patterns, folder, image_column=settings.image_column)
-        for patterns in (settings.train, settings.test)
-    )
-    return PhotoItems(train, input_shape, settings, True), PhotoItems(test, input_shape, settings, False)
+    source = _open(settings, settings.train, folder)
+    train: Items = PhotoItems(source, input_shape, settings, augmented=True)
+    centres: Items = PhotoItems(source, input_shape, settings, augmented=False)
+    if settings.test:
+        test: Items = PhotoItems(_open(settings, settings.test, folder), input_shape, settings, augmented=False)
+    else:
+        kept, held_out = split_places(len(source), settings.test_items, name="data.test_items")
+        test = ItemSubset(centres, held_out)
+        train, centres = ItemSubset(train, kept), ItemSubset(centres, kept)
+    if not validation_items:
+        return PhotoSplits(train, test)
+    kept, held_out = split_places(len(train), validation_items)
+    return PhotoSplits(ItemSubset(train, kept), test, ItemSubset(centres, held_out))
+
+
+def _open(settings: PhotosConfig, patterns: tuple[str, ...], folder: Path) -> Source:
+    if settings.kind != "huggingface":
+        # Wherever they are found, so that a mistake is told with the folder of the datasets.
+        patterns = tuple(
+            pattern if glob.glob(pattern, root_dir=folder) or not glob.glob(pattern) else str(Path(pattern).absolute())  # noqa: PTH207 - Path.glob takes no absolute pattern
+            for pattern in patterns
+        )
+    return open_source(settings.kind, patterns, folder, image_column=settings.image_column)
 
 
 def _scale(photo: np.ndarray, height: int, width: int, shorter_side: int) -> np.ndarray:

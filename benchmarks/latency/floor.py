@@ -109,15 +109,18 @@ def _fastest(call: object, seconds: float) -> float:
 
 
 def _count(folder: ModelFolder, name: str) -> Work:
-    """Weights of a graph in bytes, and operations of its products for a batch of 1."""
+    """Weights of a graph in bytes, and operations of its products for a batch of 1 and a grid of the model's size."""
     import onnx
 
     model = onnx.load(folder.file(f"onnx/{name}.onnx"), load_external_data=False)
-    for value in [*model.graph.input, *model.graph.output]:
+    sizes = dict(zip(("rows", "columns"), folder.config.token_grid or (), strict=False))
+    del model.graph.output[:]  # their shapes follow from those of the inputs
+    for value in model.graph.input:
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param:
+                size = sizes.get(dimension.dim_param, 1)
                 dimension.ClearField("dim_param")
-                dimension.dim_value = 1
+                dimension.dim_value = size
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {
         value.name: [dimension.dim_value or 1 for dimension in value.type.tensor_type.shape.dim]

@@ -6,12 +6,14 @@ embedding of zero). A model whose codes are independent given x loses nothing by
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.reports import report, table, write_report
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import choose_codes, sample_codes
 
@@ -52,3 +54,19 @@ def measure_autoregression(model: Autoencoder, inputs: np.ndarray, *, seed: int 
             codes = chosen
         found.append(torch.stack([drawn.log_probs.sum(1), without.sum(1), passes], dim=1))
     return Autoregression(*torch.cat(found).double().mean(0).tolist())
+
+
+def write_autoregression(folder: Path, content: dict[str, Any]) -> list[Path]:
+    """Write ``autoregression_NAME.json`` and ``.md``, by the name of the first model; returns their paths."""
+    rows = [
+        (row["model"], f"{row['log_q']:.3f}", f"{row['log_q_hidden']:.3f}", f"{row['passes']:.2f}")
+        for row in content["rows"]
+    ]
+    text = report(
+        "How much of log q(z|x) comes from previous codes",
+        [content["command"]],
+        table(("model", "log q, nats", "log q, previous codes hidden", "passes"), rows),
+        f"Means over one sample of each of {content['data']}. Hidden: the embedding of previous codes is zero.",
+        machine=content["machine"],
+    )
+    return write_report(folder, f"autoregression_{content['rows'][0]['model']}", content, text)

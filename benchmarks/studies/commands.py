@@ -16,12 +16,13 @@ import click
 import numpy as np
 
 from benchmarks.inputs import ROOT
-from benchmarks.reports import STUDIES, command_line
+from benchmarks.reports import RESULTS, STUDIES, command_line
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.cli.common import progress_bar
 from daps_tokenizer.data.datasets import open_data
 from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.evaluation.timing import describe_machine
+from daps_tokenizer.hub import open_model
 
 if TYPE_CHECKING:
     from benchmarks.studies.probes import Features, Probe
@@ -340,3 +341,28 @@ def table(
             out, f"table_{dataset}{suffix}", finished, beta=settings.beta, paper=paper, command=command
         ):
             click.echo(path)
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, required=True, help="Built-in name or model folder; repeatable.")
+@click.option("--data", required=True, type=_FOLDER, help="As for daps-tokenize evaluate.")
+@click.option("--images", default=500, show_default=True, help="How many items, the first ones.")
+@click.option("--seed", default=0, show_default=True, help="Of the samples.")
+@click.option("--out", type=_FOLDER, default=RESULTS, show_default="benchmarks/results")
+def autoregression(models: tuple[str, ...], data: Path, images: int, seed: int, out: Path) -> None:
+    """Measure how much of log q(z|x) comes from previous codes, and how many passes drawing takes."""
+    from benchmarks.studies.autoregression import measure_autoregression, write_autoregression
+    from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+
+    rows, description = [], ""
+    for name in models:
+        folder = open_model(name)
+        opened = open_data(data, folder.config, limit=images)
+        description = f"{len(opened)} items of {opened.description}"
+        model = Autoencoder(folder.config).eval()
+        load_weights(model, folder.path / "model.safetensors")
+        found = measure_autoregression(model, opened.read(np.arange(len(opened))), seed=seed)
+        rows.append({"model": folder.config.name, "weights_sha256": folder.config.weights_sha256, **found._asdict()})
+    content = {"command": command_line(), "machine": describe_machine(), "data": description, "rows": rows}
+    for path in write_autoregression(out, content):
+        click.echo(path)

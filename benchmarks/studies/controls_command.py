@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.reports import RESULTS, command_line, write_report
+from benchmarks.reports import STUDIES, command_line, write_report
 from benchmarks.studies.controls import WAYS, Point, plot, summarise, train_on, write_text
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.evaluation.timing import describe_machine
@@ -27,7 +27,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--way", "ways", multiple=True, type=click.Choice(list(WAYS)), help="Only these; repeatable.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True)
 @click.option("--name", default="controls_cifar10", show_default=True, help="Name of the report.")
-@click.option("--out", type=_FOLDER, default=RESULTS, show_default="benchmarks/results")
+@click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
 def controls(
     checkpoint: Path,
     data: Path | None,

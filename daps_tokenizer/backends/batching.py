@@ -39,16 +39,18 @@ def parallel_chunk(config: TokenizerConfig, device: str) -> int:
 
 
 def grid_chunk(config: TokenizerConfig, codes: np.ndarray, device: str) -> int:
-    """Grids of codes (B, rows, columns), or items (B, N), that are decoded together: as many as items have the codes."""
+    """How many grids of codes (B, rows, columns), or items (B, N), are decoded together."""
     return max(1, parallel_chunk(config, device) * config.num_tokens // math.prod(codes.shape[1:]))
 
 
-def as_grid(config: TokenizerConfig, codes: np.ndarray) -> np.ndarray:
-    """Codes (B, N) as the graphs take them, (B, rows, columns); what is a grid stays as it is.
+def own_grid(config: TokenizerConfig) -> tuple[int, int]:
+    """Rows and columns of an item's codes; where a code has no place in an image, all N are one row."""
+    return config.token_grid or (1, config.num_tokens)
 
-    Where a code has no place in an image, all N are one row.
-    """
-    return codes.reshape(-1, *(config.token_grid or (1, config.num_tokens))) if codes.ndim == 2 else codes
+
+def as_grid(config: TokenizerConfig, codes: np.ndarray) -> np.ndarray:
+    """Codes (B, N) as the graphs take them, (B, rows, columns); what is a grid stays as it is."""
+    return codes.reshape(-1, *own_grid(config)) if codes.ndim == 2 else codes
 
 
 def slices(size: int, chunk: int) -> list[slice]:

@@ -1,6 +1,6 @@
 """ONNX Runtime: the backend that is always there, on the CPU and, with onnxruntime-gpu, on NVIDIA GPUs.
 
-Encoding takes a few passes over small arrays (export/passes.py), so a batch is cut into chunks which run side by side,
+Encoding takes a few passes over small arrays (model/sampling.py), so a batch is cut into chunks which run side by side,
 one thread each; only where chunks are large and fewer than threads, they share the others. The other graphs are one
 pass each: their chunks follow one another and each uses all threads. On a GPU autoregressive encoding takes captured
 CUDA graphs (:mod:`daps_tokenizer.backends.onnx_captured`), any other is one pass too.
@@ -170,7 +170,7 @@ class OnnxBackend:
         return join(Scored, self._in_chunks("scorer", ["log_probs", "top_codes"], feed, k=np.array(k, np.int64)))
 
     def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
-        """log p(x|z) of codes (B, N) or (B, rows, columns); errors as of :meth:`encode`, for ``onnx/likelihood.onnx``."""
+        """log p(x|z) of codes (B, N) or (B, rows, columns); errors as of :meth:`encode`, for the likelihood."""
         feed = {self._input_name: inputs, "codes": as_grid(self._folder.config, codes)}
         found = join(CellLikelihood, self._on_grids("likelihood", CellLikelihood._fields, feed))
         return CellLikelihood(*(values.reshape(codes.shape) for values in found))

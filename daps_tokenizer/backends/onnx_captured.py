@@ -2,7 +2,7 @@
 
 ``encoder.onnx`` decides by itself how often it goes on, which ONNX Runtime cannot capture. Here that is decided
 outside, between graphs that only compute: ``encoder_pass.onnx`` chooses all codes anew until they stay as they are, two
-or three times with a trained model (export/passes.py says why those are the loop's codes), and ``encoder_step.onnx``
+or three times with a trained model (model/sampling.py says why those are the loop's codes), and ``encoder_step.onnx``
 draws the rows that have not settled then, one position a call. Both read the context where ``encoder_context.onnx``
 has left it.
 """
@@ -18,7 +18,7 @@ import onnxruntime
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.config.code_windows import Windows
 
-MAX_PASSES = 8  # as encoder.onnx
+MAX_PASSES = 8  # as encoder.onnx; written again because model/ needs torch
 
 
 class CapturedEncoder:

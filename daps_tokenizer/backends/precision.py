@@ -102,7 +102,8 @@ class _Conversion:
         self._products = _PRODUCTS[precision]
         self._graph = graph
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
-        self._logits = {node.input[0] for node in graph.node if node.op_type in _DECISIONS}
+        made_by = {name: node for node in graph.node for name in node.output}
+        self._logits = {_product(node.input[0], made_by) for node in graph.node if node.op_type in _DECISIONS}
         self._in_half = {value.name for value in graph.input if self._is_memory(value)}
         self._casts: dict[tuple[str, int], str] = {}
         self._half_weights: dict[str, onnx.TensorProto] = {}
@@ -186,6 +187,13 @@ class _Conversion:
 
     def _is_float(self, value: onnx.ValueInfoProto) -> bool:
         return value.type.tensor_type.elem_type in (self._full, self._type)
+
+
+def _product(logits: str, made_by: dict[str, onnx.NodeProto]) -> str:
+    """The output of the product that logits come from: scores may be added, and shapes change in between."""
+    while made_by[logits].op_type in ("Reshape", "Add"):
+        logits = made_by[logits].input[0]
+    return logits
 
 
 def _to_bfloat16(array: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from daps_tokenizer.backends.batching import as_grid, captured_size, fill, join, slices
+from daps_tokenizer.backends.batching import as_grid, captured_size, fill, join, own_grid, slices
 from daps_tokenizer.backends.cuda import ALIGNMENT, Cuda
 from daps_tokenizer.backends.gpus import find_gpu
 from daps_tokenizer.backends.onnx import OnnxBackend
@@ -105,7 +105,9 @@ class TensorRTBackend:
 
         Grids that are longer than any block of a photograph are decoded in ONNX Runtime.
         """
-        if codes.ndim == 3 and max(codes.shape[1:]) > LONGEST_SIDE:
+        if codes.shape[1:] == own_grid(self._folder.config):
+            codes = codes.reshape(len(codes), -1)
+        elif codes.ndim == 3 and max(codes.shape[1:]) > LONGEST_SIDE:
             return self._others.decode(codes)
         with self._lock:
             decoder = self._engines().decode

@@ -1,9 +1,9 @@
 """What TensorRT does for batches of one size, recorded as CUDA graphs: nothing is computed outside of the engines.
 
 An encoding is the context and a few passes over all codes, one launch; the host then looks which rows have settled
-(export/passes.py says why those have the codes of the sequential loop), and draws the others, which a trained model has
-hardly any of, by a second graph of one step for every position. Every enqueued engine has addresses of its own for what
-it reads and writes, so nothing is copied in between.
+(model/sampling.py says why those have the codes of the sequential loop), and draws the others, of which a trained model
+has hardly any, by a second graph of one step for every position. Every enqueued engine has addresses of its own for
+what it reads and writes, so nothing is copied in between.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ class Engines(Protocol):
     cuda: Cuda
 
     def execution(self, graph: str, sizes: tuple[int, ...], *, items: int | None) -> Execution:
-        """One of them with its open axes in these sizes: rows of so many items, or a grid (1, rows, columns) if None."""
+        """One of them with its open axes in these sizes, for so many items; None for a grid (1, rows, columns)."""
 
 
 class RecordedEncoder:
     """The encoding of batches of ``size`` items."""
 
-    def __init__(self, engines: Engines, size: int) -> None:
+    def __init__(self, engines: Engines, size: int, *, passes: int = PASSES) -> None:
+        """Record the context and an even number of passes."""
         self._engines, self._size, self._windows = engines, size, Windows.of(engines.config)
         self._cuda = engines.cuda
         context = engines.execution("encoder_context", (size,), items=size)
@@ -53,7 +54,7 @@ class RecordedEncoder:
         # What every engine after the context reads besides its own.
         self._shared = _addresses(memories) | {"temperature": self._temperature.address}
         self._memories = memories
-        self._passes = _Passes(self, context)
+        self._passes = _Passes(self, context, passes)
         self._steps: _Steps | None = None  # until they are needed
 
     def run(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> list[np.ndarray]:
@@ -80,9 +81,9 @@ class RecordedEncoder:
 
 
 class _Passes:
-    """The context and :data:`PASSES` passes; codes go to and fro between two buffers."""
+    """The context and some passes; codes go to and fro between two buffers."""
 
-    def __init__(self, encoder: RecordedEncoder, context: Execution) -> None:
+    def __init__(self, encoder: RecordedEncoder, context: Execution, passes: int) -> None:
         cuda, engine = encoder._cuda, encoder.rows_of("encoder_pass")
         self._cuda, self._shape = cuda, encoder.shape
         names = ("uniform", "codes", "new_codes", "log_probs")
@@ -99,7 +100,7 @@ class _Passes:
         with cuda.record() as self._graph:
             context.enqueue(context_addresses)
             cuda.clear(own["codes"])  # any guess would do, but results must not depend on what was drawn before
-            for number in range(PASSES):
+            for number in range(passes):
                 engine.enqueue(shared | (back if number % 2 else there))
 
     def run(self, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

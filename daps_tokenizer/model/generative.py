@@ -1,7 +1,8 @@
 """The generative models p(x|z): codes to the parameters of a distribution over x (paper, Appendix F and G).
 
 Each has a code table ``embedding`` (V, H) and :meth:`decode_embedded`, so that a quantiser can pass vectors straight
-through. A convolutional model takes grids of codes of any size, all others the N codes of an item. Outputs are channels-last, (B, *input_shape[:-1], channels × parameters): the likelihood splits the last axis.
+through. A convolutional model takes grids of codes of any size, all others the N codes of an item. Outputs are
+channels-last, (B, *input_shape[:-1], channels × parameters): the likelihood splits the last axis.
 """
 
 from __future__ import annotations

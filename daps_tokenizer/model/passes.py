@@ -35,8 +35,9 @@ class Drawer(Protocol):
 class PassesDraw:
     """A drawer that tries passes before it leaves rows to another, with which it shares all buffers."""
 
-    def __init__(self, model: RecognitionModel, rest: Drawer) -> None:
+    def __init__(self, model: RecognitionModel, rest: Drawer, *, passes: int = PASSES) -> None:
         """Prepare to draw, on the buffers of ``rest``."""
+        self._num_passes = passes
         self.model, self.draw, self.temperature = model, rest.draw, rest.temperature
         self._rest = rest
         rows = len(rest.draw.codes)
@@ -77,7 +78,7 @@ class PassesDraw:
 
     def _passes(self, *, greedy: bool) -> None:
         self.draw.codes.zero_()  # any guess would do, but codes must not depend on what was drawn before
-        for _ in range(PASSES):
+        for _ in range(self._num_passes):
             self._pass(greedy=greedy)
 
     def _pass(self, *, greedy: bool) -> None:

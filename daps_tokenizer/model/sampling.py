@@ -39,7 +39,7 @@ class Sampled(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """Like :class:`Sampled`, and how many passes each row took, (rows,) int64: ``MAX_PASSES`` + 1 if the loop drew it."""
+    """Like :class:`Sampled`, and the passes each row took, (rows,) int64: ``MAX_PASSES`` + 1 if the loop drew it."""
 
     codes: Tensor
     log_probs: Tensor
@@ -165,12 +165,11 @@ def settle(
     samples = len(uniform) // context[0].keys.shape[0]
     codes, log_probs = torch.zeros_like(uniform, dtype=torch.long), torch.zeros_like(uniform, dtype=torch.float32)
     passes = torch.full_like(codes[:, 0], max_passes + 1)
+    if max_passes:  # before the first pass no code is known, so the K samples of an item have the same logits
+        logits = model.logits_of_rows(context, codes[:1]).repeat_interleave(samples, 0)
+        codes, _ = choose_with_log_q(logits, uniform, temperature)
     rows, part = torch.arange(len(uniform), device=uniform.device), context
-    for number in range(1, max_passes + 1):
-        if number == 1:  # no code is known, so the K samples of an item have the same logits
-            logits = model.logits_of_rows(context, codes[:1]).repeat_interleave(samples, 0)
-            codes, _ = choose_with_log_q(logits, uniform, temperature)
-            continue
+    for number in range(2, max_passes + 1):
         chosen, log_q = draw_pass(model, part, codes[rows], uniform[rows], temperature)
         changed = (chosen != codes[rows]).any(1)
         codes[rows], log_probs[rows], passes[rows] = chosen, log_q, number

@@ -14,9 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daps_tokenizer import BestOf, Codes, LocalSearch, Tokenizer
-from daps_tokenizer.backends import tiled as mosaic_module
-from daps_tokenizer.backends.protocol import Canvases
-from daps_tokenizer.backends.tiled import Mosaic, _block_shape, _spans, can_be_one_grid
+from daps_tokenizer.backends.tiled import LONGEST_SIDE, Mosaic, _block_shape, _spans, can_be_one_grid
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.codes.layouts import TileLayout
 from daps_tokenizer.errors import CodesError
@@ -46,19 +44,10 @@ def backend(model: Autoencoder) -> TorchBackend:
     return TorchBackend(model, device="cpu", dtype=torch.float32)
 
 
-class OneSize(TorchBackend):
-    """A model as an earlier version exported it: there are graphs for tiles only."""
-
-    canvases = Canvases(decode=None, likelihood=None)
-
-
-@pytest.fixture(params=["whole", "in blocks", "in windows of one size"])
-def mosaic(model: Autoencoder, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mosaic:
-    """The same 24×24 codes by every way there is."""
-    if request.param == "in blocks":
-        monkeypatch.setattr(mosaic_module, "_CODES_AT_ONCE", 300)
-    kind = OneSize if request.param == "in windows of one size" else TorchBackend
-    return Mosaic(kind(model, device="cpu", dtype=torch.float32), GRID, LAYOUT)
+@pytest.fixture(params=[16_384, 300], ids=["whole", "in blocks"])
+def mosaic(backend: TorchBackend, request: pytest.FixtureRequest) -> Mosaic:
+    """The same 24×24 codes at once and in blocks."""
+    return Mosaic(backend, GRID, LAYOUT, codes_at_once=request.param)
 
 
 def random_codes(count: int, config=GRID) -> np.ndarray:
@@ -88,8 +77,8 @@ def test_blocks_are_no_larger_than_memory_allows_and_one_where_that_is_enough(
     rows: int, columns: int, reach: int
 ) -> None:
     shape = _block_shape((rows, columns), reach)
-    assert shape[0] <= rows and shape[1] <= columns and shape[0] * shape[1] <= 16_384
-    if rows * columns <= 16_384:
+    assert shape[0] <= rows and shape[1] <= columns and shape[0] * shape[1] <= 16_384 and max(shape) <= LONGEST_SIDE
+    if rows * columns <= 16_384 and max(rows, columns) <= LONGEST_SIDE:
         assert shape == (rows, columns)
 
 
@@ -121,14 +110,13 @@ def test_tiles_are_decoded_as_the_network_decodes_the_whole_grid(
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (20, 53), (49, 97), (60, 30)])
 def test_codes_beyond_the_image_are_decoded_only_as_far_as_they_reach_into_it(
-    model: Autoencoder, height: int, width: int
+    backend: TorchBackend, height: int, width: int
 ) -> None:
     rows, columns = math.ceil(height / 48), math.ceil(width / 48)
     layout, codes = TileLayout(height, width, rows, columns, overlap=0), random_codes(rows * columns)
-    for kind in (TorchBackend, OneSize):
-        mosaic = Mosaic(kind(model, device="cpu", dtype=torch.float32), GRID, layout)
-        whole = as_grid(mosaic.decode(codes).reconstruction, rows, columns).astype(int)
-        np.testing.assert_allclose(mosaic.images(codes)[0], whole[:height, :width], atol=1)
+    mosaic = Mosaic(backend, GRID, layout)
+    whole = as_grid(mosaic.decode(codes).reconstruction, rows, columns).astype(int)
+    np.testing.assert_allclose(mosaic.images(codes)[0], whole[:height, :width], atol=1)
 
 
 def test_the_likelihood_of_tiles_is_that_of_the_whole_grid(model: Autoencoder, mosaic: Mosaic) -> None:

@@ -79,14 +79,14 @@ class HostGraph:
 class HostExecution:
     """A graph in ONNX Runtime, with the shapes of one batch."""
 
-    def __init__(self, path: Path, batch: int, cuda: HostCuda, rows_per_item: int) -> None:
+    def __init__(self, path: Path, sizes: tuple[int, ...], cuda: HostCuda) -> None:
         self._session, self._cuda = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), cuda
         kinds = {"uint8": np.uint8, "float": np.float32, "int32": np.int32, "int64": np.int64}
-        # The context's outputs have more rows than its inputs: the exporter writes "4*batch", or the like.
-        sizes = {"batch": batch}
+        # Outputs may have more rows than inputs: the exporter writes "4*batch", or the like.
+        known = dict(zip(("batch", "rows", "columns"), sizes, strict=False))
         self._views = {
             value.name: (
-                tuple(sizes.get(n, batch * rows_per_item) if isinstance(n, str) else n for n in value.shape),
+                tuple(eval(n, {}, known) if isinstance(n, str) else n for n in value.shape),
                 kinds[value.type.removeprefix("tensor(").removesuffix(")")],
             )
             for value in [*self._session.get_inputs(), *self._session.get_outputs()]
@@ -117,10 +117,10 @@ class HostEngines:
         self.config, self.cuda, self.loaded = folder.config, HostCuda(), list[str]()
         self._folder = folder
 
-    def execution(self, graph: str, batch: int, *, items: int) -> HostExecution:
+    def execution(self, graph: str, sizes: tuple[int, ...], *, items: int | None) -> HostExecution:
         self.loaded.append(graph)
         path = self._folder.path / "onnx" / f"{graph}.onnx"
-        return HostExecution(path, batch, self.cuda, self.config.windows_per_item)
+        return HostExecution(path, sizes, self.cuda)
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +149,11 @@ def test_a_recorded_encoding_draws_the_codes_of_the_graph_on_a_cpu(folder: Model
         encoder.run(images[::-1], uniform[::-1], 1.0 - temperature)
 
 
-def test_steps_draw_what_passes_leave_and_are_recorded_when_that_first_happens(
-    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_draw_what_passes_leave_and_are_recorded_when_that_first_happens(folder: ModelFolder) -> None:
     images, uniform = items(folder)
     expected = OnnxBackend.open(folder).encode(images, uniform, 1.0)
-    monkeypatch.setattr("daps_tokenizer.backends.tensorrt_recorded.PASSES", 2)  # random weights take more
     engines = HostEngines(folder)
-    encoder = RecordedEncoder(engines, ITEMS)  # type: ignore[arg-type]
+    encoder = RecordedEncoder(engines, ITEMS, passes=2)  # type: ignore[arg-type]  # random weights take more
     assert engines.loaded == ["encoder_context", "encoder_pass"]
     codes, log_probs = encoder.run(images, uniform, 1.0)
     assert engines.loaded == ["encoder_context", "encoder_pass", "encoder_step"]
@@ -164,9 +161,10 @@ def test_steps_draw_what_passes_leave_and_are_recorded_when_that_first_happens(
     np.testing.assert_allclose(log_probs, expected.log_probs, atol=1e-5)
 
 
-def test_a_recorded_decoding_gives_what_the_graph_gives(folder: ModelFolder) -> None:
-    codes = np.random.default_rng(0).integers(0, folder.config.vocab_size, (ITEMS, folder.config.num_tokens), np.int32)
+@pytest.mark.parametrize("shape", [(ITEMS, 4, 4), (1, 3, 7)])
+def test_a_recorded_decoding_gives_what_the_graph_gives(folder: ModelFolder, shape: tuple[int, int, int]) -> None:
+    codes = np.random.default_rng(0).integers(0, folder.config.vocab_size, shape, np.int32)
     expected = OnnxBackend.open(folder).decode(codes)
-    decoder = RecordedDecoder(HostEngines(folder), ITEMS)  # type: ignore[arg-type]
+    decoder = RecordedDecoder(HostEngines(folder), shape, items=None)  # type: ignore[arg-type]
     for ours, theirs in zip(decoder.run(codes), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)

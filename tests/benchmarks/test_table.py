@@ -59,7 +59,7 @@ def test_all_rows_have_equal_steps_batch_schedule_and_generative_model(table: Ta
     assert {(run.batch_size, run.seed) for run in runs} == {(table.batch_size, 1)}
     assert {run.model.generative for run in runs} == {table.model.generative}
     schedules = {repr(dataclasses.replace(run.optimiser, learning_rate=1.0)) for run in runs}
-    assert schedules == {dataclasses.replace(table.optimiser, learning_rate=1.0)}
+    assert schedules == {repr(dataclasses.replace(table.optimiser, learning_rate=1.0))}
     for run in runs:
         parallel = run.model.recognition.kind != "autoregressive"
         assert run.model.recognition.num_layers == (

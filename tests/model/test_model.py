@@ -16,7 +16,7 @@ from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from daps_tokenizer.model.likelihoods import Bernoulli, ConstantGaussian, Gaussian
 from daps_tokenizer.model.sampling import Sampled, choose_codes, sample_codes
-from daps_tokenizer.model.transformer import Memory, _attend, sinusoidal_positions
+from daps_tokenizer.model.transformer import Memory, attend_plainly, sinusoidal_positions
 from tests.settings import CIFAR10, IMAGENET256, LAFAN, MNIST, TINY_GRID, TINY_MLP, TINY_MOTION
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -203,7 +203,8 @@ def test_attention_in_bfloat16_is_the_fused_attention_up_to_rounding(causal: boo
     generator = torch.Generator().manual_seed(0)
     queries, keys, values = (torch.randn(2, 4, 12, 8, generator=generator) for _ in range(3))
     exact = F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
-    rough = _attend(queries.bfloat16(), Memory(keys.bfloat16(), values.bfloat16()), causal=causal)
+    memory = Memory(keys.bfloat16(), values.bfloat16())
+    rough = attend_plainly(queries.bfloat16(), memory, causal=causal, bias=None)
     assert rough.dtype is torch.bfloat16
     torch.testing.assert_close(rough.float(), exact, atol=3e-2, rtol=2e-2)
     if causal:  # the first query sees the first value and no other

@@ -185,7 +185,7 @@ def test_searches_work_on_clips_and_take_a_score_that_sees_features(tok: Tokeniz
 def test_what_does_not_fit_is_refused(tok: Tokenizer) -> None:
     with pytest.raises(InputError, match=r"fit= is not an option of motion models; accepted are fps, overlap"):
         tok.encode(WALK, fit="crop")
-    with pytest.raises(InputError, match="80 frames at 30 fps and 81 frames at 30 fps; tok.encode_each"):
+    with pytest.raises(InputError, match=r"80 frames at 30 fps and 81 frames at 30 fps; tok\.encode_each"):
         tok.encode([WALK, smooth_motion(81)])
     for overlap in (32, -1, "8", True):
         for method in (tok.encode, tok.targets):

@@ -300,7 +300,7 @@ def test_two_processes_train_one_model_stop_together_and_keep_one_record(tmp_pat
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     code = TWO_PROCESSES.format(root=str(ROOT), folder=str(tmp_path))
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code],

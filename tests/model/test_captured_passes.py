@@ -1,11 +1,11 @@
-"""Drawing codes in passes: the same codes as the sequential loop, whether or not they settle in time."""
+"""Passes that can be captured: the same codes as the sequential loop, whether or not they settle in time."""
 
 import pytest
 import torch
 
 from daps_tokenizer.hub import open_model
-from daps_tokenizer.model import passes
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from daps_tokenizer.model.passes import PassesDraw
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, sample_codes
 from daps_tokenizer.model.stepping import SteppedDraw
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_codes_of_a_random_model_that_do_not_settle_are_left_to_the_loop(config, temperature: float) -> None:
     model, x = model_and_inputs(config, 3)
     context, uniform = model.context(x), torch.rand(3, config.num_tokens)
-    expected = sample_codes(model, context, uniform, temperature)
-    drawer = passes.PassesDraw(model, SteppedDraw(model, Draw.allocate(model, context, uniform)))
+    expected = sample_codes(model, context, uniform, temperature, max_passes=0)
+    drawer = PassesDraw(model, SteppedDraw(model, Draw.allocate(model, context, uniform)))
     drawer.temperature.fill_(temperature)
     drawer.run(greedy=temperature == 0)
     assert torch.equal(model.windows.join(drawer.draw.codes, 3), expected.codes)
@@ -31,9 +31,7 @@ def test_codes_of_a_random_model_that_do_not_settle_are_left_to_the_loop(config,
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["daps-photo-256", "daps-cifar10", "daps-mnist", "daps-h1-motion"])
-def test_codes_of_a_trained_model_settle_in_few_passes(
-    name: str, temperature: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_codes_of_a_trained_model_settle_in_few_passes(name: str, temperature: float) -> None:
     folder = open_model(name)
     model = Autoencoder(folder.config).eval().requires_grad_(False)
     load_weights(model, folder.file("model.safetensors"))
@@ -41,9 +39,9 @@ def test_codes_of_a_trained_model_settle_in_few_passes(
     assert isinstance(recognition, RecognitionModel)
     context = recognition.context(model.standardise(torch.from_numpy(random_inputs(folder.config, 2))))
     uniform = torch.rand(2, folder.config.num_tokens, generator=torch.Generator().manual_seed(0))
-    expected = sample_codes(recognition, context, uniform, temperature)
-    monkeypatch.setattr(passes, "PASSES", 12)
-    drawer = passes.PassesDraw(recognition, SteppedDraw(recognition, Draw.allocate(recognition, context, uniform)))
+    expected = sample_codes(recognition, context, uniform, temperature, max_passes=0)
+    rest = SteppedDraw(recognition, Draw.allocate(recognition, context, uniform))
+    drawer = PassesDraw(recognition, rest, passes=12)
     drawer.temperature.fill_(temperature)
     drawer.run(greedy=temperature == 0)
     assert not drawer.unsettled.any()

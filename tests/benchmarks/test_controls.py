@@ -1,0 +1,72 @@
+"""Ways to train on are measured on the same held-out items, for as long as asked, and reported with paired errors."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.studies.autoregression import measure_autoregression
+from benchmarks.studies.controls import KINDS, WAYS, Point, plot, summarise, train_on, write_text
+from daps_tokenizer.evaluation.timing import describe_machine
+from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
+from tests.settings import TINY_GRID
+from train.data import ArrayItems, Dataset
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    save_weights(Autoencoder(TINY_GRID), folder / "model.safetensors")
+    (folder / "config.json").write_text(TINY_GRID.to_json())
+    return folder
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_starts_from_the_same_items_and_has_its_time(way: str, checkpoint: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (128, 16, 16, 3), dtype=np.uint8)
+    dataset = Dataset(ArrayItems(images), ArrayItems(images[:8]))
+    told: list[Point] = []
+    found = train_on(
+        WAYS[way], checkpoint, dataset, "cifar10", images[:8], seconds=0.5, points=2, seed=0, on_point=told.append
+    )
+    assert found == told and found[0].steps == 0 < found[1].steps < found[2].steps
+    assert found[1].seconds >= 0.25 and found[2].seconds >= 0.5
+    for point in found:
+        assert {kind: values.shape for kind, values in point.values.items()} == dict.fromkeys(KINDS, (8,))
+        assert (point.values["searched"] >= point.values["greedy"]).all()
+
+
+def test_gains_are_paired_item_by_item() -> None:
+    start = {kind: np.array([0.0, 1000.0, 2000.0]) for kind in KINDS}
+    end = {kind: np.array([1.0, 1002.0, 2003.0]) for kind in KINDS}
+    run = summarise("counterfactual", 0, [Point(0.0, 0, start), Point(60.0, 10, end)])
+    last = run["curve"][-1]
+    assert last["greedy_gain"] == 2.0 and last["greedy_gain_error"] == pytest.approx(1 / 3**0.5)
+    assert last["images"] == 10 * WAYS["counterfactual"].batch_size
+    content = {
+        "commands": ["c"],
+        "machine": describe_machine(),
+        "checkpoint": "k",
+        "items": 3,
+        "runs": [run],
+    }
+    text = write_text("Ways", json.loads(json.dumps(content)))
+    assert "| counterfactual | 0 | 60 | 640 | 1002.0 (+2.0 ± 0.6) |" in text and WAYS["counterfactual"].tuned in text
+    assert plot(content).startswith(b"\x89PNG")
+
+
+def test_a_model_whose_codes_ignore_each_other_loses_nothing_when_previous_codes_are_hidden() -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(TINY_GRID).eval()
+    inputs = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    dependent = measure_autoregression(model, inputs)
+    assert dependent.log_q != pytest.approx(dependent.log_q_hidden, abs=1e-3)
+    model.recognition.code_embedding.weight.data.zero_()
+    independent = measure_autoregression(model, inputs)
+    assert independent.log_q == pytest.approx(independent.log_q_hidden, abs=1e-3)
+    assert independent.passes == 2.0 < dependent.passes
