@@ -395,7 +395,7 @@ class Tokenizer:
     ) -> Likelihood:
         """How well codes explain inputs: log p(x|z) and squared error, from one run; arguments and errors of log_prob.
 
-        Both are in standardised units, as in the paper's Table 1.
+        Both are in units of the training set's deviations; the paper's Table 1 has others for ImageNet (MODEL_CARD.md).
 
         Returns:
             ``log_likelihood`` in nats and ``squared_error``, Σ (x − mean of p(x|z))², each float64, (B,) or (B, S).
