@@ -627,7 +627,7 @@ class Tokenizer:
 
     def _backend_for(self, layout: TileLayout | ClipLayout | None) -> Backend:
         """The backend as it sees items that are cut like this: tiles next to their neighbours where that matters."""
-        if isinstance(layout, TileLayout) and can_be_one_grid(self.config, layout):
+        if isinstance(layout, TileLayout) and can_be_one_grid(self.config):
             return Mosaic(self._backend, self.config, layout)
         return self._backend
 
