@@ -280,7 +280,7 @@ class Codes:
         try:
             with Path(path).open("rb") as file:
                 data = file.read(len(_START))
-                if data == _START:  # else it is none, and may be a device that never ends
+                if data == _START:  # anything else may be a device that never ends
                     data += file.read()
         except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
             reason = error.strerror if isinstance(error, OSError) else error
