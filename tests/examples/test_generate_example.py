@@ -80,6 +80,6 @@ def test_it_learns_codes_that_depend_on_their_class() -> None:
     prior = module.Prior(num_tokens=4, vocab_size=8, num_classes=2, hidden_size=64)
     labels = torch.arange(2).repeat(50)
     codes = labels[:, None] * 5 + torch.arange(4) % 3
-    module.train(prior, codes[:, None], labels, steps=100)
+    module.train(prior, codes, labels, steps=100)
     drawn = module.generate(prior.eval(), torch.tensor([0, 1]))
     assert drawn.tolist() == [[0, 1, 2, 0], [5, 6, 7, 5]]
