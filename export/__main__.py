@@ -23,8 +23,6 @@ from export.card import collection_card
 from export.check import NEAR_EDGE, NEAR_TIE, ParityReport, compare, load_test_inputs
 from export.folder import export_folder
 
-_SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-
 
 @click.group(cls=OneLineErrors)
 def main() -> None:
@@ -90,25 +88,26 @@ def cards(out: Path) -> None:
 
 @main.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option(
-    "--data",
+    "--images",
+    metavar="FOLDER|TAR|NPZ|CSV",
     type=click.Path(path_type=Path),
-    envvar="DAPS_DATA",
-    default=_SHARED_DATA,
-    help="Folder of the data sets; default: $DAPS_DATA, else ../shared/data beside the repository.",
+    help="Images or clips to compare on; without it test items of the data that the model was trained on.",
 )
-@click.option(
-    "--images", default=1000, show_default=True, type=click.IntRange(min=1), help="Test images to compare on."
-)
+@click.option("--items", default=1000, show_default=True, type=click.IntRange(min=1), help="How many of them at most.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the report to this file.")
 @click.pass_context
-def check(ctx: click.Context, folder: Path, data: Path, images: int, json_path: Path | None) -> None:
-    """Compare torch and ONNX Runtime on real test images; exit with 1 if they differ by more than rounding."""
+def check(
+    ctx: click.Context, folder: Path, data: Path | None, images: Path | None, items: int, json_path: Path | None
+) -> None:
+    """Compare torch and ONNX Runtime on real images or clips; exit with 1 if they differ by more than rounding."""
     model = open_model(folder)
-    report = compare(model, load_test_inputs(model.config, data, images))
+    report = compare(model, load_test_inputs(model.config, data, items, source=images))
     if json_path is not None:
         shown = folder.name if folder.is_absolute() else folder  # a report goes to others, a home folder does not
-        command = f"python -m export check {shown} --images {images}"
+        chosen = f" --images {images.name}" if images is not None else ""
+        command = f"python -m export check {shown}{chosen} --items {items}"
         content = {"command": command, **dataclasses.asdict(report), "passed": report.passed}
         content["machine"] = describe_machine()
         write_bytes_atomically(json_path, (json.dumps(content, indent=2) + "\n").encode())

@@ -17,9 +17,8 @@ from daps_tokenizer.backends.protocol import Backend, Encoded, Scored
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.data.datasets import open_data
-from daps_tokenizer.errors import InputError
+from daps_tokenizer.errors import DapsError, InputError
 from daps_tokenizer.hub import ModelFolder
-from daps_tokenizer.motion.features import FEATURE_NAMES
 from export.differences import (
     FirstDifference,
     FirstSampledDifference,
@@ -29,6 +28,7 @@ from export.differences import (
     largest_logit,
     top_codes_gap,
 )
+from train.data import open_trained_data
 
 # Two runtimes may part where two logits are nearer to each other than their rounding errors.
 NEAR_TIE = 1e-4
@@ -245,29 +245,33 @@ def _encode_captured(
     return Encoded(*encoder.run(inputs, uniform, temperature))
 
 
-def load_test_inputs(config: TokenizerConfig, data: Path, count: int) -> np.ndarray:
-    """The first ``count`` test items of the data set whose items have the model's size: uint8 images, or windows of the
-    features of validation clips, float32.
+def load_test_inputs(
+    config: TokenizerConfig, data: Path | None = None, count: int = 1000, *, source: Path | None = None
+) -> np.ndarray:
+    """The first ``count`` items to compare runtimes on: uint8 images of the model's size, or float32 windows of motion.
+
+    Args:
+        config: the model's.
+        data: the folder of the datasets; see :func:`train.data.data_folder`.
+        source: anything that :func:`~daps_tokenizer.data.datasets.open_data` takes. Without it the test items of the
+            data that the model was trained on, as its record names them.
 
     Raises:
-        InputError: no data set has such images, or it is not in ``data``.
+        InputError: there is no such data, or the model's record names none.
     """
-    names = {
-        (28, 28, 1): "mnist.npz",
-        (32, 32, 3): "cifar10",
-        (256, 256, 3): "photos256-val.tar",
-        (32, len(FEATURE_NAMES)): "lafan1_h1.npz",
-    }
-    if config.input_shape not in names:
-        known = ", ".join("×".join(map(str, shape)) for shape in names)
-        raise InputError(f"no test images of shape {list(config.input_shape)} are known; there are some of {known}")
+    if source is not None:
+        chosen = open_data(source, config, limit=count)
+        return chosen.read(np.arange(len(chosen)))
+    named = config.training.get("experiment", {})
+    if "dataset" not in named:
+        raise InputError(f"{config.name}: its record names no data that it was trained on; name some with --images")
     try:
-        items = open_data(data / names[config.input_shape], config, limit=count)
-    except InputError as error:
+        test = open_trained_data(named, config, data).test
+        return test.read(np.arange(min(count, len(test))), seed=(0,))
+    except DapsError as error:
         raise InputError(
-            f"{data}: no test images for {config.name} ({error}); name their folder with --data"
+            f"{config.name}: no test items ({error}); name some with --images, or their folder with --data"
         ) from error
-    return items.read(np.arange(len(items)))
 
 
 def random_inputs(config: TokenizerConfig, count: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
-from tests.settings import MNIST, SMALL_MOTION
+from tests.settings import MNIST, SMALL_MOTION, TINY_GRID
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,13 @@ def random_motion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder of small motion networks with random weights, named ``random-motion``."""
     checkpoint = random_checkpoint(SMALL_MOTION, tmp_path_factory.mktemp("checkpoint"))
     return exported(checkpoint, "random-motion", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def random_grid_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of small convolutional networks with random weights, named ``random-grid``."""
+    checkpoint = random_checkpoint(TINY_GRID, tmp_path_factory.mktemp("checkpoint"))
+    return exported(checkpoint, "random-grid", tmp_path_factory)
 
 
 def random_checkpoint(config: TokenizerConfig, folder: Path) -> Path:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daps_tokenizer import Codes, LocalSearch, Tokenizer
+from daps_tokenizer import BestOf, Codes, LocalSearch, Tokenizer
 from daps_tokenizer.codes.layouts import TileLayout
 from daps_tokenizer.errors import CodesError, InputError, ModelFileError, OutputExistsError
+from tests.paths import EXAMPLES
 
 
 def digits(count: int, seed: int = 0) -> np.ndarray:
@@ -25,8 +26,15 @@ def tok(random_mnist_folder: Path) -> Tokenizer:
     return Tokenizer.from_pretrained(random_mnist_folder)
 
 
+@pytest.fixture(scope="module")
+def grid(random_grid_folder: Path) -> Tokenizer:
+    """A model of 16×16 pixels in colour whose codes lie on a grid."""
+    return Tokenizer.from_pretrained(random_grid_folder)
+
+
 def test_it_says_what_it_is(tok: Tokenizer) -> None:
     assert (tok.num_tokens, tok.vocab_size, tok.bits_per_item) == (8, 256, 64.0)
+    assert tok.token_grid is None
     assert (tok.modality, tok.input_shape, tok.backend, tok.device) == ("image", (28, 28, 1), "onnx", "cpu")
     assert repr(tok) == f"Tokenizer({tok.config.name!r}, backend='onnx', device='cpu')"
 
@@ -69,6 +77,10 @@ def test_the_seed_decides_the_samples(tok: Tokenizer) -> None:
     assert (first != other).any() and (first[:, 0] != first[:, 1]).any()
 
 
+def test_without_a_seed_samples_are_drawn_anew(tok: Tokenizer) -> None:
+    assert (tok.sample(digits(4)).numpy() != tok.sample(digits(4)).numpy()).any()
+
+
 def test_temperature_zero_is_greedy(tok: Tokenizer) -> None:
     greedy = tok.encode(digits(2)).numpy()
     np.testing.assert_array_equal(
@@ -81,6 +93,16 @@ def test_log_prob_has_the_shape_of_the_codes_and_is_largest_where_sampling_is_li
     log_q = tok.log_prob(digits(2), samples)
     assert log_q.shape == (2, 3) and (log_q < 0).all()
     np.testing.assert_allclose(tok.log_prob(digits(2), samples[:, 1]), log_q[:, 1], atol=1e-3)
+
+
+def test_log_prob_is_the_sum_of_that_of_each_code(tok: Tokenizer) -> None:
+    samples = tok.sample(digits(2), num_samples=3)
+    per_code = tok.token_log_probs(digits(2), samples)
+    assert per_code.shape == samples.shape == (2, 3, 8) and per_code.dtype == np.float32
+    np.testing.assert_allclose(per_code.sum(-1), tok.log_prob(digits(2), samples), rtol=1e-6)
+    greedy = tok.encode(digits(2))
+    encoded = tok._backend.encode(digits(2), np.zeros((2, 8), np.float32), 0.0)
+    np.testing.assert_allclose(tok.token_log_probs(digits(2), greedy), encoded.log_probs, atol=1e-4)
 
 
 def test_log_likelihood_and_squared_error_agree_with_the_decoded_distribution(tok: Tokenizer) -> None:
@@ -103,6 +125,88 @@ def test_any_leading_shape_of_plain_integers_decodes(tok: Tokenizer) -> None:
     assert len(tok.decode_to_pil(codes)) == 6
 
 
+def test_tensors_and_grids_of_integers_decode_as_flat_arrays_do(grid: Tokenizer) -> None:
+    torch = pytest.importorskip("torch")
+    assert grid.token_grid == (4, 4)
+    made = np.random.default_rng(0).integers(0, 16, (2, 3, 16))
+    expected = grid.decode(made)
+    assert expected.shape == (2, 3, 16, 16, 3)
+    for same in (torch.from_numpy(made), made.reshape(2, 3, 4, 4), torch.from_numpy(made).reshape(2, 3, 4, 4)):
+        np.testing.assert_array_equal(grid.decode(same), expected)
+    for same in (made.astype(np.uint16), grid.codes(made), Codes(made, 16, "random-grid", "")):
+        np.testing.assert_array_equal(grid.decode(same), expected)
+    with pytest.raises(CodesError, match="codes have 8 tokens out of 16; random-grid has 16 out of 16"):
+        grid.decode(np.zeros((2, 8), int))
+
+
+def test_generated_integers_become_codes_of_the_model(grid: Tokenizer, tmp_path: Path) -> None:
+    codes = grid.codes(np.zeros((2, 4, 4), np.int64))
+    assert codes.shape == (2, 16) and codes.weights_sha256 == grid.config.weights_sha256
+    codes.save(tmp_path / "made.daps")
+    assert Codes.load(tmp_path / "made.daps") == codes == grid.codes(codes)
+    layout = TileLayout(height=32, width=48, rows=2, columns=3, overlap=0)
+    assert grid.decode(grid.codes(np.zeros((6, 16), int), layout=layout)).shape == (32, 48, 3)
+    with pytest.raises(
+        CodesError, match=r"code 16 at index \(0, 3\) is out of range: codes of 'random-grid' are 0 to 15"
+    ):
+        grid.codes(np.array([[0, 0, 0, 16] * 4]))
+    with pytest.raises(CodesError, match="codes must be integers, not float64"):
+        grid.codes(np.zeros((1, 16)))
+    with pytest.raises(CodesError, match="codes must be integers, not a path"):
+        grid.decode("made.daps")  # type: ignore[arg-type]
+
+
+def test_floating_point_images_have_the_codes_of_their_bytes(grid: Tokenizer) -> None:
+    torch = pytest.importorskip("torch")
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    expected = grid.encode(images)
+    floats = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    assert grid.encode(floats, value_range=(0, 1)) == expected
+    assert grid.encode(2 * floats.numpy() - 1, value_range=(-1, 1)) == expected
+    np.testing.assert_array_equal(grid.targets(floats, value_range=(0, 1)), images)
+    log_q = grid.log_prob(floats, expected, value_range=(0, 1))
+    np.testing.assert_array_equal(log_q, grid.log_prob(images, expected))
+    with pytest.raises(InputError, match=r"write tok\.encode\(images, value_range=\(0, 1\)\)$"):
+        grid.encode(floats)
+
+
+def test_the_bytes_of_a_file_are_the_image_in_it(grid: Tokenizer) -> None:
+    content = (EXAMPLES / "cat.png").read_bytes()
+    assert grid.encode(content) == grid.encode([content]) == grid.encode(EXAMPLES / "cat.png")
+
+
+def test_no_inputs_have_no_codes(tok: Tokenizer) -> None:
+    nothing = tok.encode([])
+    assert nothing.shape == (0, 8) and nothing == tok.encode(digits(1)[:0]) == tok.encode([], search=BestOf(2))
+    assert tok.sample([], num_samples=3).shape == (0, 3, 8)
+    assert tok.decode(nothing).shape == tok.reconstruct([]).shape == tok.targets([]).shape == (0, 28, 28, 1)
+    assert tok.decode(tok.sample([], num_samples=3)).shape == (0, 3, 28, 28, 1) and tok.decode_to_pil(nothing) == []
+    assert tok.log_prob([], nothing).shape == tok.likelihood([], nothing).squared_error.shape == (0,)
+    assert tok.token_log_probs([], tok.sample([], num_samples=3)).shape == (0, 3, 8)
+    assert tok.decode_distribution(nothing).mean.shape == (0, 28, 28, 1)
+    assert tok.decode(tok.encode(digits(1).repeat(2, 1), fit="tile")[:0]).shape == (0, 56, 28, 1)
+    assert tok.search([]).gain.shape == (0,)
+    with pytest.raises(CodesError, match=r"codes of shape \(0, 8\) are not of 2 images"):
+        tok.log_prob(digits(2), nothing)
+
+
+def test_images_of_any_sizes_are_encoded_one_after_the_other(tok: Tokenizer) -> None:
+    images = [np.zeros((28, 28), np.uint8), np.zeros((30, 60), np.uint8), np.zeros((28, 28), np.uint8)]
+    codes = tok.encode_each(iter(images), fit="tile")
+    assert [each.shape for each in codes] == [(1, 1, 8), (1, 6, 8), (1, 1, 8)]
+    searched = next(tok.encode_each(digits(2), search=BestOf(2)))
+    assert searched == tok.encode(digits(1), search=BestOf(2))
+    broken = tok.encode_each([images[0], np.zeros((5, 4, 7), np.uint8)])
+    assert next(broken).shape == (1, 8)
+    with pytest.raises(InputError, match=r"^input 2: the image: shape \(5, 4, 7\) is not that of images"):
+        next(broken)
+    for single in ("cat.png", b"bytes", Path("cat.png"), Image.new("L", (28, 28))):
+        with pytest.raises(
+            InputError, match=r"encode_each takes a list or another iterable of inputs, not \w+; encode"
+        ):
+            tok.encode_each(single)  # type: ignore[arg-type]
+
+
 def test_tiles_make_an_image_of_any_size_and_come_back_to_that_size(tok: Tokenizer) -> None:
     image = np.tile(digits(1)[0, ..., 0], (3, 2))[:70, :45]
     codes = tok.encode(image, fit="tile")
@@ -122,7 +226,8 @@ def test_reconstructions_are_compared_with_black_and_white_where_the_model_knows
 
 
 def test_tiles_need_images_of_one_size(tok: Tokenizer) -> None:
-    with pytest.raises(InputError, match="images of one size, not 28×28 and 30×40"):
+    expected = r'images of one size, not 28×28 and 30×40; tok\.encode_each\(images, fit="tile"\) takes any sizes'
+    with pytest.raises(InputError, match=expected):
         tok.encode([np.zeros((30, 40), np.uint8), np.zeros((28, 28), np.uint8)], fit="tile")
 
 
@@ -209,8 +314,9 @@ def test_tiles_that_do_not_fit_their_layout_are_refused(tok: Tokenizer) -> None:
     ("search", "named"), [(LocalSearch, "the class LocalSearch"), (2, "2"), ("best", "'best'")], ids=str
 )
 def test_a_search_that_is_none_is_refused(tok: Tokenizer, search: Any, named: str) -> None:
-    with pytest.raises(InputError, match=rf"a search, such as LocalSearch\(\) or BestOf\(8\), not {named}$"):
-        tok.encode(digits(1), search=search)
+    for method in (tok.encode, tok.search):
+        with pytest.raises(InputError, match=rf"a search, such as LocalSearch\(\) or BestOf\(8\), not {named}$"):
+            method(digits(1), search=search)
 
 
 def test_a_saved_model_is_the_same_model(tok: Tokenizer, tmp_path: Path) -> None:

@@ -147,10 +147,9 @@ def resize(checkpoint: Path, size: int, out: Path, name: str | None) -> None:
 @click.option("--seed", default=0, show_default=True, help="Of the sampled codes.")
 def evaluate(checkpoint: Path, data: Path | None, seed: int) -> None:
     """Evaluate the autoregressive model in CHECKPOINT on the whole test set, and add that to its training.json."""
-    from train.data import data_folder
     from train.evaluate import evaluate_checkpoint
 
-    click.echo(json.dumps(evaluate_checkpoint(checkpoint, data_folder(data), seed=seed)))
+    click.echo(json.dumps(evaluate_checkpoint(checkpoint, data, seed=seed)))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from daps_tokenizer.config import TokenizerConfig, config_from_dict
 from daps_tokenizer.data.datasets import Split, read_cifar10, read_mnist
 from daps_tokenizer.errors import InputError
 from train.motion import MotionConfig, open_motion
@@ -145,6 +146,26 @@ def load_dataset(
     labels = None if dataset.train_labels is None else dataset.train_labels[kept]
     train, validation = (ItemSubset(dataset.train, places) for places in (kept, held_out))
     return replace(dataset, train=train, train_labels=labels, validation=validation)
+
+
+def open_trained_data(experiment: dict[str, Any], config: TokenizerConfig, folder: Path | None = None) -> Dataset:
+    """The data of a run, by what its record says under ``experiment``; no validation items are held out.
+
+    Args:
+        experiment: settings as ``training.json`` keeps them, of this version or of an earlier one.
+        config: of the model, which says of what shape items are: another than in training, where it was resized.
+        folder: see :func:`data_folder`; photographs are also looked for in the current folder.
+
+    Raises:
+        InputError, ConfigError: the data is not there, or the settings are not known.
+    """
+    kind, photos = experiment["dataset"], experiment.get("data")
+    return load_dataset(
+        kind,
+        folder or default_folder() if kind == "photos" else data_folder(folder),
+        photos=photos and config_from_dict(PhotosConfig, photos, source="the record's data"),
+        input_shape=config.input_shape,
+    )
 
 
 def _load_mnist(folder: Path) -> Dataset:

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daps_tokenizer.config import TokenizerConfig, config_from_dict
+from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.evaluation.metrics import code_usage, image_metrics
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
-from train.data import Items, load_dataset
+from train.data import Items, open_trained_data
 from train.methods.base import TrainedModel
-from train.photos import PhotosConfig
 
 EVALUATION_BATCH = 100
 
@@ -99,7 +98,7 @@ def _array(tensor: Tensor) -> np.ndarray:
     return array
 
 
-def open_checkpoint(checkpoint: Path, data: Path) -> tuple[Autoencoder, dict[str, Any], Items]:
+def open_checkpoint(checkpoint: Path, data: Path | None) -> tuple[Autoencoder, dict[str, Any], Items]:
     """The model of a checkpoint, the record of its training, and the test items that it was not trained on.
 
     Raises:
@@ -111,18 +110,10 @@ def open_checkpoint(checkpoint: Path, data: Path) -> tuple[Autoencoder, dict[str
     record: dict[str, Any] = json.loads(record_file.read_text(encoding="utf-8"))
     model = Autoencoder(TokenizerConfig.from_file(config_file))
     load_weights(model, checkpoint / "model.safetensors")
-    experiment = record["experiment"]
-    photos = experiment.get("data")
-    dataset = load_dataset(
-        experiment["dataset"],
-        data,
-        photos=photos and config_from_dict(PhotosConfig, photos, source=f"{record_file}: data"),
-        input_shape=model.config.input_shape,
-    )
-    return model, record, dataset.test
+    return model, record, open_trained_data(record["experiment"], model.config, data).test
 
 
-def evaluate_checkpoint(checkpoint: Path, data: Path, *, seed: int = 0) -> dict[str, Any]:
+def evaluate_checkpoint(checkpoint: Path, data: Path | None, *, seed: int = 0) -> dict[str, Any]:
     """Evaluate a checkpoint's autoregressive model on the whole test set and record it in ``training.json``.
 
     Returns:

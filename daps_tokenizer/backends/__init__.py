@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Literal
 
+from daps_tokenizer.backends.gpus import NO_GPU, find_gpu
 from daps_tokenizer.backends.protocol import Backend
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder
@@ -22,7 +23,8 @@ def open_backend(
     Args:
         folder: the model's files.
         backend: ``onnx``, ``torch``, ``tensorrt``, or ``auto``: the fastest that is installed and works here.
-        device: ``cpu`` or ``cuda``; None takes the backend's default, and the fastest for ``auto``.
+        device: ``cpu`` or ``cuda``, which is the first GPU that the process sees; None takes the backend's default, and
+            the fastest for ``auto``.
         dtype: ``float32``, or ``bfloat16`` and ``float16`` where the backend has them.
         num_threads: CPU threads one call may use; None takes the backend's default.
 
@@ -30,11 +32,31 @@ def open_backend(
         BackendError: a backend that is not known or not installed, or an option it cannot use here.
         ModelFileError: a file that the backend needs at once is missing or damaged.
     """
+    device = _checked_device(device)
     if backend == "auto":
         return _open_fastest(folder, device=device, dtype=dtype, num_threads=num_threads)
     if backend not in BACKENDS:
         raise BackendError(f"unknown backend {backend!r}; accepted are auto, {', '.join(BACKENDS)}")
     return _open(folder, backend=backend, device=device, dtype=dtype, num_threads=num_threads)
+
+
+def _checked_device(device: str | None) -> str | None:
+    """The device, where there is a GPU if it is to be one; the names of other devices are the backends' business.
+
+    Raises:
+        BackendError: no GPU, or another one than the first.
+    """
+    name, _, number = (device or "").partition(":")
+    if name != "cuda":
+        return device
+    if find_gpu() is None:
+        raise BackendError(f"device {device!r} cannot be used: {NO_GPU}; use device='cpu'")
+    if number not in ("", "0"):
+        raise BackendError(
+            f"device {device!r} cannot be chosen, as a process uses the first GPU that it sees; set "
+            f"CUDA_VISIBLE_DEVICES={number} before it starts, and use device='cuda'"
+        )
+    return name
 
 
 def _open(

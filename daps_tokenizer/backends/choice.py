@@ -9,12 +9,11 @@ import importlib.metadata
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from daps_tokenizer.backends.gpus import Gpu, find_gpu
+from daps_tokenizer.backends.gpus import NO_GPU, Gpu, find_gpu
 from daps_tokenizer.install import install_command
 
 # The two packages share their files, so that one breaks the other, and no extra of this package can take one away.
 ONNX_ON_GPU = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
-_NO_GPU = "there is no NVIDIA GPU here"
 
 
 @dataclass(frozen=True)
@@ -56,32 +55,35 @@ def advice() -> list[str]:
 
 def _torch(device: str, gpu: Gpu | None) -> Runtime:
     version = _version("torch")
-    if not version:
-        return Runtime("torch", device, "", install_command("torch"))
-    if device == "cuda":
-        if gpu is None:
-            return Runtime("torch", device, f"torch {version}", _NO_GPU)
-        if version.endswith("+cpu"):
-            return Runtime("torch", device, f"torch {version}", "it is built without CUDA; see pytorch.org")
-    return Runtime("torch", device, f"torch {version}")
+    installed = version and f"torch {version}"
+    missing = _missing_on(device, gpu)
+    if not missing and not version:
+        missing = install_command("torch")
+    if not missing and device == "cuda" and version.endswith("+cpu"):
+        missing = "it is built without CUDA; see pytorch.org"
+    return Runtime("torch", device, installed, missing)
 
 
 def _tensorrt(gpu: Gpu | None) -> Runtime:
+    missing = _missing_on("cuda", gpu)
     for package in ("tensorrt", "tensorrt_rtx"):
         if version := _version(package):
-            return Runtime("tensorrt", "cuda", f"{package} {version}", "" if gpu else _NO_GPU)
-    return Runtime("tensorrt", "cuda", "", install_command("tensorrt"))
+            return Runtime("tensorrt", "cuda", f"{package} {version}", missing)
+    return Runtime("tensorrt", "cuda", "", missing or install_command("tensorrt"))
 
 
 def _onnx(device: str, gpu: Gpu | None) -> Runtime:
     import onnxruntime
 
-    installed = f"onnxruntime {onnxruntime.__version__}"
-    if device == "cpu":
-        return Runtime("onnx", device, installed)
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return Runtime("onnx", device, installed, ONNX_ON_GPU)
-    return Runtime("onnx", device, installed, "" if gpu else _NO_GPU)
+    missing = _missing_on(device, gpu)
+    if not missing and device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        missing = ONNX_ON_GPU
+    return Runtime("onnx", device, f"onnxruntime {onnxruntime.__version__}", missing)
+
+
+def _missing_on(device: str, gpu: Gpu | None) -> str:
+    """What comes before any package: a GPU."""
+    return NO_GPU if device == "cuda" and gpu is None else ""
 
 
 def _version(package: str) -> str:

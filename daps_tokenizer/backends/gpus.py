@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute, in the driver's cuda.h
 _NAME_BYTES = 256
+NO_GPU = "there is no NVIDIA GPU here"
 
 
 @dataclass(frozen=True)

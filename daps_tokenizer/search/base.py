@@ -76,7 +76,7 @@ def check_search(search: object) -> None:
     Raises:
         InputError: naming it; a class where an instance is meant too.
     """
-    if isinstance(search, type) or not callable(getattr(search, "find", None)):
+    if isinstance(search, type | str | bytes) or not callable(getattr(search, "find", None)):  # strings have a find
         given = f"the class {search.__name__}" if isinstance(search, type) else repr(search)
         raise InputError(f"search must be a search, such as LocalSearch() or BestOf(8), not {given}")
 

@@ -15,7 +15,9 @@ import torch
 
 from daps_tokenizer.backends import open_backend
 from daps_tokenizer.backends.batching import encode_chunk, parallel_chunk, physical_cores, shared_threads, slices
+from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.backends.protocol import Backend
+from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.errors import BackendError, ModelFileError
 from daps_tokenizer.hub import ModelFolder, open_model
 from tests.settings import CIFAR10, IMAGENET256, MNIST
@@ -212,13 +214,13 @@ def test_options_that_a_backend_does_not_have_are_refused(folder: ModelFolder, b
 )
 def test_onnx_runtime_without_cuda_does_not_fall_back_to_the_cpu(folder: ModelFolder) -> None:
     with pytest.raises(BackendError, match="device 'cuda' needs onnxruntime-gpu"):
-        open_in("onnx", folder, device="cuda")
+        OnnxBackend.open(folder, device="cuda")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this PyTorch can use CUDA")
 def test_torch_without_cuda_does_not_fall_back_to_the_cpu(folder: ModelFolder) -> None:
     with pytest.raises(BackendError, match="device 'cuda' cannot be used: PyTorch finds no NVIDIA GPU"):
-        open_in("torch", folder, device="cuda")
+        TorchBackend.open(folder, device="cuda")
 
 
 def test_a_missing_pytorch_is_an_error_that_says_what_to_install(folder: ModelFolder) -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from daps_tokenizer import Tokenizer
-from daps_tokenizer.backends import choice, onnx, open_backend, tensorrt
+from daps_tokenizer import Tokenizer, backends
+from daps_tokenizer.backends import BACKENDS, choice, onnx, open_backend, tensorrt
 from daps_tokenizer.backends.choice import ONNX_ON_GPU, Runtime, advice, runtimes
 from daps_tokenizer.backends.gpus import Gpu, find_gpu
 from daps_tokenizer.backends.protocol import Backend
@@ -43,9 +43,30 @@ def test_without_a_gpu_onnx_runtime_is_taken_and_nothing_would_be_faster(random_
 
 
 @without_gpu
-def test_asking_for_a_gpu_that_is_not_there_says_what_each_backend_lacks(random_mnist_folder: Path) -> None:
-    with pytest.raises(BackendError, match=r"device 'cuda' cannot be used by any backend \(torch: .*; onnx: .*\)"):
-        open_backend(open_model(random_mnist_folder), backend="auto", device="cuda", dtype="float32")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
+def test_asking_for_a_gpu_that_is_not_there_says_so_and_speaks_of_no_package(
+    backend: str, device: str, random_mnist_folder: Path
+) -> None:
+    with pytest.raises(BackendError) as caught:
+        open_backend(open_model(random_mnist_folder), backend=backend, device=device, dtype="float32")
+    assert str(caught.value) == f"device '{device}' cannot be used: there is no NVIDIA GPU here; use device='cpu'"
+    assert {runtime.missing for runtime in runtimes() if runtime.device == "cuda"} == {"there is no NVIDIA GPU here"}
+
+
+def test_another_gpu_than_the_first_is_chosen_by_the_environment(broken: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendError, match=r"'cuda:1' cannot be chosen.*; set CUDA_VISIBLE_DEVICES=1 before it starts"):
+        open_mnist(device="cuda:1")
+    with pytest.raises(BackendError, match=r"PyTorch failed there .*no kernel image"):
+        open_mnist("torch", "cuda:0")
+
+
+@without_gpu
+def test_a_gpu_that_no_backend_has_packages_for_says_what_each_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "find_gpu", lambda: GPU)
+    monkeypatch.setattr(choice, "find_gpu", lambda: GPU)
+    with pytest.raises(BackendError, match=r"device 'cuda' cannot be used by any backend \(torch: .*; onnx: pip unin"):
+        open_mnist(device="cuda")
 
 
 @without_gpu
@@ -69,6 +90,7 @@ def refuse(*arguments: object, **options: object) -> None:
 def broken(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine whose driver shows a GPU, with a PyTorch and an ONNX Runtime for it that cannot use it."""
     on_gpu = [Runtime("torch", "cuda", "torch 2"), Runtime("onnx", "cuda", "onnxruntime 1")]
+    monkeypatch.setattr(backends, "find_gpu", lambda: GPU)
     monkeypatch.setattr(choice, "runtimes", lambda: [*on_gpu, Runtime("onnx", "cpu", "onnxruntime 1")])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.nn.Module, "to", refuse)
@@ -124,6 +146,7 @@ def test_onnx_runtime_that_fails_on_the_gpu_itself_is_not_taken(
     broken: pytest.MonkeyPatch, method: str, told: str
 ) -> None:
     broken.undo()
+    broken.setattr(backends, "find_gpu", lambda: GPU)
     broken.setitem(onnx._PROVIDERS, "cuda", "CPUExecutionProvider")
     broken.setattr(onnxruntime.InferenceSession, method, refuse)
     with pytest.raises(BackendError, match=rf"ONNX Runtime {told} \(CUDA error: no kernel image .*device\); use"):

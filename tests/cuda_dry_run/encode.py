@@ -9,6 +9,7 @@ import onnxruntime
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.backends.onnx_captured import CapturedEncoder
+from daps_tokenizer.hub import open_model
 
 # Its trial of the GPU decodes, which takes cuDNN, which finds no GPU.
 OnnxBackend._try_device = lambda backend: None  # type: ignore[method-assign]
@@ -16,7 +17,8 @@ OnnxBackend._try_device = lambda backend: None  # type: ignore[method-assign]
 
 def main(model: str) -> None:
     """In passes, twice, as the first captures; then by steps, which take over where passes do not settle."""
-    tok = Tokenizer.from_pretrained(model, backend="onnx", device="cuda")
+    folder = open_model(model)
+    tok = Tokenizer(folder, OnnxBackend.open(folder, device="cuda"))
     print(f"== {model}: {tok.backend_info}", flush=True)
     images = np.zeros((3, *tok.input_shape), np.uint8)
     for _ in range(2):

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,8 +28,9 @@ from export.__main__ import main
 from export.check import compare, encode_by_steps, encode_in_passes, load_test_inputs, random_inputs
 from export.folder import export_folder
 from export.onnx_graphs import export_likelihood
-from tests.paths import DATA
-from tests.settings import CIFAR10, LAFAN, MNIST, TINY_SPECTRAL
+from tests.paths import DATA, EXAMPLES
+from tests.photographs import write_photos
+from tests.settings import CIFAR10, LAFAN, MNIST, SMALL_MOTION, TINY_GRID, TINY_SPECTRAL
 
 GRAPHS = ("encoder", "decoder", "scorer", "likelihood", "encoder_context", "encoder_pass", "encoder_step")
 
@@ -203,13 +205,21 @@ def test_force_replaces_a_model_and_the_same_checkpoint_gives_the_same_files(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.skipif(not (DATA / "mnist.npz").exists(), reason="needs mnist.npz in ../shared/data or $DAPS_DATA")
-def test_check_reports_agreement_on_real_images(random_mnist_folder: Path, tmp_path: Path) -> None:
-    result = run("check", random_mnist_folder, "--data", DATA, "--images", "20", "--json", tmp_path / "report.json")
+def test_check_reports_agreement_on_the_images_that_are_named(random_mnist_folder: Path, tmp_path: Path) -> None:
+    write_photos(tmp_path)
+    images, report_file = tmp_path / "train-0.tar", tmp_path / "report.json"
+    result = run("check", random_mnist_folder, "--images", images, "--items", "4", "--json", report_file)
     assert result.exit_code == 0 and "greedy codes equal" in result.output
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["passed"] and report["num_items"] == 20 and report["greedy_codes_equal"] > 0.99
-    assert str(random_mnist_folder) not in json.dumps(report)
+    report = json.loads(report_file.read_text())
+    assert report["passed"] and report["num_items"] == 4 and report["greedy_codes_equal"] > 0.99
+    assert report["command"].endswith("--images train-0.tar --items 4")
+    assert str(tmp_path) not in json.dumps(report) and str(random_mnist_folder) not in json.dumps(report)
+
+
+def test_check_without_images_says_how_to_name_some(random_mnist_folder: Path) -> None:
+    result = run("check", random_mnist_folder)
+    assert result.exit_code == 2
+    assert "random-mnist: its record names no data that it was trained on; name some with --images" in result.output
 
 
 def test_a_comparison_fails_where_the_graphs_hold_other_weights(folder: ModelFolder, tmp_path: Path) -> None:
@@ -226,19 +236,35 @@ def test_a_comparison_fails_where_the_graphs_hold_other_weights(folder: ModelFol
         assert any(graph_name in failure for failure in report.failures)
 
 
-def test_test_images_must_be_of_a_known_size_and_be_there(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"no test images of shape \[28, 32, 1\] are known; there are some of 28×28×1, 32×32×3"
-    ):
-        load_test_inputs(dataclasses.replace(MNIST, input_shape=(28, 32, 1)), tmp_path, 5)
+def trained_on(config: TokenizerConfig, **experiment: Any) -> TokenizerConfig:
+    return dataclasses.replace(config, training={"experiment": experiment})
+
+
+def test_a_model_is_compared_on_the_test_items_that_its_record_names(tmp_path: Path) -> None:
+    write_photos(tmp_path)
+    data = {"kind": "tar", "train": ["train-*.tar"], "test": ["val.tar"]}
+    images = load_test_inputs(trained_on(TINY_GRID, dataset="photos", data=data), tmp_path, 3)
+    assert images.shape == (3, 16, 16, 3) and images.dtype == np.uint8
+
+
+def test_a_model_is_compared_on_the_images_that_are_given(tmp_path: Path) -> None:
+    write_photos(tmp_path)
+    assert load_test_inputs(TINY_GRID, source=tmp_path / "val.tar").shape[1:] == (16, 16, 3)
+    assert load_test_inputs(SMALL_MOTION, source=EXAMPLES / "walk.csv", count=2).shape == (2, 32, 127)
+
+
+def test_a_model_whose_data_is_not_there_or_not_known_asks_for_images(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"mnist: its record names no data .*; name some with --images"):
+        load_test_inputs(MNIST, tmp_path, 5)
     for config in (MNIST, CIFAR10):
-        with pytest.raises(InputError, match=f"no test images for {config.name} .*; name their folder with --data"):
-            load_test_inputs(config, tmp_path, 5)
+        expected = f"{config.name}: no test items .*; name some with --images, or their folder with --data"
+        with pytest.raises(InputError, match=expected):
+            load_test_inputs(trained_on(config, dataset=config.name), tmp_path, 5)
 
 
 @pytest.mark.skipif(not (DATA / "cifar10").exists(), reason="needs cifar10 in ../shared/data or $DAPS_DATA")
 def test_cifar10_test_images_are_cut_from_the_mosaics_row_by_row() -> None:
-    images = load_test_inputs(CIFAR10, DATA, 1001)
+    images = load_test_inputs(trained_on(CIFAR10, dataset="cifar10"), DATA, 1001)
     assert images.shape == (1001, 32, 32, 3) and images.dtype == np.uint8
     first, second = (np.asarray(Image.open(DATA / "cifar10" / f"test_0{i}.webp").convert("RGB")) for i in (0, 1))
     np.testing.assert_array_equal(images[41], first[32:64, 32:64])

@@ -103,6 +103,21 @@ def test_clips_together_have_the_windows_and_the_poses_of_each_alone(inputs: Mot
         np.testing.assert_allclose(through_features(inputs, clips, **options), poses, rtol=0, atol=1e-5)
 
 
+def test_clips_of_any_lengths_are_encoded_one_after_the_other(tok: Tokenizer, tmp_path: Path) -> None:
+    Clip(WALK).save(tmp_path / "walk.npz")
+    content = (tmp_path / "walk.npz").read_bytes()
+    found = list(tok.encode_each([content, smooth_motion(40), tmp_path / "walk.npz"]))
+    assert [codes.shape for codes in found] == [(1, 3, 64), (1, 2, 64), (1, 3, 64)]
+    assert found[0] == found[2] == tok.encode(content) == tok.encode(WALK)
+
+
+def test_no_clips_have_no_codes(tok: Tokenizer) -> None:
+    nothing = tok.encode([])
+    assert nothing.shape == (0, 64) and nothing == tok.encode(np.empty((0, 40, 26)))
+    assert tok.decode(nothing).shape == tok.targets([]).shape == (0, 32, 26) and tok.decode_to_clips(nothing) == []
+    assert tok.decode(tok.encode(WALK)[:0]).shape == (0, 80, 26)
+
+
 def test_overlapping_windows_are_more_and_decode_to_the_same_length(tok: Tokenizer) -> None:
     codes = tok.encode(WALK, overlap=16)
     assert codes.shape == (1, 4, 64) and codes.layout.overlap == 16  # type: ignore[union-attr]

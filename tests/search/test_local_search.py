@@ -14,7 +14,7 @@ from daps_tokenizer.backends.protocol import Backend, CellLikelihood, Decoded
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import open_model
-from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
+from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.search import local as local_search
 from tests.paths import EXAMPLES
 from tests.settings import CIFAR10, TINY_GRID, TINY_MLP, TINY_MOTION
@@ -39,22 +39,6 @@ def photos(count: int, side: int = 32, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def grid(one_thread: None) -> Backend:
     return random_backend(GRID)
-
-
-@pytest.fixture(scope="module")
-def grid_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with a convolutional generative model and random weights."""
-    from export.folder import export_folder
-
-    checkpoint = tmp_path_factory.mktemp("grid-checkpoint")
-    torch.manual_seed(0)
-    save_weights(Autoencoder(TINY_GRID), checkpoint / "model.safetensors")
-    (checkpoint / "config.json").write_text(TINY_GRID.to_json())
-    (checkpoint / "training.json").write_text('{"steps": 0}')
-    readme = checkpoint / "card.md"
-    readme.write_text("# Random weights\n")
-    out = tmp_path_factory.mktemp("grid-model") / "random-grid"
-    return export_folder(checkpoint, out, name="random-grid", readme=readme).path
 
 
 def objective_of(backend: Backend, x: np.ndarray, codes: np.ndarray, objective: str) -> np.ndarray:
@@ -118,8 +102,8 @@ def test_it_is_deterministic_and_an_image_has_the_same_codes_alone_and_in_a_batc
     np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
-def test_both_backends_find_the_same(grid_folder: Path, one_thread: None) -> None:
-    onnx, torch_ = (Tokenizer.from_pretrained(grid_folder, backend=name) for name in ("onnx", "torch"))  # type: ignore[arg-type]
+def test_both_backends_find_the_same(random_grid_folder: Path, one_thread: None) -> None:
+    onnx, torch_ = (Tokenizer.from_pretrained(random_grid_folder, backend=name) for name in ("onnx", "torch"))  # type: ignore[arg-type]
     for search in (LocalSearch(), LocalSearch(objective="squared_error", sweeps=2), LocalSearch(log_q_weight=1.0)):
         np.testing.assert_array_equal(
             onnx.encode(photos(3, side=16), search=search).numpy(),

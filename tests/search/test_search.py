@@ -1,13 +1,16 @@
 """Search never makes codes worse in its objective, and more candidates never hurt."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from daps_tokenizer import BestOf, Tokenizer
+from daps_tokenizer import BestOf, LocalSearch, Search, Tokenizer
 from daps_tokenizer.backends.protocol import CellLikelihood, Encoded
 from daps_tokenizer.errors import InputError
+from tests.paths import EXAMPLES
 from tests.settings import MNIST
 from tests.test_tokenizer import digits
 
@@ -32,6 +35,8 @@ def test_the_best_of_more_explains_every_image_at_least_as_well(tok: Tokenizer) 
 
 class TwoCodes:
     """A backend whose sample explains an input better than its greedy codes, but by little of a large sum."""
+
+    tiles_per_item = 1
 
     tiles_per_item = 1
 
@@ -61,6 +66,36 @@ def test_the_same_search_finds_the_same_codes(tok: Tokenizer) -> None:
     np.testing.assert_array_equal(
         tok.encode(digits(3), search=search).numpy(), tok.encode(digits(3), search=search).numpy()
     )
+
+
+@pytest.mark.parametrize("search", [BestOf(4, temperature=1.0), LocalSearch()], ids=str)
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_the_result_says_what_was_gained_and_what_it_cost(tok: Tokenizer, search: Search, tiles: int) -> None:
+    images = digits(4).reshape(-1, 28 * tiles, 28, 1)
+    options: dict[str, Any] = {"fit": "tile"} if tiles > 1 else {}
+    found = tok.search(images, search, **options)
+    assert found.codes == tok.encode(images, search=search, **options) and found.greedy == tok.encode(images, **options)
+    before, after = (tok.likelihood(images, z, **options).log_likelihood for z in (found.greedy, found.codes))
+    np.testing.assert_allclose(found.gain, after - before, atol=1e-3)
+    assert found.gain.shape == (len(images),) and (found.gain >= 0).all() and found.gain.any()
+    assert found.decodes == (4 if isinstance(search, BestOf) else 1 + 8 * 2 + 1) and found.seconds > 0
+
+
+@pytest.mark.parametrize("search", [BestOf(3, temperature=1.0), LocalSearch()], ids=str)
+def test_tiles_that_see_each_other_gain_together(random_grid_folder: Path, search: Search) -> None:
+    tok = Tokenizer.from_pretrained(random_grid_folder)
+    image = np.asarray(Image.open(EXAMPLES / "cat.png").convert("RGB").resize((48, 32)))
+    found = tok.search(image, search, fit="tile")
+    before, after = (tok.likelihood(image, z, fit="tile").log_likelihood for z in (found.greedy, found.codes))
+    assert found.codes.shape == (1, 6, 16) and found.gain.shape == (1,)
+    np.testing.assert_allclose(found.gain, after - before, rtol=1e-5)
+    assert found.decodes == (4 if isinstance(search, BestOf) else 1 + 9 * 2 + 1)
+
+
+def test_without_a_search_that_is_named_it_is_local_search(tok: Tokenizer) -> None:
+    shares: list[float] = []
+    assert tok.search(digits(2), on_progress=shares.append).codes == tok.encode(digits(2), search=LocalSearch())
+    assert shares[-1] == 1.0
 
 
 def test_every_tile_gets_a_search_of_its_own(tok: Tokenizer) -> None:
