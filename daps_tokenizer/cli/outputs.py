@@ -54,7 +54,8 @@ class Outputs:
         self._claiming = ""  # the source in progress
         if len(sources) > 1 and self._named:
             raise click.UsageError(
-                f"{option} {named} names one file for {len(sources)} inputs; {option} {Path(self._named).stem}/ names a folder."
+                f"{option} {named} names one file for {len(sources)} inputs; "
+                f"{option} {Path(self._named).stem}/ names a folder."
             )
         if len(sources) > 1 and STANDARD_STREAM in sources:
             raise click.UsageError("'-' (standard input) must be the only input.")
