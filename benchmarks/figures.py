@@ -57,7 +57,7 @@ def figure(name: str) -> float:
     """The number that a mark names.
 
     Raises:
-        InputError: there is none.
+        InputError: it names nothing.
     """
     first, *others = name.split(" - ")
     return _one(first) - sum(_one(other) for other in others)
@@ -170,7 +170,7 @@ def models_block() -> str:
 
 
 def paper_block(*models: str) -> str:
-    """log p beside that of the paper's DAPS, in our units and in the authors' where they are known to differ."""
+    """log p and that of the paper's DAPS, in our units and in the authors' where they are known to differ."""
     rows = []
     for model in models or _models():
         dataset = _dataset(model)
