@@ -31,13 +31,14 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of datasets with a CIFAR-10 of noise, one mosaic of 1,000 images for each split."""
+    """A folder of datasets with a CIFAR-10 of noise: 2,000 images to train on and 1,000 to test on."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "cifar10").mkdir()
-    for split in ("train", "test"):
-        pixels = np.random.default_rng(0).integers(0, 256, (800, 1280, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / "cifar10" / f"{split}_00.webp", lossless=True)
-        np.save(folder / "cifar10" / f"{split}_labels.npy", np.zeros(1000))
+    for split, mosaics in (("train", 2), ("test", 1)):
+        for number in range(mosaics):
+            pixels = np.random.default_rng(number).integers(0, 256, (800, 1280, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / "cifar10" / f"{split}_{number:02}.webp", lossless=True)
+        np.save(folder / "cifar10" / f"{split}_labels.npy", np.zeros(1000 * mosaics))
     return folder
 
 
