@@ -10,9 +10,9 @@ from PIL import Image
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.data.datasets import open_data
+from daps_tokenizer.data.place import default_folder
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED_DATA = ROOT.parent / "shared" / "data"
 _TEST_SETS: dict[tuple[int, ...], str] = {
     (28, 28, 1): "mnist.npz",
     (32, 32, 3): "cifar10",
@@ -20,7 +20,7 @@ _TEST_SETS: dict[tuple[int, ...], str] = {
 }
 
 
-def real_inputs(config: TokenizerConfig, count: int, data: Path = SHARED_DATA) -> tuple[np.ndarray, str]:
+def real_inputs(config: TokenizerConfig, count: int, data: Path | None = None) -> tuple[np.ndarray, str]:
     """Inputs of the model's size that it was not trained on, and what they are.
 
     Images (count, height, width, C) uint8: test images where ``data`` has them, evenly spread over the test set, else
@@ -28,7 +28,7 @@ def real_inputs(config: TokenizerConfig, count: int, data: Path = SHARED_DATA) -
     """
     if config.modality == "motion":
         return _walks(config.input_shape[0], count), f"{count} stretches of examples/walk.csv"
-    name = _TEST_SETS.get(config.input_shape)
+    name, data = _TEST_SETS.get(config.input_shape), data or default_folder()
     if name is not None and (data / name).exists():
         test = open_data(data / name, config)
         indices = np.linspace(0, len(test) - 1, count).round().astype(np.int64)

@@ -18,7 +18,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.inputs import SHARED_DATA, real_inputs
+from benchmarks.inputs import real_inputs
 from benchmarks.latency.machine import describe_bench_machine
 from benchmarks.latency.measure import time_call
 from benchmarks.quality.codecs import CODECS, Codec, Fitted
@@ -51,7 +51,7 @@ class PeerResult:
 
 
 def measure_peers(
-    model: str, *, threads: int, batches: Sequence[int], seconds: float, data: Path
+    model: str, *, threads: int, batches: Sequence[int], seconds: float, data: Path | None
 ) -> tuple[list[PeerResult], str]:
     """Time every peer in this process, on the same images, with as many threads.
 
@@ -203,9 +203,9 @@ def write_peers(
 @click.option("--num-threads", "threads", default=1, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(1, 8), show_default=True)
 @click.option("--seconds", default=2.0, show_default=True, help="Time spent on each measurement.")
-@click.option("--data", default=SHARED_DATA, type=click.Path(path_type=Path), help="Folder of test sets.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of test sets; else $DAPS_DATA, ../shared/data.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
-def peers(model: str, threads: int, batches: tuple[int, ...], seconds: float, data: Path, out: Path) -> None:
+def peers(model: str, threads: int, batches: tuple[int, ...], seconds: float, data: Path | None, out: Path) -> None:
     """Time the same images through what else could be installed, and say what each gives and lacks."""
     results, source = measure_peers(model, threads=threads, batches=batches, seconds=seconds, data=data)
     for path in write_peers(out, model, results, describe_bench_machine(), source, command_line()):

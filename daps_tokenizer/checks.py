@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral, Real
 
 from daps_tokenizer.errors import InputError
@@ -25,3 +26,13 @@ def check_number(name: str, value: object) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, Real) or value < 0 or not value < float("inf"):
         raise InputError(f"{name} must be a finite number of at least 0, not {value!r}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse what is not one of the choices.
+
+    Raises:
+        InputError: naming the option, the choices and the value.
+    """
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}")

@@ -15,7 +15,6 @@ from daps_tokenizer.errors import InputError
 from daps_tokenizer.images.arrays import ValueRange
 
 FitMode = Literal["crop", "pad", "stretch", "tile"]
-FIT_MODES = ("crop", "pad", "stretch", "tile")
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ class Tokenizer:
         >>> tok.encode(np.zeros((2, 3, 32, 32), np.float32), value_range=(0, 1)).shape
         (2, 64)
         >>> tok.encode("examples/coffee.webp", fit="tile")
-        Codes(shape=(1, 130, 64), vocab_size=512, model='daps-cifar10', tiles=10×13, 74880 bits)
+        Codes(shape=(1, 247, 64), vocab_size=512, model='daps-cifar10', tiles=13×19, 142272 bits)
         """
         options = InputOptions(fit, fps, overlap, value_range)
         if search is not None:
@@ -243,7 +243,7 @@ class Tokenizer:
 
         >>> photographs = ["examples/cat.png", "examples/coffee.webp"]
         >>> [codes.shape for codes in tok.encode_each(photographs, fit="tile")]
-        [(1, 64, 64), (1, 130, 64)]
+        [(1, 150, 64), (1, 247, 64)]
         """
         is_single = isinstance(inputs, str | os.PathLike | bytes) or hasattr(inputs, "read")
         if is_single or not isinstance(inputs, Iterable):
@@ -395,7 +395,7 @@ class Tokenizer:
     ) -> Likelihood:
         """How well codes explain inputs: log p(x|z) and squared error, from one run; arguments and errors of log_prob.
 
-        Both are in standardised units, as in the paper's Table 1.
+        Both are in units of the training set's deviations; the paper's Table 1 has others for ImageNet (MODEL_CARD.md).
 
         Returns:
             ``log_likelihood`` in nats and ``squared_error``, Σ (x − mean of p(x|z))², each float64, (B,) or (B, S).
@@ -627,7 +627,7 @@ class Tokenizer:
 
     def _backend_for(self, layout: TileLayout | ClipLayout | None) -> Backend:
         """The backend as it sees items that are cut like this: tiles next to their neighbours where that matters."""
-        if isinstance(layout, TileLayout) and can_be_one_grid(self.config, layout):
+        if isinstance(layout, TileLayout) and can_be_one_grid(self.config):
             return Mosaic(self._backend, self.config, layout)
         return self._backend
 

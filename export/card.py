@@ -153,7 +153,7 @@ def _quality(config: TokenizerConfig) -> str:
 
 def _in_the_papers_units(config: TokenizerConfig) -> str:
     less = nats_less_in_the_papers_units(config)
-    if not less:
+    if not less or config.name not in _LIMITS:
         return ""
     sampled, greedy = (config.training["evaluation"][f"{kind}_log_p"] - less for kind in ("sampled", "greedy"))
     return (
@@ -177,10 +177,12 @@ def _training(record: dict[str, Any]) -> str:
             f"| {stage['seconds'] / 60:.0f} | {stage['versions']['device']}, torch {stage['versions']['torch']} "
             f"| {'×'.join(map(str, experiment['model']['input_shape']))} | {_log_p(stage.get('validation'))} |"
         )
+    held_out = any(stage["experiment"].get("validation_items") for stage in stages)
+    watched = "validation" if held_out else "test"
     return (
         "\n".join(rows)
-        + "\n\nlog p at the end of a stage is of the test items that the stage was watched on, at its size of input. "
-        "All settings of every stage are in `config.json` under `training`."
+        + f"\n\nlog p at the end of a stage is of the {watched} items that the stage was watched on, at its size of "
+        "input. All settings of every stage are in `config.json` under `training`."
     )
 
 

@@ -144,7 +144,7 @@ def test_generated_integers_become_codes_of_the_model(grid: Tokenizer, tmp_path:
     assert codes.shape == (2, 16) and codes.weights_sha256 == grid.config.weights_sha256
     codes.save(tmp_path / "made.daps")
     assert Codes.load(tmp_path / "made.daps") == codes == grid.codes(codes)
-    layout = TileLayout(height=32, width=48, rows=2, columns=3, overlap=0)
+    layout = TileLayout(height=32, width=48, rows=2, columns=3)
     assert grid.decode(grid.codes(np.zeros((6, 16), int), layout=layout)).shape == (32, 48, 3)
     with pytest.raises(
         CodesError, match=r"code 16 at index \(0, 3\) is out of range: codes of 'random-grid' are 0 to 15"
@@ -305,7 +305,7 @@ def test_options_may_be_numpys_numbers(tok: Tokenizer) -> None:
 
 def test_tiles_that_do_not_fit_their_layout_are_refused(tok: Tokenizer) -> None:
     codes = tok.encode(np.zeros((28, 56, 1), np.uint8), fit="tile")
-    layout = TileLayout(height=500, width=56, rows=1, columns=2, overlap=0)
+    layout = TileLayout(height=500, width=56, rows=1, columns=2)
     with pytest.raises(CodesError, match="2 tiles of 28×28 do not make an image of 500×56; expected 1×2 tiles"):
         tok.decode(dataclasses.replace(codes, layout=layout))
 

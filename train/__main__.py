@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ def main() -> None:
     """Train tokenizers."""
 
 
+_SET = "A setting in place of the config's, as steps=100 or optimiser.learning_rate=1e-3; repeatable."
+
+
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
     """What ``fit`` and ``distil`` have in common."""
     options = (
@@ -27,6 +31,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--run", "run_folder", type=click.Path(path_type=Path), help="Run folder; runs/NAME without it."),
         click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data."),
         click.option("--start-from", type=click.Path(path_type=Path), help="This checkpoint, not the config's."),
+        click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help=_SET),
         click.option("--max-seconds", type=float, help="Stop, evaluate and save after this long; run again to resume."),
         click.option("--quiet", is_flag=True, help="No progress bar, no TensorBoard, no dashboard.png."),
     )
@@ -56,6 +61,7 @@ def _run(
     run_folder: Path | None,
     data: Path | None,
     start_from: Path | None,
+    changes: tuple[str, ...],
     max_seconds: float | None,
     quiet: bool,
 ) -> int:
@@ -64,7 +70,7 @@ def _run(
     from train.loop import fit as run_experiment
     from train.processes import describe_processes, join_processes
 
-    experiment = load_experiment(config)
+    experiment = load_experiment(config, changes)
     if required_method not in (None, experiment.method):
         raise ConfigError(f"{config}: method is {experiment.method}, not {required_method}; run it with `fit`")
     if start_from is not None:
@@ -91,26 +97,64 @@ def _run(
 @main.command()
 @click.argument("configs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
-@click.option("--max-seconds", type=float, help="For all stages together; run again to go on.")
+@click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help=_SET + " For all stages.")
+@click.option("--max-seconds", type=float, help="For all stages together; run again to resume.")
 @click.option("--quiet", is_flag=True, help="No progress bar, no TensorBoard, no dashboard.png.")
-def chain(configs: tuple[Path, ...], data: Path | None, max_seconds: float | None, quiet: bool) -> None:
-    """Run the experiments in CONFIGS one after the other, each from its last checkpoint; finished ones are passed over.
+def chain(
+    configs: tuple[Path, ...], data: Path | None, changes: tuple[str, ...], max_seconds: float | None, quiet: bool
+) -> None:
+    """Run the experiments in CONFIGS one after the other, each from its last checkpoint; finished ones are skipped.
 
-    A stage names the one that it goes on from by its own start_from.
+    Each stage names the checkpoint that it starts from by its own start_from.
     """
     from train.experiment import load_experiment
 
-    stages = [load_experiment(config) for config in configs]  # all are checked before the first one runs
+    stages = [load_experiment(config, changes) for config in configs]  # all are checked before the first one runs
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     for config, stage in zip(configs, stages, strict=True):
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
-            click.echo(f"out of time before {stage.name}; run the same command again to go on")
+            click.echo(f"out of time before {stage.name}; run the same command again to resume")
             return
-        steps = _run(config, None, run_folder=None, data=data, start_from=None, max_seconds=left, quiet=quiet)
+        steps = _run(
+            config, None, run_folder=None, data=data, start_from=None, changes=changes, max_seconds=left, quiet=quiet
+        )
         if steps < stage.steps:
-            click.echo(f"{stage.name} stands at step {steps} of {stage.steps}; run the same command again to go on")
+            click.echo(f"{stage.name} stands at step {steps} of {stage.steps}; run the same command again to resume")
             return
+
+
+@main.command()
+@click.argument("data")
+@click.option("--size", required=True, type=click.IntRange(min=8), help="Pixels of the model's square images.")
+@click.option("--bits", required=True, type=click.IntRange(min=1), help="Bits of an image's codes.")
+@click.option("--name", help="The model's name; of DATA and the size without it.")
+@click.option("--steps", default=10_000, show_default=True, type=click.IntRange(min=1), help="Of each stage.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write; the model's name without it.")
+def init(data: str, size: int, bits: int, name: str | None, steps: int, out: Path | None) -> None:
+    """Write the experiments that make a tokenizer of the images in DATA: a folder, tar files, or name:split on the Hub.
+
+    Two stages, a VQ-VAE and DAPS, each a YAML file to read and to change (docs/training.md).
+    """
+    from train.init import write_experiments
+
+    chosen = name or f"{re.sub(r'[^a-z0-9]+', '-', Path(data).stem.lower()).strip('-') or 'images'}-{size}"
+    folder = out or Path(chosen)
+    for path in write_experiments(data, size, bits, folder, name=chosen, steps=steps):
+        click.echo(path)
+    click.echo(f"next: python -m train chain {folder}/vqvae.yaml {folder}/daps.yaml", err=True)
+
+
+@main.command()
+@click.argument("data")
+@click.option("--channels", type=click.Choice(["1", "3"]), default="3", show_default=True)
+@click.option("--items", default=1000, show_default=True, type=click.IntRange(min=1), help="How many images at most.")
+def statistics(data: str, channels: str, items: int) -> None:
+    """Print the mean and standard deviation of the pixels in DATA, as a model's YAML wants them."""
+    from train.statistics import open_images, pixel_statistics
+
+    mean, std = pixel_statistics(open_images(data)[2], channels=int(channels), limit=items)
+    click.echo(f"normalisation: {{mean: {mean}, std: {std}}}")
 
 
 @main.command("data")

@@ -6,7 +6,6 @@ photographs (``train/photos.py``) are read when they are needed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from daps_tokenizer.config import TokenizerConfig, config_from_dict
 from daps_tokenizer.data.datasets import Split, read_cifar10, read_mnist
+from daps_tokenizer.data.place import data_folder, default_folder
 from daps_tokenizer.errors import InputError
 from train.motion import MotionConfig, open_motion
 from train.photos import PhotosConfig, open_photos
@@ -88,26 +88,6 @@ class Dataset:
         for split, items, labels in (("train", self.train, self.train_labels), ("test", self.test, self.test_labels)):
             if labels is not None and len(items) != len(labels):
                 raise InputError(f"{split} has {len(items)} items and {len(labels)} labels; expected as many of both")
-
-
-def data_folder(folder: Path | None) -> Path:
-    """Where datasets are: the folder given, else ``$DAPS_DATA``, else ``../shared/data``.
-
-    Raises:
-        InputError: there is no such folder.
-    """
-    chosen = folder or default_folder()
-    if not chosen.is_dir():
-        raise InputError(
-            f"{chosen}: no such folder; name the one that holds the datasets with --data or DAPS_DATA, or fill one "
-            "with `python -m train data`"
-        )
-    return chosen
-
-
-def default_folder() -> Path:
-    """``$DAPS_DATA``, else ``../shared/data``."""
-    return Path(os.environ.get("DAPS_DATA", "../shared/data"))
 
 
 def load_dataset(

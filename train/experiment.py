@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -109,13 +111,43 @@ def open_dataset(experiment: Experiment, folder: Path | None = None) -> Dataset:
     )
 
 
-def load_experiment(path: Path) -> Experiment:
+def load_experiment(path: Path, changes: Sequence[str] = ()) -> Experiment:
     """Read an experiment's YAML file.
+
+    Args:
+        path: the file.
+        changes: settings in place of the file's, as ``steps=100`` or ``optimiser.learning_rate=1e-3``.
 
     Raises:
         ConfigError: missing file, not YAML, unknown or missing keys, impossible values; names the file and the key.
     """
-    return config_from_dict(Experiment, read_with_model(path), source=str(path))
+    content = read_with_model(path)
+    for change in changes:
+        _apply(change, content)
+    return config_from_dict(Experiment, content, source=" ".join([str(path), *(f"--set {one}" for one in changes)]))
+
+
+def _apply(change: str, content: Any) -> None:
+    """Put ``KEY=VALUE`` into nested mappings; dots lead into them, and a mapping that is not there is made."""
+    key, separator, text = change.partition("=")
+    if not separator or not all(key.split(".")):
+        raise ConfigError(f"--set {change}: expected KEY=VALUE, as steps=100 or optimiser.learning_rate=1e-3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {change}: the value is not valid YAML") from None
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)  # YAML takes 1e-3 for text
+    *parents, last = key.split(".")
+    place = content
+    for parent in parents:
+        if isinstance(place, dict) and place.get(parent) is None:
+            place[parent] = {}
+        place = place.get(parent) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        raise ConfigError(f"--set {change}: {'.'.join(parents) or 'the file'} holds no settings of its own")
+    place[last] = value
 
 
 def read_with_model(path: Path) -> Any:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from benchmarks.inputs import SHARED_DATA
 from benchmarks.latency.machine import describe_bench_machine
 from benchmarks.latency.measure import RUNTIMES, Plan, measure_all
 from benchmarks.latency.report import write_latency
@@ -29,7 +28,7 @@ from daps_tokenizer.hub import built_in_models
 )
 @click.option("--longest-call", default=20.0, show_default=True, help="Leave out what takes more seconds a call.")
 @click.option("--quick", is_flag=True, help="One round of batches 1 and 8 in float32: within a minute.")
-@click.option("--data", default=SHARED_DATA, type=click.Path(path_type=Path), help="Folder of test sets.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of test sets; else $DAPS_DATA, ../shared/data.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
 def latency(
     models: tuple[str, ...],
@@ -42,7 +41,7 @@ def latency(
     rounds: int,
     longest_call: float,
     quick: bool,
-    data: Path,
+    data: Path | None,
     out: Path,
 ) -> None:
     """Time encode and decode on every backend that the machine has; say why of those that it has not."""

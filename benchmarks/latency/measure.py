@@ -104,7 +104,7 @@ class Plan:
     batches: tuple[int, ...]
     seconds: float
     longest_call: float
-    data: Path
+    data: Path | None
     rounds: int = 1
 
 
@@ -191,7 +191,7 @@ def fastest(rounds: Sequence[Sequence[Row]]) -> list[Row]:
     return rows
 
 
-def _prepare(model: str, count: int, data: Path, path: str) -> str:
+def _prepare(model: str, count: int, data: Path | None, path: str) -> str:
     """Write inputs and their reference codes to a file for the processes; returns what both are."""
     folder = open_model(model)
     inputs, source = real_inputs(folder.config, count, data)

@@ -52,8 +52,8 @@ def measure_seams(
         InputError: a model whose tiles are always decoded apart.
     """
     height, width, _ = tokenizer.input_shape
-    layout = TileLayout(height=2 * height, width=2 * width, rows=2, columns=2, overlap=0)
-    if not can_be_one_grid(tokenizer.config, layout):
+    layout = TileLayout(height=2 * height, width=2 * width, rows=2, columns=2)
+    if not can_be_one_grid(tokenizer.config):
         raise InputError(
             f"{tokenizer.config.name} decodes every tile by itself; seams are measured of convolutional ones"
         )

@@ -41,9 +41,9 @@ class _Block(NamedTuple):
     columns: _Span
 
 
-def can_be_one_grid(config: TokenizerConfig, layout: TileLayout) -> bool:
-    """Whether tiles are decoded together: a convolutional generative model, and tiles that share no pixels."""
-    return layout.overlap == 0 and config.token_grid is not None
+def can_be_one_grid(config: TokenizerConfig) -> bool:
+    """Whether tiles are decoded together: those of a convolutional generative model."""
+    return config.token_grid is not None
 
 
 class Mosaic:
@@ -55,7 +55,7 @@ class Mosaic:
     Args:
         backend: the model.
         config: of the model.
-        layout: how the images were cut, without overlap.
+        layout: how the images were cut.
         codes_at_once: how many codes are decoded together.
 
     Raises:

@@ -17,9 +17,9 @@ A ``.daps`` file, version 1, byte by byte (n = product of shape, b = ceil(log2 v
 
 Keys of the header: ``model`` (string), ``weights_sha256`` (64 lower-case hexadecimal digits, or "" where unknown),
 ``vocab_size`` (2 to 65536), ``shape`` (list of positive integers, the last is the number of tokens) and ``layout``:
-null, or for a tiled image an object with the integers ``height``, ``width``, ``rows``, ``columns``, ``overlap``, or for
-a motion clip one with the integers ``frames``, ``windows``, ``overlap``, the number ``fps`` and the list ``starts`` of
-[x, y, heading] (see ``layouts.py``).
+null, or for a tiled image an object with the integers ``height``, ``width``, ``rows``, ``columns`` and ``overlap``, the
+last always 0, or for a motion clip one with the integers ``frames``, ``windows``, ``overlap``, the number ``fps`` and
+the list ``starts`` of [x, y, heading] (see ``layouts.py``).
 """
 
 from __future__ import annotations
@@ -231,7 +231,10 @@ class Codes:
             CodesError: there are no items, which no file can hold.
         """
         require(self.values.size > 0, f"codes of shape {self.shape} are of no item; a .daps file holds at least one")
-        header = json.dumps(dataclasses.asdict(self._header), separators=(",", ":")).encode()
+        content = dataclasses.asdict(self._header)
+        if isinstance(self.layout, TileLayout):
+            content["layout"]["overlap"] = 0
+        header = json.dumps(content, separators=(",", ":")).encode()
         payload = _pack(self.values.ravel(), self._header.bits_per_code)
         body = _PREFIX.pack(_MAGIC, _VERSION, len(header)) + header + payload
         return body + _CRC.pack(zlib.crc32(body))
@@ -277,7 +280,7 @@ class Codes:
         try:
             with Path(path).open("rb") as file:
                 data = file.read(len(_START))
-                if data == _START:  # else it is none, and may be a device that never ends
+                if data == _START:  # anything else may be a device that never ends
                     data += file.read()
         except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
             reason = error.strerror if isinstance(error, OSError) else error
@@ -338,7 +341,12 @@ def _split(data: bytes, source: str) -> tuple[_Header, bytes]:
 
 def _read_header(text: bytes, source: str) -> _Header:
     try:
-        header = config_from_dict(_Header, json.loads(text.decode("utf-8")), source="JSON")
+        content = json.loads(text.decode("utf-8"))
+        layout = content.get("layout") if isinstance(content, dict) else None
+        if isinstance(layout, dict) and "rows" in layout:  # of tiles
+            overlap = layout.pop("overlap", None)
+            require(type(overlap) is int and overlap == 0, f"layout.overlap of tiles must be 0, not {overlap!r}")
+        header = config_from_dict(_Header, content, source="JSON")
         require(min(header.shape) >= 1, f"shape must be positive sizes, not {header.shape}")  # codes of no items
     except (ConfigError, CodesError, ValueError, RecursionError) as error:  # the last two: not JSON, or nested too deep
         raise CodesFileError(f"{source}: header not valid: {error}") from None

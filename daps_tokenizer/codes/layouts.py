@@ -60,21 +60,20 @@ class Layout(Protocol):
 class TileLayout:
     """How a large image was cut into a grid of ``rows`` × ``columns`` tiles, listed row by row.
 
-    In pixels: ``height`` and ``width`` of the original image, and ``overlap``, what neighbouring tiles share.
+    ``height`` and ``width`` are those of the original image, in pixels.
 
     Raises:
-        CodesError: a size that is not a positive integer (``overlap`` may be 0).
+        CodesError: a size that is not a positive integer.
     """
 
     height: int
     width: int
     rows: int
     columns: int
-    overlap: int
 
     def __post_init__(self) -> None:
         for name, size in dataclasses.asdict(self).items():
-            require_integer(f"layout.{name}", size, 0 if name == "overlap" else 1, 2**31 - 1)
+            require_integer(f"layout.{name}", size, 1, 2**31 - 1)
 
     def __str__(self) -> str:
         return f"tiles={self.rows}×{self.columns}"

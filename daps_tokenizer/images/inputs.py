@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
+from daps_tokenizer.checks import check_choice
 from daps_tokenizer.codes.layouts import ClipLayout, TileLayout
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import CodesError, InputError
 from daps_tokenizer.images.load import fit_image, load_images
 from daps_tokenizer.images.tiles import cut_tiles, join_tiles
-from daps_tokenizer.inputs import FIT_MODES, Batch, InputOptions
+from daps_tokenizer.inputs import Batch, FitMode, InputOptions
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,7 @@ class ImageInputs:
         """
         options.check_accepted(("fit", "value_range"), "image")
         fit = "crop" if options.fit is None else options.fit
-        if fit not in FIT_MODES:
-            raise InputError(f"fit must be one of {', '.join(FIT_MODES)}, not {fit!r}")
+        check_choice("fit", fit, get_args(FitMode))
         height, width, channels = self.config.input_shape
         loaded = load_images(inputs, channels=channels, value_range=options.value_range)
         if not loaded:

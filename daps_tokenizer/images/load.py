@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from daps_tokenizer.checks import check_choice
 from daps_tokenizer.data.archives import read_opened
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.images.arrays import ValueRange, as_bytes, check_value_range, is_tensor
@@ -213,8 +214,7 @@ def fit_image(image: np.ndarray, height: int, width: int, *, fit: Fit) -> np.nda
     Raises:
         InputError: a ``fit`` that is not one of these.
     """
-    if fit not in get_args(Fit):
-        raise InputError(f"fit must be one of {', '.join(get_args(Fit))}, not {fit!r}")
+    check_choice("fit", fit, get_args(Fit))
     if image.shape[:2] == (height, width):
         return image
     if fit == "crop":

@@ -1,6 +1,6 @@
 """log p(x|z) per dimension, in nats and standardised units, from the outputs of the generative model.
 
-These are the numbers in the paper's Table 1, summed over all dimensions of an item.
+Summed over all dimensions of an item, in the units of its authors, it is what the paper's Table 1 reports.
 """
 
 from __future__ import annotations

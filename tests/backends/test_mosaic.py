@@ -25,7 +25,7 @@ from tests.settings import TINY_GRID, TINY_MLP
 
 # A grid of 12×12 codes, large enough for windows that keep only what is exact: kernels reach 3 codes far.
 GRID = replace(TINY_GRID, name="grid", input_shape=(48, 48, 3), num_tokens=144)
-LAYOUT = TileLayout(height=90, width=96, rows=2, columns=2, overlap=0)
+LAYOUT = TileLayout(height=90, width=96, rows=2, columns=2)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_codes_beyond_the_image_are_decoded_only_as_far_as_they_reach_into_it(
     backend: TorchBackend, height: int, width: int
 ) -> None:
     rows, columns = math.ceil(height / 48), math.ceil(width / 48)
-    layout, codes = TileLayout(height, width, rows, columns, overlap=0), random_codes(rows * columns)
+    layout, codes = TileLayout(height, width, rows, columns), random_codes(rows * columns)
     mosaic = Mosaic(backend, GRID, layout)
     whole = as_grid(mosaic.decode(codes).reconstruction, rows, columns).astype(int)
     np.testing.assert_allclose(mosaic.images(codes)[0], whole[:height, :width], atol=1)
@@ -134,21 +134,18 @@ def test_the_likelihood_of_tiles_is_that_of_the_whole_grid(model: Autoencoder, m
 
 def test_one_tile_is_decoded_as_ever(backend: TorchBackend) -> None:
     codes = random_codes(3)
-    mosaic = Mosaic(backend, GRID, TileLayout(height=48, width=48, rows=1, columns=1, overlap=0))
+    mosaic = Mosaic(backend, GRID, TileLayout(height=48, width=48, rows=1, columns=1))
     np.testing.assert_array_equal(mosaic.decode(codes).mean, backend.decode(codes).mean)
     np.testing.assert_array_equal(mosaic.images(codes), backend.decode(codes).reconstruction)
 
 
 def test_which_tiles_make_one_grid(backend: TorchBackend) -> None:
-    overlapping = TileLayout(height=90, width=90, rows=2, columns=2, overlap=3)
-    assert can_be_one_grid(GRID, LAYOUT) and not can_be_one_grid(GRID, overlapping)
-    assert not can_be_one_grid(TINY_MLP, LAYOUT)
+    assert can_be_one_grid(GRID) and not can_be_one_grid(TINY_MLP)
     assert Mosaic(backend, GRID, LAYOUT).tiles_per_item == 4 and backend.tiles_per_item == 1
 
 
-@pytest.mark.parametrize("overlap", [0, 3])  # decoded as one grid, and tile by tile
-def test_a_layout_that_contradicts_itself_is_refused(tok: Tokenizer, overlap: int) -> None:
-    layout = TileLayout(height=500, width=90, rows=2, columns=2, overlap=overlap)
+def test_a_layout_that_contradicts_itself_is_refused(tok: Tokenizer) -> None:
+    layout = TileLayout(height=500, width=90, rows=2, columns=2)
     codes = Codes(random_codes(4)[None], GRID.vocab_size, "grid", "", layout)
     with pytest.raises(CodesError, match="4 tiles of 48×48 do not make an image of 500×90"):
         tok.decode(codes)
@@ -213,15 +210,6 @@ def test_the_best_of_samples_never_makes_a_tiled_image_worse(tok: Tokenizer) -> 
     greedy, best = (tok.encode(images, fit="tile", search=search) for search in (None, BestOf(3, temperature=1.0)))
     before, after = (tok.likelihood(images, codes, fit="tile").log_likelihood[0] for codes in (greedy, best))
     assert after >= before
-
-
-def test_tiles_that_overlap_fade_into_each_other_as_before(tok: Tokenizer) -> None:
-    layout = TileLayout(height=84, width=48, rows=2, columns=1, overlap=12)
-    values = random_codes(2)
-    whole = tok.decode(Codes(values[None], GRID.vocab_size, "grid", "", layout))[0]
-    apart = tok.decode(values)
-    np.testing.assert_array_equal(whole[:36], apart[0, :36])
-    np.testing.assert_array_equal(whole[48:], apart[1, 12:])
 
 
 _TWELVE_MEGAPIXELS = """

@@ -27,7 +27,7 @@ TILED = Codes(
     vocab_size=300,
     model="tiled",
     weights_sha256="0123456789abcdef" * 4,
-    layout=TileLayout(height=40, width=90, rows=2, columns=3, overlap=4),
+    layout=TileLayout(height=40, width=90, rows=2, columns=3),
 )
 
 
@@ -69,7 +69,7 @@ def test_what_is_not_like_bytes_is_refused() -> None:
 def test_a_layout_is_kept_in_the_header() -> None:
     data = TILED.to_bytes()
     header = json.loads(data[9 : 9 + struct.unpack_from("<I", data, 5)[0]])
-    assert header["layout"] == {"height": 40, "width": 90, "rows": 2, "columns": 3, "overlap": 4}
+    assert header["layout"] == {"height": 40, "width": 90, "rows": 2, "columns": 3, "overlap": 0}
 
 
 @st.composite
@@ -92,9 +92,7 @@ def any_codes(draw: st.DrawFn) -> Codes:
     if kind == "tiles":
         rows, columns = draw(st.integers(1, 4)), draw(st.integers(1, 4))
         shape[-2] = rows * columns
-        layout = TileLayout(
-            draw(st.integers(1, 9999)), draw(st.integers(1, 9999)), rows, columns, draw(st.integers(0, 9))
-        )
+        layout = TileLayout(draw(st.integers(1, 9999)), draw(st.integers(1, 9999)), rows, columns)
     seed = draw(st.integers(0, 2**32 - 1))
     values = np.random.default_rng(seed).integers(0, vocab_size, size=shape)
     values.flat[-1] = draw(st.sampled_from([0, vocab_size - 1]))
@@ -247,6 +245,8 @@ def test_each_cause_has_its_own_message(data: bytes, message: str) -> None:
         (header_with(shape=[1, 3]), r"shape \(1, 3\) with vocab_size 5 takes 94 bytes, not 95"),
         (header_with(layout=[1]), "JSON: layout: expected a mapping of settings, found list"),
         (header_with(layout={"height": 1}), "JSON: layout: key 'columns' is missing"),
+        (header_with(layout={"rows": 2, "columns": 1, "overlap": 3}), "layout.overlap of tiles must be 0, not 3"),
+        (header_with(layout={"rows": 2, "columns": 1}), "layout.overlap of tiles must be 0, not None"),
         (
             header_with(layout={"height": 9, "width": 9, "rows": 0, "columns": 2, "overlap": 0}),
             "layout.rows must be an integer from 1 to 2147483647, not 0",

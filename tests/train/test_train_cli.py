@@ -316,7 +316,7 @@ def test_a_damaged_cifar10_is_refused(damage: str, tmp_path: Path) -> None:
         load_dataset("cifar10", tmp_path)
 
 
-def test_a_chain_goes_on_from_stage_to_stage_and_passes_over_what_is_finished(tmp_path: Path, digits: Path) -> None:
+def test_a_chain_runs_stage_after_stage_and_skips_what_is_finished(tmp_path: Path, digits: Path) -> None:
     with contextlib.chdir(tmp_path):
         first = write_yaml(tmp_path, name="first", method="vqvae", settings={}, steps=2).rename(tmp_path / "first.yaml")
         second = write_yaml(tmp_path, name="second", start_from="runs/first/checkpoint", steps=2)
@@ -334,7 +334,7 @@ def test_a_chain_that_is_out_of_time_says_where_it_stands(tmp_path: Path, digits
         arguments = ["chain", str(config), "--data", str(digits), "--quiet", "--max-seconds", "0.01"]
         result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0
-    assert "tiny stands at step 1 of 1000; run the same command again to go on" in result.output
+    assert "tiny stands at step 1 of 1000; run the same command again to resume" in result.output
 
 
 def test_a_chain_checks_every_config_before_it_runs_one(tmp_path: Path, digits: Path) -> None:
