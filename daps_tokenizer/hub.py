@@ -285,7 +285,7 @@ def _bar_of_downloads() -> type[tqdm]:
         is_fetching = False  # of all bars of a download
 
         def update(self, n: float | None = 1) -> bool | None:
-            if self.unit == "B" and n:
+            if not self.disable and self.unit == "B" and n:
                 Bar.is_fetching = True
             shown: bool | None = super().update(n)
             return shown
