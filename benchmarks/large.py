@@ -113,7 +113,7 @@ def write_large(folder: Path, model: str, rows: list[LargeRow], content: dict[st
 @click.command()
 @click.option("--model", required=True, help="Built-in name or model folder.")
 @click.option("--size", "sizes", multiple=True, default=("64x64", "1000x667", "4000x3000"), show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--num-threads", "threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
 def large(model: str, sizes: tuple[str, ...], threads: int, out: Path) -> None:
     """Measure time and memory of photographs of any size, WIDTHxHEIGHT."""

@@ -200,7 +200,7 @@ def write_peers(
 
 @click.command()
 @click.option("--model", default="daps-photo-256", show_default=True, help="The model that others are compared with.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1))
+@click.option("--num-threads", "threads", default=1, show_default=True, type=click.IntRange(min=1))
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(1, 8), show_default=True)
 @click.option("--seconds", default=2.0, show_default=True, help="Time spent on each measurement.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of test sets; else $DAPS_DATA, ../shared/data.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -285,7 +286,7 @@ def _bar_of_downloads() -> type[tqdm]:
         is_fetching = False  # of all bars of a download
 
         def update(self, n: float | None = 1) -> bool | None:
-            if self.unit == "B" and n:
+            if not self.disable and self.unit == "B" and n:
                 Bar.is_fetching = True
             shown: bool | None = super().update(n)
             return shown
@@ -293,6 +294,10 @@ def _bar_of_downloads() -> type[tqdm]:
         def display(self, msg: str | None = None, pos: int | None = None) -> None:
             if Bar.is_fetching:
                 super().display(msg, pos)
+
+        def close(self) -> None:
+            self.delay = 0.0 if Bar.is_fetching else math.inf  # a bar that is closed before its delay prints nothing
+            super().close()
 
     return Bar
 

@@ -18,7 +18,7 @@ from daps_tokenizer.hub import built_in_models
 @click.option("--backend", "backends", multiple=True, help="Only this backend: onnx, torch or tensorrt; repeatable.")
 @click.option("--device", "devices", multiple=True, help="Only this device: cpu or cuda; repeatable.")
 @click.option("--precision", "precisions", multiple=True, help="Only this precision, for example float32; repeatable.")
-@click.option("--threads", multiple=True, type=click.IntRange(min=1), default=(1,), show_default=True)
+@click.option("--num-threads", "threads", multiple=True, type=click.IntRange(min=1), default=(1,), show_default=True)
 @click.option(
     "--batch", "batches", multiple=True, type=click.IntRange(min=1), default=(1, 8, 64, 256), show_default=True
 )

@@ -19,9 +19,11 @@ from daps_tokenizer.backends.batching import physical_cores
 @click.option("--best-of", multiple=True, type=int, default=(8,), show_default=True)
 @click.option("--way", "only", multiple=True, help="Only this way to encode, for example greedy; repeatable.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="Images measured side by side; default: one a core.")
-@click.option("--lpips", is_flag=True, help="Also LPIPS; needs daps-tokenizer[eval].")
-@click.option("--fid", is_flag=True, help="Also rFID; needs daps-tokenizer[eval].")
+@click.option(
+    "--num-threads", "threads", type=click.IntRange(min=1), help="Images measured side by side; default: one a core."
+)
+@click.option("--lpips", is_flag=True, help="Also LPIPS; needs the extra `eval`.")
+@click.option("--fid", is_flag=True, help="Also rFID; needs the extra `eval`.")
 @click.option("--fid-weights", type=click.Path(path_type=Path), help="Inception's weights; else downloaded.")
 @click.option("--name", help="Of the report; default: the first model's.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/quality"), show_default=True)

@@ -53,8 +53,9 @@ def save_codes(tok: Tokenizer, name: str, *seeds: int) -> Codes:
 
 def on_terminal(arguments: list[str], *, stream: str) -> tuple[int, str, bytes]:
     """Run with one stream on a terminal: exit code, what the terminal got, and what the other stream got."""
-    pty = pytest.importorskip("pty")
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
     other = {"stdout": "stderr", "stderr": "stdout"}[stream]
     environment = {name: value for name, value in ENVIRONMENT.items() if name not in ("COLORTERM", "NO_COLOR")}
     streams: dict[str, int] = {stream: theirs, other: subprocess.PIPE}

@@ -2,18 +2,22 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 
 from daps_tokenizer import Codes, Tokenizer, __version__
 from daps_tokenizer.cli.common import print_table
+from daps_tokenizer.cli.main import COMMANDS
 from daps_tokenizer.cli.sources import DEFAULT_MODEL
 from daps_tokenizer.hub import built_in_models
 from tests.cli.helpers import ENVIRONMENT, PYTHON_M, digit, on_terminal, refusal, run_well, save_codes
@@ -144,6 +148,31 @@ def test_a_command_that_is_not_known_is_refused() -> None:
 @pytest.mark.parametrize("command", ["encode", "decode", "reconstruct"])
 def test_a_command_without_a_file_says_where_help_is(command: str) -> None:
     assert refusal(command).startswith("Missing argument") and f"{command} --help" in refusal(command)
+
+
+def test_a_command_is_what_the_list_says(model: str) -> None:
+    listed = run_well("--help").stdout
+    for name, line in COMMANDS.items():
+        command = import_module(f"daps_tokenizer.cli.{name}").command
+        assert command.name == name and f"{name:13}{line}" in listed
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help and re.match(r"[A-Z].*[.:;].*|[A-Z].*\.$", parameter.help), parameter.name
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    for words, completed in (
+        ("daps-tokenize en", "plain,encode"),
+        ("daps-tokenize encode --num", "plain,--num-threads"),
+    ):
+        environment = ENVIRONMENT | {
+            "_DAPS_TOKENIZE_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        }
+        run = [sys.executable, "-c", "from daps_tokenizer.cli.main import main; main(prog_name='daps-tokenize')"]
+        finished = subprocess.run(run, env=environment, capture_output=True, text=True)
+        assert finished.stdout.strip() == completed, finished.stderr
 
 
 def test_help_is_printed_where_nothing_is_asked() -> None:

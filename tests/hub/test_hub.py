@@ -10,6 +10,7 @@ import pytest
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.errors import ConfigError, DapsError, HubError, ModelFileError, ModelNotFoundError
 from daps_tokenizer.hub import open_model, push_folder
+from tests.cli.helpers import ENVIRONMENT, on_terminal
 from tests.hub.helpers import CONFIG, FILES, MODEL, Call, client_process, contents, files_on, flip_a_bit, write_folder
 from tests.hub.hub_server import TOKEN, LocalHub
 
@@ -34,6 +35,18 @@ def test_a_second_opening_downloads_nothing(hub: LocalHub, download: Call) -> No
     hub.downloads.clear()
     assert download() == first
     assert hub.downloads == []
+
+
+def test_progress_is_shown_where_something_is_fetched_and_nowhere_else(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = {"HF_ENDPOINT": hub.url, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    for name, value in client.items():
+        monkeypatch.setitem(ENVIRONMENT, name, value)
+    code, shown, _ = on_terminal(["info", "org/tiny"], stream="stderr")
+    assert code == 0 and f"Fetching {len(MODEL)} files" in shown
+    code, shown, _ = on_terminal(["info", "org/tiny"], stream="stderr")
+    assert code == 0 and shown == ""
 
 
 def test_a_new_commit_downloads_only_what_changed(hub: LocalHub, download: Call) -> None:
