@@ -57,7 +57,7 @@ def figure(name: str) -> float:
     """The number that a mark names.
 
     Raises:
-        InputError: there is none.
+        InputError: it names nothing.
     """
     first, *others = name.split(" - ")
     return _one(first) - sum(_one(other) for other in others)
@@ -135,6 +135,10 @@ def _dataset(model: str) -> str:
     return dataset_of(open_model(model).config)
 
 
+def _digits(model: str) -> str:
+    return ",.0f" if _dataset(model) == "photos" else ",.1f"
+
+
 def _models() -> list[str]:
     """Largest first."""
     return sorted(built_in_models(), key=lambda model: -open_model(model).config.bits_per_item)
@@ -150,7 +154,6 @@ def models_block() -> str:
     rows = []
     for model in _models():
         config, dataset = open_model(model).config, _dataset(model)
-        digits = ",.0f" if dataset == "photos" else ".1f"
         decibels = ["–", "–"]
         if config.modality == "image":
             decibels = [number(of_model(model, way, "psnr"), ".2f") for way in ("greedy", _SQUARED_ERROR)]
@@ -160,7 +163,7 @@ def models_block() -> str:
                 _INPUTS[dataset],
                 f"{config.num_tokens:,} of {config.vocab_size:,}",
                 f"{math.ceil(config.bits_per_item / 8):,}",
-                *(number(of_model(model, way, "log_p"), digits) for way in ("sampled", "greedy")),
+                *(number(of_model(model, way, "log_p"), _digits(model)) for way in ("sampled", "greedy")),
                 *decibels,
             )
         )
@@ -170,11 +173,10 @@ def models_block() -> str:
 
 
 def paper_block(*models: str) -> str:
-    """log p beside that of the paper's DAPS, in our units and in the authors' where they are known to differ."""
+    """log p and that of the paper's DAPS, in our units and in the authors' where they are known to differ."""
     rows = []
     for model in models or _models():
-        dataset = _dataset(model)
-        digits = ",.0f" if dataset == "photos" else ".1f"
+        dataset, digits = _dataset(model), _digits(model)
         less = less_in_authors_units(model)
         greedy, sampled = (of_model(model, way, "log_p") for way in ("greedy", "sampled"))
         comparable = ["–", "–"] if dataset == "motion" else [number(v - less, digits) for v in (greedy, sampled)]
@@ -205,9 +207,10 @@ def _short(value: float) -> str:
 
 def quality_block(model: str, *ways: str) -> str:
     """log p, PSNR and SSIM of ways to encode, and of a codec that always fits."""
+    forms = {"log_p": _digits(model), "psnr": ".2f", "ssim": ".3f"}
     rows = []
     for way in ways:
-        values = [number(of_model(model, way, metric), form) for metric, form in _QUALITY]
+        values = [number(of_model(model, way, metric), form) for metric, form in forms.items()]
         rows.append((_WAYS.get(way, way), *values))
     report = result(f"quality_{model}")
     for name, found in report.get("codecs", {}).items():
@@ -217,7 +220,6 @@ def quality_block(model: str, *ways: str) -> str:
     return table(("codes", "log p, nats", "PSNR, dB", "SSIM"), rows)
 
 
-_QUALITY = (("log_p", ",.1f"), ("psnr", ".2f"), ("ssim", ".3f"))
 _WAYS = {
     _SQUARED_ERROR: '`LocalSearch(objective="squared_error")`',
     "local search": "`LocalSearch()`",

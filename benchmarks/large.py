@@ -72,7 +72,7 @@ def measure_here(model: str, width: int, height: int, threads: int) -> LargeRow:
 
 
 def generated_photo(height: int, width: int, channels: int) -> np.ndarray:
-    """Slopes, edges and grain, (height, width, channels) uint8, made in 8-bit arithmetic to take no memory beside."""
+    """Slopes, edges and grain, (height, width, channels) uint8, made in 8-bit arithmetic to take little memory."""
     row, column = np.arange(height, dtype=np.uint16)[:, None], np.arange(width, dtype=np.uint16)
     photo = np.empty((height, width, channels), np.uint8)
     random = np.random.default_rng(0)

@@ -157,7 +157,7 @@ def _one_pass_encoder(config: TokenizerConfig, kind: str) -> Callable[[np.ndarra
 
 
 def _levels(vocab_size: int) -> list[int]:
-    """Levels whose product is at least the vocabulary: fours, as many as it takes."""
+    """Levels whose product is at least the vocabulary: fours."""
     levels = [4]
     while np.prod(levels) < vocab_size:
         levels.append(4)

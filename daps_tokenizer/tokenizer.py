@@ -27,7 +27,7 @@ from daps_tokenizer.images.load import to_pil
 from daps_tokenizer.inputs import Batch, FitMode, InputOptions
 from daps_tokenizer.modalities import open_modality
 from daps_tokenizer.motion.clips import Clip
-from daps_tokenizer.search.base import Search, SearchResult, check_search, draw_uniform
+from daps_tokenizer.search.base import Search, SearchResult, check_found, check_search, draw_uniform
 from daps_tokenizer.search.local import LocalSearch
 
 if TYPE_CHECKING:
@@ -588,11 +588,14 @@ class Tokenizer:
         batch = self._inputs.prepare(inputs, options)
         if not len(batch.pieces):
             return SearchResult(self._greedy(batch), self._greedy(batch), np.zeros(0), 0, 0.0)
-        found = search.find(self._backend_for(batch.layout), batch.pieces, self.config, on_progress=on_progress)
+        backend = self._backend_for(batch.layout)
+        returned = search.find(backend, batch.pieces, self.config, on_progress=on_progress)
+        found = check_found(returned, len(batch.pieces), self.num_tokens)
         codes, greedy = (
-            self._codes.make(values.reshape(*batch.leading, -1), batch.layout) for values in (found.codes, found.greedy)
+            self._codes.make(np.asarray(values).reshape(*batch.leading, -1), batch.layout)
+            for values in (found.codes, found.greedy)
         )
-        gain = found.gain.reshape(batch.leading[0], -1).sum(1)
+        gain = np.asarray(found.gain, np.float64).reshape(batch.leading[0], -1).sum(1)
         return SearchResult(codes, greedy, gain, found.decodes, found.seconds)
 
     def _token_log_probs(

@@ -139,14 +139,16 @@ def _quality(config: TokenizerConfig) -> str:
     columns = {"log_p": ("log p(x\\|z), nats", ".2f"), "psnr": ("PSNR, dB", ".2f"), "l2": ("L2", ".3f")}
     columns = {name: column for name, column in columns.items() if f"greedy_{name}" in evaluation}
     rows = [f"| codes | {' | '.join(title for title, _ in columns.values())} |", "|---" * (1 + len(columns)) + "|"]
-    for kind in ("sampled", "greedy"):
+    kinds = [kind for kind in ("sampled", "greedy") if f"{kind}_log_p" in evaluation]  # a quantiser draws no samples
+    for kind in kinds:
         values = (format(evaluation[f"{kind}_{name}"], spec) for name, (_, spec) in columns.items())
         rows.append(f"| {kind} | {' | '.join(values)} |")
     items = "images" if "psnr" in columns else "windows"
+    entropy = f" Entropy of q(z|x) {evaluation['entropy']:.1f} nats;" if "entropy" in evaluation else ""
     return "\n".join(rows) + (
         f"\n\n{evaluation['dataset']}, {evaluation['items']:.0f} {items}, seed {evaluation['seed']}, "
         f"{evaluation['date']}, by `python -m train evaluate`. log p is in standardised units"
-        f"{_in_the_papers_units(config)}. Entropy of q(z|x) {evaluation['entropy']:.1f} nats; "
+        f"{_in_the_papers_units(config)}.{entropy} "
         f"{evaluation['codes_used']:.0f} codes in use, perplexity {evaluation['code_perplexity']:.0f}."
     )
 

@@ -252,7 +252,7 @@ def load_test_inputs(
 
     Args:
         config: the model's.
-        data: the folder of the datasets; see :func:`train.data.data_folder`.
+        data: the folder of the datasets; see :func:`daps_tokenizer.data.place.data_folder`.
         source: anything that :func:`~daps_tokenizer.data.datasets.open_data` takes. Without it the test items of the
             data that the model was trained on, as its record names them.
 

@@ -58,7 +58,7 @@ def export_folder(
         UnsupportedError: a Gaussian VAE, which has no codes.
     """
     _check_free(out, overwrite=overwrite)
-    config = _read_config(checkpoint, name)
+    config = config_to_export(checkpoint, name)
     if config.recognition.kind == "gaussian":
         raise UnsupportedError(f"{checkpoint}: a Gaussian VAE has no codes, so there is no tokenizer to export")
     if readme is not None and not readme.is_file():
@@ -96,7 +96,8 @@ def _check_free(out: Path, *, overwrite: bool) -> None:
         raise OutputExistsError(f"{out} exists and is not a model folder, so --force does not replace it")
 
 
-def _read_config(checkpoint: Path, name: str | None) -> TokenizerConfig:
+def config_to_export(checkpoint: Path, name: str | None = None) -> TokenizerConfig:
+    """The config of a checkpoint, with the record of its training, under the name that is given."""
     path = checkpoint / "config.json"
     if not path.is_file():
         raise ModelFileError(
@@ -116,7 +117,22 @@ def _read_training(checkpoint: Path, default: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping, found {type(content).__name__}")
+    for stage in (content, *content.get("stages_before", ())):
+        _forget_places(stage.get("experiment", {}))
     return content
+
+
+def _forget_places(experiment: dict[str, Any]) -> None:
+    """Leave the last part of absolute paths: a model folder goes to others, the name of a home folder does not."""
+    data = experiment.get("data") or {}
+    for key in ("train", "test"):
+        data.update({key: [_last_part(path) for path in data[key]]} if key in data else {})
+    if experiment.get("start_from"):
+        experiment["start_from"] = _last_part(experiment["start_from"])
+
+
+def _last_part(path: str) -> str:
+    return Path(path).name if Path(path).is_absolute() else path
 
 
 def _encoder_graphs(model: Autoencoder) -> dict[str, onnx.ModelProto]:

@@ -1,4 +1,4 @@
-"""What the paper reports of DAPS, and in which units, so that no number of ours stands beside one in other units."""
+"""What the paper reports of DAPS, and in which units, so that no number of ours is compared with one in other units."""
 
 from __future__ import annotations
 

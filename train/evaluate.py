@@ -1,10 +1,14 @@
-"""How good a tokenizer is on held-out items: never averaged per batch, sampled and greedy codes side by side."""
+"""How good a tokenizer is on held-out items: while it trains, by the codes that its method draws; a checkpoint through
+the Tokenizer and the evaluation that users run. Never averaged per batch, sampled and greedy codes side by side.
+"""
 
 from __future__ import annotations
 
 import datetime
 import json
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ModelFileError
+from daps_tokenizer.evaluation.evaluate import evaluate as evaluate_tokenizer
+from daps_tokenizer.evaluation.evaluate import ways_to_encode
 from daps_tokenizer.evaluation.metrics import code_usage, image_metrics
 from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from daps_tokenizer.tokenizer import Tokenizer
 from train.data import Items, open_trained_data
 from train.methods.base import TrainedModel
 
@@ -31,7 +40,7 @@ class Measured(NamedTuple):
 
 
 def evaluate(method: TrainedModel, items: Items, *, limit: int | None = None, seed: int = 0) -> dict[str, float]:
-    """Means over all items, or over ``limit`` that are spread evenly over them.
+    """Means over all items, or over ``limit`` that are spread evenly over them, of a method that is being trained.
 
     Args:
         method: encodes with the weights it trains.
@@ -43,8 +52,7 @@ def evaluate(method: TrainedModel, items: Items, *, limit: int | None = None, se
         ``sampled_log_p`` and ``greedy_log_p`` (nats), their ``_l2`` (norm of the error per item, standardised units)
         and, of images, ``_psnr`` (dB) and ``_ssim``; ``kl`` of q from the prior and ``entropy`` of q (nats, both
         estimated from log q of the samples); the :mod:`code usage <daps_tokenizer.evaluation.metrics>` of the samples.
-        Where the latent is continuous there is no ``entropy`` and no codes are used. The metrics are those of
-        ``daps-tokenize evaluate``.
+        Where the latent is continuous there is no ``entropy`` and no codes are used.
     """
     measured = measure_items(method, items, limit=limit, seed=seed)
     means = {name: float(values.mean(dtype=np.float64)) for name, values in measured.items.items()}
@@ -113,18 +121,55 @@ def open_checkpoint(checkpoint: Path, data: Path | None) -> tuple[Autoencoder, d
     return model, record, open_trained_data(record["experiment"], model.config, data).test
 
 
-def evaluate_checkpoint(checkpoint: Path, data: Path | None, *, seed: int = 0) -> dict[str, Any]:
-    """Evaluate a checkpoint's autoregressive model on the whole test set and record it in ``training.json``.
+@dataclass(frozen=True)
+class TestData:
+    """Test items as what :mod:`daps_tokenizer.evaluation` measures."""
+
+    items: Items
+    description: str
+    fit: str = "none"
+    labels: None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def names(self) -> Iterable[str]:
+        """Their numbers."""
+        return map(str, range(len(self)))
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """See :meth:`daps_tokenizer.data.datasets.Data.read`."""
+        return self.items.read(indices, seed=(0,))
+
+
+def evaluate_checkpoint(checkpoint: Path, data: Path | None = None, *, seed: int = 0) -> dict[str, Any]:
+    """Evaluate a checkpoint on the whole test set, as ``daps-tokenize evaluate`` evaluates the model that is exported
+    from it, and record the result in ``training.json``.
 
     Returns:
-        What :func:`evaluate` returns, with dataset, seed and date.
+        Of ``greedy`` codes, and of ``sampled`` ones where the model has probabilities, the mean of each metric of
+        :func:`daps_tokenizer.evaluation.evaluate.measure`, as ``greedy_log_p``; ``entropy`` of q in nats and code
+        usage, both of the samples; ``items``, ``dataset``, ``seed`` and ``date``.
 
     Raises:
         ModelFileError: the folder is no checkpoint.
     """
     model, record, test = open_checkpoint(checkpoint, data)
-    found: dict[str, Any] = evaluate(TrainedModel(model), test, seed=seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backend = TorchBackend(model.to(device).eval(), device=device, dtype=torch.float32)
+    tokenizer = Tokenizer(ModelFolder(checkpoint, model.config), backend)
+    measured = evaluate_tokenizer(tokenizer, TestData(test, str(checkpoint)), ways_to_encode(tokenizer), seed=seed)
+    found: dict[str, Any] = {
+        f"{way}_{metric}": float(values.mean(dtype=np.float64))
+        for way, result in measured.items()
+        for metric, values in result.items.items()
+    }
+    if "sampled" in measured:
+        found["entropy"] = -found["sampled_log_q"]
+    usage = code_usage(measured.get("sampled", measured["greedy"]).codes, model.config.vocab_size)
+    found |= {name: float(value) for name, value in usage.items()}
     found |= {
+        "items": float(len(test)),
         "dataset": f"{record['experiment']['dataset']}, test set",
         "seed": seed,
         "date": datetime.date.today().isoformat(),

@@ -11,9 +11,10 @@ from typing import Any, Literal, get_args
 import yaml
 
 from daps_tokenizer.config import TokenizerConfig, config_from_dict
+from daps_tokenizer.data.place import data_folder, default_folder
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.motion.features import FPS
-from train.data import Dataset, DatasetKind, data_folder, default_folder, load_dataset
+from train.data import Dataset, DatasetKind, load_dataset
 from train.methods import method_settings
 from train.motion import MotionConfig
 from train.optimisation import OptimiserConfig
@@ -95,8 +96,8 @@ def open_dataset(experiment: Experiment, folder: Path | None = None) -> Dataset:
 
     Args:
         experiment: says which.
-        folder: where datasets are; see :func:`train.data.data_folder`. Photographs are also looked for in the current
-            folder, so they need none.
+        folder: where datasets are; see :func:`daps_tokenizer.data.place.data_folder`. Photographs are also looked for
+            in the current folder, so they need none.
 
     Raises:
         InputError, ConfigError: see :func:`train.data.load_dataset`.

@@ -52,7 +52,7 @@ _WARM_UPS, _REPEATS = 2, 7
 @click.option("--items", default=16, show_default=True, help="Items whose codes are compared.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The JSON file to write.")
 def main(models: tuple[str, ...], batches: tuple[int, ...], items: int, out: Path) -> None:
-    """Compare codes and time ways of drawing; a row that cannot be had says why."""
+    """Compare codes and time ways of drawing; a row that cannot be measured says why."""
     report: dict[str, Any] = {"machine": describe_bench_machine(), "parity": [], "drawing": []}
     for name in models:
         folder = open_model(name)

@@ -111,16 +111,20 @@ def _fastest(call: object, seconds: float) -> float:
 def _count(folder: ModelFolder, name: str) -> Work:
     """Weights of a graph in bytes, and operations of its products for a batch of 1 and a grid of the model's size."""
     import onnx
+    from onnxscript.optimizer import optimize
 
-    model = onnx.load(folder.file(f"onnx/{name}.onnx"), load_external_data=False)
+    folder.file("onnx/weights.bin")
+    model = onnx.load(folder.file(f"onnx/{name}.onnx"))
     sizes = dict(zip(("rows", "columns"), folder.config.token_grid or (), strict=False))
-    del model.graph.output[:]  # their shapes follow from those of the inputs
+    for value in model.graph.output:  # their shapes follow from those of the inputs
+        value.type.tensor_type.ClearField("shape")
     for value in model.graph.input:
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param:
                 size = sizes.get(dimension.dim_param, 1)
                 dimension.ClearField("dim_param")
                 dimension.dim_value = size
+    model = optimize(model)  # with sizes that are known, shapes are no longer computed
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {
         value.name: [dimension.dim_value or 1 for dimension in value.type.tensor_type.shape.dim]

@@ -32,7 +32,7 @@ def describe_bench_machine() -> dict[str, str]:
 
 
 def device_memory_mb() -> float | None:
-    """Memory in use on the first NVIDIA GPU, by all processes; None where there is none."""
+    """Memory in use on the first NVIDIA GPU, by all processes; None without a GPU."""
     found = _ask_gpu("memory.used")
     return float(found[0]) if found else None
 

@@ -57,7 +57,7 @@ RUNTIMES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement, or why there is none.
+    """One measurement, or why it is missing.
 
     Times are of one call on a whole batch. ``open_ms`` is from the start of an interpreter to a loaded Tokenizer,
     ``first_call_ms`` of the first call with this batch. A row is of the round with the least median;
@@ -178,7 +178,7 @@ def _measure_round(plan: Plan, peaks: Peaks, arrays: dict[str, str], on_progress
 
 
 def fastest(rounds: Sequence[Sequence[Row]]) -> list[Row]:
-    """Of each measurement that some round has, the round with the least median; of others, why there is none."""
+    """Of each measurement that some round has, the round with the least median; for others, why they are missing."""
     by_measurement: dict[tuple[Any, ...], list[Row]] = {}
     for row in itertools.chain(*rounds):
         key = (row.model, row.backend, row.device, row.precision, row.threads, row.action, row.batch)
@@ -278,7 +278,7 @@ class Timed:
 
 
 def time_call(call: Callable[[], Any], seconds: float) -> tuple[Timed, Any]:
-    """Two calls to warm up, or one that takes longer than ``seconds``; then as many as fit, thrice at least."""
+    """Two calls to warm up, or one that takes longer than ``seconds``; then as many as fit, at least three."""
     warm_up: list[float] = []
     result = None
     while len(warm_up) < _WARM_UP_CALLS and sum(warm_up) <= seconds:

@@ -23,7 +23,7 @@ def count_passes(folder: ModelFolder, inputs: np.ndarray, *, temperature: float,
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    folder.file("onnx/weights.bin")  # lies beside the graph, which refers to it
+    folder.file("onnx/weights.bin")  # next to the graph, which refers to it
     path = folder.file("onnx/encoder.onnx")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     if "passes" not in {output.name for output in session.get_outputs()}:

@@ -17,8 +17,8 @@ _COLUMNS = (
 )  # fmt: skip
 _NOTES = """\
 Times are of one call of the Tokenizer on a whole batch, greedy, by the monotonic clock; results are numpy arrays, so a
-device has finished when a call returns. Two warm-up calls (one, if it takes longer than --seconds), then calls for
---seconds, three at least. That in --rounds, each of which takes every row in turn, because a shared machine changes its
+device has finished when a call returns. After two warm-up calls (one, if it takes longer than --seconds), calls are
+timed for --seconds, at least three. All rows are measured in each of --rounds, because a shared machine changes its
 speed within minutes: a row is of its fastest round, "slowest" the median of its slowest. "open" is from the start of an
 interpreter to a loaded Tokenizer, "first" the first call with this batch. GB/s counts weights (once a pass or step) and
 caches, GFLOP/s two operations a multiply-add; the floor is reading or computing that on one thread as fast as it was in

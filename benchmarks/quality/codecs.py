@@ -1,4 +1,4 @@
-"""Image codecs at the size of a tokenizer's codes: the best file of at most so many bytes that Pillow can write.
+"""Image codecs at the size of a tokenizer's codes: the best file within a number of bytes that Pillow can write.
 
 Whole files count, with their headers, because that is what somebody who stores a photograph pays for. JPEG 2000 is
 written as a bare codestream, WebP by its slowest method. Some photographs do not fit at the lowest quality there is.

@@ -46,7 +46,7 @@ def quality(
 ) -> None:
     """Measure log p, PSNR, SSIM and code usage of models side by side, image by image.
 
-    What was measured is kept in --work: a run goes on where the last one stopped, and --images 0:250, then 250:500, and
+    Measurements are kept in --work: an interrupted run resumes, and --images 0:250, then 250:500, and
     so on, measure in pieces. The report is of the images of --images; the contact sheet stays in --work.
     """
     perceptual = None

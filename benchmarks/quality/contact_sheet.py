@@ -1,4 +1,4 @@
-"""A contact sheet: the best, median and worst images of a measurement beside what is left of them.
+"""A contact sheet: the best, median and worst images of a measurement next to their reconstructions.
 
 Written where it is asked for, and never among the results: photographs may not be ours to pass on.
 """

@@ -1,4 +1,4 @@
-"""How much of an image survives: every way to encode, model beside model and codec, image by image.
+"""Quality of reconstructions: every way to encode, models and codecs side by side, image by image.
 
 Images are independent of each other: each is read, encoded, measured and written down before the next, several side
 by side on as many threads. So memory does not grow with their number, and a run can be split and gone on with.
@@ -65,7 +65,7 @@ def open_candidate(
         seed: of samples.
 
     Raises:
-        InputError: a name in ``only`` that is none; records that depend on something else.
+        InputError: an unknown name in ``only``; records that depend on something else.
     """
     # One thread each, as images are measured side by side.
     tokenizer = Tokenizer.from_pretrained(model, num_threads=1)
@@ -168,7 +168,7 @@ def summarise_candidate(
     """Means over images, by the way to encode: see :meth:`Evaluated.summary`, and ``lpips`` and ``fid`` where measured.
 
     ``psnr_gain`` and ``log_p_gain`` are over greedy codes of the same image, ``worse`` is how many images have a lower
-    log p and, beside it, a larger squared error than with greedy codes.
+    log p and a larger squared error than with greedy codes.
     """
     results: dict[str, dict[str, Any]] = {}
     collected = candidate.collect(images)
@@ -212,7 +212,7 @@ def _pairs(
 
 
 def choose_images(text: str | None, count: int) -> list[int]:
-    """Which of ``count`` images: a number (the first so many) or a slice as in Python, for example 0:250 or ::4.
+    """Which of ``count`` images: a number (of first images) or a slice as in Python, for example 0:250 or ::4.
 
     Raises:
         InputError: neither, or no image is left.

@@ -25,7 +25,7 @@ class Records:
         protocol: what the measurements depend on.
 
     Raises:
-        InputError: the file is none of these, or holds measurements that depend on something else.
+        InputError: the file is of another kind, or holds measurements that depend on something else.
     """
 
     def __init__(self, path: Path, protocol: dict[str, Any]) -> None:

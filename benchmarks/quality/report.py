@@ -281,7 +281,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def write_sheet(path: Path, candidates: Sequence[Candidate], images: Sequence[int], data: Data) -> Path:
-    """Write the best, median and worst images by the PSNR of the first model's last way, and its first way beside."""
+    """Write the best, median and worst images by the PSNR of the first model's last way, next to its first way."""
     found = [candidate.collect(images) for candidate in candidates]
     last = list(found[0])[-1]
     rows = []

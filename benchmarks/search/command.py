@@ -21,7 +21,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--data", required=True, type=_FOLDER, help="mnist.npz, cifar10, a folder or tar file of images.")
 @click.option("--images", default=1000, show_default=True, help="How many items, the first ones.")
 @click.option("--proposals", multiple=True, type=int, default=Grid.proposals, show_default=True)
-@click.option("--sweeps", default=Grid.sweeps, show_default=True, help="Up to so many.")
+@click.option("--sweeps", default=Grid.sweeps, show_default=True, help="The largest number of sweeps.")
 @click.option("--best-of", multiple=True, type=int, default=Grid.best_of, show_default=True)
 @click.option("--out", type=_FOLDER, default=RESULTS, show_default="benchmarks/results")
 def search(

@@ -40,10 +40,10 @@ _MODEL_HELP = "Built-in name, model folder or checkpoint, and what the report ca
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Choices of labels.")
 @click.option("--features", multiple=True, type=click.Choice(["one-hot", "embedded"]), help="Default: both.")
 @click.option("--probe", "probes", multiple=True, type=click.Choice(["linear", "mlp"]), help="Default: both.")
-@click.option("--train-items", type=click.IntRange(min=10), help="Encode and learn from the first so many only.")
-@click.option("--test-items", type=click.IntRange(min=10), help="Test on the first so many only.")
+@click.option("--train-items", type=click.IntRange(min=10), help="Encode and learn from the first N only.")
+@click.option("--test-items", type=click.IntRange(min=10), help="Test on the first N only.")
 @click.option("--search", type=click.IntRange(min=1), help="Probe codes found by local search with N proposals too.")
-@click.option("--max-seconds", type=float, help="Begin no model after this long; run again to go on.")
+@click.option("--max-seconds", type=float, help="Begin no model after this long; run again to resume.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/task"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
 @click.option("--name", help="Of the files in --out; task_DATASET without it.")
@@ -106,7 +106,7 @@ def _named(model: str) -> tuple[str, str]:
 @click.option("--weight", "weights", multiple=True, type=float, default=(0.0, 1.0, 3.0, 10.0, 30.0, 100.0))
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
-@click.option("--max-seconds", type=float, help="Stop training after this long; run again to go on.")
+@click.option("--max-seconds", type=float, help="Stop training after this long; run again to resume.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/reward"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
 def reward(
@@ -155,7 +155,7 @@ def search_training(
     ways: tuple[str, ...],
     out: Path,
 ) -> None:
-    """Compare ways to go on training from a checkpoint, with search and without."""
+    """Compare ways to continue training from a checkpoint, with search and without."""
     from benchmarks.studies.search_training import WAYS, watch_training, write_search_training
     from train.data import data_folder, load_dataset
 
@@ -292,7 +292,7 @@ def compare(
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--runs", type=click.Path(path_type=Path), help="Folder of the cells; runs/table-... without it.")
 @click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
-@click.option("--max-seconds", default=math.inf, help="Stop after about this long; run again to go on.")
+@click.option("--max-seconds", default=math.inf, help="Stop after about this long; run again to resume.")
 @click.option("--config", type=click.Path(path_type=Path), help="Another table's YAML file.")
 def table(
     dataset: str,
@@ -328,7 +328,7 @@ def table(
         left = max_seconds - (time.monotonic() - started)
         cell = run_cell(settings, name, rows[name], seed, items, folder, max_seconds=left) if left > 0 else None
         if cell is None:
-            click.echo(f"{name}, seed {seed}: not finished; the same command goes on with it", err=True)
+            click.echo(f"{name}, seed {seed}: not finished; run the same command to resume it", err=True)
             break
         cells[name, seed] = cell
         click.echo(f"{name}, seed {seed}: log p {cell['evaluation']['sampled_log_p']:.1f}")

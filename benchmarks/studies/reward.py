@@ -77,7 +77,7 @@ def run_rewards(
     Args:
         experiment: of method ``daps``; its rewards and seed are replaced by each cell's.
         work: folder of the runs.
-        max_seconds: stop training after this long; the next call goes on.
+        max_seconds: stop training after this long; the next call resumes.
 
     Returns:
         The rows of the cells that are measured by now.

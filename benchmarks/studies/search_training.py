@@ -1,4 +1,4 @@
-"""Ways to go on training a tokenizer, from the same weights and for the same processor time, watched as they go.
+"""Ways to continue training a tokenizer, from the same weights and for the same processor time, measured along the way.
 
 Compared are training with search (both models learn from searched codes), DAPS whose samples are searched before they
 are weighted, and DAPS with weights per code and per sample. Time is that of the processor, not of the clock: it does
@@ -150,7 +150,7 @@ def write_search_training(folder: Path, name: str, content: dict[str, Any]) -> l
             nats = [f"{point[key]:.1f}" for key in (*_KINDS, "entropy")]
             rows.append((way, *spent, *nats, f"{point['codes_used']:.0f}"))
     text = report(
-        "Ways to go on from a trained tokenizer",
+        "Ways to continue from a trained tokenizer",
         content["commands"],
         table(header, rows),
         f"Mean log p(x|z) in nats of the first {content['images']} test images, entropy of q in nats. All began from "

@@ -36,7 +36,7 @@ CURVE_ITEMS = 200
 
 @dataclass(frozen=True)
 class Stage:
-    """A method for so many steps."""
+    """A method and its number of steps."""
 
     method: str
     steps: int
@@ -209,7 +209,7 @@ def run_cell(
 
 
 def evaluate_run(experiment: Experiment, dataset: Dataset, run_folder: Path, items: int) -> dict[str, float]:
-    """What :func:`train.evaluate.evaluate` finds on so many test items of a run that has ended."""
+    """What :func:`train.evaluate.evaluate` finds on test items of a finished run."""
     method = build_method(experiment.method, Autoencoder(experiment.model), experiment.settings)
     load_checkpoint(run_folder / "checkpoint", method, build_optimiser(method, experiment.optimiser))
     return evaluate(method, dataset.test, limit=items)

@@ -1,4 +1,4 @@
-"""A table of methods as files: JSON with every cell, Markdown beside the paper's numbers, curves with their spread."""
+"""A table of methods as files: JSON with every cell, Markdown with the paper's numbers, curves with their spread."""
 
 from __future__ import annotations
 

@@ -69,8 +69,8 @@ def probe_model(
         dataset: with labels.
         counts: how many labels to learn from; more than there are items means all of them, once.
         seeds: how many choices of labels, for each count.
-        train_items, test_items: only the first so many items, where encoding all would take too long.
-        proposals: probe what one sweep of local search with so many proposals makes of the greedy codes.
+        train_items, test_items: only the first ones, where encoding all would take too long.
+        proposals: probe what one sweep of local search with this many proposals makes of the greedy codes.
 
     Raises:
         InputError: the dataset has no labels.

@@ -81,6 +81,23 @@ def check_search(search: object) -> None:
         raise InputError(f"search must be a search, such as LocalSearch() or BestOf(8), not {given}")
 
 
+def check_found(found: object, count: int, num_tokens: int) -> Found:
+    """Refuse what a search of a user's own returns where it is not what was found for ``count`` items.
+
+    Raises:
+        InputError: saying what is expected.
+    """
+    expected = {"greedy": (count, num_tokens), "codes": (count, num_tokens), "gain": (count,)}
+    if not isinstance(found, Found):
+        raise InputError(f"find of a search must return a Found, not {type(found).__name__}")
+    for name, shape in expected.items():
+        if np.shape(getattr(found, name)) != shape:
+            raise InputError(
+                f"find of a search must return {name} of shape {shape}, not {np.shape(getattr(found, name))}"
+            )
+    return found
+
+
 def draw_uniform(shape: tuple[int, ...], seed: int | None) -> np.ndarray:
     """The uniform numbers that sampling inverts the cumulative distribution at, float32 in [0, 1).
 

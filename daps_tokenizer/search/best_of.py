@@ -34,7 +34,8 @@ class BestOf:
     Raises:
         InputError: an option that is out of range.
 
-    >>> tok.encode(image, search=BestOf(8))  # doctest: +SKIP
+    >>> tok.encode("examples/cat.png", search=BestOf(8)).shape
+    (1, 64)
     """
 
     num_samples: int

@@ -49,7 +49,8 @@ class LocalSearch:
     Raises:
         InputError: an option that is out of range.
 
-    >>> tok.encode(image, search=LocalSearch(objective="squared_error"))  # doctest: +SKIP
+    >>> tok.encode("examples/cat.png", search=LocalSearch(objective="squared_error")).shape
+    (1, 64)
     """
 
     sweeps: int = 1

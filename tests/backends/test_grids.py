@@ -1,6 +1,7 @@
 """Decoding and judging take grids of codes: of any size, where the generative model is convolutional."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,9 @@ def test_a_folder_that_an_earlier_version_exported_is_refused(tmp_path: Path) ->
     opsets = [onnx.helper.make_opsetid("", 20)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "onnx" / "decoder.onnx")
     (tmp_path / "onnx" / "weights.bin").write_bytes(b"")
-    earlier = ModelFolder(tmp_path, dataclasses.replace(FOLDER.config, files={}))
+    names = ("onnx/decoder.onnx", "onnx/weights.bin")
+    files = {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in names}
+    earlier = ModelFolder(tmp_path, dataclasses.replace(FOLDER.config, files=files))
     with pytest.raises(
         ModelFileError, match=r"decoder\.onnx was exported by an earlier version; export the model again"
     ):

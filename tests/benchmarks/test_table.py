@@ -118,7 +118,7 @@ def test_columns_follow_from_what_was_evaluated(cells: list[dict[str, Any]]) -> 
     assert "dead" not in gaussian and "code_perplexity" not in gaussian
 
 
-def test_the_files_hold_every_cell_beside_the_papers_numbers(cells: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_the_files_hold_every_cell_and_the_papers_numbers(cells: list[dict[str, Any]], tmp_path: Path) -> None:
     paper = {"daps": {"log_p": -49.08}}
     paths = write_table(tmp_path, "table_tiny", cells, beta=0.01, paper=paper, command="benchmarks table")
     assert [path.name for path in paths] == ["table_tiny.json", "table_tiny.md", "table_tiny.png"]
@@ -130,7 +130,7 @@ def test_the_files_hold_every_cell_beside_the_papers_numbers(cells: list[dict[st
     assert paths[2].read_bytes().startswith(b"\x89PNG") and paths[2].stat().st_size < 200_000
 
 
-def test_a_cell_that_was_interrupted_is_drawn_beside_one_that_was_not(
+def test_a_cell_that_was_interrupted_is_drawn_next_to_one_that_was_not(
     cells: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     whole, interrupted = ({"curve": [{"step": s, "log_p": -float(s)} for s in steps]} for steps in ((2, 4), (2, 3, 4)))

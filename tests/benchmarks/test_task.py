@@ -83,7 +83,7 @@ def test_searched_codes_explain_items_better_than_greedy_ones(checkpoint: Path) 
     assert (after >= before).all() and (after > before).any()
 
 
-def test_searched_codes_are_probed_beside_greedy_ones(checkpoint: Path, tmp_path: Path) -> None:
+def test_searched_codes_are_probed_next_to_greedy_ones(checkpoint: Path, tmp_path: Path) -> None:
     options = {"counts": (6,), "seeds": 1, "features": ("one-hot",), "probes": ("linear",), "proposals": 2}
     rows = run_task({"tiny": str(checkpoint)}, "stripes", stripes(), tmp_path, **options)  # type: ignore[arg-type]
     assert [row.model for row in rows] == ["tiny", "tiny, searched"]

@@ -15,7 +15,7 @@ from daps_tokenizer import Codes, Tokenizer
 from tests.paths import ROOT
 
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-WITH_EXAMPLES = ["codes.codes", "images.load", "motion.clips", "tokenizer", "ways"]
+WITH_EXAMPLES = ["codes.codes", "images.load", "motion.clips", "search.best_of", "search.local", "tokenizer", "ways"]
 
 
 def public(owner: type) -> set[str]:
@@ -66,6 +66,6 @@ def test_its_code_runs(with_examples: None) -> None:
 @pytest.mark.parametrize("module", WITH_EXAMPLES)
 def test_the_examples_of_docstrings_are_true(module: str, with_examples: None) -> None:
     found = importlib.import_module(f"daps_tokenizer.{module}")
-    names = {"np": np, "tok": Tokenizer.from_pretrained("daps-cifar10"), "photos": None}
+    names = {"np": np, "tok": Tokenizer.from_pretrained("daps-cifar10")}
     failed, tried = doctest.testmod(found, extraglobs=names)
     assert tried and not failed

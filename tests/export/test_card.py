@@ -63,6 +63,13 @@ def test_data_of_the_hub_is_named_in_the_front_matter() -> None:
     assert "datasets: [someone/birds]" in model_card(dataclasses.replace(CIFAR10, training=record))
 
 
+def test_a_quantiser_has_one_kind_of_codes_and_no_entropy() -> None:
+    evaluation = {key: value for key, value in EVALUATION.items() if "sampled" not in key and key != "entropy"}
+    card = model_card(dataclasses.replace(CIFAR10, training=STAGE | {"evaluation": evaluation}))
+    assert "| greedy | 600.50 |" in card and "| sampled |" not in card and "Entropy" not in card
+    assert "512 codes in use, perplexity 450." in card
+
+
 def test_the_collection_has_a_section_for_each_model() -> None:
     card = collection_card([MNIST, TRAINED])
     assert "## mnist" in card and "## cifar10" in card and card.count("library_name") == 1

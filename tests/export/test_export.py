@@ -26,7 +26,7 @@ from daps_tokenizer.hub import ModelFolder, open_model
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
 from export.__main__ import main
 from export.check import compare, encode_by_steps, encode_in_passes, load_test_inputs, random_inputs
-from export.folder import export_folder
+from export.folder import config_to_export, export_folder
 from export.onnx_graphs import export_likelihood
 from tests.paths import DATA, EXAMPLES
 from tests.photographs import write_photos
@@ -234,6 +234,20 @@ def test_a_comparison_fails_where_the_graphs_hold_other_weights(folder: ModelFol
     assert f"encoder.onnx: item {first.item} differs first at code {first.position}" in report.failures[0]
     for graph_name in ("encoder_step.onnx", "scorer.onnx", "likelihood.onnx", "decoder.onnx"):
         assert any(graph_name in failure for failure in report.failures)
+
+
+def test_a_model_folder_does_not_say_where_on_this_machine_its_images_were(
+    random_mnist_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint = Path(shutil.copytree(random_mnist_checkpoint, tmp_path / "checkpoint"))
+    data = {"kind": "folder", "train": ["/home/somebody/birds"], "test": ["../shared/val"]}
+    before = {"experiment": {"start_from": "/home/somebody/runs/first/checkpoint"}}
+    record = {"steps": 0, "experiment": {"data": data, "start_from": None}, "stages_before": [before]}
+    (checkpoint / "training.json").write_text(json.dumps(record))
+    training = config_to_export(checkpoint).training
+    assert training["experiment"]["data"]["train"] == ["birds"]
+    assert training["experiment"]["data"]["test"] == ["../shared/val"]
+    assert training["stages_before"][0]["experiment"]["start_from"] == "checkpoint"
 
 
 def trained_on(config: TokenizerConfig, **experiment: Any) -> TokenizerConfig:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daps_tokenizer import BestOf, LocalSearch, Search, Tokenizer
+from daps_tokenizer import BestOf, DapsError, LocalSearch, Search, Tokenizer
 from daps_tokenizer.backends.protocol import CellLikelihood, Encoded
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.search.base import Found
 from tests.paths import EXAMPLES
 from tests.settings import MNIST
 from tests.test_tokenizer import digits
@@ -90,6 +91,24 @@ def test_tiles_that_see_each_other_gain_together(random_grid_folder: Path, searc
     assert found.codes.shape == (1, 6, 16) and found.gain.shape == (1,)
     np.testing.assert_allclose(found.gain, after - before, rtol=1e-5)
     assert found.decodes == (4 if isinstance(search, BestOf) else 1 + 9 * 2 + 1)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (np.zeros((2, 8), int), "find of a search must return a Found, not ndarray"),
+        (Found(np.zeros((2, 8)), np.zeros((2, 7)), np.zeros(2), 1, 0.0), r"codes of shape \(2, 8\), not \(2, 7\)"),
+        (Found(np.zeros((2, 8)), np.zeros((2, 8)), np.zeros(()), 1, 0.0), r"gain of shape \(2,\), not \(\)"),
+        (Found(np.zeros((2, 8)), np.zeros((2, 8)), np.zeros(2), 1, 0.0), "codes must be integers, not float64"),
+    ],
+)
+def test_a_search_of_ones_own_that_finds_something_else_is_refused(tok: Tokenizer, found: Any, message: str) -> None:
+    class Own:
+        def find(self, *arguments: Any, **options: Any) -> Any:
+            return found
+
+    with pytest.raises(DapsError, match=message):
+        tok.encode(digits(2), search=Own())
 
 
 def test_without_a_search_that_is_named_it_is_local_search(tok: Tokenizer) -> None:

@@ -18,15 +18,17 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
+from daps_tokenizer.cli.main import main as daps_tokenize
 from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.hub import built_in_models
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.sampling import sample_codes
+from export.folder import export_folder
 from tests.paths import DATA, ROOT
 from tests.settings import TINY_MLP
 from train.__main__ import main
 from train.data import ArrayItems, Dataset, data_folder, load_dataset
-from train.evaluate import EVALUATION_BATCH, evaluate
+from train.evaluate import EVALUATION_BATCH, evaluate, evaluate_checkpoint
 from train.experiment import Experiment, load_experiment
 from train.loop import fit
 from train.methods import build_method
@@ -86,7 +88,7 @@ def test_fit_trains_in_bfloat16_if_told_and_prints_what_it_reached(digits: Path,
     assert (result["run"], result["steps"], result["items"]) == ("runs/tiny", 1, 8)
     assert math.isfinite(result["sampled_log_p"])
     left = {path.name for path in (tmp_path / "runs" / "tiny").iterdir()}
-    assert left == {"checkpoint", "dashboard.png", "metrics.jsonl", "tensorboard"}
+    assert left == {"checkpoint", "metrics.jsonl"}
 
 
 def test_a_start_given_on_the_command_line_is_the_one_that_counts(digits: Path, tmp_path: Path) -> None:
@@ -105,8 +107,22 @@ def test_evaluate_measures_a_checkpoint_on_the_whole_test_set_and_writes_it_down
     assert found.exit_code == 0, found.output
     result = json.loads(found.stdout)
     record = json.loads((checkpoint / "training.json").read_text())
-    assert result == record["evaluation"] and result["dataset"] == "mnist, test set"
-    assert result.items() >= record["validation"].items()  # there, too, all eight items
+    assert result == record["evaluation"] and (result["dataset"], result["items"]) == ("mnist, test set", 8)
+    for metric in ("log_p", "l2", "psnr", "ssim"):  # training watched the same eight items
+        assert result[f"greedy_{metric}"] == pytest.approx(record["validation"][f"greedy_{metric}"], rel=1e-4)
+    assert result["entropy"] == -result["sampled_log_q"] > 0
+
+
+def test_a_checkpoint_and_the_model_that_is_exported_from_it_have_one_result(digits: Path, tmp_path: Path) -> None:
+    fit(load_experiment(write_yaml(tmp_path)), load_dataset("mnist", digits), tmp_path / "run", show_progress=False)
+    result = evaluate_checkpoint(tmp_path / "run" / "checkpoint", digits)
+    folder = export_folder(tmp_path / "run" / "checkpoint", tmp_path / "model").path
+    found = CliRunner().invoke(daps_tokenize, ["evaluate", str(folder), str(digits / "mnist.npz"), "--json"])
+    assert found.exit_code == 0, found.output
+    exported = json.loads(found.stdout)["results"]
+    for way in ("greedy", "sampled"):
+        for metric in ("log_p", "log_q", "l2", "psnr", "ssim"):
+            assert exported[way][metric]["mean"] == pytest.approx(result[f"{way}_{metric}"], rel=1e-4)
 
 
 def test_an_evaluation_is_the_mean_over_items_whatever_the_batches() -> None:

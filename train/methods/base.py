@@ -33,7 +33,7 @@ class Losses(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """What is left of B items, and what it took.
+    """Reconstructions of B items, and what they cost.
 
     ``parameters`` of p(x|z), as the generative model gives them; ``kl`` (B,), nats: log q(z|x) − log p(z) of the z that
     was drawn, whose mean is the divergence from the prior; ``codes`` (B, N), None where the latent is continuous.

@@ -1,4 +1,4 @@
-"""Rewards beside log p(x|z): what codes are worth for a task, or whatever a function says they are worth.
+"""Rewards added to log p(x|z): what codes are worth for a task, or whatever a function says they are worth.
 
 Policy search only ranks the codes that were drawn, and never differentiates a reward. So a reward may count, compare,
 look things up or ask a program; a quantiser or a relaxation could follow it only where it has a gradient.

@@ -1,4 +1,4 @@
-"""Every method of the paper's table: it can be named, it goes on where it stopped, and it learns."""
+"""Every method of the paper's table: it can be named, it resumes, and it learns."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rewards beside log p(x|z): any function of inputs and codes, weighted, and never differentiated."""
+"""Rewards added to log p(x|z): any function of inputs and codes, weighted, and never differentiated."""
 
 import math
 from pathlib import Path
