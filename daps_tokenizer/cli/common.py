@@ -67,7 +67,8 @@ def progress_bar(total: int, *, with_text: bool = False) -> Iterator[Callable[..
     columns: list[progress.ProgressColumn] = [
         progress.SpinnerColumn(),
         progress.BarColumn(),
-        progress.TextColumn("{task.completed:.4g}/{task.total:g}"),  # of one input, a share is done
+        progress.MofNCompleteColumn(),
+        progress.TaskProgressColumn(),  # in percent, as a large input is done in parts
         progress.TimeElapsedColumn(),
         progress.TextColumn("{task.description}") if with_text else progress.TimeRemainingColumn(),
     ]

@@ -82,11 +82,11 @@ def _report(source: str, file: str, loaded: Loaded, encoded: Encoded, file_bytes
     codes = encoded.codes
     code_bits = codes.num_bits // math.prod(codes.shape)
     payload_bytes = -(-codes.num_bits // 8)
-    count = " x ".join(str(size) for size in codes.shape[1:])
+    count = " x ".join(f"{size:,}" for size in codes.shape[1:])
     assumed = f"{loaded.assumed}, " if loaded.assumed else ""
     line = (
         f"{name_of(source)} -> {name_of(file, stream='standard output')}  {assumed}{count} codes of {code_bits} bits, "
-        f"{encoded.bits}, {payload_bytes} bytes of codes (file {file_bytes} bytes), {codes.model}, "
+        f"{encoded.bits}, {payload_bytes:,} bytes of codes (file {file_bytes:,} bytes), {codes.model}, "
         f"{milliseconds:.0f} ms{encoded.line}"
     )
     record = {

@@ -59,9 +59,8 @@ class Encoded:
     @property
     def bits(self) -> str:
         """What the codes take, and how many bits of it surprise the recognition model."""
-        return f"{self.codes.num_bits} bits" + (
-            "" if self.log_q is None else f" (surprisal {self._surprisal:.1f} bits)"
-        )
+        surprisal = "" if self.log_q is None else f" (surprisal {self._surprisal:,.1f} bits)"
+        return f"{self.codes.num_bits:,} bits{surprisal}"
 
     @property
     def line(self) -> str:
