@@ -68,7 +68,7 @@ def test_all_rows_have_equal_steps_batch_schedule_and_generative_model(table: Ta
 
 
 def test_every_ablation_of_mnist_is_a_row_that_can_be_run() -> None:
-    assert set(MNIST.ablations) == {"beta", "ess", "samples", "start"}
+    assert set(MNIST.ablations) == {"beta", "ess", "samples", "start", "trust_region"}
     for ablation in MNIST.ablations:
         for name, row in MNIST.table_rows(ablation).items():
             assert stages(MNIST, name, row, seed=0)[-1].method == "daps"

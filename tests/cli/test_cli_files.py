@@ -261,7 +261,7 @@ def test_one_name_does_for_one_input(tok: Tokenizer, model: str) -> None:
     for name in ("x.daps", "y.daps"):
         save_codes(tok, name, 1)
     assert refusal("decode", "x.daps", "y.daps", "-o", "z.png", "--model", model).startswith(
-        "-o z.png names one file for 2 inputs; -o z.png/ names a folder"
+        "-o z.png names one file for 2 inputs; -o z/ names a folder"
     )
 
 
