@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 # Reconstructions are made in pieces of about this many values, so that decoding a large photograph needs little memory.
 _VALUES_PER_PIECE = 2**23
+_IMPORTED_BY = os.getpid()  # a process of another number was forked from the one that imported this
 
 
 class Distribution(NamedTuple):
@@ -64,8 +65,8 @@ class Tokenizer:
     """Maps images or motion to discrete codes, and codes back.
 
     Safe to use from several threads. In another process, forked or spawned, and as a copy, it opens its folder again
-    with the same options; so it can be pickled, and used by the workers of a ``DataLoader``. A GPU is for the process
-    that opened it: there start workers by ``spawn``.
+    with the same options; so it can be pickled, and used by the workers of a ``DataLoader``. In a forked process the
+    backend torch computes on one thread, and a GPU cannot be used: start processes by ``spawn`` then.
 
     >>> tok = Tokenizer.from_pretrained("daps-cifar10")
     >>> codes = tok.encode("examples/cat.png")
@@ -570,7 +571,7 @@ class Tokenizer:
                     f"{self.config.name} was opened on device {self._runtime.device!r} before this process was forked, "
                     'and a GPU cannot be used then; start processes by "spawn"'
                 )
-            self._opened, self._process = open_backend(self._folder, **self._runtime._asdict()), os.getpid()
+            self._opened, self._process = _open_backend_again(self._folder, self._runtime), os.getpid()
         return self._opened
 
     def _greedy(self, batch: Batch) -> Codes:
@@ -656,6 +657,14 @@ def _sum_of_items(per_code: np.ndarray, layout: TileLayout | ClipLayout | None) 
 def _open_again(kind: type[Tokenizer], path: Path, origin: Origin, runtime: _Runtime) -> Tokenizer:
     """A Tokenizer as it was, of a model folder on this disk."""
     folder = dataclasses.replace(open_model(path), origin=origin)
-    tokenizer = kind(folder, open_backend(folder, **runtime._asdict()))
+    tokenizer = kind(folder, _open_backend_again(folder, runtime))
     tokenizer._runtime = runtime
     return tokenizer
+
+
+def _open_backend_again(folder: ModelFolder, runtime: _Runtime) -> Backend:
+    """The same backend, maybe in another process."""
+    if runtime.backend == "torch" and os.getpid() != _IMPORTED_BY:
+        # PyTorch's OpenMP would wait forever for threads that are not in a forked process.
+        runtime = runtime._replace(num_threads=1)
+    return open_backend(folder, **runtime._asdict())

@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,28 @@ def encode_with_what_was_inherited(images: np.ndarray) -> np.ndarray:
     return _inherited[0].encode(images).numpy()
 
 
+@pytest.fixture
+def threads() -> Iterator[int]:
+    """PyTorch with several threads that have worked, so that a forked process would wait for them."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    torch.ones(1_000_000).sin()
+    yield 4
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("backend", ["onnx", "torch"])
-def test_a_forked_process_may_use_the_tokenizer_that_it_inherits(random_mnist_folder: Path, backend: Any) -> None:
-    tok = Tokenizer.from_pretrained(random_mnist_folder, backend=backend)
+@pytest.mark.parametrize("how", ["inherited", "pickled"])
+def test_a_forked_process_waits_for_no_thread_of_the_first(
+    random_mnist_folder: Path, backend: Any, how: str, threads: int
+) -> None:
+    tok = Tokenizer.from_pretrained(random_mnist_folder, backend=backend, num_threads=threads)
     expected = tok.encode(digits(4)).numpy()
     _inherited[:] = [tok]
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        np.testing.assert_array_equal(pool.apply(encode_with_what_was_inherited, (digits(4),)), expected)
+        task = (encode_here, (tok, digits(4))) if how == "pickled" else (encode_with_what_was_inherited, (digits(4),))
+        np.testing.assert_array_equal(pool.apply_async(*task).get(timeout=300), expected)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -71,10 +71,10 @@ class TorchBackend:
             raise BackendError(f"num_threads must be at least 1, not {num_threads}")
         if device == "cuda" and not torch.cuda.is_available():
             raise BackendError("device 'cuda' cannot be used: PyTorch finds no NVIDIA GPU here; use device='cpu'")
-        model = Autoencoder(folder.config)
-        load_weights(model, folder.file("model.safetensors"))
         if num_threads is not None:
             torch.set_num_threads(num_threads)
+        model = Autoencoder(folder.config)
+        load_weights(model, folder.file("model.safetensors"))
         _use_dtype(model, _DTYPES[dtype])
         model = model.eval().requires_grad_(False)
         if device == "cpu":
