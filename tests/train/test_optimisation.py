@@ -143,8 +143,8 @@ def test_the_average_moves_by_the_decay_and_forgets_where_it_began() -> None:
     averaged.update(step=1000)
     assert float(averaged.values["weight"]) == pytest.approx(0.95)
     with averaged.in_place():
-        assert float(layer.weight) == pytest.approx(0.95)
-    assert float(layer.weight) == 1.0
+        assert layer.weight.item() == pytest.approx(0.95)
+    assert layer.weight.item() == 1.0
 
 
 EMA = OptimiserConfig(learning_rate=1e-2, ema=0.9)
