@@ -98,8 +98,9 @@ def _looks_like_a_clip(content: bytes) -> bool:
 
 
 def holds_code_set(folder: str) -> bool:
-    """Whether `daps-tokenize dataset` writes or wrote to a folder."""
-    return any((Path(folder) / name).exists() for name in ("dataset.json", "progress.json"))
+    """Whether `daps-tokenize dataset` writes or wrote to a folder; False where it may not be entered."""
+    records = (os.path.join(folder, name) for name in ("dataset.json", "progress.json"))  # noqa: PTH118
+    return any(os.path.isfile(record) for record in records)  # noqa: PTH113 - Path.is_file raises an error there
 
 
 def check_not_a_folder(source: str) -> None:

@@ -72,6 +72,7 @@ def test_info_describes_a_daps_file(tok: Tokenizer) -> None:
 def test_info_refuses_what_is_neither() -> None:
     assert refusal("info", "none.daps").startswith("'none.daps': cannot be read")
     assert refusal("info", "./none").startswith("none is not a folder")
+    assert refusal("info", "x" * 300).startswith("no model is named 'xxx")
 
 
 def test_models_lists_the_built_in_models(built_in: str) -> None:
