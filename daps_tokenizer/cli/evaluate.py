@@ -91,7 +91,7 @@ def command(
     Of motion: lafan1_h1.npz, or CSV and NPZ files of clips, in windows of the model's length.
 
     It reports log p(x|z) and log q(z|x) in nats, L2 in standardised units, PSNR and SSIM of 8-bit pixels, and code
-    usage; means over all items with 95 % bootstrap intervals.
+    usage: means over all items with 95 % bootstrap intervals.
     """
     _check_outputs([path for path in (output, records) if path is not None], force)
     tokenizer = runtime.open(open_model(model))
