@@ -8,7 +8,7 @@ import click
 
 from daps_tokenizer.cli.common import OneLineErrors
 
-# Each command is imported when it is called, or when its help is listed.
+# A command's module is imported when it is called or listed; it imports PyTorch only when it runs.
 COMMANDS = {
     "latency": "benchmarks.latency.command:latency",
     "quality": "benchmarks.quality.command:quality",
@@ -18,11 +18,10 @@ COMMANDS = {
     "figures": "benchmarks.figures:figures",
     "autoregression": "benchmarks.studies.commands:autoregression",
     "compare": "benchmarks.studies.commands:compare",
-    "controls": "benchmarks.studies.controls_command:controls",
+    "controls": "benchmarks.studies.commands:controls",
     "prior": "benchmarks.studies.commands:prior",
     "reward": "benchmarks.studies.commands:reward",
     "seams": "benchmarks.studies.commands:seams",
-    "search-training": "benchmarks.studies.commands:search_training",
     "table": "benchmarks.studies.commands:table",
     "task": "benchmarks.studies.commands:task",
 }

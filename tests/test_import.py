@@ -33,5 +33,10 @@ def test_help_waits_for_nothing() -> None:
     assert loaded_after(call, ("numpy", "PIL", "rich", "onnxruntime", "daps_tokenizer.tokenizer")) == set()
 
 
+def test_the_help_of_the_benchmarks_does_not_import_pytorch() -> None:
+    call = "from benchmarks.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+    assert loaded_after(call, ("torch", "onnxruntime", "matplotlib")) == set()
+
+
 def test_importing_the_command_line_loads_none_either() -> None:
     assert loaded_after("import daps_tokenizer.cli.main") == set()

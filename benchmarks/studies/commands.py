@@ -1,4 +1,4 @@
-"""``python -m benchmarks task``, ``reward``, ``search-training``, ``prior``, ``seams``, ``compare`` and ``table``.
+"""``python -m benchmarks task``, ``reward``, ``controls``, ``prior``, ``seams``, ``compare`` and ``table``.
 
 Each imports what it measures with when it is called.
 """
@@ -16,7 +16,7 @@ import click
 import numpy as np
 
 from benchmarks.inputs import ROOT
-from benchmarks.reports import RESULTS, STUDIES, command_line
+from benchmarks.reports import RESULTS, STUDIES, command_line, write_report
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.cli.common import progress_bar
 from daps_tokenizer.data.datasets import open_data
@@ -134,55 +134,66 @@ def reward(
         click.echo(path)
 
 
-@click.command("search-training")
+@click.command()
 @click.option("--checkpoint", type=_FOLDER, default=Path("daps_tokenizer/pretrained/daps-cifar10"), show_default=True)
-@click.option("--dataset", type=click.Choice(["cifar10", "mnist"]), default="cifar10", show_default=True)
 @click.option("--data", type=_FOLDER, help="The datasets; else $DAPS_DATA, ../shared/data.")
-@click.option("--seconds", default=360.0, show_default=True, help="Of processor time for each way.")
-@click.option("--points", default=4, show_default=True, help="Measurements after the first.")
-@click.option("--images", default=500, show_default=True, help="Test images that are measured.")
-@click.option("--batch", "batch_size", default=16, show_default=True, help="Training images a step.")
-@click.option("--way", "ways", multiple=True, help="Only these, added to what the file holds of others.")
+@click.option("--seconds", default=1800.0, show_default=True, help="Of processor time for each way.")
+@click.option("--points", default=6, show_default=True, help="Measurements after the first.")
+@click.option("--items", default=1000, show_default=True, help="Held-out test images, the last ones.")
+@click.option("--way", "ways", multiple=True, help="Only this way; repeatable.")
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True)
+@click.option("--name", default="controls_cifar10", show_default=True, help="Name of the report.")
 @click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
-def search_training(
+def controls(
     checkpoint: Path,
-    dataset: DatasetKind,
     data: Path | None,
     seconds: float,
     points: int,
-    images: int,
-    batch_size: int,
+    items: int,
     ways: tuple[str, ...],
+    seeds: tuple[int, ...],
+    name: str,
     out: Path,
 ) -> None:
-    """Compare ways to continue training from a checkpoint, with search and without."""
-    from benchmarks.studies.search_training import WAYS, watch_training, write_search_training
+    """Train on from one CIFAR-10 checkpoint in several ways, for equal processor time; runs add to the report."""
+    import torch
+
+    from benchmarks.studies.controls import WAYS, Point, plot, summarise, train_on, write_text
     from train.data import data_folder, load_dataset
 
     unknown = [way for way in ways if way not in WAYS]
     if unknown:
-        raise InputError(f"--way {unknown[0]!r} is not known; known are {', '.join(map(repr, WAYS))}")
-    name = f"search_training_{dataset}"
+        raise InputError(f"--way {unknown[0]!r} is unknown; the ways are {', '.join(map(repr, WAYS))}")
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     earlier = out / f"{name}.json"
-    before = json.loads(earlier.read_text(encoding="utf-8")) if ways and earlier.exists() else {}
-    protocol = {"checkpoint": str(checkpoint), "images": images, "batch_size": batch_size}
-    if before and any(before[key] != value for key, value in protocol.items()):
-        raise InputError(f"{earlier}: holds measurements with other options; give another folder with --out")
-    curves = before.get("curves", {})
-    items = load_dataset(dataset, data_folder(data))
-    for way in ways or WAYS:
-        click.echo(way, err=True)
-        curves[way] = watch_training(
-            WAYS[way], checkpoint, items, dataset, seconds=seconds, points=points, images=images, batch_size=batch_size
-        )
-    content = {
-        "commands": [*before.get("commands", []), command_line()],
-        "machine": describe_machine(),
-        **protocol,
-        "curves": {way: curves[way] for way in WAYS if way in curves},
-    }
-    for path in write_search_training(out, name, content):
-        click.echo(path)
+    content: dict[str, Any] = json.loads(earlier.read_text(encoding="utf-8")) if earlier.exists() else {"runs": []}
+    protocol = {"checkpoint": str(checkpoint), "seconds": seconds, "points": points, "items": items}
+    if content["runs"] and any(content[key] != value for key, value in protocol.items()):
+        raise InputError(f"{earlier}: holds runs with other options; choose another --name")
+    dataset = load_dataset("cifar10", data_folder(data))
+    held_out = dataset.test.read(np.arange(len(dataset.test) - items, len(dataset.test)), seed=(0,))
+    for seed in seeds:
+        for way in ways or WAYS:
+            runs = [run for run in content["runs"] if (run["way"], run["seed"]) != (way, seed)]
+
+            def tell(point: Point, way: str = way, seed: int = seed) -> None:
+                means = {kind: round(float(values.mean()), 1) for kind, values in point.values.items()}
+                click.echo(f"{way}, seed {seed}: {point.seconds:.0f} s, {point.steps} steps, {means}", err=True)
+
+            found = train_on(
+                WAYS[way], checkpoint, dataset, "cifar10", held_out,
+                seconds=seconds, points=points, seed=seed, on_point=tell,
+            )  # fmt: skip
+            content = {
+                "commands": [*content.get("commands", []), command_line()],
+                "machine": describe_machine(),
+                **protocol,
+                "runs": [*runs, summarise(way, seed, found)],
+            }
+            content["commands"] = list(dict.fromkeys(content["commands"]))
+            write_report(out, name, content, write_text("Ways to train on, CIFAR-10", content), plot(content))
+    click.echo(earlier)
 
 
 @click.command()

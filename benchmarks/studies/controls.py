@@ -70,6 +70,14 @@ WAYS = {
         16,
         "as local",
     ),
+    "local, searched": Way(
+        "daps",
+        _GENTLE | {"num_samples": 4, "credit": "local", "eta_initial": 4.0, "search": {"groups": 3}},
+        5e-5,
+        16,
+        "nothing; half of local's samples, as in cifar10_search.yaml",
+    ),
+    "search": Way("search", {"entropy_weight": 0.1}, 1e-4, 16, "nothing"),
     "VQ-VAE": Way(
         "vqvae",
         {"batch_norm": "frozen", "revive_every": 0, "logit_gap": 12.0},  # sharp: samples are nearly the greedy codes

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from benchmarks.__main__ import main
 from benchmarks.studies.autoregression import measure_autoregression
 from benchmarks.studies.controls import KINDS, WAYS, Point, plot, summarise, train_on, write_text
 from daps_tokenizer.evaluation.timing import describe_machine
@@ -58,6 +60,18 @@ def test_gains_are_paired_item_by_item() -> None:
     text = write_text("Ways", json.loads(json.dumps(content)))
     assert "| counterfactual | 0 | 60 | 640 | 1002.0 (+2.0 ± 0.6) |" in text and WAYS["counterfactual"].tuned in text
     assert plot(content).startswith(b"\x89PNG")
+
+
+def test_an_unknown_way_is_refused(checkpoint: Path) -> None:
+    done = CliRunner().invoke(main, ["controls", "--checkpoint", str(checkpoint), "--way", "PPO"])
+    assert done.exit_code == 2 and "--way 'PPO' is unknown; the ways are 'counterfactual', 'local'" in done.output
+
+
+def test_runs_with_other_options_are_not_added_to_a_report(checkpoint: Path, tmp_path: Path) -> None:
+    before = {"checkpoint": str(checkpoint), "seconds": 9.0, "points": 6, "items": 1000, "runs": [{}]}
+    (tmp_path / "controls_cifar10.json").write_text(json.dumps(before))
+    done = CliRunner().invoke(main, ["controls", "--checkpoint", str(checkpoint), "--out", str(tmp_path)])
+    assert done.exit_code == 2 and "holds runs with other options; choose another --name" in done.output
 
 
 def test_a_model_whose_codes_ignore_each_other_loses_nothing_when_previous_codes_are_hidden() -> None:

@@ -1,4 +1,4 @@
-"""Search and training with it are measured as the searches themselves say, and reported in full."""
+"""Search is measured as the searches themselves say, and reported in full."""
 
 import itertools
 import json
@@ -7,20 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
-from benchmarks.__main__ import main
 from benchmarks.search.measure import Grid, measure_search, nearest_codes
 from benchmarks.search.report import write_search
 from benchmarks.studies.prior import CodePrior, bits, measure_prior, train_prior, write_prior
-from benchmarks.studies.search_training import WAYS, watch_training, write_search_training
 from daps_tokenizer import LocalSearch, Tokenizer
 from daps_tokenizer.data.datasets import ArrayData
 from daps_tokenizer.evaluation.timing import describe_machine
-from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
-from tests.settings import TINY_GRID
 from tests.test_tokenizer import digits
-from train.data import ArrayItems, Dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,48 +49,6 @@ def test_the_nearest_codes_are_the_nearest_vectors_of_the_table() -> None:
         code = codes[row, column]
         distances = np.linalg.norm(table - table[code], axis=1)
         assert proposed[row, column, m] == np.argsort(distances)[m + 1]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(0)
-    save_weights(Autoencoder(TINY_GRID), folder / "model.safetensors")
-    (folder / "config.json").write_text(TINY_GRID.to_json())
-    return folder
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_every_way_to_train_is_watched_for_as_long_as_asked(way: str, checkpoint: Path, tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), dtype=np.uint8)
-    dataset = Dataset(ArrayItems(images), ArrayItems(images[:8]))
-    curve = watch_training(WAYS[way], checkpoint, dataset, "cifar10", seconds=0.2, points=2, images=8, batch_size=4)
-    assert [point["seconds"] > due for point, due in zip(curve[1:], (0.1, 0.2), strict=True)] == [True, True]
-    assert curve[0]["steps"] == 0 < curve[1]["steps"] < curve[2]["steps"]
-    assert all(point["searched"] > point["greedy"] for point in curve)
-    content = {
-        "commands": ["c"],
-        "machine": describe_machine(),
-        "checkpoint": "k",
-        "images": 8,
-        "curves": {way: curve},
-        "batch_size": 4,
-    }
-    paths = write_search_training(tmp_path, "search_training_x", content)
-    assert paths[1].read_text().count(f"| {way} |") == 2 and paths[2].read_bytes().startswith(b"\x89PNG")
-
-
-def test_an_unknown_way_to_train_is_refused(checkpoint: Path) -> None:
-    done = CliRunner().invoke(main, ["search-training", "--checkpoint", str(checkpoint), "--way", "PPO"])
-    assert done.exit_code == 2 and "--way 'PPO' is not known; known are 'search (a+b)'" in done.output
-
-
-def test_measurements_by_different_protocols_are_not_put_together(checkpoint: Path, tmp_path: Path) -> None:
-    before = {"checkpoint": str(checkpoint), "images": 9, "batch_size": 16, "curves": {}}
-    (tmp_path / "search_training_cifar10.json").write_text(json.dumps(before))
-    options = ["--checkpoint", str(checkpoint), "--out", str(tmp_path), "--way", "DAPS, weights per code"]
-    done = CliRunner().invoke(main, ["search-training", *options])
-    assert done.exit_code == 2 and "holds measurements with other options" in done.output
 
 
 def test_a_prior_learns_what_codes_have_in_common() -> None:
