@@ -14,7 +14,7 @@ from PIL import Image
 
 from daps_tokenizer.backends import BackendName, open_backend
 from daps_tokenizer.backends.protocol import Backend
-from daps_tokenizer.backends.tiled import Mosaic, can_be_one_grid
+from daps_tokenizer.backends.tiled import TiledBackend, can_be_one_grid
 from daps_tokenizer.checks import check_integer, check_number
 from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.codes.layouts import ClipLayout, TileLayout
@@ -452,7 +452,7 @@ class Tokenizer:
             return self._of_no_items(self.decode, values, layout)
         flat = values.reshape(-1, self.num_tokens)
         backend = self._backend_for(layout)
-        if isinstance(backend, Mosaic):
+        if isinstance(backend, TiledBackend):
             whole = backend.images(flat)
             return whole.reshape(*values.shape[:-2], *whole.shape[1:])
         step = max(1, _VALUES_PER_PIECE // math.prod(self.input_shape))
@@ -632,7 +632,7 @@ class Tokenizer:
     def _backend_for(self, layout: TileLayout | ClipLayout | None) -> Backend:
         """The backend as it sees items that are cut like this: tiles next to their neighbours where that matters."""
         if isinstance(layout, TileLayout) and can_be_one_grid(self.config):
-            return Mosaic(self._backend, self.config, layout)
+            return TiledBackend(self._backend, self.config, layout)
         return self._backend
 
     def _draw(

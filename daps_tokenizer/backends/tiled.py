@@ -1,8 +1,8 @@
 """The tiles of a photograph as one grid of codes, so that no seams show where they meet.
 
 Each tile is encoded by itself. But a convolutional generative model that decodes a tile by itself sees zeros where its
-neighbours' codes are, and gets the pixels there wrong. So the codes of all tiles are laid together to one grid, which
-is decoded whole, or, where it is too large for that, in blocks. Blocks overlap, and of each only those cells are kept
+neighbours' codes are, and gets the pixels there wrong. So the codes of all tiles are joined to one grid, which is
+decoded whole, or, where it is too large for that, in blocks. Blocks overlap, and of each only those cells are kept
 whose every convolution stayed inside it, or met the outer border of the photograph, where zeros belong.
 """
 
@@ -20,10 +20,10 @@ from daps_tokenizer.codes.layouts import TileLayout
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.images.tiles import check_layout
 
-# Of one block, or of several small ones: enough for overlaps to be little, a fifth in 12 megapixels, and few enough for
-# the hidden states of so many to take a quarter of a gigabyte (measured with daps-photo-256 in ONNX Runtime).
+# Of one block, or of several small ones: enough for overlaps to be small, a fifth in 12 megapixels, and few enough for
+# the hidden states to take a quarter of a gigabyte (measured with daps-photo-256 in ONNX Runtime).
 CODES_AT_ONCE = 16_384
-# Rows and columns of a block: an engine of TensorRT is built for grids of so many at most.
+# The most rows and the most columns of a block: TensorRT engines are built for grids up to this size.
 LONGEST_SIDE = 256
 
 
@@ -46,11 +46,11 @@ def can_be_one_grid(config: TokenizerConfig) -> bool:
     return config.token_grid is not None
 
 
-class Mosaic:
+class TiledBackend:
     """A backend for the tiles of images: items (B · T, ...) are the T tiles of each image, row by row.
 
     ``encode`` and ``score`` look at each tile by itself, ``decode`` and ``likelihood`` at its neighbours too. What the
-    model takes and gives is the same as for any other items, so every search runs on a mosaic as it is.
+    model takes and gives is the same as for any other items, so every search runs on it unchanged.
 
     Args:
         backend: the model.
@@ -85,16 +85,16 @@ class Mosaic:
 
     def decode(self, codes: np.ndarray) -> Decoded:
         """Reconstruct tiles from codes (B · T, N), each next to its neighbours."""
-        canvases = self._draw(self._grids(codes), len(Decoded._fields))
-        return Decoded(*(self._split(canvas, self._tile) for canvas in canvases))
+        wholes = self._decode_blocks(self._grids(codes), len(Decoded._fields))
+        return Decoded(*(self._split(whole, self._tile) for whole in wholes))
 
     def images(self, codes: np.ndarray) -> np.ndarray:
         """Codes (B · T, N) to whole images (B, H, W, C) uint8, in little more memory than these take."""
         height, width = self._layout.height, self._layout.width
         # Codes beyond the image count no further than they reach into it.
         rows, columns = (-(-size // cell) + self._reach for size, cell in zip((height, width), self._cell, strict=True))
-        (canvas,) = self._draw(self._grids(codes)[:, :rows, :columns], 1)
-        return np.ascontiguousarray(canvas[:, :height, :width])
+        (whole,) = self._decode_blocks(self._grids(codes)[:, :rows, :columns], 1)
+        return np.ascontiguousarray(whole[:, :height, :width])
 
     def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
         """How well codes (B · T, N) explain the tiles (B · T, height, width, C), cell by cell."""
@@ -103,22 +103,22 @@ class Mosaic:
         for part in self._parts(grids):
             crops = np.stack([pixels[image][_cut(block, self._cell)] for image, block in part])
             values = self._backend.likelihood(crops, _stack(grids, part))
-            for canvas, array in zip(found, values, strict=True):
+            for whole, array in zip(found, values, strict=True):
                 for (image, block), cells in zip(part, array, strict=True):
-                    _place(canvas[image], block, cells, (1, 1))
-        return CellLikelihood(*(self._split(canvas, self._side).reshape(len(codes), -1) for canvas in found))
+                    _place(whole[image], block, cells, (1, 1))
+        return CellLikelihood(*(self._split(whole, self._side).reshape(len(codes), -1) for whole in found))
 
-    def _draw(self, grids: np.ndarray, count: int) -> list[np.ndarray]:
+    def _decode_blocks(self, grids: np.ndarray, count: int) -> list[np.ndarray]:
         """Codes (B, rows, columns) to the first ``count`` parts of :class:`Decoded`, each whole images."""
         images, rows, columns = grids.shape
         shape = (images, rows * self._cell[0], columns * self._cell[1], self._channels)
-        canvases = [np.empty(shape, dtype) for dtype in (np.uint8, np.float32, np.float32)[:count]]
+        wholes = [np.empty(shape, dtype) for dtype in (np.uint8, np.float32, np.float32)[:count]]
         for part in self._parts(grids):
             decoded = self._backend.decode(_stack(grids, part))
-            for canvas, array in zip(canvases, decoded[:count], strict=True):
+            for whole, array in zip(wholes, decoded[:count], strict=True):
                 for (image, block), pixels in zip(part, array, strict=True):
-                    _place(canvas[image], block, pixels, self._cell)
-        return canvases
+                    _place(whole[image], block, pixels, self._cell)
+        return wholes
 
     def _parts(self, grids: np.ndarray) -> Iterator[list[tuple[int, _Block]]]:
         """All blocks of all images, as many at a time as memory allows: the number of the image, and the block."""
@@ -140,11 +140,11 @@ class Mosaic:
         grid = tiles.reshape(-1, rows, columns, *tiles.shape[1:]).swapaxes(2, 3)
         return grid.reshape(-1, rows * a, columns * b, *tiles.shape[3:])
 
-    def _split(self, canvas: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    def _split(self, whole: np.ndarray, size: Sequence[int]) -> np.ndarray:
         """The inverse of :meth:`_join`, for tiles of ``size``."""
         rows, columns = self._layout.rows, self._layout.columns
-        grid = canvas.reshape(-1, rows, size[0], columns, size[1], *canvas.shape[3:]).swapaxes(2, 3)
-        return grid.reshape(-1, *size, *canvas.shape[3:])
+        grid = whole.reshape(-1, rows, size[0], columns, size[1], *whole.shape[3:]).swapaxes(2, 3)
+        return grid.reshape(-1, *size, *whole.shape[3:])
 
 
 def _stack(grids: np.ndarray, part: list[tuple[int, _Block]]) -> np.ndarray:
@@ -153,12 +153,12 @@ def _stack(grids: np.ndarray, part: list[tuple[int, _Block]]) -> np.ndarray:
 
 
 def _cut(block: _Block, cell: tuple[int, int]) -> tuple[slice, slice]:
-    """Where a block is on a canvas (rows · cell, columns · cell, ...)."""
+    """Where a block is in an array (rows · cell, columns · cell, ...)."""
     rows, columns = (slice(span.start * size, span.end * size) for span, size in zip(block, cell, strict=True))
     return rows, columns
 
 
-def _place(canvas: np.ndarray, block: _Block, content: np.ndarray, cell: tuple[int, int]) -> None:
+def _place(whole: np.ndarray, block: _Block, content: np.ndarray, cell: tuple[int, int]) -> None:
     """Write what is kept of a block's content to its place."""
     kept, place = (
         tuple(
@@ -167,7 +167,7 @@ def _place(canvas: np.ndarray, block: _Block, content: np.ndarray, cell: tuple[i
         )
         for origins in ((block.rows.start, block.columns.start), (0, 0))
     )
-    canvas[place] = content[kept]
+    whole[place] = content[kept]
 
 
 def _reach(config: TokenizerConfig) -> int:
@@ -188,7 +188,7 @@ def _block_shape(grid: tuple[int, int], reach: int, codes_at_once: int = CODES_A
     margin = min(reach, math.isqrt(codes_at_once) // 4)
 
     def parts(size: int, most: int) -> tuple[int, int]:
-        """The fewest parts of at most so many codes, and how long each has to be."""
+        """The fewest parts of at most ``most`` codes, and how long each has to be."""
         count = 1 if size <= most else -(-(size - 2 * margin) // (most - 2 * margin))
         return count, -(-(size + 2 * margin * (count - 1)) // count)
 

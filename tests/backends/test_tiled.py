@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daps_tokenizer import BestOf, Codes, LocalSearch, Tokenizer
-from daps_tokenizer.backends.tiled import LONGEST_SIDE, Mosaic, _block_shape, _spans, can_be_one_grid
+from daps_tokenizer.backends.tiled import LONGEST_SIDE, TiledBackend, _block_shape, _spans, can_be_one_grid
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.codes.layouts import TileLayout
 from daps_tokenizer.errors import CodesError
@@ -45,9 +45,9 @@ def backend(model: Autoencoder) -> TorchBackend:
 
 
 @pytest.fixture(params=[16_384, 300], ids=["whole", "in blocks"])
-def mosaic(backend: TorchBackend, request: pytest.FixtureRequest) -> Mosaic:
+def tiled(backend: TorchBackend, request: pytest.FixtureRequest) -> TiledBackend:
     """The same 24×24 codes at once and in blocks."""
-    return Mosaic(backend, GRID, LAYOUT, codes_at_once=request.param)
+    return TiledBackend(backend, GRID, LAYOUT, codes_at_once=request.param)
 
 
 def random_codes(count: int, config=GRID) -> np.ndarray:
@@ -90,10 +90,10 @@ def test_blocks_of_12_megapixels_overlap_little() -> None:
 
 
 def test_tiles_are_decoded_as_the_network_decodes_the_whole_grid(
-    model: Autoencoder, backend: TorchBackend, mosaic: Mosaic
+    model: Autoencoder, backend: TorchBackend, tiled: TiledBackend
 ) -> None:
     codes = random_codes(8)  # two images
-    decoded, images = mosaic.decode(codes), mosaic.images(codes)
+    decoded, images = tiled.decode(codes), tiled.images(codes)
     for image in range(2):
         rows = slice(4 * image, 4 * image + 4)
         grid = as_grid(codes[rows].reshape(4, 12, 12), 2, 2)
@@ -114,15 +114,15 @@ def test_codes_beyond_the_image_are_decoded_only_as_far_as_they_reach_into_it(
 ) -> None:
     rows, columns = math.ceil(height / 48), math.ceil(width / 48)
     layout, codes = TileLayout(height, width, rows, columns), random_codes(rows * columns)
-    mosaic = Mosaic(backend, GRID, layout)
-    whole = as_grid(mosaic.decode(codes).reconstruction, rows, columns).astype(int)
-    np.testing.assert_allclose(mosaic.images(codes)[0], whole[:height, :width], atol=1)
+    tiled = TiledBackend(backend, GRID, layout)
+    whole = as_grid(tiled.decode(codes).reconstruction, rows, columns).astype(int)
+    np.testing.assert_allclose(tiled.images(codes)[0], whole[:height, :width], atol=1)
 
 
-def test_the_likelihood_of_tiles_is_that_of_the_whole_grid(model: Autoencoder, mosaic: Mosaic) -> None:
+def test_the_likelihood_of_tiles_is_that_of_the_whole_grid(model: Autoencoder, tiled: TiledBackend) -> None:
     codes = random_codes(4)
     pixels = np.random.default_rng(1).integers(0, 256, (4, 48, 48, 3), dtype=np.uint8)
-    found = mosaic.likelihood(pixels, codes)
+    found = tiled.likelihood(pixels, codes)
     parameters = model.generative(torch.tensor(as_grid(codes.reshape(4, 12, 12), 2, 2).reshape(1, -1)))
     x = model.standardise(torch.tensor(as_grid(pixels, 2, 2)[None]))
     log_p = model.likelihood.log_prob(parameters, x)[0].numpy()
@@ -134,14 +134,14 @@ def test_the_likelihood_of_tiles_is_that_of_the_whole_grid(model: Autoencoder, m
 
 def test_one_tile_is_decoded_as_ever(backend: TorchBackend) -> None:
     codes = random_codes(3)
-    mosaic = Mosaic(backend, GRID, TileLayout(height=48, width=48, rows=1, columns=1))
-    np.testing.assert_array_equal(mosaic.decode(codes).mean, backend.decode(codes).mean)
-    np.testing.assert_array_equal(mosaic.images(codes), backend.decode(codes).reconstruction)
+    tiled = TiledBackend(backend, GRID, TileLayout(height=48, width=48, rows=1, columns=1))
+    np.testing.assert_array_equal(tiled.decode(codes).mean, backend.decode(codes).mean)
+    np.testing.assert_array_equal(tiled.images(codes), backend.decode(codes).reconstruction)
 
 
 def test_which_tiles_make_one_grid(backend: TorchBackend) -> None:
     assert can_be_one_grid(GRID) and not can_be_one_grid(TINY_MLP)
-    assert Mosaic(backend, GRID, LAYOUT).tiles_per_item == 4 and backend.tiles_per_item == 1
+    assert TiledBackend(backend, GRID, LAYOUT).tiles_per_item == 4 and backend.tiles_per_item == 1
 
 
 def test_a_layout_that_contradicts_itself_is_refused(tok: Tokenizer) -> None:
