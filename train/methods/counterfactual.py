@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from daps_tokenizer.model.sweep import DeviceGroup, Evaluate
+from daps_tokenizer.model.sweep import DeviceGroup, Evaluate, most_probable_others
 
 
 class Alternatives(NamedTuple):
@@ -42,7 +42,7 @@ def compare_alternatives(
         num_alternatives: M, at most V − 1; 0 compares nothing.
         groups: positions that are replaced in one evaluation, as their windows do not overlap.
     """
-    others = log_q.scatter(-1, codes[..., None], -torch.inf).topk(num_alternatives).indices
+    others = most_probable_others(log_q, codes, num_alternatives)
     compared = torch.cat([codes[..., None], others], dim=-1)
     advantages = torch.zeros(compared.shape, dtype=torch.float64, device=codes.device)
     if num_alternatives:

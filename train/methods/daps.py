@@ -150,7 +150,13 @@ class DAPS(PolicyMethod):
         super().__init__(model, settings)
         if settings.credit == "local" and model.config.token_grid is None:
             raise ConfigError(f"credit: local needs codes on a grid, which {model.config.generative.kind} has not")
-        self.log_eta = nn.Parameter(torch.tensor(math.log(settings.eta_initial)))
+        if settings.credit == "counterfactual" and settings.alternatives >= model.config.vocab_size:
+            raise ConfigError(
+                f"daps: alternatives must be less than the {model.config.vocab_size} codes, not {settings.alternatives}"
+            )
+        # A solved η gets no gradient, and several processes would wait for one.
+        is_learned = settings.trust_region == "learned"
+        self.log_eta = nn.Parameter(torch.tensor(math.log(settings.eta_initial)), requires_grad=is_learned)
         self.rewards = WeightedRewards(settings.rewards, model.config, settings.num_classes)
         self._groups: list[DeviceGroup] | None = None
 

@@ -148,3 +148,5 @@ def test_settings_that_counterfactual_credit_cannot_use_are_refused() -> None:
         DAPSSettings(credit="counterfactual", rewards={"class": 1.0})
     with pytest.raises(ConfigError, match="trust_region must be one of learned, solved"):
         DAPSSettings(trust_region="fixed")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="alternatives must be less than the 16 codes, not 16"):
+        DAPS(Autoencoder(TINY_MLP), DAPSSettings(num_samples=1, credit="counterfactual", alternatives=16))
