@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: what the models are worth, how fast they are, and studies that were made once."""
+"""``python -m benchmarks``: how good the models are, how fast they are, and studies that were made once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Benchmarks(OneLineErrors):
         return command
 
 
-main = Benchmarks(help=__doc__)
+main = Benchmarks(help="Measure how good the models are and how fast, and repeat studies that were made once.")
 
 
 if __name__ == "__main__":

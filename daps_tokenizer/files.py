@@ -50,7 +50,7 @@ def write_files_of_one_name(folder: Path, name: str, contents: Mapping[str, byte
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder of another name beside ``target``, to be filled, which is renamed to it where the block ends well.
+    """A temporary folder next to ``target``, to be filled, which is renamed to it if the block ends without an error.
 
     Otherwise it is removed, so that a failure leaves nothing. Folders above ``target`` are made.
     """

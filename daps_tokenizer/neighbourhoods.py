@@ -32,7 +32,7 @@ def groups_of_codes(config: TokenizerConfig) -> list[Group]:
 
 
 def one_at_a_time(num_tokens: int, num_values: int) -> list[Group]:
-    """One position after the other, judged by the total of so many values."""
+    """One position after the other, judged by the total of ``num_values`` values."""
     return [Group(np.array([position]), np.ones((num_values, 1))) for position in range(num_tokens)]
 
 

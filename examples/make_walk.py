@@ -30,7 +30,7 @@ HIP = np.array([0.039468, 0.20286, -0.1742])  # of the left hip's pitch axis fro
 
 
 def main() -> None:
-    """Write the clip beside this script."""
+    """Write the clip next to this script."""
     time = np.arange(round(FPS * SECONDS)) / FPS
     path, heading = follow_path(time)
     phase = 2 * np.pi * time / STRIDE_SECONDS

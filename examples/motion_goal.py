@@ -4,7 +4,7 @@
 
 The score is a function of one's own: how near the forward speed of the root is to the goal, less what log q(z|x) says
 against the codes. ``BestOf`` draws whole windows of codes from q(z|x) and keeps the best by that score; ``LocalSearch``
-goes on from the greedy codes, code by code. Neither needs a gradient, so a score may be anything that can be computed.
+improves the greedy codes one by one. Neither needs a gradient, so a score may be anything that can be computed.
 """
 
 from __future__ import annotations

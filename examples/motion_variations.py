@@ -2,7 +2,7 @@
 
     python examples/motion_variations.py examples/walk.csv --temperature 1.0 --gif variations.gif
 
-Each variation is written as a CSV file beside the GIF. At temperature 0 all of them are the most probable codes.
+Each variation is written as a CSV file next to the GIF. At temperature 0 all of them are the most probable codes.
 """
 
 from __future__ import annotations

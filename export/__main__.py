@@ -55,7 +55,7 @@ def onnx(checkpoint: Path, out_dir: Path, name: str | None, readme: Path | None,
 @click.option("--cache", type=click.Path(path_type=Path), help="Where engines are kept; default: the user's cache.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object an engine.")
 def tensorrt(folder: str, precision: tuple[str, ...], cache: Path | None, as_json: bool) -> None:
-    """Build the TensorRT engines of MODEL, a model folder or the name of a model, for the GPU at hand."""
+    """Build the TensorRT engines of MODEL, a model folder or the name of a model, for this machine's GPU."""
     model = open_model(Path(folder) if Path(folder).is_dir() else folder)
     for wanted in precision:
         for engine in prepare_engines(model, wanted, cache=cache):

@@ -36,7 +36,7 @@ NEAR_TIE = 1e-4
 NEAR_EDGE = 1e-4
 # What rounding explains, and a wrong graph far exceeds: nats of log q, levels of a pixel, share of anything else.
 _LOG_PROB_TOLERANCE = 1e-3
-# ... or so many roundings of the largest logit, which code books make so large that float32 is coarser than that.
+# ... or this many roundings of the largest logit, which code books make so large that float32 is coarser than that.
 _LOGIT_ROUNDINGS = 4
 _LEVEL_TOLERANCE = 1.0
 _RELATIVE_TOLERANCE = 1e-4

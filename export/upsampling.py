@@ -3,7 +3,7 @@
 It computes ConvTranspose as one product and a scatter of overlapping sums, at less than half the rate of its blocked
 convolutions. With a kernel of 4, a stride of 2 and a padding of 1, each output is a sum over 2×2 inputs; which, and by
 which weights, depends on whether its row and column are odd or even. So a 2×2 convolution to four times the channels
-computes all, and what is left is to lay four small images out as a large one. Measured in docs/notes/speed.md.
+computes all, and only their layout as one large image remains. Measured in docs/notes/speed.md.
 """
 
 from __future__ import annotations

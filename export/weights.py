@@ -36,7 +36,7 @@ class SharedWeights:
                 tensor.ClearField(part)
 
     def write(self, folder: Path) -> None:
-        """Write the shared file beside the graphs."""
+        """Write the shared file next to the graphs."""
         (folder / WEIGHTS_FILE).write_bytes(self._content)
 
     def _store(self, data: bytes) -> int:

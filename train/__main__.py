@@ -16,21 +16,21 @@ from daps_tokenizer.cli.common import OneLineErrors
 from daps_tokenizer.errors import ConfigError
 
 
-@click.group(cls=OneLineErrors, help=__doc__)
+@click.group(cls=OneLineErrors)
 def main() -> None:
     """Train tokenizers."""
 
 
-_SET = "A setting in place of the config's, as steps=100 or optimiser.learning_rate=1e-3; repeatable."
+_SET = "Replace a setting of the config: steps=100 or optimiser.learning_rate=1e-3, for example; repeatable."
 
 
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
     """What ``fit`` and ``distil`` have in common."""
     options = (
         click.argument("config", type=click.Path(path_type=Path)),
-        click.option("--run", "run_folder", type=click.Path(path_type=Path), help="Run folder; runs/NAME without it."),
+        click.option("--run", "run_folder", type=click.Path(path_type=Path), help="The folder; default: runs/NAME."),
         click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data."),
-        click.option("--start-from", type=click.Path(path_type=Path), help="This checkpoint, not the config's."),
+        click.option("--start-from", type=click.Path(path_type=Path), help="A checkpoint to start from."),
         click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help=_SET),
         click.option("--max-seconds", type=float, help="Stop, evaluate and save after this long; run again to resume."),
         click.option("--quiet", is_flag=True, help="No progress bar, no TensorBoard, no dashboard.png."),
@@ -65,7 +65,7 @@ def _run(
     max_seconds: float | None,
     quiet: bool,
 ) -> int:
-    """Run one experiment; returns the step it stands at."""
+    """Run one experiment; returns the step that it reached."""
     from train.experiment import load_experiment, open_dataset
     from train.loop import fit as run_experiment
     from train.processes import describe_processes, join_processes
@@ -120,7 +120,7 @@ def chain(
             config, None, run_folder=None, data=data, start_from=None, changes=changes, max_seconds=left, quiet=quiet
         )
         if steps < stage.steps:
-            click.echo(f"{stage.name} stands at step {steps} of {stage.steps}; run the same command again to resume")
+            click.echo(f"{stage.name} is at step {steps} of {stage.steps}; run the same command again to resume")
             return
 
 
@@ -128,9 +128,9 @@ def chain(
 @click.argument("data")
 @click.option("--size", required=True, type=click.IntRange(min=8), help="Pixels of the model's square images.")
 @click.option("--bits", required=True, type=click.IntRange(min=1), help="Bits of an image's codes.")
-@click.option("--name", help="The model's name; of DATA and the size without it.")
-@click.option("--steps", default=10_000, show_default=True, type=click.IntRange(min=1), help="Of each stage.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write; the model's name without it.")
+@click.option("--name", help="The model's name; default: made from DATA and the size.")
+@click.option("--steps", default=10_000, show_default=True, type=click.IntRange(min=1), help="The steps of each stage.")
+@click.option("--out", type=click.Path(path_type=Path), help="The folder to write; default: the model's name.")
 def init(data: str, size: int, bits: int, name: str | None, steps: int, out: Path | None) -> None:
     """Write the experiments that make a tokenizer of the images in DATA: a folder, tar files, or name:split on the Hub.
 
@@ -160,7 +160,7 @@ def statistics(data: str, channels: str, items: int) -> None:
 @main.command("data")
 @click.argument("name", type=click.Choice(["mnist", "cifar10", "motion"]))
 @click.option("--data", type=click.Path(path_type=Path), help="Folder to write to; else $DAPS_DATA, ../shared/data.")
-@click.option("--source", type=click.Path(exists=True, path_type=Path), help="What was downloaded already.")
+@click.option("--source", type=click.Path(exists=True, path_type=Path), help="What is downloaded already.")
 def obtain_data(name: str, data: Path | None, source: Path | None) -> None:
     """Download MNIST, CIFAR-10 or LAFAN1's motion of the H1, and write it as training reads it."""
     from train.data import default_folder
@@ -173,7 +173,7 @@ def obtain_data(name: str, data: Path | None, source: Path | None) -> None:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("size", type=click.IntRange(min=1))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--name", help="The resized model's name; the checkpoint's without it.")
+@click.option("--name", help="The resized model's name; default: the checkpoint's.")
 def resize(checkpoint: Path, size: int, out: Path, name: str | None) -> None:
     """Write CHECKPOINT as one for images of SIZE×SIZE pixels to OUT, to be evaluated and exported.
 
@@ -188,7 +188,7 @@ def resize(checkpoint: Path, size: int, out: Path, name: str | None) -> None:
 @main.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
-@click.option("--seed", default=0, show_default=True, help="Of the sampled codes.")
+@click.option("--seed", default=0, show_default=True, help="The seed of the sampled codes.")
 def evaluate(checkpoint: Path, data: Path | None, seed: int) -> None:
     """Evaluate the autoregressive model in CHECKPOINT on the whole test set, and add that to its training.json."""
     from train.evaluate import evaluate_checkpoint

@@ -80,7 +80,7 @@ class BatchReader:
 
 
 def spare_cores(num_processes: int = 1) -> int:
-    """How many workers keep this machine busy when so many processes train on it: at least 1, at most 16."""
+    """How many workers keep this machine busy when this many processes train on it: at least 1, at most 16."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(MAX_WORKERS, cores // num_processes - 1))
 

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped, without a pickle in sight.
+"""Checkpoints: everything a run needs to resume exactly, and no pickle.
 
 A checkpoint is a folder: ``config.json`` and ``model.safetensors`` (all that export needs), ``training.json`` (what was
 done so far) and ``state.safetensors`` (optimiser moments, η, whatever else the method remembers, and the weights
@@ -141,7 +141,7 @@ def resize_checkpoint(folder: Path, size: int, out: Path, *, name: str | None = 
         folder: a checkpoint or a model folder whose recognition model draws its codes in windows: no weight of it, nor
             of the convolutional generative model, depends on how many windows an image has.
         size: pixels, a whole number of windows.
-        out: the folder to write; a checkpoint without ``state.safetensors``, so no run goes on from it.
+        out: the folder to write; a checkpoint without ``state.safetensors``, so no run resumes from it.
         name: of the resized model; the checkpoint's if None.
 
     Raises:

@@ -37,7 +37,7 @@ class Items(Protocol):
         """The items at some indices.
 
         Args:
-            indices: (B,) integers. An index that is repeated side by side asks for so many random views of one item,
+            indices: (B,) integers. An index that is repeated next to itself asks for as many random views of one item,
                 where the items are augmented.
             seed: non-negative integers; together with an item's index and the number of the view they decide every
                 random choice, so the same call returns the same pixels on any machine and in any process.

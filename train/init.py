@@ -97,7 +97,7 @@ class CodeGrid:
 
 
 def choose_grid(size: int, bits: int) -> CodeGrid:
-    """The grid of codes that has exactly so many bits; of several the one whose vocabulary is nearest to 1,024.
+    """The grid of codes that has exactly this many bits; of several the one whose vocabulary is nearest to 1,024.
 
     Raises:
         ConfigError: there is none; names the nearest numbers of bits above and below.

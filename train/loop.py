@@ -1,4 +1,4 @@
-"""The training loop: one for every method, on CPU, one GPU or several, stopping and going on without a trace."""
+"""The training loop: one for every method, on a CPU, one GPU or several; a run stops and resumes exactly."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def _evaluate(
     recorder: Recorder,
     step: int,
 ) -> None:
-    """Evaluate the weights that the checkpoint's model.safetensors gets, and beside an average what it is of."""
+    """Evaluate the weights of the checkpoint's model.safetensors; if they are an average, the latest weights too."""
     if averaged is not None:
         method.before_checkpoint()
         record["validation_raw"] = evaluate(method, dataset.watched, limit=experiment.evaluation_items)

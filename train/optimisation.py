@@ -43,7 +43,7 @@ class OptimiserConfig:
         learning_rates: factors on the learning rate of some parts of the model: ``code_embedding``,
             ``self_attention``, ``cross_attention`` and ``head`` of the recognition model (attention: of its decoder),
             ``recognition`` and ``generative`` for whatever else is in these two.
-        warmup_steps: the learning rate rises linearly over so many steps.
+        warmup_steps: steps over which the learning rate rises linearly.
         schedule: ``cosine`` decays to ``final_fraction`` of the learning rate at the last step.
         clip: ``norm`` limits the norm of all gradients of the recognition model, and of the generative model, to
             ``clip_norm``; ``adaptive`` limits the gradient of each unit to ``clip_ratio`` times the norm of the unit's

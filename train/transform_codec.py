@@ -1,6 +1,6 @@
 """A transform codec fitted to motion: the weights that a motion tokenizer begins with, without a gradient.
 
-1. Principal components of the features, a cosine transform in time, and the Karhunen-Loève transform of what is left
+1. Principal components of the features, a cosine transform in time, and the Karhunen-Loève transform of the rest
    (``daps_tokenizer/model/transform.py``), from all training clips and their mirror images.
 2. Code books. Reverse water-filling (Cover and Thomas, 2006, section 10.3.3) says how many bits each coefficient
    deserves, and coefficients are dealt to the codes so that each has to carry about its 10. Books are fitted by Lloyd's
@@ -40,7 +40,7 @@ class CodecSettings:
 
     Args:
         stride: every so-many-th window of the training clips is used; neighbours are nearly the same.
-        book_samples: so many vectors of independent coefficients fit a book.
+        book_samples: how many vectors of independent coefficients fit a book.
         book_rounds: rounds of Lloyd's algorithm on them.
         own_rounds: rounds on real vectors.
         prior: as how many real vectors an entry of a book counts in these.
@@ -117,7 +117,7 @@ def fit_codec(model: Autoencoder, windows: MotionWindows, settings: CodecSetting
 
 
 def water_filling(variances: np.ndarray, bits: float) -> np.ndarray:
-    """Bits per coefficient that reach the least squared error with so many in all, for Gaussian coefficients.
+    """Bits per coefficient that reach the least squared error with ``bits`` in total, for Gaussian coefficients.
 
     Each coefficient is left with an error of θ, or of its variance where that is less: log2(variance / θ) / 2 bits.
     """

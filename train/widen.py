@@ -1,4 +1,4 @@
-"""A larger generative model that starts as an exact copy of a smaller one, so that a run goes on from what is trained.
+"""A larger generative model that starts as an exact copy of a smaller one, so that training continues.
 
 Net2Net (Chen et al., 2016) with zeros: old channels keep their weights and read nothing from new ones, new channels
 start at random and read everything, and a new residual block starts by adding nothing. So the function is unchanged and

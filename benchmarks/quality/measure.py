@@ -1,7 +1,7 @@
 """Quality of reconstructions: every way to encode, models and codecs side by side, image by image.
 
 Images are independent of each other: each is read, encoded, measured and written down before the next, several side
-by side on as many threads. So memory does not grow with their number, and a run can be split and gone on with.
+by side on as many threads. So memory does not grow with their number, and a run can be split and resumed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measurements of single images as lines of JSON, so that a long run can be split, interrupted and gone on with."""
+"""Measurements of single images as lines of JSON, so that a long run can be split, interrupted and resumed."""
 
 from __future__ import annotations
 

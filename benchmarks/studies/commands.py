@@ -275,7 +275,7 @@ def seams(model: str, data: Path, images: str | None, seed: int, out: Path) -> N
 @click.command()
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
-@click.option("--items", type=click.IntRange(min=1), help="So many test items, spread evenly; default: all.")
+@click.option("--items", type=click.IntRange(min=1), help="How many test items, spread evenly; default: all.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--name", default="compare", show_default=True, help="Of the report.")
 @click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")

@@ -18,7 +18,7 @@ _Result = TypeVar("_Result", bound=tuple[np.ndarray, ...])
 # Measured on CPUs: hidden states and logits of up to about this many codes stay in a core's cache.
 _CODES_IN_FLIGHT = 1024
 _MAX_ENCODE_CHUNK = 32
-# Of so many codes in one chunk, operators are large enough for threads to share: half a millisecond each, not 50 µs.
+# With this many codes in one chunk, operators are large enough for threads to share: 0.5 ms each, not 50 µs.
 SHARED_CODES = 512
 # Elements of the largest array of a parallel pass: 8 MB of float32, beyond which CPUs were measured to get slower for
 # lack of cache, and on a GPU 256 MB, which is only a matter of memory.
@@ -63,9 +63,9 @@ def slices(size: int, chunk: int) -> list[slice]:
 def shared_threads(num_threads: int, num_chunks: int) -> int:
     """Threads of a session that runs large chunks side by side, each called from a thread of its own.
 
-    One chunk has all threads. As long as there are two for each chunk, half of all serve every chunk beside its own,
-    which is no more than ``num_threads`` together, in one session for all such batches. Otherwise chunks keep to
-    themselves. Not measured: no machine with more than two cores was at hand.
+    One chunk has all threads. As long as there are two for each chunk, half of all serve every chunk in addition to its
+    own, which is no more than ``num_threads`` together, in one session for all such batches. Otherwise each chunk has
+    one thread. Not measured on more than two cores.
     """
     if num_chunks == 1:
         return num_threads

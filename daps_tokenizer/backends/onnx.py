@@ -207,7 +207,7 @@ class OnnxBackend:
 
     def _load(self, graph: str, num_threads: int) -> Any:
         path = self._folder.file(f"onnx/{graph}.onnx")
-        self._folder.file("onnx/weights.bin")  # lies beside the graphs, which refer to it
+        self._folder.file("onnx/weights.bin")  # next to the graphs, which refer to it
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1

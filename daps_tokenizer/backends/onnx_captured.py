@@ -1,6 +1,6 @@
 """Encoding in ONNX Runtime on buffers that stay where they are: what its CUDA graphs need.
 
-``encoder.onnx`` decides by itself how often it goes on, which ONNX Runtime cannot capture. Here that is decided
+``encoder.onnx`` decides by itself how many passes it makes, which ONNX Runtime cannot capture. Here that is decided
 outside, between graphs that only compute: ``encoder_pass.onnx`` chooses all codes anew until they stay as they are, two
 or three times with a trained model (model/sampling.py says why those are the loop's codes), and ``encoder_step.onnx``
 draws the rows that have not settled then, one position a call. Both read the context where ``encoder_context.onnx``
@@ -40,7 +40,7 @@ class CapturedEncoder:
             config: the model's.
             size: items of a batch.
             device: where the buffers are, ``cpu`` or ``cuda``.
-            max_passes: after so many the steps take over; at 0 they draw everything.
+            max_passes: after these the steps draw the rest; with 0 they draw everything.
         """
         self._session, self._size, self._windows, self._max_passes = session, size, Windows.of(config), max_passes
         self._buffers = _Buffers(size * self._windows.per_item, self._windows.num_codes, device)

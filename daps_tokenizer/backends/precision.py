@@ -39,7 +39,7 @@ def load_graph(path: Path, precision: str) -> onnx.ModelProto:
     """Read a graph of a model folder, weights included, and write a precision into it.
 
     Args:
-        path: the graph, with ``weights.bin`` beside it.
+        path: the graph, with ``weights.bin`` next to it.
         precision: ``float32`` (the graph as it is), ``float16`` or ``bfloat16``.
 
     Raises:

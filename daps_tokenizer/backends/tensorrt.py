@@ -3,7 +3,7 @@
 They are built when a model is used for the first time on a machine (:mod:`daps_tokenizer.backends.tensorrt_engines`),
 and replayed as CUDA graphs (:mod:`daps_tokenizer.backends.tensorrt_recorded`).
 
-Not measured: no GPU was at hand when this was written. See docs/notes/gpu.md.
+Not run on a GPU yet; docs/notes/gpu.md says what was checked without one.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class _Runner:
     def execution(self, graph: str, sizes: tuple[int, ...], *, items: int | None) -> _Execution:
         """An engine with its open axes in these sizes.
 
-        Its profile is the first that takes so many items, or, where ``items`` is None, that of grids of any size.
+        Its profile is the first that takes this many items, or, where ``items`` is None, that of grids of any size.
         """
         fitting = (index for index, profile in enumerate(PROFILES) if items and items <= profile.most[0])
         profile = next(fitting, len(PROFILES))

@@ -99,7 +99,7 @@ def make_logger(trt: Any) -> Any:
 
 
 def main(source: str, precision: str, out: str, profiles: str) -> None:
-    """Write the engine to ``out``, and its tensors beside it as JSON."""
+    """Write the engine to ``out``, and its tensors next to it as JSON."""
     path = Path(out)
     sizes = [Profile.from_json(entry) for entry in json.loads(profiles)]
     engine, tensors = build(load_tensorrt(), Path(source), precision, sizes, path.parent)

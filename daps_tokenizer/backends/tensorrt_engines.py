@@ -1,4 +1,4 @@
-"""TensorRT engines of a model's graphs: built for the GPU at hand, kept in the user's cache, never shipped.
+"""TensorRT engines of a model's graphs: built for this machine's GPU, kept in the user's cache, never shipped.
 
 The same code runs with ``tensorrt`` (10.13 and newer) and with ``tensorrt_rtx``. The first compiles for the GPU that it
 finds. The second writes engines that any RTX GPU finishes compiling when it loads them, so it builds without one.
@@ -135,7 +135,7 @@ def prepare_engines(
     engines = []
     for graph in graphs:
         source = folder.file(f"onnx/{graph}.onnx")
-        folder.file("onnx/weights.bin")  # lies beside the graphs, which refer to it
+        folder.file("onnx/weights.bin")  # next to the graphs, which refer to it
         sizes = _sizes(folder.config, graph, profiles)
         path = keep / f"{folder.config.name}-{graph}-{_key(trt, folder, graph, precision, sizes)}.engine"
         described = path.with_suffix(".json")
@@ -170,7 +170,7 @@ def _key(trt: Any, folder: ModelFolder, graph: str, precision: str, profiles: tu
         gpu = find_gpu()
         if gpu is None:
             raise BackendError(
-                "TensorRT builds engines for the GPU at hand, and there is no NVIDIA GPU here; "
+                "TensorRT builds engines for the GPU of the machine, and this one has no NVIDIA GPU; "
                 "tensorrt-rtx builds without one"
             )
         target = gpu.architecture

@@ -37,7 +37,7 @@ class Engines(Protocol):
     cuda: Cuda
 
     def execution(self, graph: str, sizes: tuple[int, ...], *, items: int | None) -> Execution:
-        """One of them with its open axes in these sizes, for so many items; None for a grid (1, rows, columns)."""
+        """One of them with its open axes in these sizes, for this many items; None for a grid (1, rows, columns)."""
 
 
 class RecordedEncoder:

@@ -29,7 +29,7 @@ from daps_tokenizer.tokenizer import Tokenizer
 from daps_tokenizer.ways import Sampled, Way
 
 _OBJECTIVES: dict[str, Objective] = {"log-likelihood": "log_likelihood", "squared-error": "squared_error"}
-_ROUNDS = 16  # the progress bar moves after so many pieces for each that the backend encodes at once
+_ROUNDS = 16  # the progress bar moves after this many chunks of the backend
 
 
 class Gain(NamedTuple):

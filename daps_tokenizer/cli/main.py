@@ -1,7 +1,7 @@
 """``daps-tokenize``: images and motion to codes and back from the command line.
 
-Files are written beside their inputs unless ``-o`` names another, and never over others without ``--force``. Whatever
-is wrong with an input is said in one line on standard error, and the exit code is 2. A command is imported when it is
+Files are written next to their inputs unless ``-o`` names another, and nothing is overwritten without ``--force``. A
+bad input gets one line on standard error, and the exit code is 2. A command is imported when it is
 called, so that help comes at once.
 """
 

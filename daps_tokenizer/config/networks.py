@@ -20,7 +20,7 @@ class RecognitionConfig:
     convolution instead. ``kind`` says what comes of an input: ``autoregressive``, Π q(z_t | z_<t, x), num_layers blocks
     in the encoder and as many in the decoder; all others are num_layers blocks of self-attention and one pass:
     ``independent``, Π q(z_t | x); the quantisers ``nearest``, codes of the nearest vectors (VQ-VAE), and ``levels``,
-    codes of rounded numbers with so many ``levels`` each (FSQ); ``gaussian``, no codes (Gaussian VAE).
+    codes of rounded numbers, each of which has its number of ``levels`` (FSQ); ``gaussian``, no codes (Gaussian VAE).
     ``window`` is (rows, columns) of codes, or empty: an image's grid of codes is cut into windows of this size that are
     encoded side by side, each by itself, so that the loop over positions is as short as a window.
     """

@@ -35,7 +35,7 @@ def read_npz(file: Path | BinaryIO, *names: str, source: str, expected: str) -> 
 
 
 def read_opened(file: Any, source: str) -> bytes:
-    """What is left of a file that the caller has opened.
+    """Everything from the current position of an open file to its end.
 
     Raises:
         InputError: it is opened as text.

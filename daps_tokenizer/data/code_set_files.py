@@ -54,11 +54,11 @@ def read_record(folder: Path, *, whole_only: bool = False) -> Found | None:
 class GrowingCodeSet:
     """A code set in the making; a context manager, so that its files are closed on every way out.
 
-    ``done`` items have been gone through, ``rows`` of them have codes, ``broken`` are the others and why.
+    ``done`` items were processed, ``rows`` of them have codes, ``broken`` are the others and why.
     """
 
     def __init__(self, folder: Path, record: dict[str, Any], found: Found | None, *, replace: bool = False) -> None:
-        """Begin a set, or go on with one.
+        """Begin a set, or resume one.
 
         Args:
             folder: where to; made where it is not there.
@@ -124,7 +124,7 @@ class GrowingCodeSet:
         (self._folder / _PROGRESS).replace(self._folder / RECORD)
 
     def _header(self, rows: int) -> bytes:
-        """What an ``.npy`` file of so many rows begins with; NumPy leaves room for the number of rows to grow."""
+        """The header of an ``.npy`` file of this many rows; NumPy leaves room for the number of rows to grow."""
         assert self._row_shape is not None
         header = BytesIO()
         described = {

@@ -132,7 +132,7 @@ def open_data(
         config: the model's, which says of what size items are.
         fit: how images of other sizes are brought to it.
         split: of MNIST, CIFAR-10 and LAFAN1.
-        limit: the first so many items.
+        limit: how many items, the first ones.
 
     Raises:
         InputError: nothing there, none of these, damaged, or without images; names what would be accepted.

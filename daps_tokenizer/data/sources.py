@@ -117,7 +117,7 @@ class TarSource:
         try:
             with tarfile.open(path, "r:") as archive:
                 found = (member.name for member in archive if member.offset_data == self.offsets[index])
-                return f"{path}, {next(found, 'a member that has gone')}"
+                return f"{path}, {next(found, 'a member that no longer exists')}"
         except (OSError, tarfile.TarError):
             return str(path)
 

@@ -1,7 +1,7 @@
 """How good a tokenizer is on held-out items: every way to encode, item by item, through the Tokenizer that users run.
 
-``daps-tokenize evaluate`` and ``python -m benchmarks quality`` both end here. A result says by which protocol it came
-about, so that it can be had again.
+``daps-tokenize evaluate`` and ``python -m benchmarks quality`` both end here. A result names the protocol
+that made it, so that it can be repeated.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def evaluate(
 
 
 def describe_protocol(tokenizer: Tokenizer, data: Data, *, seed: int) -> dict[str, Any]:
-    """All that a result depends on beside the way to encode; goes into the file that holds the result."""
+    """All that a result depends on except the way to encode; it is written with the result."""
     return {
         "model": tokenizer.config.name,
         "weights_sha256": tokenizer.config.weights_sha256,

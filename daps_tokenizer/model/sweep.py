@@ -1,6 +1,6 @@
 """One sweep of local search on the device: codes are changed group by group, and a change that pays is kept.
 
-The same as :class:`daps_tokenizer.LocalSearch` does with any runtime, for whoever has the torch modules at hand and
+The same as :class:`daps_tokenizer.LocalSearch` does with any runtime, for callers that have the torch modules and
 must not wait for the host between decodes: training, and the torch backend.
 """
 

@@ -25,7 +25,7 @@ COLUMNS = (
 )
 FORMATS = (".csv", ".npz")
 _ROW = f"{len(COLUMNS)} columns: root x y z, root quaternion x y z w and {len(JOINT_NAMES)} joint angles"
-_ZIP_MAGIC = b"PK"  # an archive of nothing goes on otherwise than others
+_ZIP_MAGIC = b"PK"  # the rest of the signature of an empty archive is another
 _MOST_NAMES = 8  # that are listed in a message
 
 

@@ -73,7 +73,7 @@ def open_motion_data(
         length: frames in a window.
         fps: frames per second of the model, which clips are brought to.
         split: of LAFAN1.
-        limit: the first so many windows.
+        limit: how many windows, the first ones.
 
     Raises:
         InputError: nothing there, no clips, a clip that is not valid, or only clips shorter than a window.

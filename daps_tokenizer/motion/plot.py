@@ -1,4 +1,4 @@
-"""Joint angles over time, of a clip and of what is left of it."""
+"""Joint angles over time, of a clip and of its reconstruction."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _SEAM = 6
 
 
 def check_overlap(overlap: object, length: int) -> None:
-    """Refuse what windows of so many frames cannot share.
+    """Refuse an overlap that windows of ``length`` frames cannot have.
 
     Raises:
         InputError: no integer from 0 to length − 1.
@@ -48,7 +48,7 @@ def cut_windows(features: np.ndarray, length: int, *, overlap: int = 0) -> np.nd
 
 
 def soften_seams(windows: np.ndarray) -> np.ndarray:
-    """Let each window go on where the one before it ends.
+    """Remove the jump between each window and the next.
 
     Windows are decoded each by itself, so where one ends and the next begins there is a jump that was not in the
     motion. What the step between them differs by from the mean of the steps before and after it is shared between
@@ -100,7 +100,7 @@ def join_windows(windows: np.ndarray, frames: int, *, overlap: int = 0) -> np.nd
 
 
 def _count_windows(frames: int, length: int, overlap: int) -> int:
-    """How many windows of ``length`` cover so many frames."""
+    """How many windows of ``length`` cover a clip of this many frames."""
     return max(1, -(-(frames - overlap) // (length - overlap)))
 
 

@@ -35,7 +35,7 @@ class LocalSearch:
     Args:
         sweeps: how often every position is visited.
         proposals: codes that are tried at a position each time; at most V − 1 are.
-        objective: what to improve: ``log_likelihood``, log p(x|z), or ``squared_error``, for whoever wants PSNR.
+        objective: what to improve: ``log_likelihood``, log p(x|z), or ``squared_error``, which raises PSNR.
         score: what to improve in place of these: a function of (inputs, decoded, codes) that returns one number for
             each item (B,), higher is better; see :func:`~daps_tokenizer.search.base.score_of`. Positions are changed
             one at a time.

@@ -16,7 +16,7 @@ ITEMS = 6
 
 @pytest.fixture(scope="module")
 def folder(random_mnist_folder: Path) -> ModelFolder:
-    """Random weights: codes hang on each other, and rows settle after other numbers of passes."""
+    """Random weights: codes depend on each other, and rows settle after different numbers of passes."""
     return open_model(random_mnist_folder)
 
 

@@ -1,4 +1,4 @@
-"""Where daps-tokenize writes: beside its inputs, into a folder, and never over an input."""
+"""Where daps-tokenize writes: next to its inputs, into a folder, and never over an input."""
 
 from pathlib import Path
 

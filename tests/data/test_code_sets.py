@@ -1,4 +1,4 @@
-"""A dataset as codes: what a call leaves off another goes on with, and nothing has its name before it is whole."""
+"""A dataset as codes: what a call leaves unfinished another resumes, and nothing has its name before it is whole."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_a_set_that_is_whole_is_left_as_it_is(tok: Tokenizer, tmp_path: Path) ->
 
 
 def failing_after(tok: Tokenizer, batches: int) -> Encode:
-    """Encodes so many batches, and is interrupted in the next."""
+    """Encodes this many batches, and is interrupted in the next."""
     left = [batches]
 
     def encode(items: np.ndarray, _: int) -> Codes:
@@ -158,7 +158,7 @@ def test_images_that_cannot_be_read_are_left_out_and_reported(tok: Tokenizer, tm
 
 
 def shard(path: Path, numbers: range, label: bytes | None = b"7") -> Path:
-    """A tar file of images as webdataset writes it, each beside its class."""
+    """A tar file of images as webdataset writes it, each next to its class."""
     members: dict[str, bytes] = {}
     for number in numbers:
         members[f"set/{number:03}.png"] = encode_image(noise_photo(number))

@@ -28,7 +28,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that looks like the repository's root to the examples, which write beside what is there."""
+    """A folder that looks like the repository's root to the examples, which write next to what is there."""
     folder = tmp_path_factory.mktemp("root")
     for name in ("daps_tokenizer", "examples"):
         (folder / name).symlink_to(ROOT / name)

@@ -49,7 +49,7 @@ def test_the_codes_are_those_of_the_plain_loop(config: TokenizerConfig, samples:
     expected = sample_codes(model, context, uniform, temperature, max_passes=0)
     stepped = SteppedDraw(model, Draw.allocate(model, context, uniform))
     stepped.temperature.fill_(temperature)
-    for _ in range(2):  # what is left in the buffers does not matter
+    for _ in range(2):  # what the buffers hold does not matter
         stepped.run()
         assert torch.equal(model.windows.join(stepped.draw.codes, 2), expected.codes)
         torch.testing.assert_close(model.windows.join(stepped.draw.log_probs, 2), expected.log_probs)

@@ -34,7 +34,7 @@ def test_one_window_fades_into_the_next() -> None:
 
 
 def test_a_jump_between_windows_is_shared_and_fades_on_both_sides() -> None:
-    ramp = np.arange(40.0)[:, None] * [0.1, -0.2]  # goes on evenly, so nothing is to be softened
+    ramp = np.arange(40.0)[:, None] * [0.1, -0.2]  # continues evenly, so nothing is to be softened
     np.testing.assert_allclose(soften_seams(ramp.reshape(2, 20, 2)), ramp.reshape(2, 20, 2), atol=1e-12)
     jumping = ramp.reshape(2, 20, 2) + np.array([0.0, 1.0])[:, None, None]
     softened = soften_seams(jumping).reshape(40, 2)
@@ -101,7 +101,7 @@ def test_a_smooth_clip_survives_50_and_100_fps() -> None:
         back = resample(resample(poses, from_fps=30.0, to_fps=fps), from_fps=fps, to_fps=30.0, frames=90)
         np.testing.assert_allclose(back[:-1, 7:], poses[:-1, 7:], atol=0.02)
         np.testing.assert_allclose(back[:-1, :3], poses[:-1, :3], atol=0.005)
-        # The last pose stands still for what is left of the last frame at the other rate.
+        # The last pose stands still for the rest of the last frame at the other rate.
         np.testing.assert_allclose(back[-1, 7:], poses[-1, 7:], atol=0.05)
 
 

@@ -1,4 +1,4 @@
-"""Write ``tests/reference/*.json`` and the decoded images beside them, from the built-in models as they are.
+"""Write ``tests/reference/*.json`` and the decoded images next to them, from the built-in models as they are.
 
 Run it only when weights change: a change of code must reproduce what is committed.
 """

@@ -85,7 +85,7 @@ def test_cifar10_becomes_mosaics_with_every_pixel_and_label_in_its_place(binary_
 
 
 def test_motion_is_made_of_a_folder_of_clips(tmp_path: Path) -> None:
-    for folder, columns in (("h1", 26), ("g1", 36)):  # the Hub has other robots' clips beside the H1's
+    for folder, columns in (("h1", 26), ("g1", 36)):  # the Hub has other robots' clips too
         (tmp_path / "hub" / folder).mkdir(parents=True)
         for name in ("walk1_subject1", "dance1_subject2"):
             poses = np.full((40, columns), 0.5)

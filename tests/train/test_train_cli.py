@@ -350,7 +350,7 @@ def test_a_chain_that_is_out_of_time_says_where_it_stands(tmp_path: Path, digits
         arguments = ["chain", str(config), "--data", str(digits), "--quiet", "--max-seconds", "0.01"]
         result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0
-    assert "tiny stands at step 1 of 1000; run the same command again to resume" in result.output
+    assert "tiny is at step 1 of 1000; run the same command again to resume" in result.output
 
 
 def test_a_chain_checks_every_config_before_it_runs_one(tmp_path: Path, digits: Path) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: it goes on exactly where it stopped, says what went wrong, and leaves readable records."""
+"""The training loop: it resumes exactly, says what went wrong, and leaves readable records."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# --- stopping and going on
+# --- stopping and resuming
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_finished_run_is_left_as_it_is(finished: Path) -> None:
     assert before == ((finished / "checkpoint" / "training.json").read_text(), (finished / "metrics.jsonl").read_text())
 
 
-def test_a_run_killed_while_its_checkpoint_was_replaced_goes_on_from_the_last_one(
+def test_a_run_killed_while_its_checkpoint_was_replaced_resumes_from_the_last_one(
     finished: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""A larger generative model that goes on from a smaller one: nothing is lost, and everything new learns."""
+"""A larger generative model that starts from a smaller one: nothing is lost, and everything new learns."""
 
 from dataclasses import replace
 from pathlib import Path
