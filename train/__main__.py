@@ -190,7 +190,7 @@ def resize(checkpoint: Path, size: int, out: Path, name: str | None) -> None:
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--seed", default=0, show_default=True, help="The seed of the sampled codes.")
 def evaluate(checkpoint: Path, data: Path | None, seed: int) -> None:
-    """Evaluate the autoregressive model in CHECKPOINT on the whole test set, and add that to its training.json."""
+    """Measure CHECKPOINT on the whole test set, as `daps-tokenize evaluate` does, and add that to its training.json."""
     from train.evaluate import evaluate_checkpoint
 
     click.echo(json.dumps(evaluate_checkpoint(checkpoint, data, seed=seed)))

@@ -24,7 +24,7 @@ BATCH = 50
 
 
 @dataclass(frozen=True)
-class Found:
+class Measured:
     """One way to encode: its name, what it is one of, and means over all items.
 
     ``decodes`` of each item, with that of its greedy codes; ``seconds`` of one processor an item, encoding included;
@@ -48,7 +48,7 @@ class Grid:
     best_of: Sequence[int] = (2, 4, 8, 16, 32)
 
 
-def measure_search(model: str, data: Data, grid: Grid, *, on_progress: Callable[[int], None]) -> list[Found]:
+def measure_search(model: str, data: Data, grid: Grid, *, on_progress: Callable[[int], None]) -> list[Measured]:
     """Measure greedy codes, :class:`BestOf`, and :class:`LocalSearch` with proposals of q and of the code table.
 
     Args:
@@ -60,7 +60,7 @@ def measure_search(model: str, data: Data, grid: Grid, *, on_progress: Callable[
     folder = open_model(model)
     backend = open_backend(folder, backend="onnx", device=None, dtype="float32", num_threads=1)
     table = load_file(folder.file("model.safetensors"))["generative.embedding.weight"]
-    parts: list[list[Found]] = []
+    parts: list[list[Measured]] = []
     sizes: list[int] = []
     for start in range(0, len(data), BATCH):
         inputs = data.read(np.arange(start, min(start + BATCH, len(data))))
@@ -85,7 +85,7 @@ def nearest_codes(table: np.ndarray) -> Propose:
 
 def _measure_batch(
     backend: Backend, inputs: np.ndarray, config: TokenizerConfig, grid: Grid, nearest: Propose
-) -> list[Found]:
+) -> list[Measured]:
     started = time.process_time()
     greedy = backend.encode(inputs, np.zeros((len(inputs), config.num_tokens), np.float32), 0.0).codes
     encoding = time.process_time() - started
@@ -123,21 +123,21 @@ def _describe(
     codes: np.ndarray,
     decodes: int,
     seconds: float,
-) -> Found:
+) -> Measured:
     log_p = backend.likelihood(inputs, codes).log_likelihood.sum(1, dtype=np.float64)
     psnr = None
     if config.modality == "image":
         seen = np.where(inputs > 127, 255, 0).astype(np.uint8) if config.likelihood.kind == "bernoulli" else inputs
         psnr = float(image_metrics(seen, backend.decode(codes).reconstruction)["psnr"].mean())
-    return Found(family, name, decodes, seconds / len(inputs), float(log_p.mean()), psnr)
+    return Measured(family, name, decodes, seconds / len(inputs), float(log_p.mean()), psnr)
 
 
-def _mean(rows: Sequence[Found], sizes: Sequence[int]) -> Found:
+def _mean(rows: Sequence[Measured], sizes: Sequence[int]) -> Measured:
     def mean(values: list[Any]) -> float:
         return float(np.average(values, weights=sizes))
 
     first = rows[0]
-    return Found(
+    return Measured(
         first.family,
         first.name,
         mean([row.decodes for row in rows]),

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reports import png_of, report, table, write_report
-from benchmarks.search.measure import Found
+from benchmarks.search.measure import Measured
 
 
-def write_search(folder: Path, model: str, found: list[Found], content: dict[str, Any]) -> list[Path]:
+def write_search(folder: Path, model: str, found: list[Measured], content: dict[str, Any]) -> list[Path]:
     """Write ``search_MODEL.json``, ``.md`` and ``.png``; returns their paths.
 
     ``content``: ``command``, ``machine``, ``data``, ``items`` and ``weights_sha256``.
@@ -39,7 +39,7 @@ def write_search(folder: Path, model: str, found: list[Found], content: dict[str
     return write_report(folder, f"search_{model}", content, text, _plot_search(model, found))
 
 
-def _plot_search(model: str, found: list[Found]) -> bytes:
+def _plot_search(model: str, found: list[Measured]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

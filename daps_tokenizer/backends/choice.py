@@ -17,7 +17,7 @@ ONNX_ON_GPU = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnx
 
 
 @dataclass(frozen=True)
-class Runtime:
+class BackendOnDevice:
     """A backend on a device: what is installed of it, or what stands in its way (``missing``, empty if nothing)."""
 
     backend: str
@@ -26,7 +26,7 @@ class Runtime:
     missing: str = ""
 
 
-def runtimes() -> list[Runtime]:
+def runtimes() -> list[BackendOnDevice]:
     """Every backend on every device it knows, the fastest first where it can be used.
 
     The order on GPUs is by what is predicted in docs/notes/gpu.md, not by measurement.
@@ -53,7 +53,7 @@ def advice() -> list[str]:
     return lines
 
 
-def _torch(device: str, gpu: Gpu | None) -> Runtime:
+def _torch(device: str, gpu: Gpu | None) -> BackendOnDevice:
     version = _version("torch")
     installed = version and f"torch {version}"
     missing = _missing_on(device, gpu)
@@ -61,24 +61,24 @@ def _torch(device: str, gpu: Gpu | None) -> Runtime:
         missing = install_command("torch")
     if not missing and device == "cuda" and version.endswith("+cpu"):
         missing = "it is built without CUDA; see pytorch.org"
-    return Runtime("torch", device, installed, missing)
+    return BackendOnDevice("torch", device, installed, missing)
 
 
-def _tensorrt(gpu: Gpu | None) -> Runtime:
+def _tensorrt(gpu: Gpu | None) -> BackendOnDevice:
     missing = _missing_on("cuda", gpu)
     for package in ("tensorrt", "tensorrt_rtx"):
         if version := _version(package):
-            return Runtime("tensorrt", "cuda", f"{package} {version}", missing)
-    return Runtime("tensorrt", "cuda", "", missing or install_command("tensorrt"))
+            return BackendOnDevice("tensorrt", "cuda", f"{package} {version}", missing)
+    return BackendOnDevice("tensorrt", "cuda", "", missing or install_command("tensorrt"))
 
 
-def _onnx(device: str, gpu: Gpu | None) -> Runtime:
+def _onnx(device: str, gpu: Gpu | None) -> BackendOnDevice:
     import onnxruntime
 
     missing = _missing_on(device, gpu)
     if not missing and device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         missing = ONNX_ON_GPU
-    return Runtime("onnx", device, f"onnxruntime {onnxruntime.__version__}", missing)
+    return BackendOnDevice("onnx", device, f"onnxruntime {onnxruntime.__version__}", missing)
 
 
 def _missing_on(device: str, gpu: Gpu | None) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 force_option = click.option("--force", is_flag=True, help="Overwrite outputs that exist already; never an input.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, and nothing else.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line, and nothing else.")
 
 
 @dataclass(frozen=True)

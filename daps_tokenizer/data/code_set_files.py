@@ -21,14 +21,14 @@ _STATE = {"done", "rows", "broken", "sizes", "row_shape"}
 _OWN_NAMES = {CODES, ITEMS, RECORD, _PROGRESS, CODES + _PARTIAL, ITEMS + _PARTIAL}
 
 
-class Found(NamedTuple):
+class StoredRecord(NamedTuple):
     """What the code set in a folder says of itself, and whether it is whole."""
 
     record: dict[str, Any]
     is_whole: bool
 
 
-def read_record(folder: Path, *, whole_only: bool = False) -> Found | None:
+def read_record(folder: Path, *, whole_only: bool = False) -> StoredRecord | None:
     """The code set in a folder; None where there is none.
 
     A set that is not complete yet comes before one that it replaces, which ``whole_only`` asks for.
@@ -47,7 +47,7 @@ def read_record(folder: Path, *, whole_only: bool = False) -> Found | None:
             raise CodesFileError(f"{path}: cannot be read ({error}); expected the record of a code set") from error
         if not complete:
             raise CodesFileError(f"{path}: is not the record of a code set; remove it, or name another folder")
-        return Found(record, name == RECORD)
+        return StoredRecord(record, name == RECORD)
     return None
 
 
@@ -57,7 +57,9 @@ class GrowingCodeSet:
     ``done`` items were processed, ``rows`` of them have codes, ``broken`` are the others and why.
     """
 
-    def __init__(self, folder: Path, record: dict[str, Any], found: Found | None, *, replace: bool = False) -> None:
+    def __init__(
+        self, folder: Path, record: dict[str, Any], found: StoredRecord | None, *, replace: bool = False
+    ) -> None:
         """Begin a set, or resume one.
 
         Args:

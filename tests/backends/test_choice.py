@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from daps_tokenizer import Tokenizer, backends
 from daps_tokenizer.backends import BACKENDS, choice, onnx, open_backend, tensorrt
-from daps_tokenizer.backends.choice import ONNX_ON_GPU, Runtime, advice, runtimes
+from daps_tokenizer.backends.choice import ONNX_ON_GPU, BackendOnDevice, advice, runtimes
 from daps_tokenizer.backends.gpus import Gpu, find_gpu
 from daps_tokenizer.backends.protocol import Backend
 from daps_tokenizer.cli.main import main
@@ -89,9 +89,9 @@ def refuse(*arguments: object, **options: object) -> None:
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine whose driver shows a GPU, with a PyTorch and an ONNX Runtime for it that cannot use it."""
-    on_gpu = [Runtime("torch", "cuda", "torch 2"), Runtime("onnx", "cuda", "onnxruntime 1")]
+    on_gpu = [BackendOnDevice("torch", "cuda", "torch 2"), BackendOnDevice("onnx", "cuda", "onnxruntime 1")]
     monkeypatch.setattr(backends, "find_gpu", lambda: GPU)
-    monkeypatch.setattr(choice, "runtimes", lambda: [*on_gpu, Runtime("onnx", "cpu", "onnxruntime 1")])
+    monkeypatch.setattr(choice, "runtimes", lambda: [*on_gpu, BackendOnDevice("onnx", "cpu", "onnxruntime 1")])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.nn.Module, "to", refuse)
     with_cuda = [*onnxruntime.get_available_providers(), "CUDAExecutionProvider"]
