@@ -17,7 +17,7 @@ from daps_tokenizer.config import TokenizerConfig, config_from_dict
 from daps_tokenizer.data.datasets import Split, read_cifar10, read_mnist
 from daps_tokenizer.data.place import data_folder, default_folder
 from daps_tokenizer.errors import InputError
-from train.motion import MotionConfig, open_motion
+from train.motion import MotionAugmentation, open_motion
 from train.photos import PhotosConfig, open_photos
 from train.validation import ItemSubset, split_places
 
@@ -95,7 +95,7 @@ def load_dataset(
     folder: Path,
     *,
     photos: PhotosConfig | None = None,
-    motion: MotionConfig | None = None,
+    motion: MotionAugmentation | None = None,
     input_shape: tuple[int, ...] = (),
     validation_items: int = 0,
 ) -> Dataset:

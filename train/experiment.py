@@ -16,7 +16,7 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.motion.features import FPS
 from train.data import Dataset, DatasetKind, load_dataset
 from train.methods import method_settings
-from train.motion import MotionConfig
+from train.motion import MotionAugmentation
 from train.optimisation import OptimiserConfig
 from train.photos import PhotosConfig
 
@@ -54,7 +54,7 @@ class Experiment:
     steps: int
     batch_size: int
     data: PhotosConfig | None = None
-    motion: MotionConfig | None = None
+    motion: MotionAugmentation | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     start_from: str | None = None

@@ -23,7 +23,7 @@ EXPECTED = "the LAFAN1 clips of the H1 with data, split_points, names and fps"
 
 
 @dataclass(frozen=True)
-class MotionConfig:
+class MotionAugmentation:
     """How training clips are augmented.
 
     ``mirror``: half of the windows have left and right exchanged. ``speeds``: every clip is in the data once for each
@@ -90,7 +90,7 @@ def load_clips(path: Path) -> dict[str, np.ndarray]:
 
 
 def open_motion(
-    path: Path, input_shape: tuple[int, ...], augmentation: MotionConfig | None = None, validation_items: int = 0
+    path: Path, input_shape: tuple[int, ...], augmentation: MotionAugmentation | None = None, validation_items: int = 0
 ) -> MotionSplits:
     """Every window of the training clips, and 10,000 windows drawn uniformly from the four clips of the test set.
 
@@ -118,7 +118,7 @@ def open_motion(
         tails = windows_of([clip[-frames:] for clip in train], length)
         held_out = replace(tails, starts=draw_windows(tails.starts)[:validation_items])
         train = [clip[:-frames] for clip in train]
-    augmentation = augmentation or MotionConfig()
+    augmentation = augmentation or MotionAugmentation()
     played = [
         clip if speed == 1 else resample(clip.astype(np.float64), from_fps=FPS, to_fps=FPS / speed)
         for speed in augmentation.speeds

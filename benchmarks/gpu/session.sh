@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What a machine with an NVIDIA GPU is to tell, within 10 minutes: OUT=/tmp/gpu bash benchmarks/gpu/session.sh
+# Measure everything on a machine with an NVIDIA GPU, within 10 minutes: OUT=/tmp/gpu bash benchmarks/gpu/session.sh
 # Its python needs PyTorch for CUDA with Triton, and this package's own dependencies; nothing is downloaded.
-# What is most worth knowing comes first, each part has its own limit, and what there is when time runs out is kept.
+# The most important part comes first, each part has its own time limit, and finished parts are kept when time runs out.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 : "${OUT:?set OUT to the folder to write to}"
 mkdir -p "$OUT"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 DAPS_CACHE="${DAPS_CACHE:-/tmp/daps-cache}"

@@ -9,7 +9,7 @@ import click
 
 from daps_tokenizer.cli.code_grids import CodeGrids, draw, print_grids
 from daps_tokenizer.cli.common import Progress, Report, for_each
-from daps_tokenizer.cli.encoding import Encoded, Encoding, encoding_options
+from daps_tokenizer.cli.encoding import EncodedItem, Encoding, encoding_options
 from daps_tokenizer.cli.media import Loaded, open_tokenizers
 from daps_tokenizer.cli.options import Runtime, force_option, json_option, runtime_options
 from daps_tokenizer.cli.outputs import Outputs
@@ -78,7 +78,9 @@ def command(
     for_each(sources, work, as_json=as_json, to_stderr=outputs.to_stdout)
 
 
-def _report(source: str, file: str, loaded: Loaded, encoded: Encoded, file_bytes: int, milliseconds: float) -> Report:
+def _report(
+    source: str, file: str, loaded: Loaded, encoded: EncodedItem, file_bytes: int, milliseconds: float
+) -> Report:
     codes = encoded.codes
     code_bits = codes.num_bits // math.prod(codes.shape)
     payload_bytes = -(-codes.num_bits // 8)

@@ -44,7 +44,7 @@ class Gain(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedItem:
     """Codes of one item, and what is known of them.
 
     ``log_q`` (pieces, N) is log q(z|x) of each code in nats, None of a quantiser. After a search there are also the
@@ -147,17 +147,17 @@ class Encoding:
         """What a source holds, for :meth:`encode`; errors as of :meth:`~daps_tokenizer.cli.media.Media.load`."""
         return media_of(tokenizer.modality).load(source, tokenizer, self.inputs, self.clip)
 
-    def encode(self, tokenizer: Tokenizer, loaded: Loaded, progress: Progress) -> Encoded:
+    def encode(self, tokenizer: Tokenizer, loaded: Loaded, progress: Progress) -> EncodedItem:
         """Codes (1, N) of what :meth:`load` gave; (1, pieces, N) of tiled images and of clips."""
         watched = _Watched(self.way, self.seed or 0)
         result = tokenizer.search(loaded.inputs, watched, on_progress=progress, **self.inputs)
         if self.search is None and self.best_of is None:
-            return Encoded(result.codes, watched.log_q)
+            return EncodedItem(result.codes, watched.log_q)
         if self.objective == "squared-error":
             said = media_of(tokenizer.modality).gain(tokenizer, loaded.targets, result)
         else:
             said = Said.gain("log p", float(result.gain.sum()), "nats")
-        return Encoded(result.codes, watched.log_q, Gain(said, result.decodes, result.seconds), result.greedy)
+        return EncodedItem(result.codes, watched.log_q, Gain(said, result.decodes, result.seconds), result.greedy)
 
 
 class _Watched:

@@ -48,7 +48,7 @@ class Loaded(NamedTuple):
     assumed: str = ""
 
 
-class Decoded(NamedTuple):
+class DecodedFiles(NamedTuple):
     """What codes were decoded to: as :meth:`Tokenizer.decode` gives it, as files, and what each of them is."""
 
     array: np.ndarray
@@ -74,7 +74,7 @@ class Media(Protocol):
             InputError: it cannot be read, or an option is not for this modality.
         """
 
-    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str) -> Decoded:
+    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str) -> DecodedFiles:
         """Codes as the content of files of this type."""
 
     def quality(self, original: np.ndarray, reconstruction: np.ndarray) -> Said:
@@ -99,12 +99,12 @@ class ImageMedia:
         _say_what_is_taken(source)
         return Loaded(pixels, pixels)
 
-    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str) -> Decoded:
+    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str) -> DecodedFiles:
         """Files of one of the formats."""
         images = tokenizer.decode(codes)
         height, width, _ = images.shape[-3:]
         files = [image_file(image, suffix) for image in images.reshape(-1, *images.shape[-3:])]
-        return Decoded(images, files, Said(f"{width}x{height} pixels", {"width": width, "height": height}))
+        return DecodedFiles(images, files, Said(f"{width}x{height} pixels", {"width": width, "height": height}))
 
     def quality(self, original: np.ndarray, reconstruction: np.ndarray) -> Said:
         """PSNR in dB."""
@@ -133,12 +133,12 @@ class MotionMedia:
             loaded = Clip.from_bytes(opened.read(), source=opened.name, fps=fps, clip=clip)
         return Loaded(loaded, loaded.qpos[None], f"{loaded.fps:g} fps assumed" if loaded.fps_is_assumed else "")
 
-    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str) -> Decoded:
+    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str) -> DecodedFiles:
         """CSV or NPZ files."""
         clips = tokenizer.decode_to_clips(codes)
         frames, fps = len(clips[0]), clips[0].fps
         said = Said(f"{frames} frames at {fps:g} fps", {"frames": frames, "fps": fps})
-        return Decoded(np.stack([clip.qpos for clip in clips]), [clip.to_bytes(suffix) for clip in clips], said)
+        return DecodedFiles(np.stack([clip.qpos for clip in clips]), [clip.to_bytes(suffix) for clip in clips], said)
 
     def quality(self, original: np.ndarray, reconstruction: np.ndarray) -> Said:
         """Mean errors of joint angles in degrees and of the root's position in cm."""

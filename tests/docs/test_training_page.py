@@ -20,7 +20,7 @@ from export.__main__ import main as export
 from tests.paths import EXAMPLES, ROOT
 from train.__main__ import main as train
 from train.experiment import Experiment, load_experiment, open_dataset
-from train.motion import MotionConfig
+from train.motion import MotionAugmentation
 from train.optimisation import PARTS, OptimiserConfig
 from train.photos import PhotosConfig
 
@@ -110,5 +110,5 @@ def test_the_page_names_every_setting() -> None:
     settings = {
         field.name for kind in (Experiment, PhotosConfig, OptimiserConfig) for field in dataclasses.fields(kind)
     }
-    settings |= {field.name for field in dataclasses.fields(MotionConfig)} | set(PARTS)
+    settings |= {field.name for field in dataclasses.fields(MotionAugmentation)} | set(PARTS)
     assert [name for name in sorted(settings) if f"`{name}`" not in PAGE] == []

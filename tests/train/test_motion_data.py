@@ -13,7 +13,7 @@ from tests.motion.motions import smooth_motion
 from tests.settings import MNIST, SMALL_MOTION
 from train.data import load_dataset
 from train.experiment import Experiment
-from train.motion import MotionConfig, MotionWindows, windows_of
+from train.motion import MotionAugmentation, MotionWindows, windows_of
 
 
 def write_archive(folder: Path, names: tuple[str, ...], frames: int = 40, fps: int = 30, columns: int = 26) -> Path:
@@ -37,7 +37,7 @@ def test_every_window_of_the_training_clips_and_none_over_their_ends(tmp_path: P
 def test_half_of_the_windows_are_mirrored_as_the_seed_decides(tmp_path: Path) -> None:
     folder = write_archive(tmp_path, ("walk1_subject1", *VALIDATION_CLIPS))
     plain = load_dataset("motion", folder, input_shape=(32, 127)).train
-    mirrored = load_dataset("motion", folder, motion=MotionConfig(mirror=True), input_shape=(32, 127))
+    mirrored = load_dataset("motion", folder, motion=MotionAugmentation(mirror=True), input_shape=(32, 127))
     indices = np.tile(np.arange(9), 20)
     original = plain.read(indices, seed=(0,))
     seen = [mirrored.train.read(indices, seed=(seed,)) for seed in (0, 0, 1)]
@@ -49,7 +49,7 @@ def test_half_of_the_windows_are_mirrored_as_the_seed_decides(tmp_path: Path) ->
 
 def test_a_clip_played_twice_as_fast_has_half_the_frames_and_twice_the_velocity(tmp_path: Path) -> None:
     folder = write_archive(tmp_path, ("walk1_subject1", *VALIDATION_CLIPS), frames=80)
-    dataset = load_dataset("motion", folder, motion=MotionConfig(speeds=(1.0, 2.0)), input_shape=(32, 127))
+    dataset = load_dataset("motion", folder, motion=MotionAugmentation(speeds=(1.0, 2.0)), input_shape=(32, 127))
     assert len(dataset.train) == (80 - 31) + (41 - 31)  # the last frame of 80 lies half a frame past the 40th
     assert len(dataset.test) == 4 * (80 - 31)  # held-out clips are left as they are
     clip = compute_features(smooth_motion(80, 0).astype(np.float32)[::2], fps=30.0)
@@ -58,9 +58,9 @@ def test_a_clip_played_twice_as_fast_has_half_the_frames_and_twice_the_velocity(
 
 def test_augmentation_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"motion\.speeds must be numbers from 0\.25 to 4, not \[0\.1\]"):
-        MotionConfig(speeds=(0.1,))
+        MotionAugmentation(speeds=(0.1,))
     with pytest.raises(ConfigError, match="it goes with dataset motion, not mnist"):
-        Experiment("odd", MNIST, "mnist", "daps", steps=1, batch_size=1, motion=MotionConfig())
+        Experiment("odd", MNIST, "mnist", "daps", steps=1, batch_size=1, motion=MotionAugmentation())
 
 
 def test_validation_windows_are_the_same_every_time(tmp_path: Path) -> None:
