@@ -1,7 +1,7 @@
 """Which items make up the batch of a step, and worker processes that read batches ahead of the training step.
 
-A batch depends on the seed and the step alone. Because nothing is remembered between batches, an interrupted run goes
-on with exactly the batches it would have seen, whatever the number of workers.
+A batch depends on the seed and the step alone. Because nothing is remembered between batches, a resumed run sees
+exactly the batches that it would have seen, whatever the number of workers.
 """
 
 from __future__ import annotations

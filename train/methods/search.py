@@ -33,7 +33,8 @@ class SearchSettings:
     ``search``: how codes are searched in a step. ``greedy_share``: the share of the batch whose greedy codes train the
     generative model. ``temperature``: τ, in units of the search's objective. ``entropy_weight``: α, which keeps q from
     collapsing onto fewer codes. ``alternations``: how often the run changes from (a) alone, with q fixed, to (b) alone,
-    with p fixed, in one process alone; 0 trains both in every step. ``start_sharpness`` multiplies the logits once, before the first step.
+    with p fixed; 0 trains both in every step, and several processes can do only that. ``start_sharpness`` multiplies
+    the logits once, before the first step.
     BatchNorm always keeps its running statistics.
     """
 
