@@ -15,7 +15,7 @@ from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, choose_codes, draw_pass, most_probable
 from daps_tokenizer.model.transformer import Memory
 
-PASSES = 4  # daps-cifar10 needs 2.05 on average and 4 at most (docs/notes/speed.md)
+PASSES = 4  # photographs need 2 or 3, daps-cifar10 4.7 on average (docs/notes/speed.md)
 _WARM_UPS = 2
 
 

@@ -3,7 +3,7 @@
 A pass chooses every code anew, given all codes of the pass before. The first code depends on no other, so it is right
 after one pass, the second after two, and so on: once a pass leaves a row as it is, its codes are those of the
 sequential loop, by induction, greedy or sampled (Jacobi iteration; Song et al., "Accelerating Feedforward Computation
-via Parallel Nonlinear Equation Solving", ICML 2021). Trained tokenizers settle in two or three passes, because most
+via Parallel Nonlinear Equation Solving", ICML 2021). Trained tokenizers settle in two to five passes, because most
 codes are clear from the input. Rows that have not settled after :data:`MAX_PASSES` are drawn by the loop, which bounds
 the worst case.
 
