@@ -50,10 +50,10 @@ def onnx(checkpoint: Path, out_dir: Path, name: str | None, readme: Path | None,
     multiple=True,
     default=["float16"],
     show_default=True,
-    help="Of products, keys and values; repeatable.",
+    help="The precision of products, keys and values; repeatable.",
 )
 @click.option("--cache", type=click.Path(path_type=Path), help="Where engines are kept; default: the user's cache.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an engine.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per engine.")
 def tensorrt(folder: str, precision: tuple[str, ...], cache: Path | None, as_json: bool) -> None:
     """Build the TensorRT engines of MODEL, a model folder or the name of a model, for this machine's GPU."""
     model = open_model(Path(folder) if Path(folder).is_dir() else folder)
@@ -95,7 +95,7 @@ def cards(out: Path) -> None:
     type=click.Path(path_type=Path),
     help="Images or clips to compare on; without it test items of the data that the model was trained on.",
 )
-@click.option("--items", default=1000, show_default=True, type=click.IntRange(min=1), help="How many of them at most.")
+@click.option("--items", default=1000, show_default=True, type=click.IntRange(min=1), help="How many items at most.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write the report to this file.")
 @click.pass_context
 def check(

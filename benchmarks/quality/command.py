@@ -25,7 +25,7 @@ from daps_tokenizer.backends.batching import physical_cores
 @click.option("--lpips", is_flag=True, help="Also LPIPS; needs the extra `eval`.")
 @click.option("--fid", is_flag=True, help="Also rFID; needs the extra `eval`.")
 @click.option("--fid-weights", type=click.Path(path_type=Path), help="Inception's weights; else downloaded.")
-@click.option("--name", help="Of the report; default: the first model's.")
+@click.option("--name", help="Name of the report; default: the first model's.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/quality"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
 def quality(

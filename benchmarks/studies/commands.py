@@ -46,7 +46,7 @@ _MODEL_HELP = "Built-in name, model folder or checkpoint, and what the report ca
 @click.option("--max-seconds", type=float, help="Begin no model after this long; run again to resume.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/task"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
-@click.option("--name", help="Of the files in --out; task_DATASET without it.")
+@click.option("--name", help="Name of the report; default: task_DATASET.")
 def task(
     models: tuple[str, ...],
     dataset: DatasetKind,
@@ -137,10 +137,10 @@ def reward(
 @click.command()
 @click.option("--checkpoint", type=_FOLDER, default=Path("daps_tokenizer/pretrained/daps-cifar10"), show_default=True)
 @click.option("--data", type=_FOLDER, help="The datasets; else $DAPS_DATA, ../shared/data.")
-@click.option("--seconds", default=1800.0, show_default=True, help="Of processor time for each way.")
+@click.option("--seconds", default=1800.0, show_default=True, help="Processor time for each way.")
 @click.option("--points", default=6, show_default=True, help="Measurements after the first.")
 @click.option("--items", default=1000, show_default=True, help="Held-out test images, the last ones.")
-@click.option("--way", "ways", multiple=True, help="Only this way; repeatable.")
+@click.option("--way", "ways", multiple=True, help="Only this way (WAYS in studies/controls.py); repeatable.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True)
 @click.option("--name", default="controls_cifar10", show_default=True, help="Name of the report.")
 @click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
@@ -155,7 +155,7 @@ def controls(
     name: str,
     out: Path,
 ) -> None:
-    """Train on from one CIFAR-10 checkpoint in several ways, for equal processor time; runs add to the report."""
+    """Continue training from one CIFAR-10 checkpoint in several ways, for equal time; runs add to the report."""
     import torch
 
     from benchmarks.studies.controls import WAYS, Point, plot, summarise, train_on, write_text
@@ -201,7 +201,7 @@ def controls(
 @click.option("--data", required=True, type=_FOLDER, help="mnist.npz or cifar10.")
 @click.option("--train-images", default=10_000, show_default=True, help="Training images whose codes are learned.")
 @click.option("--images", default=1000, show_default=True, help="Test images whose codes are measured.")
-@click.option("--steps", default=1000, show_default=True, help="Of each prior, of 32 images.")
+@click.option("--steps", default=1000, show_default=True, help="Steps of each prior, of 32 images.")
 @click.option("--log-q-weight", multiple=True, type=float, default=(1.0, 4.0), show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
@@ -247,10 +247,10 @@ def prior(
 @click.option("--model", required=True, help="Built-in name or model folder.")
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="As for daps-tokenize evaluate.")
 @click.option("--images", metavar="N or SLICE", help="The first N images, or for example 0:250 or ::4.")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--seed", default=0, show_default=True, help="The seed of the bootstrap.")
 @click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
 def seams(model: str, data: Path, images: str | None, seed: int, out: Path) -> None:
-    """Measure what is seen of the borders of tiles."""
+    """Measure how visible the borders of tiles are."""
     from benchmarks.quality.measure import choose_images
     from benchmarks.studies.seams import measure_seams, write_seams
 
@@ -277,7 +277,7 @@ def seams(model: str, data: Path, images: str | None, seed: int, out: Path) -> N
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--items", type=click.IntRange(min=1), help="How many test items, spread evenly; default: all.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--name", default="compare", show_default=True, help="Of the report.")
+@click.option("--name", default="compare", show_default=True, help="Name of the report.")
 @click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
 def compare(
     checkpoints: tuple[Path, ...], data: Path | None, items: int | None, seed: int, name: str, out: Path
@@ -294,14 +294,14 @@ def compare(
 
 
 @click.command()
-@click.option("--dataset", default="mnist", show_default=True, help="There is a train/configs/table_DATASET.yaml.")
-@click.option("--steps", type=click.IntRange(min=1), help="Instead of the table's own number.")
-@click.option("--batch", type=click.IntRange(min=1), help="Instead of the table's own size.")
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Cells a row has.")
-@click.option("--methods", help="Rows to run, separated by commas; all without it.")
+@click.option("--dataset", default="mnist", show_default=True, help="The table is train/configs/table_DATASET.yaml.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps of each row; default: the table's.")
+@click.option("--batch", type=click.IntRange(min=1), help="Items in a batch; default: the table's.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Cells of each row.")
+@click.option("--methods", help="Rows to run, separated by commas; default: all.")
 @click.option("--ablation", help="Variants of rows in place of the methods, by their name in the table's YAML.")
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
-@click.option("--runs", type=click.Path(path_type=Path), help="Folder of the cells; runs/table-... without it.")
+@click.option("--runs", type=click.Path(path_type=Path), help="Folder of the cells; default: runs/table-...")
 @click.option("--out", type=click.Path(path_type=Path), default=STUDIES, show_default="benchmarks/results/studies")
 @click.option("--max-seconds", default=math.inf, help="Stop after about this long; run again to resume.")
 @click.option("--config", type=click.Path(path_type=Path), help="Another table's YAML file.")
@@ -358,7 +358,7 @@ def table(
 @click.option("--model", "models", multiple=True, required=True, help="Built-in name or model folder; repeatable.")
 @click.option("--data", required=True, type=_FOLDER, help="As for daps-tokenize evaluate.")
 @click.option("--images", default=500, show_default=True, help="How many items, the first ones.")
-@click.option("--seed", default=0, show_default=True, help="Of the samples.")
+@click.option("--seed", default=0, show_default=True, help="The seed of the samples.")
 @click.option("--out", type=_FOLDER, default=RESULTS, show_default="benchmarks/results")
 def autoregression(models: tuple[str, ...], data: Path, images: int, seed: int, out: Path) -> None:
     """Measure how much of log q(z|x) comes from previous codes, and how many passes drawing takes."""

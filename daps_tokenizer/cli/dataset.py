@@ -73,7 +73,8 @@ def command(
 ) -> None:
     """Encode all images of DATA as one array, to train a generative model on.
 
-    DATA is a folder of images or of tar files, a tar file, mnist.npz, or a folder of CIFAR-10 mosaics.
+    DATA is a folder of images or of tar files, a tar file, mnist.npz, or a folder of CIFAR-10 mosaics. Images are files
+    named .png, .jpg, .jpeg or .webp; others are ignored.
 
     FOLDER gets codes.npy, one row per image and of the smallest unsigned type; items.jsonl, which says what each row
     was made of; and dataset.json. The same command resumes an interrupted run. Images that cannot be read are skipped

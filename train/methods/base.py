@@ -141,6 +141,12 @@ def beta_schedule(initial: float, final: float, progress: float) -> float:
     return initial * (final / initial) ** progress
 
 
+def entropy_of(logits: Tensor) -> Tensor:
+    """Entropy in nats, (...), of logits (..., V)."""
+    log_q = logits.log_softmax(-1)
+    return -(log_q.exp() * log_q).sum(-1)
+
+
 def expand_samples(x: Tensor, num_samples: int) -> Tensor:
     """Repeat each item so that its K samples are next to each other: (B, ...) -> (B·K, ...)."""
     return x.repeat_interleave(num_samples, dim=0)

@@ -33,6 +33,7 @@ from train.methods.base import (
     Losses,
     beta_schedule,
     check_batch_norm,
+    entropy_of,
     expand_samples,
     sharpen,
     sum_neighbourhood,
@@ -219,7 +220,7 @@ class DAPS(PolicyMethod):
         eta = self._eta(lambda eta: kl_of(eta) > settings.kl_target, log_q)
         kl, log_improved = kl_of(eta), improved_log_policy(compared, eta.detach(), beta)
         loss_theta = cross_entropy_to(compared, log_improved, rollout.logits)
-        entropy = -(log_q.exp() * log_q).sum((1, 2)).mean()
+        entropy = entropy_of(rollout.logits.detach()).sum(1).mean()
         metrics = {"kl": kl.detach(), "eta": eta.detach(), "entropy": entropy}
         return Losses(loss_theta + self._loss_eta(kl, settings.kl_target), metrics)
 

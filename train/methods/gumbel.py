@@ -25,6 +25,7 @@ from train.methods.base import (
     Method,
     beta_schedule,
     check_batch_norm,
+    entropy_of,
     require_kind,
     sharpen,
 )
@@ -45,12 +46,6 @@ def straight_through(logits: Tensor, generator: torch.Generator, temperature: fl
     perturbed = logits + gumbel_noise(logits, generator)
     drawn = F.one_hot(perturbed.argmax(-1), logits.shape[-1]).to(logits.dtype)
     return replace_gradient(drawn, (perturbed / temperature).softmax(-1))
-
-
-def entropy_of(logits: Tensor) -> Tensor:
-    """Entropy in nats, (...), of logits (..., V)."""
-    log_q = logits.log_softmax(-1)
-    return -(log_q.exp() * log_q).sum(-1)
 
 
 class Relaxed(NamedTuple):

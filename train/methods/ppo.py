@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
-from train.methods.base import Batch, BatchNorm, Losses, check_batch_norm, sharpen
-from train.methods.gumbel import entropy_of
+from train.methods.base import Batch, BatchNorm, Losses, check_batch_norm, entropy_of, sharpen
 from train.methods.policy import PolicyMethod
 
 VALUE_HIDDEN_SIZE = 64

@@ -23,7 +23,7 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sweep import Swept
 from train.code_search import CodeSearch, greedy_in_passes
-from train.methods.base import Batch, Losses, Method, require_kind, sharpen, sum_neighbourhood
+from train.methods.base import Batch, Losses, Method, entropy_of, require_kind, sharpen, sum_neighbourhood
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class SearchTraining(Method):
         log_q = logits.log_softmax(-1)
         of_found, of_greedy = (log_q.gather(-1, codes[..., None])[..., 0] for codes in (found.codes, greedy))
         weights = self._weights(found).to(log_q.dtype)
-        entropy = -(log_q.exp() * log_q).sum((1, 2))
+        entropy = entropy_of(logits).sum(1)
         loss = -(weights * of_found + (1 - weights) * of_greedy).sum(1) - self.settings.entropy_weight * entropy
         return loss.mean(), entropy.detach().mean()
 

@@ -11,8 +11,9 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.settings import TINY_GRID, TINY_MLP, of_kind
+from train.methods.base import entropy_of
 from train.methods.gr_mck import GRMCKSettings, conditional_perturbations, rao_straight_through
-from train.methods.gumbel import GumbelSettings, GumbelSoftmax, entropy_of, straight_through
+from train.methods.gumbel import GumbelSettings, GumbelSoftmax, straight_through
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
