@@ -297,7 +297,7 @@ def _check_same_run(experiment: Experiment, dataset: Dataset, record: dict[str, 
     """A setting that the record does not have, because it is newer than the run, had its default then."""
     source = str(run_folder / "checkpoint" / "training.json")
     before = _settings(config_from_dict(Experiment, record["experiment"], source=source))
-    advice = "choose another --run folder or delete it"
+    advice = "choose another --run folder (with torchrun: --set name=OTHER) or delete it"
     changed = [key for key, value in _settings(experiment).items() if value != before[key]]
     if changed:
         raise ConfigError(f"{run_folder}: holds a run with another {', '.join(changed)}; {advice}")
