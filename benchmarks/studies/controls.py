@@ -61,7 +61,7 @@ WAYS = {
         _GENTLE | {"num_samples": 8, "credit": "local", "eta_initial": 4.0},
         1e-4,
         16,
-        "learning rate (5e-5, 1e-4), as the shipped model had it",
+        "learning rate (5e-5, 1e-4), 100 s each",
     ),
     "global": Way(
         "daps",
@@ -83,7 +83,7 @@ WAYS = {
         {"batch_norm": "frozen", "revive_every": 0, "logit_gap": 12.0},  # sharp: samples are nearly the greedy codes
         7e-4,
         64,
-        "learning rate (3e-4, 7e-4); 7e-4 is that of the stage before",
+        "nothing: the learning rate is that of the VQ-VAE stage before",
     ),
 }
 

@@ -54,6 +54,7 @@ def test_codes_are_those_of_vector_quantize_pytorch(levels: tuple[int, ...]) -> 
 
 
 def test_every_level_is_within_reach() -> None:
+    torch.manual_seed(0)
     ours = quantiser((8, 6, 5))
     torch.nn.init.normal_(ours.head.weight, std=20.0)
     x = torch.rand(64, 28, 28, 1, generator=torch.Generator().manual_seed(0)).round()
