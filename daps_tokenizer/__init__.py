@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         OutputExistsError,
         UnsupportedError,
     )
+    from daps_tokenizer.generator import Generator
     from daps_tokenizer.motion.clips import Clip
     from daps_tokenizer.search.base import Search, SearchResult
     from daps_tokenizer.search.best_of import BestOf
@@ -46,6 +47,7 @@ _MODULES = {
     "ConfigError": "errors",
     "DapsError": "errors",
     "Distribution": "tokenizer",
+    "Generator": "generator",
     "HubError": "errors",
     "InputError": "errors",
     "Likelihood": "tokenizer",
@@ -72,6 +74,7 @@ __all__ = [
     "ConfigError",
     "DapsError",
     "Distribution",
+    "Generator",
     "HubError",
     "InputError",
     "Likelihood",

@@ -124,7 +124,7 @@ class CausalTransformer(CodeTransformer):
     def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
         """Codes (R, N) and labels (R,) -> logits (R, N, V); those of position t are given codes before t."""
         before = self.codes(codes[:, :-1])
-        x = torch.cat([self.start.expand(len(codes), 1, -1), before], dim=1) + self.positions
+        x = torch.cat([self.start.expand(codes.shape[0], 1, -1), before], dim=1) + self.positions
         return self.decode(x, self.labels(labels), causal=True)[0]
 
     def step(
@@ -211,6 +211,35 @@ def flow_step(
     jump = 1.0 / (steps - step).to(torch.float32)
     stays = F.one_hot(codes.long(), logits.shape[-1]).to(torch.float32)
     return choose((1 - jump) * stays + jump * sharpen(logits, temperature), uniform)
+
+
+def causal_step(
+    network: CausalTransformer,
+    previous: Tensor,
+    position: Tensor,
+    uniform: Tensor,
+    labels: Tensor,
+    guidance: Tensor,
+    temperature: Tensor,
+    past: Sequence[Memory],
+) -> tuple[Tensor, list[Memory]]:
+    """Draw the codes of one position.
+
+    Args:
+        network: gives their probabilities.
+        previous: codes of the position before, (B,); any at position 0.
+        position: its index, int64 ().
+        uniform: (B,) in [0, 1).
+        labels, guidance, temperature: as of :func:`flow_step`.
+        past: keys and values of earlier positions of G · B rows, for each block; none at position 0.
+
+    Returns:
+        Codes int64 (B,), and the memories with this position.
+    """
+    rows = previous.expand(labels.shape[0], -1).reshape(-1)
+    logits, memories = network.step(rows, position, labels.reshape(-1), past)
+    guided = guide(logits.float().reshape(*labels.shape, -1), guidance)
+    return choose(sharpen(guided, temperature), uniform), memories
 
 
 def _normalise(x: Tensor) -> Tensor:
