@@ -14,8 +14,8 @@ from torch import Tensor
 
 from daps_tokenizer.files import write_bytes_atomically
 from train.dashboard import draw_dashboard
-from train.data import Items
 from train.experiment import Experiment
+from train.items import Items
 from train.methods import Method
 
 if TYPE_CHECKING:

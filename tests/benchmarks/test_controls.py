@@ -14,7 +14,8 @@ from benchmarks.studies.controls import KINDS, WAYS, Point, plot, summarise, tra
 from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
 from tests.settings import TINY_GRID
-from train.data import ArrayItems, Dataset
+from train.data import Dataset
+from train.items import ArrayItems
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
