@@ -26,7 +26,7 @@ from train.code_search import CodeSearch
 from train.data import Dataset
 from train.experiment import Experiment
 from train.loop import step_generator
-from train.methods import Batch, Method, build_method
+from train.methods import Batch, build_method
 from train.optimisation import OptimiserConfig, Updates, apply_schedule, build_optimiser, clip_gradients
 
 KINDS = ("greedy", "sampled", "searched")
@@ -146,13 +146,13 @@ def train_on(
     load_weights(model, checkpoint / "model.safetensors")
     schedule = OptimiserConfig(learning_rate=way.learning_rate, warmup_steps=WARMUP_STEPS)
     bf16 = experiment.precision == "bf16"
+    inputs = torch.from_numpy(held_out)
+    found = [Point(0.0, 0, measure(model, inputs))]
+    on_point(found[0])
     method = build_method(way.method, model, way.settings)
     method.start()
     optimiser = build_optimiser(method, schedule)
     reader, updates = BatchReader(dataset.train, way.batch_size, seed), Updates(torch.device("cpu"))
-    inputs = torch.from_numpy(held_out)
-    found = [Point(0.0, 0, measure(method, inputs))]
-    on_point(found[0])
     spent, steps = 0.0, 0
     for due in np.linspace(0, seconds, points + 1)[1:]:
         method.train()
@@ -170,20 +170,16 @@ def train_on(
             updates.make(optimiser, clip_gradients(method, schedule))
             steps += 1
             spent = time.process_time() - started
-        found.append(Point(spent, steps, measure(method, inputs)))
+        method.before_checkpoint()  # writes a quantiser's head, so that its autoregressive model is what is measured
+        found.append(Point(spent, steps, measure(model, inputs)))
         on_point(found[-1])
     return found
 
 
 @torch.no_grad()
-def measure(method: Method, inputs: Tensor) -> dict[str, np.ndarray]:
-    """log p(x|z) in nats of each input (items,): of ``greedy``, ``sampled`` and ``searched`` codes.
-
-    A quantiser's head is written first, so that its autoregressive model is what is measured, as in a checkpoint.
-    """
-    method.eval()
-    method.before_checkpoint()
-    model = method.model
+def measure(model: Autoencoder, inputs: Tensor) -> dict[str, np.ndarray]:
+    """log p(x|z) in nats of each input (items,): of ``greedy``, ``sampled`` and ``searched`` codes."""
+    model.eval()
     generator = torch.Generator().manual_seed(0)
     values: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
     for part in inputs.split(EVALUATION_BATCH):
