@@ -19,7 +19,7 @@ FLOORS = (
     ("daps_tokenizer.images", "daps_tokenizer.motion", "daps_tokenizer.data.archives"),
     ("daps_tokenizer.modalities", "daps_tokenizer.model"),
     ("daps_tokenizer.backends", "daps_tokenizer.search"),
-    ("daps_tokenizer.tokenizer",),
+    ("daps_tokenizer.tokenizer", "daps_tokenizer.generator"),
     ("daps_tokenizer.ways",),
     ("daps_tokenizer.data", "daps_tokenizer.evaluation"),
     ("daps_tokenizer.cli", "daps_tokenizer.__main__"),

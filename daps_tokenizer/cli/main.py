@@ -31,6 +31,7 @@ COMMANDS = {
     "encode": "Encode images and motion clips, each as a .daps file.",
     "decode": "Decode .daps files, or rows of a code set.",
     "reconstruct": "Encode and decode, and say how close the result is.",
+    "generate": "Draw images or motion of a class.",
     "dataset": "Encode a whole dataset of images as one array of codes.",
     "evaluate": "Measure a model on a dataset.",
     "info": "Describe a model, codes, or this installation.",

@@ -31,7 +31,11 @@ def test_an_architecture_is_written_as_compilers_write_it() -> None:
 
 def test_every_backend_is_listed_on_every_device_it_knows() -> None:
     listed = [(runtime.backend, runtime.device) for runtime in runtimes()]
-    on_gpus = [("torch", "cuda"), ("tensorrt", "cuda"), *(("onnx", name) for name in ("cuda", "tensorrt-rtx", "webgpu"))]
+    on_gpus = [
+        ("torch", "cuda"),
+        ("tensorrt", "cuda"),
+        *(("onnx", name) for name in ("cuda", "tensorrt-rtx", "webgpu")),
+    ]
     assert listed == [*on_gpus, ("onnx", "cpu"), ("torch", "cpu")]
 
 
