@@ -5,7 +5,6 @@ argument, and says what would be accepted. The command line prints that line and
 error that a Python programmer would look for: ``except ValueError`` catches an :class:`InputError`.
 """
 
-
 _LONGEST_MESSAGE = 500
 _KEPT_END = 150  # what would be accepted comes last
 

@@ -24,7 +24,7 @@ def read_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> bytes
     def without_waiting(name: str, flags: int) -> int:  # opening a named pipe waits until somebody writes to it
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
-    with open(path, "rb", opener=without_waiting) as file:  # noqa: PTH123 - Path.open takes no opener
+    with open(path, "rb", opener=without_waiting) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")

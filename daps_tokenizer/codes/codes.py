@@ -15,11 +15,12 @@ A ``.daps`` file, version 1, byte by byte (n = product of shape, b = ceil(log2 v
     end − 4      4                CRC-32 (zlib, gzip, PNG) of every byte before it: unsigned 32 bit, little-endian
     ===========  ===============  ====================================================================================
 
-Keys of the header: ``model`` (letters, digits, ``.``, ``_`` and ``-``), ``weights_sha256`` (64 lower-case hexadecimal digits, or "" where unknown),
-``vocab_size`` (2 to 65536), ``shape`` (list of positive integers, the last is the number of tokens) and ``layout``:
-null, or for a tiled image an object with the integers ``height``, ``width``, ``rows``, ``columns`` and ``overlap``, the
-last always 0, or for a motion clip one with the integers ``frames``, ``windows``, ``overlap``, the number ``fps`` and
-the list ``starts`` of [x, y, heading] (see ``layouts.py``).
+Keys of the header: ``model`` (at most 100 letters, digits, ``.``, ``_`` and ``-``, the first a letter or digit),
+``weights_sha256`` (64 lower-case hexadecimal digits, or "" where unknown), ``vocab_size`` (2 to 65536), ``shape`` (list
+of positive integers, the last is the number of tokens) and ``layout``: null, or for a tiled image an object with the
+integers ``height``, ``width``, ``rows``, ``columns`` and ``overlap``, the last always 0, or for a motion clip one with
+the integers ``frames``, ``windows``, ``overlap``, the number ``fps`` and the list ``starts`` of [x, y, heading] (see
+``layouts.py``).
 """
 
 from __future__ import annotations
@@ -135,8 +136,9 @@ class Codes:
             index = tuple(int(i) for i in np.unravel_index(int(outside.argmax()), values.shape))
             accepted = f"codes of {self.model!r} are 0 to {self.vocab_size - 1}"
             raise CodesError(f"code {values[index]} at index {index} is out of range: {accepted}")
-        if values.flags.writeable or values.base is not None or values.dtype != np.int32 or not values.flags.c_contiguous:
-            values = np.array(values, dtype=np.int32, order="C")  # nobody else can change it
+        own = not values.flags.writeable and values.flags.owndata and values.flags.c_contiguous
+        if not own or values.dtype != np.int32:
+            values = np.array(values, dtype=np.int32, order="C")
             values.flags.writeable = False
         object.__setattr__(self, "values", values)
 

@@ -63,7 +63,7 @@ class TokenizerConfig:
         )
         require(
             is_name(self.name),
-            f"name must be at most 100 letters, digits, '.', '_' and '-', the first a letter or digit, not {self.name!r}",
+            f"name must be up to 100 letters, digits, '.', '_' and '-', the first a letter or digit, not {self.name!r}",
         )
         require_choice("modality", self.modality, Modality)
         require_positive("config", num_tokens=self.num_tokens, vocab_size=self.vocab_size)

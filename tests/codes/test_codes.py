@@ -242,7 +242,7 @@ def test_a_weights_sha256_that_is_none_is_refused(sha: str) -> None:
 
 @pytest.mark.parametrize("model", [None, "", "../evil", "a/b", "a\x1b[2J", "é", ".hidden", "n" * 101, "two\n"])
 def test_a_model_that_is_not_a_name_is_refused(model: str) -> None:
-    with pytest.raises(CodesError, match="model must be a name of letters, digits, '.', '_' and '-', not"):
+    with pytest.raises(CodesError, match="model must be a name of letters, digits,"):
         Codes(np.zeros((1, 1), int), 2, model, "")
 
 

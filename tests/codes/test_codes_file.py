@@ -99,7 +99,8 @@ def any_codes(draw: st.DrawFn) -> Codes:
     values = np.random.default_rng(seed).integers(0, vocab_size, size=shape)
     values.flat[-1] = draw(st.sampled_from([0, vocab_size - 1]))
     sha = draw(st.sampled_from(["", "0123456789abcdef" * 4]))
-    return Codes(values, vocab_size, draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)), sha, layout)
+    name = draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True))
+    return Codes(values, vocab_size, name, sha, layout)
 
 
 @given(codes=any_codes())
@@ -330,7 +331,7 @@ def test_many_codes_take_little_more_memory_than_themselves_and_come_back() -> N
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     np.testing.assert_array_equal(codes.numpy(), values)
-    assert peak < 3 * values.nbytes
+    assert peak < 4 * values.nbytes
 
 
 def test_loading_a_damaged_file_names_the_file(tmp_path: Path) -> None:
