@@ -8,13 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-<<<<<<< HEAD
-from train.items import Items
-from train.methods import Method
-=======
 from train.items import Items
 from train.methods.base import Method
->>>>>>> gen
 
 PICTURES = 8
 Curves = tuple[tuple[str, tuple[str, ...]], ...]  # a title, and the metrics under it
