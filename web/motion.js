@@ -23,7 +23,7 @@ export function readClip(text, robot, source = "the clip") {
     throw new DapsError(`${source}: ${why}`);
   };
   if (rows.length < 2) refuse(`has ${rows[0] ? 1 : 0} rows; a clip has at least 2, of ${width} numbers each`);
-  if (rows.length > 9000) refuse(`has ${rows.length} frames; this page takes up to 9,000, five minutes`);
+  if (rows.length > 1800) refuse(`has ${rows.length} frames; this page takes up to 1,800, a minute`);
   return rows.map((row, r) => {
     const cells = row.split(",");
     const pose = cells.map((cell) => (cell.trim() === "" ? NaN : Number(cell)));
