@@ -117,9 +117,7 @@ def _copy_examples(modalities: set[str], folder: Path) -> dict[str, list[str]]:
 
 def _robot() -> dict[str, Any]:
     """The robot's tables that ``motion.js`` computes with."""
-    links = [
-        {key: getattr(link, key) for key in ("parent", "position", "axis", "twist", "limits")} for link in LINKS
-    ]
+    links = [{key: getattr(link, key) for key in ("parent", "position", "axis", "twist", "limits")} for link in LINKS]
     sites = [(name, link, place) for name, (link, place) in SITES.items()]
     axes = [f"{name}_rotation_{axis}" for name in SITES if name != "upper_body" for axis in "xyz"]
     turning = [column for column, name in enumerate(axes) if name in FEATURE_NAMES]  # the others are always 0

@@ -301,6 +301,12 @@ export class Bench {
     const bits = this.logProbs ? `${bitsOf(this.logProbs[position]).toFixed(1)} bits` : "";
     const place = `row ${Math.floor(position / columns) + 1}, column ${(position % columns) + 1}`;
     const head = make("p", { class: "chosen" }, make("b", {}, `Code ${code}`), ` ${place}`, make("span", {}, bits));
+    const steps = make("div", { class: "row steps touch", role: "group", "aria-label": "Neighbouring codes" });
+    for (const [sign, name, by] of /** @type {[string, string, number][]} */ ([["←", "left", -1], ["↑", "above", -columns], ["↓", "below", columns], ["→", "right", 1]])) {
+      const step = make("button", { class: "button", "aria-label": `The code ${name}` }, sign);
+      step.addEventListener("click", () => this.grid.choose(position + by));
+      if (this.codes && position + by >= 0 && position + by < this.codes.length) steps.append(step);
+    }
     const list = make("div", { class: "alternatives", role: "group", "aria-label": "Codes by probability" });
     if (!alternatives) for (let i = 0; i < 12; i++) list.append(make("span", { class: "waiting" }));
     alternatives?.forEach(({ code: choice, logProb }, i) => {
@@ -330,7 +336,7 @@ export class Bench {
     undo.hidden = !this.changed.size;
     undo.addEventListener("click", () => this.undo());
     form.append(undo);
-    this.inspector.replaceChildren(head, list, make("p", { class: "quiet" }, explained || "…"), form);
+    this.inspector.replaceChildren(head, steps, list, make("p", { class: "quiet" }, explained || "…"), form);
   }
 
   get linkText() {

@@ -37,12 +37,7 @@ def test_the_javascript_example_has_the_codes_and_the_sample_of_the_reference(tm
 
 
 def test_the_page_names_only_functions_that_are_there() -> None:
-    exported = {
-        name
-        for file in ("daps.js", "motion.js")
-        for name in re.findall(
-            r"^export (?:async )?(?:function|const|class) (\w+)", (ROOT / "web" / file).read_text(encoding="utf-8"), re.M
-        )
-    }
+    texts = [(ROOT / "web" / file).read_text(encoding="utf-8") for file in ("daps.js", "motion.js")]
+    exported = set(re.findall(r"^export (?:async )?(?:function|const|class) (\w+)", "\n".join(texts), re.M))
     section = PAGE.split("## daps.js")[1].split("## Safety")[0].split("```")[-1]
     assert set(re.findall(r"`([a-z]\w+)`", section)) <= exported | {"site.json"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 
 import numpy as np
 import pytest
@@ -164,8 +165,6 @@ def test_a_clip_written_by_javascript_is_read_by_python(ask: Ask) -> None:
 
 def _damaged(data: bytes, count: int) -> list[list[int]]:
     """Files with a few bytes changed, left out, doubled or added, some with a CRC-32 that fits again."""
-    import zlib
-
     chance = random.Random(0)
     found = []
     for _ in range(count):
@@ -191,7 +190,8 @@ def _damaged(data: bytes, count: int) -> list[list[int]]:
 def test_python_and_javascript_refuse_the_same_files_with_one_line(ask: Ask) -> None:
     codes = Codes(np.arange(64).reshape(1, 64) % 5, 5, "daps-mnist", "0" * 64)
     files = _damaged(codes.to_bytes(), 500)
-    answer = ask("const answer = given.files.map((file) => messageOf(() => daps.readDaps(Uint8Array.from(file))));", files=files)
+    script = "const answer = given.files.map((file) => messageOf(() => daps.readDaps(Uint8Array.from(file))));"
+    answer = ask(script, files=files)
     for file, message in zip(files, answer, strict=True):
         try:
             Codes.from_bytes(bytes(file))
@@ -204,7 +204,8 @@ def test_python_and_javascript_refuse_the_same_files_with_one_line(ask: Ask) -> 
 def test_500_broken_links_get_one_line_each(ask: Ask) -> None:
     answer = ask(
         """
-        const model = { name: "daps-mnist", weightsSha256: "ab".repeat(32), vocabSize: 256, numTokens: 8, modality: "image" };
+        const sha = "ab".repeat(32);
+        const model = { name: "daps-mnist", weightsSha256: sha, vocabSize: 256, numTokens: 8, modality: "image" };
         const clip = { ...model, name: "clip", modality: "motion" };
         const codes = [0, 1, 2, 3, 252, 253, 254, 255];
         const link = daps.writeLink({ model: model.name, ...model, codes });
@@ -222,18 +223,18 @@ def test_500_broken_links_get_one_line_each(ask: Ask) -> None:
             else letters.splice(at, 1 + chance(20));
           }
           const text = letters.join("");
-          messages.push(text === link || text === clipLink ? "unchanged: " : messageOf(() => daps.readLink(text, [model, clip])));
+          const isChanged = text !== link && text !== clipLink;
+          messages.push(isChanged ? messageOf(() => daps.readLink(text, [model, clip])) : "unchanged");
         }
-        const honest = (parts) => { // its check fits, its content does not
-          const fake = daps.writeLink({ model: parts[0], weightsSha256: parts[1], vocabSize: parts[2], codes: parts[3], frames: parts[4] });
+        const honest = (what) => { // its check fits, its content does not
+          const fake = daps.writeLink({ model: model.name, ...model, codes, ...what });
           messages.push(messageOf(() => daps.readLink(fake, [model, clip])));
         };
-        const sha = "ab".repeat(32);
-        honest(["other", sha, 256, codes]);
-        honest(["daps-mnist", "cd".repeat(32), 256, codes]);
-        honest(["daps-mnist", sha, 256, [1, 2, 3]]);
-        honest(["daps-mnist", sha, 256, codes, 50]);
-        honest(["clip", sha, 256, codes]);
+        honest({ model: "other" });
+        honest({ weightsSha256: "cd".repeat(32) });
+        honest({ codes: [1, 2, 3] });
+        honest({ frames: 50 });
+        honest({ model: "clip" });
         const answer = { back, clipBack, messages, length: link.length };
         """
     )
