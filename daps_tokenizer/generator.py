@@ -165,12 +165,16 @@ class Generator:
             InputError: a label that is not known, or not one for each item.
         """
         if self.config.kind != "causal":
-            raise UnsupportedError(f"{self.name} is a flow, which has no probabilities of codes; a causal generator has")
+            raise UnsupportedError(
+                f"{self.name} is a flow, which has no probabilities of codes; a causal generator has"
+            )
         values = self._check(codes)
         if isinstance(label, Sequence) and not isinstance(label, str):
             numbers = np.array([self._number(each) for each in label], np.int64)
             if len(numbers) != len(values):
-                raise InputError(f"{len(numbers)} labels for {len(values)} items; expected one for each, or a single one")
+                raise InputError(
+                    f"{len(numbers)} labels for {len(values)} items; expected one for each, or a single one"
+                )
         else:
             numbers = np.full(len(values), self._number(label), np.int64)
         parts = [

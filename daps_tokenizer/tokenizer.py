@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,7 +105,7 @@ class Tokenizer:
             revision: branch, tag or commit on the Hub.
             cache_dir, token, local_files_only: as in ``huggingface_hub``.
             backend: the runtime; ``auto`` is the fastest that is installed and works here, see :attr:`backend_info`.
-            device: ``cpu`` or ``cuda``; None takes the runtime's default.
+            device: ``cpu``, ``cuda``, ``tensorrt-rtx`` or ``webgpu``; None takes the runtime's default.
             dtype: ``float32``; the backends torch and tensorrt also take ``bfloat16`` and ``float16``.
             num_threads: CPU threads; None takes all that the process may use.
 
@@ -268,7 +268,7 @@ class Tokenizer:
         *,
         num_samples: int = 1,
         temperature: float = 1.0,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         fit: FitMode | None = None,
         fps: float | None = None,
         overlap: int | None = None,
@@ -281,7 +281,7 @@ class Tokenizer:
             num_samples: S, codes of each input.
             temperature: what logits are divided by; 0 is greedy.
             seed: the same number gives the same codes, on every runtime (up to near-ties of float arithmetic); None
-                draws anew each time.
+                draws anew each time. A list of numbers has one for each input, whose codes then depend on that alone.
             fit, fps, overlap, value_range: as for :meth:`encode`.
 
         Returns:

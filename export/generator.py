@@ -84,9 +84,7 @@ class CausalStep(nn.Module):
     ) -> tuple[Tensor, list[Memory]]:
         """Codes int32 (B,), and the memories (G, B, positions, H) with this position."""
         flat = [Memory(*(part.flatten(0, 1) for part in memory)) for memory in past]
-        codes, memories = causal_step(
-            self.network, previous, position, uniform, labels, guidance, temperature, flat
-        )
+        codes, memories = causal_step(self.network, previous, position, uniform, labels, guidance, temperature, flat)
         return codes.to(torch.int32), [Memory(*(p.reshape(*labels.shape, *p.shape[1:]) for p in m)) for m in memories]
 
 
@@ -215,9 +213,7 @@ def _causal_loop(network: CausalTransformer) -> onnx.ModelProto:
     config = network.config
     size, layers = config.network.hidden_size, range(config.network.num_layers)
     past, present = ([f"{when}_{part}_{i}" for i in layers for part in ("keys", "values")] for when in ("past", "now"))
-    example_past = [
-        Memory(*(torch.zeros(_GUIDED, _BATCH, _PAST, size) for _ in range(2))) for _ in layers
-    ]
+    example_past = [Memory(*(torch.zeros(_GUIDED, _BATCH, _PAST, size) for _ in range(2))) for _ in layers]
     first, numbers = (torch.tensor(1), torch.zeros(_BATCH, dtype=torch.int32)), _example_numbers()
     examples = (*first, torch.zeros(_BATCH), _example_labels(), *numbers, example_past)
     axes: Any = {0: "guided", 1: "batch", 2: "earlier"}
@@ -225,7 +221,9 @@ def _causal_loop(network: CausalTransformer) -> onnx.ModelProto:
     dynamic = ({}, {0: "batch"}, {0: "batch"}, {0: "guided", 1: "batch"}, {}, {}, of_past)
     names = ["position", "previous", "uniform.step", "labels", "guidance", "temperature", *past]
     step = export_graph(CausalStep(network), examples, dynamic, names, ["drawn", *present])
-    memory_info = [[value_info(name, TensorProto.FLOAT, [None, None, None, size]) for name in of] for of in (past, present)]
+    memory_info = [
+        [value_info(name, TensorProto.FLOAT, [None, None, None, size]) for name in of] for of in (past, present)
+    ]
     body = helper.make_graph(
         [
             node("Gather", ["uniform", "position"], "uniform.step", axis=1),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from train.data import Items
+from train.items import Items
 from train.methods.base import Method
 
 PICTURES = 8

@@ -17,8 +17,9 @@ from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.motion.features import FPS
 from train.checkpoint import read_config
 from train.dashboard import CURVES, draw_dashboard, pictures_of
-from train.data import Dataset, DatasetKind, Items, load_dataset
+from train.data import Dataset, DatasetKind, load_dataset
 from train.evaluate import evaluate
+from train.items import Items
 from train.methods import Method, build_method, method_settings
 from train.motion import MotionAugmentation
 from train.optimisation import OptimiserConfig
@@ -92,7 +93,6 @@ class Experiment:
         schema = self.model.motion
         if self.dataset == "motion" and schema is not None and schema.fps != FPS:
             raise ConfigError(f"dataset motion has {FPS:g} frames per second; set motion.fps to it, not {schema.fps:g}")
-
 
     def build_model(self) -> Autoencoder:
         """The model, with random weights."""

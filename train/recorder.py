@@ -13,19 +13,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from daps_tokenizer.files import write_bytes_atomically
-from train.data import Items
+from train.items import Items
 from train.methods.base import Learner
 
 if TYPE_CHECKING:
-    from train.loop import AnyExperiment
     from torch.utils.tensorboard import SummaryWriter
+
+    from train.loop import AnyExperiment
 
 
 class Recorder:
     """Writes to a run's folder; a context manager, so that the bar is closed and files are flushed on every way out."""
 
     def __init__(
-        self, folder: Path, experiment: AnyExperiment, *, first_step: int, show_progress: bool, draw_pictures: bool = True
+        self,
+        folder: Path,
+        experiment: AnyExperiment,
+        *,
+        first_step: int,
+        show_progress: bool,
+        draw_pictures: bool = True,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.experiment, self.draw_pictures = folder, experiment, draw_pictures

@@ -35,9 +35,7 @@ class Classifier(nn.Module):
         return features, self.head(features)
 
 
-def train_classifier(
-    images: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int, mirror: bool
-) -> Classifier:
+def train_classifier(images: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int, mirror: bool) -> Classifier:
     """Train on images (n, H, W, C) uint8 and labels (n,): AdamW, one learning rate that rises and falls.
 
     Images are shifted by up to two pixels, and where ``mirror`` is set half of them have left and right exchanged.

@@ -180,7 +180,9 @@ def write(folder: Path, content: dict[str, Any]) -> list[Path]:
 @click.option("--tokenizer", "tokenizer_name", help="The tokenizer, if it is not built in.")
 @click.option("--num-threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
-@click.option("--cache", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Of classifiers.")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Of classifiers."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
 def generate(
     names: tuple[str, ...],

@@ -35,6 +35,7 @@ COMMANDS = {
     "dataset": "Encode a whole dataset of images as one array of codes.",
     "evaluate": "Measure a model on a dataset.",
     "info": "Describe a model, codes, or this installation.",
+    "doctor": "Say which runtimes and devices work here, and how to mend the others.",
     "models": "List the built-in models and their quality.",
     "bench": "Time a model on this machine.",
 }

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import click
 import numpy as np
 
-from daps_tokenizer.codes.codes import Codes
-from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.data.code_sets import CodeSet, write_code_set
-from daps_tokenizer.data.datasets import ArrayData, read_cifar10, read_mnist
+from daps_tokenizer.data.code_set_writer import write_code_set
+from daps_tokenizer.data.code_sets import CodeSet
+from daps_tokenizer.data.datasets import open_data
 from daps_tokenizer.errors import CodesFileError, ConfigError
 from daps_tokenizer.tokenizer import Tokenizer
+from daps_tokenizer.ways import Sampled
 from train.data import Dataset
-from train.motion import load_clips
 from train.validation import split_places
 
 NamedDataset = Literal["mnist", "cifar10", "motion"]
 
-_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_PLACES = {"mnist": "mnist.npz", "cifar10": "cifar10", "motion": "lafan1_h1.npz"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class CodesConfig:
         tokenizer: built-in name, folder or ``org/name`` of the tokenizer that encodes ``dataset``.
         dataset: its training images, or windows of its training clips.
         samples: how many codes are drawn of q(z|x) for each item; 0 takes the greedy ones.
-        flip: whether items are also encoded with left and right exchanged.
+        flip: whether images are also encoded with left and right exchanged.
     """
 
     folder: str
@@ -47,8 +45,8 @@ class CodesConfig:
     def __post_init__(self) -> None:
         if (self.tokenizer is None) != (self.dataset is None):
             raise ConfigError("codes: a tokenizer and a dataset go together; without both, folder is a code set")
-        if self.dataset is not None and self.dataset not in get_args(NamedDataset):
-            raise ConfigError(f"codes: dataset is one of {', '.join(get_args(NamedDataset))}, not {self.dataset!r}")
+        if self.dataset is not None and self.dataset not in _PLACES:
+            raise ConfigError(f"codes: dataset is one of {', '.join(_PLACES)}, not {self.dataset!r}")
         if self.samples < 0:
             raise ConfigError(f"codes: samples must be at least 0, not {self.samples}")
         if self.dataset is None and (self.samples or self.flip):
@@ -89,15 +87,16 @@ class LabelledCodes:
     record: dict[str, Any]
 
     def split(self, validation_items: int) -> Dataset:
-        """Items to train on, and those that are held out; items that are made of one image are on one side.
+        """Items to train on, and those that are held out; an image and its mirror image are on one side.
 
         Raises:
             ConfigError: as many validation items as items, or more.
         """
-        images = len(self.items) // (2 if self.record.get("flipped") else 1)
-        kept, held_out = split_places(images, validation_items) if validation_items else (np.arange(images), np.arange(0))
-        train = self.items.subset(np.concatenate([kept, kept + images]) if self.record.get("flipped") else kept)
-        watched = self.items.subset(held_out if validation_items else kept)
+        views = 2 if self.record["flip"] else 1  # rows of an image, next to each other
+        images = len(self.items) // views
+        kept, held_out = split_places(images, validation_items) if validation_items else (np.arange(images),) * 2
+        train = self.items.subset(np.concatenate([views * kept + view for view in range(views)]))
+        watched = self.items.subset(views * held_out)
         return Dataset(train, watched, train_labels=train.labels, test_labels=watched.labels, validation=watched)
 
 
@@ -109,82 +108,29 @@ def open_codes(config: CodesConfig, data: Path) -> LabelledCodes:
         data: where datasets are.
 
     Raises:
-        CodesFileError: no such code set, or one without a tokenizer's sha256, or labels that do not fit it.
+        CodesFileError: no such code set, or labels that its class names do not fit.
         DapsError: errors of encoding.
     """
     folder = Path(config.folder)
     if config.dataset is not None:
         _encode(config, data, folder)
     code_set = CodeSet.open(folder)
-    record, values = code_set.record, np.asarray(code_set.values)
-    labels = _labels(folder, len(values))
-    classes = tuple(str(name) for name in record.get("classes") or ())
-    if config.dataset is not None:
-        classes = _classes(config.dataset, data)
-    if not classes:
-        classes = tuple(str(number) for number in range(int(labels.max(initial=-1)) + 1))
-    if labels.max(initial=-1) >= len(classes):
-        raise CodesFileError(f"{folder}: has label {labels.max()}, and names of {len(classes)} classes")
-    record = record | ({"flipped": True} if config.flip else {})
-    return LabelledCodes(CodeItems(values.reshape(len(values), -1, values.shape[-1]), labels), classes, record)
-
-
-def _labels(folder: Path, rows: int) -> np.ndarray:
-    """One label for each row, −1 where there is none: of ``labels.npy``, else of ``items.jsonl``."""
-    path = folder / "labels.npy"
-    if path.is_file():
-        labels = np.load(path, allow_pickle=False).astype(np.int64)
-    else:
-        lines = (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()
-        labels = np.array([json.loads(line).get("label", -1) for line in lines], np.int64)
-    if labels.shape != (rows,):
-        raise CodesFileError(f"{path}: labels of shape {labels.shape} for {rows} rows of codes")
-    return labels
+    values, labels = np.asarray(code_set.values), np.asarray(code_set.labels)
+    count = int(labels.max(initial=-1)) + 1
+    classes = tuple(code_set.classes or map(str, range(count)))
+    if count > len(classes):
+        raise CodesFileError(f"{folder}: has label {count - 1}, and names of {len(classes)} classes")
+    items = CodeItems(values.reshape(len(values), -1, values.shape[-1]), labels)
+    return LabelledCodes(items, classes, code_set.record)
 
 
 def _encode(config: CodesConfig, data: Path, folder: Path) -> None:
     """Write the code set of a named dataset; nothing is done again where it is whole."""
     assert config.tokenizer is not None and config.dataset is not None
     tokenizer = Tokenizer.from_pretrained(config.tokenizer)
-    items, labels = _read(config.dataset, data, tokenizer.config)
-    if config.flip:
-        items, labels = np.concatenate([items, _mirrored(items, tokenizer.modality)]), np.tile(labels, 2)
-    described = f"{config.dataset}, train" + (", and again with left and right exchanged" if config.flip else "")
-
-    def encode(batch: np.ndarray, seed: int) -> Codes:
-        if config.samples == 0:
-            return tokenizer.encode(batch)
-        return tokenizer.sample(batch, num_samples=config.samples, seed=seed)
-
-    encoding = {"samples": config.samples, "temperature": 1.0 if config.samples else 0.0}
-    with click.progressbar(length=len(items), label=f"encoding {config.dataset}", file=click.get_text_stream("stderr")) as bar:
+    items = open_data(data / _PLACES[config.dataset], tokenizer.config, split="train")
+    way, shown = Sampled(config.samples) if config.samples else None, click.get_text_stream("stderr")
+    with click.progressbar(length=len(items), label=f"encoding {config.dataset}", file=shown) as bar:
         write_code_set(
-            tokenizer,
-            ArrayData(items, described, labels=labels),
-            folder,
-            encode,
-            encoding=encoding,
-            on_progress=lambda done: bar.update(done - bar.pos),
+            tokenizer, items, folder, way, flip=config.flip, on_progress=lambda done: bar.update(done - bar.pos)
         )
-
-
-def _read(dataset: NamedDataset, data: Path, config: TokenizerConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Training items and their labels."""
-    if dataset == "mnist":
-        return read_mnist(data / "mnist.npz", "train")
-    if dataset == "cifar10":
-        return read_cifar10(data / "cifar10", "train")
-    raise ConfigError("codes: motion is not read yet")
-
-
-def _classes(dataset: NamedDataset, data: Path) -> tuple[str, ...]:
-    if dataset == "mnist":
-        return tuple("0123456789")
-    if dataset == "cifar10":
-        return _CIFAR10
-    return tuple(load_clips(data / "lafan1_h1.npz"))
-
-
-def _mirrored(items: np.ndarray, modality: str) -> np.ndarray:
-    """Items with left and right exchanged."""
-    return np.ascontiguousarray(items[:, :, ::-1])

@@ -15,11 +15,12 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import load_weights
 from daps_tokenizer.model.generators import CausalTransformer, FlowTransformer, build_generator
 from train.dashboard import Curves, draw_dashboard
-from train.data import Dataset, Items
+from train.data import Dataset
 from train.experiment import Precision, check_counts, read_changed
 from train.generators import GENERATORS, GeneratorMethod
 from train.generators.base import GeneratorSettings
 from train.generators.codes import CodesConfig, open_codes
+from train.items import Items
 from train.optimisation import OptimiserConfig
 
 CURVES: Curves = (("nats a code", ("nats_per_code",)), ("bits an item", ("bits_per_item",)))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import Sampled, sample_codes
-from train.data import Items
+from train.items import Items
 
 BatchNorm = Literal["batch", "frozen"]
 
