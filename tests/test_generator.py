@@ -127,7 +127,13 @@ def test_what_cannot_be_drawn_is_refused(flow: Generator, causal: Generator) -> 
         flow.sample("oval")
     with pytest.raises(InputError, match="steps are for generators of kind flow"):
         causal.sample("round", steps=4)
-    for name, value in (("num_samples", 0), ("steps", 0), ("guidance", -1), ("temperature", float("nan")), ("seed", -1)):
+    for name, value in (
+        ("num_samples", 0),
+        ("steps", 0),
+        ("guidance", -1),
+        ("temperature", float("nan")),
+        ("seed", -1),
+    ):
         with pytest.raises(InputError, match=name):
             flow.sample("round", **{name: value})
     with pytest.raises(InputError, match="steps must be at most 10000"):

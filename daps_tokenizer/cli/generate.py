@@ -124,7 +124,8 @@ def _tokenizer_of(generator: Generator, model: str | None, runtime: Runtime) -> 
     name = model or generator.tokenizer.name
     if model is None and name not in built_in_models():
         raise InputError(
-            f"{generator.name} draws codes of {name!r}, which is not built in; pass --model with its ./folder or org/name"
+            f"{generator.name} draws codes of {name!r}, which is not built in; "
+            "pass --model with its ./folder or org/name"
         )
     return Tokenizers(runtime)[name]
 

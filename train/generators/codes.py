@@ -17,7 +17,7 @@ from daps_tokenizer.errors import CodesFileError, ConfigError
 from daps_tokenizer.tokenizer import Tokenizer
 from daps_tokenizer.ways import Sampled
 from train.data import Dataset
-from train.validation import split_places
+from train.items import split_places
 
 NamedDataset = Literal["mnist", "cifar10", "motion"]
 

@@ -90,13 +90,15 @@ def test_codes_are_made_of_a_named_dataset_and_a_run_resumes_on_them(
     config = tmp_path / "digits.yaml"
     config.write_text(
         f"name: digits\nkind: causal\nsteps: 3\nbatch_size: 8\nvalidation_items: 10\n"
-        f"codes: {{folder: {tmp_path}/codes, tokenizer: {random_mnist_folder}, dataset: mnist, flip: true, samples: 2}}\n"
+        f"codes: {{folder: {tmp_path}/codes, tokenizer: {random_mnist_folder}, dataset: mnist, samples: 2, flip: true}}"
+        "\n"
         "network: {hidden_size: 16, num_layers: 1, num_heads: 2}\n"
     )
 
     def train(*options: str) -> dict[str, object]:
         result = CliRunner().invoke(
-            main, ["generator", str(config), "--data", str(tmp_path), "--run", str(tmp_path / "run"), "--quiet", *options]
+            main,
+            ["generator", str(config), "--data", str(tmp_path), "--run", str(tmp_path / "run"), "--quiet", *options],
         )
         assert result.exit_code == 0, result.output
         return dict(json.loads(result.stdout.splitlines()[-1]))
