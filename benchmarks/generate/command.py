@@ -162,8 +162,8 @@ def write(folder: Path, content: dict[str, Any]) -> list[Path]:
         f"{content['test_images']:,} test images. Fréchet distance, KID, precision and recall are of its 128 features, "
         "against training images (10,000 for the Fréchet distance, as many as are generated for the others): not to be "
         "compared with FID, which is of Inception's. Nearest training image: root mean squared difference in grey "
-        f"levels, of the first {_NEAREST_OF}. Bits an item: of greedy codes of the test images, given their label. Each "
-        "generator with its own defaults; as many images of each class.",
+        f"levels, of the first {_NEAREST_OF}. Bits an item: of greedy codes of the test images, given their label. "
+        "Each generator with its own defaults; as many images of each class.",
         "Sweeps, one option at a time, the others as above:",
         rows_of(content["sweeps"]),
         "Codes of FSQ and of a VQ-VAE of equal bits and equal training: not measured. Train one with "
