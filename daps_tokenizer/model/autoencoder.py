@@ -151,13 +151,13 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def save_weights(model: Autoencoder, path: Path) -> None:
+def save_weights(model: nn.Module, path: Path) -> None:
     """Write ``model.safetensors``: all parameters and BatchNorm statistics, float32."""
     save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, path)
 
 
-def load_weights(model: Autoencoder, path: Path) -> None:
-    """Read ``model.safetensors`` into a model of the same config.
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Read ``model.safetensors`` into a model of the same config: a tokenizer's, or a generator's.
 
     Raises:
         ModelFileError: missing, damaged, or of another model.
