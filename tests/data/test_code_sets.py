@@ -353,7 +353,10 @@ def test_a_set_with_shards_missing_names_them(tok: Tokenizer, tmp_path: Path) ->
     [
         ({"shard": Shard(0, 4)}, "in shards; name"),
         ({"shard": Shard(0, 3), "way": Sampled(1)}, "in encoding; name another folder"),
-        ({"shard": Shard(0, 3), "data": labelled(8)}, "in items, labels: .*there were 7 and are 8; name another folder"),
+        (
+            {"shard": Shard(0, 3), "data": labelled(8)},
+            "in items, labels: .*there were 7 and are 8; name another folder",
+        ),
         ({"shard": Shard(1, 3), "seed": 1}, "in seed; name another folder"),
     ],
 )
