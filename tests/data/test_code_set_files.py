@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -63,7 +64,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".lock")}
 
 
-def is_killed_at(call: int, work: Callable[[], None]) -> bool:
+def is_killed_at(call: int, work: Callable[[], object]) -> bool:
     """Run ``work`` in a process that is killed by SIGKILL before one of its calls; whether it came that far."""
     child = os.fork()
     if child == 0:
@@ -96,7 +97,7 @@ def seeds_in(folder: Path) -> set[int]:
 def test_a_set_killed_at_any_call_is_resumed_to_the_same_files(folder: Path) -> None:
     write(folder / "whole")
     calls = 0
-    while is_killed_at(calls, lambda: write(folder / f"{calls}")):
+    while is_killed_at(calls, partial(write, folder / f"{calls}")):
         try:
             assert seeds_in(folder / f"{calls}") == {0}
         except CodesFileError as error:
@@ -114,7 +115,7 @@ def test_a_set_killed_at_any_call_while_it_replaces_another_is_the_old_one_or_th
     while True:
         place = folder / f"{calls}"
         write(place, seed=0)
-        if not is_killed_at(calls, lambda: write(place, seed=1, replace=True)):  # noqa: B023
+        if not is_killed_at(calls, partial(write, place, seed=1, replace=True)):
             break
         (seed,) = seeds_in(place)
         kept.add(seed)
@@ -128,7 +129,7 @@ def test_a_shard_killed_at_any_call_is_resumed_to_the_same_files(folder: Path) -
     write(folder / "whole", shard=Shard(0, 2))
     write(folder / "whole", shard=Shard(1, 2))
     calls = 0
-    while is_killed_at(calls, lambda: write(folder / f"{calls}", shard=Shard(1, 2))):
+    while is_killed_at(calls, partial(write, folder / f"{calls}", shard=Shard(1, 2))):
         for index in range(2):
             write(folder / f"{calls}", shard=Shard(index, 2))
         assert files(folder / f"{calls}") == files(folder / "whole") and seeds_in(folder / f"{calls}") == {0}
@@ -141,7 +142,7 @@ def test_shards_killed_at_any_call_while_they_are_merged_are_merged_by_the_next(
     for index in range(2):
         write(folder / "shards", shard=Shard(index, 2))
     calls = 0
-    while is_killed_at(calls, lambda: merge_shards(folder / "shards", folder / f"{calls}") and None):
+    while is_killed_at(calls, partial(merge_shards, folder / "shards", folder / f"{calls}")):
         merge_shards(folder / "shards", folder / f"{calls}")
         assert files(folder / f"{calls}") == files(folder / "whole")
         calls += 1
