@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -12,6 +13,8 @@ from daps_tokenizer.checks import check_integer
 from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
+
+_MOST_UNIFORM_BYTES = 2**31
 
 Score = Callable[[np.ndarray, Decoded, np.ndarray], np.ndarray]
 
@@ -104,10 +107,15 @@ def draw_uniform(shape: tuple[int, ...], seed: int | None) -> np.ndarray:
     The same seed gives the same numbers, None others every time.
 
     Raises:
-        InputError: a seed that is neither None nor an integer of at least 0.
+        InputError: a seed that is neither None nor an integer of at least 0, or more numbers than memory holds.
     """
     if seed is not None:
         check_integer("seed", seed, least=0)
+    if 4 * math.prod(shape) > _MOST_UNIFORM_BYTES:
+        raise InputError(
+            f"{math.prod(shape[:-1]):,} samples of {shape[-1]:,} codes take {4 * math.prod(shape) / 2**30:,.0f} GiB of "
+            "random numbers; use fewer samples or inputs"
+        )
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
 
 
