@@ -34,6 +34,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help=_SET),
         click.option("--max-seconds", type=float, help="Stop, evaluate and save after this long; run again to resume."),
         click.option("--quiet", is_flag=True, help="No progress bar, no TensorBoard, no dashboard.png."),
+        click.option("--cuda-graph", is_flag=True, help="Every step is one CUDA graph: counterfactual DAPS on one GPU."),
     )
     for option in reversed(options):
         command = option(command)
@@ -64,6 +65,7 @@ def _run(
     changes: tuple[str, ...],
     max_seconds: float | None,
     quiet: bool,
+    cuda_graph: bool = False,
 ) -> int:
     """Run one experiment; returns the step that it reached."""
     from train.experiment import load_experiment, open_dataset
@@ -87,6 +89,7 @@ def _run(
         max_seconds=max_seconds,
         show_progress=not quiet,
         draw_pictures=not quiet,
+        cuda_graph=cuda_graph,
         accelerator=accelerator,
     )
     if "validation" in record:  # only the main process evaluates
