@@ -94,7 +94,7 @@ def fit_codec(model: Autoencoder, windows: MotionWindows, settings: CodecSetting
     generator = torch.Generator().manual_seed(seed)
     starts = windows.starts[:: settings.stride]
     starts = np.concatenate([starts, starts + len(windows.features)])
-    features = np.concatenate([windows.features, mirror_features(windows.features)])
+    features = np.concatenate([windows.features, mirror_features(windows.features, windows.robot)])
     frames = (torch.from_numpy(features) - model.mean) / model.std
     with torch.no_grad():
         total = _fit_transform(generative.transform, frames, starts, model.config)

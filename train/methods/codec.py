@@ -14,7 +14,8 @@ from torch import Tensor
 
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
-from daps_tokenizer.motion.features import MIRROR_COLUMNS, MIRROR_SIGNS
+from daps_tokenizer.motion.features import feature_table
+from daps_tokenizer.motion.robots import robot_of
 from train.data import Items
 from train.methods.base import Batch, Losses, Method
 from train.motion import MotionWindows
@@ -35,8 +36,11 @@ class Codec(Method):
         if model.autoregressive.code_books is None:
             raise ConfigError("codec trains models with a transform, of generative.kind spectral")
         model.recognition.requires_grad_(False)
-        self.register_buffer("mirror_columns", torch.from_numpy(MIRROR_COLUMNS), persistent=False)
-        self.register_buffer("mirror_signs", torch.from_numpy(MIRROR_SIGNS), persistent=False)
+        table = feature_table(robot_of(model.config))
+        if table.mirror_columns is None or table.mirror_signs is None:
+            raise ConfigError("codec needs a robot whose left and right are alike, as it learns from mirror images too")
+        self.register_buffer("mirror_columns", torch.from_numpy(table.mirror_columns), persistent=False)
+        self.register_buffer("mirror_signs", torch.from_numpy(table.mirror_signs), persistent=False)
         self.register_buffer("fitted", torch.full((3,), math.nan))
 
     def prepare(self, items: Items, seed: int) -> None:
