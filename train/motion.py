@@ -199,5 +199,5 @@ def model_yaml(robot: Robot, clips: Sequence[np.ndarray], *, name: str, frames: 
 
 def _listed(key: str, values: Sequence[object]) -> list[str]:
     """A list in YAML, in lines of at most 118 characters."""
-    text = f"  {key}: [{', '.join(map(str, values))}]"
+    text = f"{key}: [{', '.join(map(str, values))}]"
     return textwrap.wrap(text, 118, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
