@@ -13,6 +13,8 @@ from typing import Any
 import click
 
 from daps_tokenizer.cli.common import OneLineErrors
+from daps_tokenizer.config.checks import require_choice
+from daps_tokenizer.config.robot import FEATURE_GROUPS, FeatureGroup
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.motion.dataset import VALIDATION_CLIPS
@@ -26,6 +28,11 @@ def main() -> None:
 _SET = "Replace a setting of the config: steps=100 or optimiser.learning_rate=1e-3, for example; repeatable."
 
 
+_GROUPS = ", ".join(FEATURE_GROUPS)
+_WEIGHT = (
+    "Count an error of features by this much more: their standard deviation is divided by it; a pattern as "
+    "root_velocity_* or a group as joints; the last that fits counts; repeatable."
+)
 _TRACK = "A point: NAME=BODY, NAME=SITE or NAME=BODY@x,y,z with a place in the body's frame; repeatable."
 
 
@@ -58,6 +65,20 @@ def _limits(given: tuple[str, ...]) -> dict[str, tuple[float, float]]:
     return limits
 
 
+def _weights(given: tuple[str, ...]) -> dict[str, float]:
+    """``PATTERN=WEIGHT`` as a mapping."""
+    weights = {}
+    for text in given:
+        pattern, _, value = text.partition("=")
+        try:
+            weights[pattern] = float(value)
+        except ValueError:
+            raise ConfigError(f"--weight {text!r}: expected PATTERN=WEIGHT, as root_velocity_*=3") from None
+        if not weights[pattern] > 0:
+            raise ConfigError(f"--weight {text!r}: a weight must be positive")
+    return weights
+
+
 @main.command()
 @click.argument("mjcf", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The table, a JSON file.")
@@ -69,13 +90,25 @@ def _limits(given: tuple[str, ...]) -> dict[str, tuple[float, float]]:
     "--bone", "bones", multiple=True, metavar="A-B", help="Two tracked points that drawings join; repeatable."
 )
 @click.option("--head", default="", help="The tracked point that drawings mark.")
+@click.option("--without", multiple=True, metavar="GROUP", help=f"Features to leave out: {_GROUPS}; repeatable.")
 @click.option("--limit", "limits", multiple=True, metavar="JOINT=LOW,HIGH", help="In place of the MJCF's; repeatable.")
 @click.option("--force", is_flag=True, help="Overwrite the output.")
-def robot(mjcf: Path, output: Path, name: str | None, limits: tuple[str, ...], force: bool, **options: Any) -> None:
+def robot(
+    mjcf: Path,
+    output: Path,
+    name: str | None,
+    limits: tuple[str, ...],
+    without: tuple[str, ...],
+    force: bool,
+    **options: Any,
+) -> None:
     """Make a robot's table from its MJCF (needs MuJoCo)."""
     from train.robot import robot_from_mjcf, write_robot
 
-    table = robot_from_mjcf(mjcf, name=name or output.stem, limits=_limits(limits), **options)
+    for group in without:
+        require_choice("--without", group, FeatureGroup)
+    features = [group for group in FEATURE_GROUPS if group not in without]
+    table = robot_from_mjcf(mjcf, name=name or output.stem, limits=_limits(limits), features=features, **options)
     write_robot(table, output, overwrite=force)
     click.echo(f"{output}: {table.name}, {len(table.joints)} joints, {len(table.sites)} tracked points")
 
@@ -85,12 +118,19 @@ def robot(mjcf: Path, output: Path, name: str | None, limits: tuple[str, ...], f
 @click.argument("clips", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The model's config, a YAML file.")
 @click.option("--name", help="Of the model; default: the output's name without its suffix.")
+@click.option("--weight", "weights", multiple=True, metavar="PATTERN=WEIGHT", help=_WEIGHT)
 @click.option(
     "--hold-out", multiple=True, default=VALIDATION_CLIPS, help="A clip to leave out; default: LAFAN1's four."
 )
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 def motion_model(
-    robot: str, clips: Path, output: Path, name: str | None, hold_out: tuple[str, ...], force: bool
+    robot: str,
+    clips: Path,
+    output: Path,
+    name: str | None,
+    weights: tuple[str, ...],
+    hold_out: tuple[str, ...],
+    force: bool,
 ) -> None:
     """Write the config of a motion tokenizer for ROBOT, a built-in name or a table, from the statistics of CLIPS."""
     from daps_tokenizer.motion.robots import load_robot
@@ -98,7 +138,7 @@ def motion_model(
 
     table = load_robot(robot)
     training = [clip for key, clip in load_clips(clips, table).items() if key not in hold_out]
-    text = model_yaml(table, training, name=name or output.stem)
+    text = model_yaml(table, training, name=name or output.stem, weights=_weights(weights))
     write_bytes_atomically(output, text.encode(), overwrite=force)
     click.echo(f"{output}: {len(training)} clips of the {table.name}")
 

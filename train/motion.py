@@ -6,9 +6,10 @@ A window may begin at any frame that leaves room for it, so an epoch has every w
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -167,27 +168,38 @@ def windows_of(clips: Sequence[np.ndarray], length: int, robot: Robot = H1) -> M
 _NETWORKS = """modality: motion
 num_tokens: 64
 vocab_size: 1024
-recognition: {hidden_size: 64, num_heads: 4, num_layers: 1, mlp_ratio: 4}
-generative: {kind: spectral, embedding_size: 256, hidden_size: 512, num_layers: 1}
-transform: {frequencies: 14, components: 80, size: 256}
+recognition: {hidden_size: 32, num_heads: 4, num_layers: 1, mlp_ratio: 4}
+generative: {kind: spectral, embedding_size: 256, hidden_size: 512, num_layers: 1, refinement: 224}
+transform: {frequencies: 14, components: 64, size: 256, hidden: 512}
 likelihood: {kind: gaussian_constant, variance: 0.25}
 """
 
 
-def model_yaml(robot: Robot, clips: Sequence[np.ndarray], *, name: str, frames: int = 32) -> str:
+def model_yaml(
+    robot: Robot,
+    clips: Sequence[np.ndarray],
+    *,
+    name: str,
+    frames: int = 32,
+    weights: Mapping[str, float] | None = None,
+) -> str:
     """The config of a motion tokenizer for a robot: networks of 640 bits a window, and what its clips are standardised
     by. Sizes are for the user to change."""
     table = feature_table(robot)
     normalisation = normalisation_of(clips, robot)
+    scales = [_weight_of(feature, robot, weights or {}) for feature in table.names]
+    std = [round(value / scale, 6) for value, scale in zip(normalisation.std, scales, strict=True)]
+    said = ", ".join(f"{pattern} {weight:g}" for pattern, weight in (weights or {}).items())
     lines = [
         f"# A motion tokenizer for the {robot.name}, made by `python -m train motion-model`.",
         f"name: {name}",
         f"input_shape: [{frames}, {len(table)}]",
         *_NETWORKS.splitlines(),
-        "# Of each feature over all frames of the training clips and their mirror images.",
+        "# Of each feature over all frames of the training clips and their mirror images"
+        + (f"; standard deviations divided by: {said}." if said else "."),
         "normalisation:",
         *_listed("mean", normalisation.mean),
-        *_listed("std", normalisation.std),
+        *_listed("std", std),
         "motion:",
         f"  fps: {FPS}",
         *_listed("joint_names", robot.joint_names),
@@ -195,6 +207,16 @@ def model_yaml(robot: Robot, clips: Sequence[np.ndarray], *, name: str, frames: 
         f"  robot: {json.dumps(asdict(robot))}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _weight_of(feature: str, robot: Robot, weights: Mapping[str, float]) -> float:
+    """The weight of the last pattern that fits a feature."""
+    fitting = [
+        weight
+        for pattern, weight in weights.items()
+        if fnmatch.fnmatch(feature, pattern) or (pattern == "joints" and feature in robot.joint_names)
+    ]
+    return fitting[-1] if fitting else 1.0
 
 
 def _listed(key: str, values: Sequence[object]) -> list[str]:

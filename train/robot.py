@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from daps_tokenizer.config import Joint, Robot, Site
+from daps_tokenizer.config import FEATURE_GROUPS, Joint, Robot, Site
 from daps_tokenizer.errors import BackendError, InputError
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.motion.kinematics import multiply_quaternions, rotate
@@ -29,6 +29,7 @@ def robot_from_mjcf(
     feet: Sequence[str],
     bones: Sequence[str] = (),
     head: str = "",
+    features: Sequence[str] = FEATURE_GROUPS,
     limits: Mapping[str, tuple[float, float]] | None = None,
 ) -> Robot:
     """Read a robot's kinematic tree with MuJoCo.
@@ -39,6 +40,7 @@ def robot_from_mjcf(
         track: the sites, each ``NAME=BODY``, ``NAME=SITE`` or ``NAME=BODY@x,y,z`` with a place in the body's frame.
         centre, feet, head: names of sites, see :class:`~daps_tokenizer.config.Robot`.
         bones: pairs of names of sites, ``A-B``.
+        features: groups of features, see :class:`~daps_tokenizer.config.Robot`.
         limits: of joints, in place of the file's.
 
     Raises:
@@ -74,7 +76,17 @@ def robot_from_mjcf(
     )
     sites = tuple(_site(model, each, places, path) for each in track)
     pairs = tuple(tuple(bone.split("-")) for bone in bones)
-    return Robot(name, round(float(model.body_pos[root][2]), _DIGITS), table, sites, centre, tuple(feet), pairs, head)
+    return Robot(
+        name,
+        round(float(model.body_pos[root][2]), _DIGITS),
+        table,
+        sites,
+        centre,
+        tuple(feet),
+        pairs,
+        head,
+        tuple(features),
+    )
 
 
 def write_robot(robot: Robot, path: Path, *, overwrite: bool) -> None:

@@ -12,10 +12,11 @@ from daps_tokenizer.config.networks import (
     TransformConfig,
 )
 from daps_tokenizer.config.reading import FORMAT_VERSION, config_from_dict
-from daps_tokenizer.config.robot import Joint, Robot, Site
+from daps_tokenizer.config.robot import FEATURE_GROUPS, Joint, Robot, Site
 from daps_tokenizer.config.tokenizer import TokenizerConfig
 
 __all__ = [
+    "FEATURE_GROUPS",
     "FORMAT_VERSION",
     "GenerativeConfig",
     "Joint",

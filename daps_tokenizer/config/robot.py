@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from daps_tokenizer.config.checks import require
+from daps_tokenizer.config.checks import require, require_choice
 
+FeatureGroup = Literal[
+    "root", "foot_heights", "joints", "root_velocity", "joint_velocities", "positions", "rotations", "gravity"
+]
+FEATURE_GROUPS: tuple[FeatureGroup, ...] = get_args(FeatureGroup)
+# What a pose is made of again.
+_NEEDED: tuple[FeatureGroup, ...] = ("root", "joints", "root_velocity")
 _TOLERANCE = 1e-6  # of a unit vector's length
 
 
@@ -75,6 +82,7 @@ class Robot:
         feet: the two sites whose height and sliding are measured, the left one first.
         bones: pairs of sites, the lines of a stick figure.
         head: the site that a drawing marks with a disc, or "".
+        features: which groups of features its models have, in the order of :data:`FEATURE_GROUPS`.
     """
 
     name: str
@@ -85,6 +93,7 @@ class Robot:
     feet: tuple[str, ...]
     bones: tuple[tuple[str, ...], ...] = ()
     head: str = ""
+    features: tuple[str, ...] = FEATURE_GROUPS
 
     def __post_init__(self) -> None:
         require(len(self.joints) > 0, f"robot {self.name}: has no joints")
@@ -104,6 +113,14 @@ class Robot:
         require(len(self.feet) == 2, f"robot {self.name}: needs two feet, not {list(self.feet)}")
         require(
             all(len(bone) == 2 for bone in self.bones), f"robot {self.name}: bones are pairs of sites, not {self.bones}"
+        )
+        for group in self.features:
+            require_choice(f"robot {self.name}: features", group, FeatureGroup)
+        require(
+            set(_NEEDED) <= set(self.features)
+            and list(self.features) == sorted(set(self.features), key=FEATURE_GROUPS.index),  # type: ignore[arg-type]
+            f"robot {self.name}: features must hold {', '.join(_NEEDED)}, each group once and in the order of "
+            f"{', '.join(FEATURE_GROUPS)}",
         )
         used = [
             self.centre,

@@ -67,8 +67,8 @@ def peak_memory_mb() -> float:
 def synthetic_inputs(batch: int, config: TokenizerConfig) -> np.ndarray:
     """Smooth inputs of a model's size, each a little different: latency does not depend on content.
 
-    Images (batch, height, width, C) uint8, or poses (batch, frames, 7 + joints) of one window, from which features are computed
-    too.
+    Images (batch, height, width, C) uint8, or poses (batch, frames, 7 + joints) of one window, from which
+    features are computed too.
     """
     if config.modality == "motion":
         return _synthetic_clips(batch, config.input_shape[0], robot_of(config))

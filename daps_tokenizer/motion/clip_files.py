@@ -4,7 +4,8 @@ What a file is decided by what it says: a header, the arrays that an archive hol
 them. Only a CSV file without a header is known by its number of columns: 26 are the H1's, 36 the G1's.
 
 ===========  =======================================================================================================
-``lafan``    CSV of the LAFAN1 retargeting data set: no header, root x y z (m), quaternion x y z w, joints (rad); 30 fps
+``lafan``    CSV of the LAFAN1 retargeting data set: no header, root x y z (m), quaternion x y z w, joints (rad); 30
+             fps
 ``bones``    CSV of BONES-SEED: a header, ``root_translateX`` (cm), ``root_rotateX`` (degrees, about the fixed axes x, y,
              z in this order), ``left_hip_pitch_joint_dof`` (degrees); 120 fps
 ``qpos``     NPZ archive of ``qpos`` or ``data`` (T, 7 + joints) as in LAFAN1, and ``fps``

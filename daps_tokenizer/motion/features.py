@@ -12,14 +12,15 @@ foot_height            2,  2  of the left and the right foot, m
 joint angles          19, 29  rad
 root_velocity          3,  3  of the root in the heading frame, m/s
 root_angular_velocity  3,  3  x and y in the heading frame; z is how fast the heading turns; rad/s
-joint velocities      19, 29  rad/s
+joint velocities      19,  0  rad/s
 positions             42, 42  of all other sites from the centre's, in the heading frame, m
-rotations             33, 39  of those sites against the centre: sin(angle) · axis, which does not jump as rotation
+rotations             33,  0  of those sites against the centre: sin(angle) · axis, which does not jump as rotation
                               vectors do at half a turn. Those that are 0 in every pose are left out
 gravity                3,  3  the direction down in the root's frame
 ====================  ======  ==========================================================================================
 
-These are 127 of the H1 and 153 of the G1. The paper (section 5.4) has 127 features of the H1 too but does not say which;
+These are 127 of the H1 and 85 of the G1: its table leaves out joint velocities and rotations, which follow from the
+joint angles and would take bits from these (``Robot.features``). The paper (section 5.4) has 127 features of the H1 too but does not say which;
 its authors did not publish them. This composition counts as many, from the same sites as LocoMuJoCo's mimic goals.
 
 What a path is made of (root_velocity_x and _y, root_angular_velocity_z) are differences to the next frame, so that
@@ -54,7 +55,7 @@ from daps_tokenizer.motion.robots import H1
 FPS = 30.0  # frames per second of LAFAN1, and of the built-in models
 
 _HEIGHT = 0
-_TILT = slice(1, 3)
+_TILT = slice(1, 3)  # the group ``root`` comes first
 _ALWAYS_ZERO = 1e-9
 
 
@@ -86,18 +87,17 @@ def feature_table(robot: Robot = H1) -> FeatureTable:
     rotations = [f"{site}_rotation_{axis}" for site in others for axis in "xyz"]
     turning = _turning_columns(robot)
     joints = robot.joint_names
-    names = (
-        "root_height",
-        *(f"root_tilt_{axis}" for axis in "xy"),
-        *(f"{side}_foot_height" for side in ("left", "right")),
-        *joints,
-        *(f"root_velocity_{axis}" for axis in "xyz"),
-        *(f"root_angular_velocity_{axis}" for axis in "xyz"),
-        *(f"{joint}_velocity" for joint in joints),
-        *(f"{site}_position_{axis}" for site in others for axis in "xyz"),
-        *(rotations[column] for column in turning),
-        *(f"gravity_{axis}" for axis in "xyz"),
-    )
+    groups = {
+        "root": ["root_height", "root_tilt_x", "root_tilt_y"],
+        "foot_heights": [f"{side}_foot_height" for side in ("left", "right")],
+        "joints": joints,
+        "root_velocity": [f"root_{kind}velocity_{axis}" for kind in ("", "angular_") for axis in "xyz"],
+        "joint_velocities": [f"{joint}_velocity" for joint in joints],
+        "positions": [f"{site}_position_{axis}" for site in others for axis in "xyz"],
+        "rotations": [rotations[column] for column in turning],
+        "gravity": [f"gravity_{axis}" for axis in "xyz"],
+    }
+    names = tuple(name for group in robot.features for name in groups[group])
     mirror = mirror_of(robot)
     if mirror is None:
         return FeatureTable(names, turning, None, None)
@@ -157,19 +157,18 @@ def compute_features(qpos: np.ndarray, *, fps: float, robot: Robot = H1) -> np.n
     offsets, relative = _relative_to_centre(poses, robot)
     positions = offsets @ to_heading_frame.swapaxes(-1, -2)
 
-    columns = (
-        qpos[..., 2:3],
-        tilt[..., :2],
-        *(poses.position(foot)[..., 2:] for foot in robot.feet),
-        qpos[..., 7:],
-        velocity,
-        _angular_velocity(orientation, heading, fps)[..., :2],
-        turned,
-        _central(qpos[..., 7:], fps),
-        positions.reshape(*heading.shape, -1),
-        _sine_axis(relative).reshape(*heading.shape, -1)[..., feature_table(robot).turning],
-        -rotation_from_quaternion(orientation)[..., 2, :],
-    )
+    turning = _angular_velocity(orientation, heading, fps)[..., :2]
+    groups = {
+        "root": [qpos[..., 2:3], tilt[..., :2]],
+        "foot_heights": [poses.position(foot)[..., 2:] for foot in robot.feet],
+        "joints": [qpos[..., 7:]],
+        "root_velocity": [velocity, turning, turned],
+        "joint_velocities": [_central(qpos[..., 7:], fps)],
+        "positions": [positions.reshape(*heading.shape, -1)],
+        "rotations": [_sine_axis(relative).reshape(*heading.shape, -1)[..., feature_table(robot).turning]],
+        "gravity": [-rotation_from_quaternion(orientation)[..., 2, :]],
+    }
+    columns = [column for group in robot.features for column in groups[group]]
     return np.concatenate(columns, axis=-1).astype(np.float32)
 
 
