@@ -27,6 +27,7 @@ from daps_tokenizer.images.load import to_pil
 from daps_tokenizer.inputs import Batch, FitMode, InputOptions
 from daps_tokenizer.modalities import open_modality
 from daps_tokenizer.motion.clips import Clip
+from daps_tokenizer.motion.robots import robot_of
 from daps_tokenizer.search.base import Search, SearchResult, check_found, check_search, draw_uniform
 from daps_tokenizer.search.local import LocalSearch
 
@@ -437,7 +438,7 @@ class Tokenizer:
 
         Returns:
             Of an image model uint8 (..., height, width, channels): of the model's size, or of the original's where
-            codes are tiled. Of a motion model poses (..., T, 26) float64 as in
+            codes are tiled. Of a motion model poses (..., T, 7 + joints) float64 as in
             :class:`~daps_tokenizer.motion.clips.Clip`: of the original's length, frame rate, place and heading, or
             without a layout each item a clip of its own that starts at the origin.
 
@@ -476,7 +477,10 @@ class Tokenizer:
         layout = codes.layout if isinstance(codes, Codes) else None
         fps = layout.fps if isinstance(layout, ClipLayout) else self.config.motion.fps  # type: ignore[union-attr]
         flat = poses.reshape(-1, *poses.shape[-2:])
-        return [Clip(clip, fps, f"clip {number} of the decoded") for number, clip in enumerate(flat, start=1)]
+        robot = robot_of(self.config)
+        return [
+            Clip(clip, fps, f"clip {number} of the decoded", robot=robot) for number, clip in enumerate(flat, start=1)
+        ]
 
     def decode_distribution(self, codes: AnyCodes) -> Distribution:
         """p(x|z) itself, per pixel or feature, in standardised units; tiles and windows are not joined.
