@@ -17,7 +17,8 @@ Controller = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 class Followed(NamedTuple):
     """Of N robots, each (N,): seconds until a fall or the end, whether it fell, and means over that time: the reward, the
-    error of joints in degrees, torques in N·m. ``poses``: (N, T, 36), NaN after a fall. ``cpu_seconds``: of all."""
+    error of joints in degrees, torques in N·m. ``poses``: (N, T, 36), NaN after a fall. ``last``: qpos and qvel (N, 71).
+    ``cpu_seconds``: of all."""
 
     seconds: np.ndarray
     fell: np.ndarray
@@ -25,6 +26,7 @@ class Followed(NamedTuple):
     joint_error: np.ndarray
     torque: np.ndarray
     poses: np.ndarray
+    last: np.ndarray
     cpu_seconds: float
 
 
@@ -52,6 +54,7 @@ def follow(
         observation = tracking.observe()
     steps, reward, error, torque = (np.zeros(len(frames)) for _ in range(4))
     fell, poses = np.zeros(len(frames), bool), np.full((len(frames), count, 36), np.nan)
+    last = tracking.state[:, 1:].copy()
     for t in range(count):
         found = tracking.step(control(observation, tracking.frame))
         up = ~found.fell
@@ -61,6 +64,7 @@ def follow(
         error[robots] += up * np.abs(tracking.state[:, 8:37] - tracking.judged.qpos[tracking.frame, 7:]).mean(1)
         torque[robots] += up * np.abs(tracking.torque).mean(1)
         poses[robots[up], t] = tracking.state[up, 1:37]
+        last[robots] = tracking.state[:, 1:]
         on = np.flatnonzero(~found.ended)
         observation = found.observation[on]
         if len(on) < len(robots):
@@ -76,5 +80,6 @@ def follow(
         np.degrees(error / each),
         torque / each,
         poses,
+        last,
         time.process_time() - began,
     )
