@@ -32,6 +32,7 @@ COMMANDS = {
     "decode": "Decode .daps files, or rows of a code set.",
     "reconstruct": "Encode and decode, and say how close the result is.",
     "dataset": "Encode a whole dataset of images as one array of codes.",
+    "convert": "Write codes in the formats of other loaders.",
     "evaluate": "Measure a model on a dataset.",
     "info": "Describe a model, codes, or this installation.",
     "models": "List the built-in models and their quality.",

@@ -69,6 +69,9 @@ class Method(TrainedModel, ABC):
     """A model together with the loss that trains it. One instance per run; its buffers are part of the checkpoint."""
 
     settings_type: ClassVar[type[Any]]
+    # Whether all processes have the same generator, and each takes its share of what is drawn for the whole batch. Then
+    # several processes train as one does. Otherwise each process has a generator of its own.
+    draws_for_all: ClassVar[bool] = False
 
     def __init__(self, model: Autoencoder, settings: Any) -> None:
         super().__init__(model)
