@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -268,7 +268,7 @@ class Tokenizer:
         *,
         num_samples: int = 1,
         temperature: float = 1.0,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         fit: FitMode | None = None,
         fps: float | None = None,
         overlap: int | None = None,
@@ -281,7 +281,7 @@ class Tokenizer:
             num_samples: S, codes of each input.
             temperature: what logits are divided by; 0 is greedy.
             seed: the same number gives the same codes, on every runtime (up to near-ties of float arithmetic); None
-                draws anew each time.
+                draws anew each time. A list of numbers has one for each input, whose codes then depend on that alone.
             fit, fps, overlap, value_range: as for :meth:`encode`.
 
         Returns:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,10 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     code_set = CodeSet.open(chosen.codes)
     record = code_set.record
-    items = [json.loads(line) for line in (chosen.codes / "items.jsonl").read_text().splitlines()]
-    values = code_set.values.astype(np.int64).reshape(-1, record["num_tokens"])
+    values = np.asarray(code_set.values, np.int64).reshape(-1, record["num_tokens"])
     codes = torch.from_numpy(values).to(chosen.device)
-    labels = torch.tensor([item.get("label", 0) for item in items], device=chosen.device)
+    labels = torch.from_numpy(np.asarray(code_set.labels).clip(min=0)).to(chosen.device)  # one class if none is known
     labels = labels.repeat_interleave(len(codes) // len(labels))  # of each sample
     num_classes = int(labels.max()) + 1
 

@@ -12,7 +12,7 @@ from tests.paths import ROOT
 # From the ground up: a file imports from its own floor or from those below. The longest prefix counts.
 FLOORS = (
     ("daps_tokenizer.errors", "daps_tokenizer.install"),
-    ("daps_tokenizer.checks", "daps_tokenizer.files"),
+    ("daps_tokenizer.checks", "daps_tokenizer.files", "daps_tokenizer.locks"),
     ("daps_tokenizer.config",),
     ("daps_tokenizer.backends.protocol", "daps_tokenizer.neighbourhoods", "daps_tokenizer.hub"),
     ("daps_tokenizer.codes", "daps_tokenizer.inputs", "daps_tokenizer.images.arrays"),

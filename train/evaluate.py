@@ -129,13 +129,14 @@ class TestData:
     description: str
     fit: str = "none"
     labels: None = None
+    classes: None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def names(self) -> Iterable[str]:
+    def entries(self) -> Iterable[tuple[str, int]]:
         """Their numbers."""
-        return map(str, range(len(self)))
+        return ((str(number), -1) for number in range(len(self)))
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """See :meth:`daps_tokenizer.data.datasets.Data.read`."""

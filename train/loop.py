@@ -65,7 +65,7 @@ def fit(
         The run's record, as in ``checkpoint/training.json``.
 
     Raises:
-        RunFolderInUse: another process trains in the run folder.
+        InUseError: another process trains in the run folder.
         ConfigError: the run folder holds a run of other settings, or on other items.
         InputError: an item cannot be read.
         WorkerEnded: a process that reads batches was killed.

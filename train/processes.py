@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 from collections.abc import Iterator
@@ -14,13 +13,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed
 
+from daps_tokenizer import locks
 from daps_tokenizer.errors import ConfigError, DapsError
 
 LOCK = ".lock"
-
-
-class RunFolderInUse(DapsError):  # noqa: N818 - it is an outcome, not a mistake in the call
-    """Another process trains in the same run folder."""
 
 
 class ProcessLost(DapsError):  # noqa: N818 - it is an outcome, not a mistake in the call
@@ -144,42 +140,11 @@ def _is_of_a_connection(error: Exception) -> bool:
     return isinstance(error, known) or any(word in str(error).lower() for word in words)
 
 
-@contextmanager
-def locked(run_folder: Path) -> Iterator[None]:
+def locked(run_folder: Path) -> contextlib.AbstractContextManager[None]:
     """No other process trains in the folder while the block runs.
 
-    The system drops the lock of a process that ends, however it ends, so nobody has to remove a lock by hand.
-
     Raises:
-        RunFolderInUse: another process trains there.
+        InUseError: another process trains there.
     """
-    run_folder.mkdir(parents=True, exist_ok=True)
-    path = run_folder / LOCK
-    descriptor = _open_locked(path)
-    try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-        with contextlib.suppress(OSError):  # it is not empty: the run left something
-            run_folder.rmdir()
-
-
-def _open_locked(path: Path) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.read(descriptor, 20).decode().strip() or "another"
-            os.close(descriptor)
-            raise RunFolderInUse(
-                f"{path.parent}: process {owner} trains here; wait until it ends, or choose another folder with --run"
-            ) from None
-        # The last owner may have removed the file between opening and locking it.
-        with contextlib.suppress(FileNotFoundError):
-            if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                return descriptor
-        os.close(descriptor)
+    advice = "trains here; wait until it ends, or choose another folder with --run"
+    return locks.locked(run_folder / LOCK, advice=advice)

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from daps_tokenizer.codes.codes import Codes
-from daps_tokenizer.data.code_sets import CodeSet
+from daps_tokenizer.data.code_sets import CodeSet, Shards
 from daps_tokenizer.errors import CodesError, DapsError, InputError, OutputExistsError
 from daps_tokenizer.files import new_folder
 from daps_tokenizer.install import install_command
@@ -48,14 +48,14 @@ class Rows:
 
     Args:
         values: (rows, N) or (rows, K, N), of an unsigned type; may be on disk.
-        labels: (rows,) int64, -1 where unknown; None where no item has one.
+        labels: (rows,) int64, -1 where unknown; may be on disk; None where no item has one.
         classes: the names of the labels, where they are known.
         names: what each row was made of; called anew for each walk through the rows.
         about: model, weights_sha256, vocab_size and token_grid, and how the codes were made.
     """
 
-    values: np.ndarray
-    labels: np.ndarray | None
+    values: np.ndarray | Shards
+    labels: np.ndarray | Shards | None
     classes: list[str] | None
     names: Callable[[], Iterable[str]]
     about: dict[str, Any]
@@ -75,11 +75,16 @@ class Rows:
         """How many labels there may be; 0 where no item has one."""
         if self.labels is None:
             return 0
-        return len(self.classes) if self.classes is not None else int(self.labels.max(initial=UNKNOWN)) + 1
+        return len(self.classes) if self.classes is not None else int(np.asarray(self.labels).max()) + 1
+
+    @property
+    def row_bytes(self) -> int:
+        """What the codes of a row take."""
+        return math.prod(self.values.shape[1:]) * self.values.dtype.itemsize
 
     def parts(self, files: int | None) -> list[range]:
         """The rows of each of several files: of about 256 MB of codes each, where it is not said how many."""
-        count = files or math.ceil(self.values.nbytes / _FILE_BYTES)
+        count = files or math.ceil(len(self) * self.row_bytes / _FILE_BYTES)
         if count > len(self):
             raise InputError(f"--files {count} is more than the {len(self)} rows; expected at most one file a row")
         edges = [len(self) * part // count for part in range(count + 1)]
@@ -88,7 +93,7 @@ class Rows:
     def chunks(self, parts: Sequence[range], on_progress: Callable[[int], None]) -> Iterator[Iterator[Chunk]]:
         """For each part its rows, a few megabytes at a time; parts are one after the other and begin at row 0."""
         names = iter(self.names())
-        size = max(1, _CHUNK_BYTES // (self.values.nbytes // len(self)))
+        size = max(1, _CHUNK_BYTES // self.row_bytes)
 
         def of(part: range) -> Iterator[Chunk]:
             for start in range(part.start, part.stop, size):
@@ -104,10 +109,15 @@ class Rows:
 def rows_of_set(code_set: CodeSet) -> Rows:
     """The rows of a code set; errors of :class:`~daps_tokenizer.data.code_sets.CodeSet`."""
     record = code_set.record
-    keys = ("model", "weights_sha256", "vocab_size", "token_grid", "data", "fit", "encoding", "seed")
-    about = {key: record[key] for key in keys if key in record}
-    labels = None if code_set.labels is None else np.asarray(code_set.labels, np.int64)
-    return Rows(code_set.values, labels, record.get("classes"), code_set.names, about)
+    keys = ("model", "weights_sha256", "vocab_size", "token_grid", "data", "fit", "encoding", "seed", "flip")
+    about = {key: record[key] for key in keys}
+    has_labels = record["labels_sha256"] is not None
+
+    def names() -> Iterator[str]:
+        for line in code_set.items():
+            yield f"{line['item']}, mirrored" if line.get("flipped") else line["item"]
+
+    return Rows(code_set.values, code_set.labels if has_labels else None, code_set.classes, names, about)
 
 
 def rows_of_files(files: Sequence[tuple[str, Codes]]) -> Rows:
@@ -234,8 +244,7 @@ def _write_parquet(job: _Job) -> dict[str, Any]:
         import pyarrow.parquet as pq
     except ImportError:
         raise InputError(
-            "parquet needs the datasets library, which is not installed; install it with "
-            f"{install_command('datasets')}"
+            f"parquet needs the datasets library, which is not installed; install it with {install_command('datasets')}"
         ) from None
     rows = job.rows
     codes: Any = datasets.Value(rows.values.dtype.name)

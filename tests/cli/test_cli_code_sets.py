@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from daps_tokenizer import Tokenizer
-from daps_tokenizer.data.code_sets import write_code_set
+from daps_tokenizer.data.code_set_writer import write_code_set
 from daps_tokenizer.data.datasets import open_data
 from tests.cli.helpers import digit, refusal, run_well, save_codes
 

@@ -98,9 +98,7 @@ def test_jsonl_is_as_rar_reads_it(samples: int | None, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("samples", "shape"), [(None, (1, TOKENS)), (3, (1, 3, TOKENS))])
-def test_twin_folders_are_as_llamagen_reads_them(
-    samples: int | None, shape: tuple[int, ...], tmp_path: Path
-) -> None:
+def test_twin_folders_are_as_llamagen_reads_them(samples: int | None, shape: tuple[int, ...], tmp_path: Path) -> None:
     rows = some_rows(samples=samples)
     convert(rows, "npy-folder", tmp_path / "imagenet256")
     for row in range(5):

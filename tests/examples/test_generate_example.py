@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from daps_tokenizer import Tokenizer
-from daps_tokenizer.data.code_sets import write_code_set
+from daps_tokenizer.data.code_set_writer import write_code_set
 from daps_tokenizer.data.datasets import ArrayData
 from daps_tokenizer.errors import CodesFileError, InputError, OutputExistsError
-from daps_tokenizer.ways import Sampled, describe_way, make_codes
+from daps_tokenizer.ways import Sampled
 from tests.motion.test_motion_examples import example
 from tests.test_tokenizer import digits
 
@@ -29,9 +29,7 @@ def write_codes(model: str, folder: Path, *, samples: int | None = None) -> str:
     tok = Tokenizer.from_pretrained(model)
     data = ArrayData(digits(12), "digits", labels=np.arange(12) % 3)
     way = None if samples is None else Sampled(samples)
-    write_code_set(
-        tok, data, folder, lambda x, seed: make_codes(tok, x, way, seed=seed).codes, encoding=describe_way(way)
-    )
+    write_code_set(tok, data, folder, way)
     return str(folder)
 
 

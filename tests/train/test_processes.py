@@ -16,14 +16,14 @@ import pytest
 from accelerate import Accelerator
 from accelerate.state import PartialState
 
-from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.errors import ConfigError, InUseError
 from tests.paths import ROOT
 from tests.train.test_training import experiment, run
 from train.checkpoint import read_record
 from train.data import ArrayItems, Dataset
 from train.experiment import Experiment, load_experiment
 from train.loop import check_shares, fit
-from train.processes import RunFolderInUse, describe_processes, join_processes, locked
+from train.processes import describe_processes, join_processes, locked
 from train.recorder import read_metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,7 +59,7 @@ def test_processes_that_cannot_find_each_other_are_told_the_command(tmp_path: Pa
 def test_a_second_training_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     with locked(tmp_path / "run"):
         expected = rf"run: process {os.getpid()} trains here; wait until it ends, or choose another folder"
-        with pytest.raises(RunFolderInUse, match=expected):
+        with pytest.raises(InUseError, match=expected):
             run(experiment(steps=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()  # the lock left nothing behind
     assert run(experiment(steps=1), tmp_path / "run")["steps"] == 1
