@@ -13,7 +13,7 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -88,7 +88,7 @@ class Rows:
         if count > len(self):
             raise InputError(f"--files {count} is more than the {len(self)} rows; expected at most one file a row")
         edges = [len(self) * part // count for part in range(count + 1)]
-        return [range(*pair) for pair in zip(edges, edges[1:], strict=False)]
+        return [range(*pair) for pair in pairwise(edges)]
 
     def chunks(self, parts: Sequence[range], on_progress: Callable[[int], None]) -> Iterator[Iterator[Chunk]]:
         """For each part its rows, a few megabytes at a time; parts are one after the other and begin at row 0."""
@@ -159,10 +159,9 @@ def convert(
     ``datasets.load_dataset(folder)`` reads it. ``webdataset``: ``train-000000.tar`` with ``KEY.token.npy`` and
     ``KEY.cls``. ``bin``: ``train.bin``, a start token and N codes for each row, uint16, as nanoGPT reads it. ``jsonl``:
     ``train.jsonl``, a line ``{"class_id": 0, "tokens": [...]}`` for each row, as RAR reads it. ``npy-folder``:
-    ``NAME_codes/0.npy`` (1, N) and ``NAME_labels/0.npy`` (1,), both int64, as LlamaGen reads them; NAME is the folder's.
-
-    Samples of one item share a row of ``parquet``, ``webdataset`` and ``npy-folder``, and follow one another in the
-    others.
+    ``NAME_codes/0.npy`` (1, N) and ``NAME_labels/0.npy`` (1,), both int64, as LlamaGen reads them, with NAME that of the
+    folder. Samples of one item share a row of ``parquet``, ``webdataset`` and ``npy-folder``, and follow one another in
+    the others.
 
     Args:
         rows: what to write.
