@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         OutputExistsError,
         UnsupportedError,
     )
+    from daps_tokenizer.generator import Generator
     from daps_tokenizer.motion.clips import Clip
     from daps_tokenizer.search.base import Search, SearchResult
     from daps_tokenizer.search.best_of import BestOf
@@ -47,6 +48,7 @@ _MODULES = {
     "ConfigError": "errors",
     "DapsError": "errors",
     "Distribution": "tokenizer",
+    "Generator": "generator",
     "HubError": "errors",
     "InUseError": "errors",
     "InputError": "errors",
@@ -74,6 +76,7 @@ __all__ = [
     "ConfigError",
     "DapsError",
     "Distribution",
+    "Generator",
     "HubError",
     "InUseError",
     "InputError",

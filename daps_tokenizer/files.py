@@ -1,15 +1,36 @@
-"""Output files and folders that are either there whole or not there at all."""
+"""Files that are read only if they are ones; output files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from daps_tokenizer.errors import DapsError, OutputExistsError
+
+
+def read_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> bytes:
+    """The content of a file, or of one that a link leads to; never waits for a pipe, never reads a device without end.
+
+    Raises:
+        OSError: it cannot be opened, is no regular file, or holds more than ``most_bytes``; ``strerror`` says which.
+    """
+
+    def without_waiting(name: str, flags: int) -> int:  # opening a named pipe waits until somebody writes to it
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with open(path, "rb", opener=without_waiting) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        if found.st_size > most_bytes:
+            raise OSError(errno.EFBIG, f"larger than {most_bytes:,} bytes")
+        return file.read(found.st_size + 1)
 
 
 def write_bytes_atomically(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = True) -> None:

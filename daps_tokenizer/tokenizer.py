@@ -105,7 +105,7 @@ class Tokenizer:
             revision: branch, tag or commit on the Hub.
             cache_dir, token, local_files_only: as in ``huggingface_hub``.
             backend: the runtime; ``auto`` is the fastest that is installed and works here, see :attr:`backend_info`.
-            device: ``cpu`` or ``cuda``; None takes the runtime's default.
+            device: ``cpu``, ``cuda``, ``tensorrt-rtx`` or ``webgpu``; None takes the runtime's default.
             dtype: ``float32``; the backends torch and tensorrt also take ``bfloat16`` and ``float16``.
             num_threads: CPU threads; None takes all that the process may use.
 

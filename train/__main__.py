@@ -95,6 +95,42 @@ def _run(
 
 
 @main.command()
+@_run_options
+def generator(
+    config: Path,
+    run_folder: Path | None,
+    data: Path | None,
+    start_from: Path | None,
+    changes: tuple[str, ...],
+    max_seconds: float | None,
+    quiet: bool,
+) -> None:
+    """Train the generator in CONFIG on codes, from its last checkpoint if there is one."""
+    from train.generators.experiment import open_generator
+    from train.loop import fit as run_experiment
+    from train.processes import describe_processes, join_processes
+
+    experiment, dataset = open_generator(config, changes, data)
+    if start_from is not None:
+        experiment = dataclasses.replace(experiment, start_from=str(start_from))
+    accelerator = join_processes(experiment.precision)
+    if accelerator.is_main_process:
+        click.echo(f"{experiment.name}: {describe_processes(accelerator)}", err=True)
+    folder = run_folder or Path("runs") / experiment.name
+    record = run_experiment(
+        experiment,
+        dataset,
+        folder,
+        max_seconds=max_seconds,
+        show_progress=not quiet,
+        draw_pictures=not quiet,
+        accelerator=accelerator,
+    )
+    if "validation" in record:
+        click.echo(json.dumps({"run": str(folder), "steps": record["steps"], **record["validation"]}))
+
+
+@main.command()
 @click.argument("configs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help=_SET + " For all stages.")

@@ -26,7 +26,8 @@ from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.tokenizer import Tokenizer
-from train.data import Items, open_trained_data
+from train.data import open_trained_data
+from train.items import Items
 from train.methods.base import TrainedModel
 
 EVALUATION_BATCH = 100

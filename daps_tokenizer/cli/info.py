@@ -17,7 +17,7 @@ from daps_tokenizer.cli.options import json_option
 from daps_tokenizer.cli.sources import DEFAULT_MODEL, STANDARD_STREAM, holds_code_set, is_codes, name_of, read_codes
 from daps_tokenizer.data.code_set_files import CODES
 from daps_tokenizer.data.code_sets import describe_progress
-from daps_tokenizer.errors import ModelFileError
+from daps_tokenizer.errors import ModelFileError, printable
 from daps_tokenizer.hub import ModelFolder, built_in_models, open_model
 
 _NOT_TRAINABLE = ("running_mean", "running_var", "num_batches_tracked")
@@ -45,7 +45,7 @@ def command(target: str | None, as_json: bool) -> None:
     width = max(len(name) for name in described)
     for name, value in described.items():
         for number, line in enumerate(_lines(value)):
-            print(f"{'' if number else name.replace('_', ' '):{width}}  {line}")
+            print(f"{'' if number else name.replace('_', ' '):{width}}  {printable(line)}")
 
 
 def _describe_installation() -> dict[str, Any]:

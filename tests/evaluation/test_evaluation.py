@@ -21,8 +21,8 @@ from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from tests.photographs import encode_image, noise_photo, write_tar
 from tests.settings import CIFAR10, MNIST, TINY_GRID
 from tests.test_tokenizer import digits
-from train.data import ArrayItems
 from train.evaluate import evaluate as evaluate_in_training
+from train.items import ArrayItems
 from train.methods.base import TrainedModel
 
 

@@ -20,8 +20,9 @@ from daps_tokenizer.errors import ConfigError, InUseError
 from tests.paths import ROOT
 from tests.train.test_training import experiment, run
 from train.checkpoint import read_record
-from train.data import ArrayItems, Dataset
+from train.data import Dataset
 from train.experiment import Experiment, load_experiment
+from train.items import ArrayItems
 from train.loop import check_shares, fit
 from train.processes import describe_processes, join_processes, locked
 from train.recorder import read_metrics

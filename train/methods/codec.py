@@ -15,7 +15,7 @@ from torch import Tensor
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.motion.features import MIRROR_COLUMNS, MIRROR_SIGNS
-from train.data import Items
+from train.items import Items
 from train.methods.base import Batch, Losses, Method
 from train.motion import MotionWindows
 from train.transform_codec import CodecSettings, fit_codec
