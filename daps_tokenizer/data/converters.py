@@ -159,9 +159,9 @@ def convert(
     ``datasets.load_dataset(folder)`` reads it. ``webdataset``: ``train-000000.tar`` with ``KEY.token.npy`` and
     ``KEY.cls``. ``bin``: ``train.bin``, a start token and N codes for each row, uint16, as nanoGPT reads it. ``jsonl``:
     ``train.jsonl``, a line ``{"class_id": 0, "tokens": [...]}`` for each row, as RAR reads it. ``npy-folder``:
-    ``NAME_codes/0.npy`` (1, N) and ``NAME_labels/0.npy`` (1,), both int64, as LlamaGen reads them, with NAME that of the
-    folder. Samples of one item share a row of ``parquet``, ``webdataset`` and ``npy-folder``, and follow one another in
-    the others.
+    ``NAME_codes/0.npy`` (1, N) and ``NAME_labels/0.npy`` (1,), both int64, as LlamaGen reads them, with NAME the
+    folder's. Samples of one item share a row of ``parquet``, ``webdataset`` and ``npy-folder``, and follow one another
+    in the others.
 
     Args:
         rows: what to write.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,6 +89,7 @@ def encode_on_ray(
         from ray.data import ActorPoolStrategy, DataContext
     except ImportError:
         raise InputError(f"Ray is not installed; install it with {install_command('ray')}") from None
+    connected = ray.is_initialized()
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -96,18 +97,26 @@ def encode_on_ray(
         raise InputError(
             f"--ray {address}: no cluster there ({reason}); start one with `ray start --head`, or use --ray local"
         ) from error
-    DataContext.get_current().enable_progress_bars = False
-    numbers = ray.data.range(shards, override_num_blocks=shards)
-    written = numbers.map_batches(
-        _Worker,
-        fn_constructor_args=(Path.cwd(), open_work, shards),
-        batch_size=1,
-        compute=ActorPoolStrategy(min_size=1, max_size=workers),
-        num_cpus=cpus_per_worker,
-        num_gpus=gpus_per_worker or None,
-    )
+    try:
+        DataContext.get_current().enable_progress_bars = False
+        numbers = ray.data.range(shards, override_num_blocks=shards)
+        written = numbers.map_batches(
+            _Worker,
+            fn_constructor_args=(Path.cwd(), open_work, shards),
+            batch_size=1,
+            compute=ActorPoolStrategy(min_size=1, max_size=workers),
+            num_cpus=cpus_per_worker,
+            num_gpus=gpus_per_worker or None,
+        )
+        return _collect(written.iter_rows(), on_progress)
+    finally:
+        if not connected:
+            ray.shutdown()
+
+
+def _collect(rows: Iterable[dict[str, Any]], on_progress: Callable[[int], None]) -> RayReport:
     totals, of_workers = np.zeros(3, np.int64), dict[str, np.ndarray]()
-    for done, row in enumerate(written.iter_rows(), start=1):
+    for done, row in enumerate(rows, start=1):
         if row["error"]:
             raise DapsError(row["error"])
         totals += np.asarray(row["report"])
