@@ -27,7 +27,7 @@ from train.experiment import Experiment
 from train.generators.experiment import GeneratorExperiment
 from train.methods.base import Batch, Learner
 from train.optimisation import AveragedWeights, Updates, apply_schedule, build_optimiser, clip_gradients, served_weights
-from train.processes import join_processes, locked
+from train.processes import ending_together, join_processes, locked, means_of_all
 from train.recorder import Recorder
 
 MAX_SKIPPED_IN_A_ROW = 100
@@ -79,7 +79,8 @@ def fit(
     if experiment.validation_items and dataset.validation is None:
         raise ConfigError(f"{experiment.name}: validation_items is set and the dataset was opened without any")
     accelerator = accelerator or join_processes(experiment.precision)
-    with locked(run_folder) if accelerator.is_main_process else nullcontext():
+    check_shares(experiment, accelerator.num_processes)
+    with locked(run_folder) if accelerator.is_main_process else nullcontext(), ending_together(run_folder):
         return _fit(
             experiment,
             dataset,
@@ -151,7 +152,8 @@ def _fit(
             items = next(batches)
             waited += time.monotonic() - asked
             batch = Batch(_on_device(items, accelerator), _labels(dataset, reader, step, accelerator))
-            generator = step_generator(experiment.seed, step, accelerator.process_index, accelerator.device)
+            process = 0 if method.draws_for_all else accelerator.process_index
+            generator = step_generator(experiment.seed, step, process, accelerator.device)
             apply_schedule(optimiser, experiment.optimiser, step, experiment.steps)
             metrics = make_step(batch, generator, step / experiment.steps)
             _share_buffers(method, accelerator)
@@ -164,6 +166,9 @@ def _fit(
             last = step + 1 == experiment.steps or out_of_time
             if last or (step + 1) % SKIPS_ARE_READ_EVERY == 0:
                 _check_skipped(updates, run_folder)
+            metrics = losses.metrics | {"loss": losses.total.detach()}
+            if (step + 1) % experiment.log_every == 0:
+                metrics = means_of_all(metrics, accelerator.device)
             if recorder is not None:
                 recorder.step(step, metrics)
             if recorder is not None and (last or (step + 1) % experiment.evaluate_every == 0):
@@ -175,6 +180,21 @@ def _fit(
                 break
     accelerator.wait_for_everyone()  # until the checkpoint is written
     return record | _times(record, started, waited)
+
+
+def check_shares(experiment: AnyExperiment, num_processes: int) -> None:
+    """The mean of the processes' losses is that of the batch only if each has as many items.
+
+    Raises:
+        ConfigError: the batch cannot be shared equally.
+    """
+    views = experiment.data.crops_per_image if experiment.data else 1
+    if (experiment.batch_size // views) % num_processes:
+        crops = "" if views == 1 else f" of {views} crops an image"
+        raise ConfigError(
+            f"{experiment.name}: batch_size {experiment.batch_size}{crops} cannot be shared equally by "
+            f"{num_processes} processes; expected a multiple of {views * num_processes}"
+        )
 
 
 @contextmanager
