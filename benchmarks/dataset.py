@@ -66,7 +66,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Stages:
-    """Processor milliseconds of an image in each stage; ``decode_small`` is of one that has the model's size already."""
+    """Processor milliseconds of an image in each stage; ``decode_small`` is of a file that has the model's size."""
 
     read: float
     decode: float
@@ -277,11 +277,11 @@ def write_dataset(
         f"Images of 32×32 pixels with {content['memory_model']}; Python, the runtime and the model are in it.",
         "## On paper",
         table([*header, *(f"{name}, hours" for name in DATA_SETS)], on_paper(stages, content["gpu_rate"])),
-        f"Not measured: computed from the table above and {content['gpu_rate']:,.0f} images/s a card, the encoder alone "
-        f"on an H200 (docs/notes/gpu.md). A card needs {cores:.0f} cores to decode and resize for it, and {small:.0f} "
-        "where the files have the model's size already: a tar of images that are scaled once is worth it from the "
-        "second encoding on. Reading breaks first: compare GB/s with what the storage gives. Then the list of items: "
-        "every worker lists all of them, so at hundreds of millions give each job a part of the tars. Codes are small.",
+        f"Not measured: computed from the table above and {content['gpu_rate']:,.0f} images/s a card, the encoder "
+        f"alone on an H200 (docs/notes/gpu.md). A card needs {cores:.0f} cores to decode and resize for it, and "
+        f"{small:.0f} where the files have the model's size already: a tar of images that are scaled once is worth it "
+        "from the second encoding on. Reading breaks first: compare GB/s with what the storage gives. Then the list of "
+        "items: every worker lists all of them, so at hundreds of millions give each job a part of the tars.",
         machine=content["machine"],
     )
     return write_report(folder, "dataset", content, text)
