@@ -21,6 +21,7 @@ COMMANDS = {
     "autoregression": "benchmarks.studies.commands:autoregression",
     "compare": "benchmarks.studies.commands:compare",
     "controls": "benchmarks.studies.commands:controls",
+    "control": "benchmarks.studies.control.command:control",
     "prior": "benchmarks.studies.commands:prior",
     "reward": "benchmarks.studies.commands:reward",
     "seams": "benchmarks.studies.commands:seams",

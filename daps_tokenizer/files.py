@@ -10,12 +10,13 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from daps_tokenizer.errors import DapsError, OutputExistsError
 
 
-def read_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> bytes:
-    """The content of a file, or of one that a link leads to; never waits for a pipe, never reads a device without end.
+def open_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> BinaryIO:
+    """Open a file, or one that a link leads to, for reading; never waits for a pipe, never opens a device.
 
     Raises:
         OSError: it cannot be opened, is no regular file, or holds more than ``most_bytes``; ``strerror`` says which.
@@ -24,13 +25,20 @@ def read_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> bytes
     def without_waiting(name: str, flags: int) -> int:  # opening a named pipe waits until somebody writes to it
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
-    with open(path, "rb", opener=without_waiting) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        if found.st_size > most_bytes:
-            raise OSError(errno.EFBIG, f"larger than {most_bytes:,} bytes")
-        return file.read(found.st_size + 1)
+    file = open(path, "rb", opener=without_waiting)  # noqa: SIM115 - the caller closes it
+    found = os.fstat(file.fileno())
+    if stat.S_ISREG(found.st_mode) and found.st_size <= most_bytes:
+        return file
+    file.close()
+    if stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EFBIG, f"larger than {most_bytes:,} bytes")
+    raise OSError(errno.EINVAL, "not a regular file")
+
+
+def read_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> bytes:
+    """All of a file; errors of :func:`open_regular_file`."""
+    with open_regular_file(path, most_bytes=most_bytes) as file:
+        return file.read(most_bytes)
 
 
 def write_bytes_atomically(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = True) -> None:

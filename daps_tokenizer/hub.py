@@ -296,7 +296,7 @@ def push_folder(
     private: bool = False,
     commit_message: str = "Upload model",
 ) -> str:
-    """Send a model folder to ``repo_id`` on the Hub in one commit and return that commit's URL.
+    """Send the folder of a tokenizer or a generator to ``repo_id`` on the Hub in one commit and return that commit's URL.
 
     Every file is checked before anything is sent. The repository is created if there is none (``private`` counts only
     then), and so is the branch that ``revision`` names. Graphs of an earlier version that this one does not have are
@@ -308,7 +308,8 @@ def push_folder(
         ConfigError: the ``config.json`` is not valid.
         HubError: the Hub cannot be reached, or refused the upload.
     """
-    model = _open_folder(Path(folder), "folder")
+    open_either = open_generator if _is_of_a_generator(Path(folder) / "config.json") else open_model
+    model: ModelFolder = open_either(Path(folder))
     for path in sorted(path for pattern in _GRAPH_FILES for path in model.path.glob(pattern)):
         model.file(path.relative_to(model.path).as_posix())  # also one that is not listed, which was forgotten
     if repo_id.count("/") != 1:

@@ -32,6 +32,7 @@ from daps_tokenizer.hub import GeneratorFolder
 from daps_tokenizer.model.autoencoder import load_weights
 from daps_tokenizer.model.generators import CausalTransformer, FlowTransformer, build_generator, causal_step, flow_step
 from daps_tokenizer.model.transformer import Memory
+from daps_tokenizer.search.base import draw_uniform
 from export.generator_card import generator_card
 from export.modules import FUSED
 from export.onnx_graphs import export_graph
@@ -314,7 +315,7 @@ def _refer_to_weights(graph: GraphProto, model: nn.Module, file: Path) -> None:
     kept, stored, nodes = [], {}, []
     for tensor in graph.initializer:
         array = numpy_helper.to_array(tensor)
-        if array.nbytes < _SMALLEST_SHARED:
+        if array.nbytes < _SMALLEST_SHARED or _digest(array) not in known:  # such as the numbers of all codes
             kept.append(tensor)
             continue
         name, transposed = known[_digest(array)]
@@ -357,7 +358,7 @@ def _compare(folder: GeneratorFolder, model: FlowTransformer | CausalTransformer
     if isinstance(model, CausalTransformer):
         with torch.no_grad():
             numbers = torch.full((len(drawn),), config.no_label)
-            ours = model.log_prob(torch.from_numpy(drawn).long(), numbers).double().sum(1).numpy()
+            ours = model.log_prob(torch.tensor(drawn).long(), numbers).double().sum(1).numpy()
         difference = float(np.abs(ours - opened.log_prob(drawn)).max())
         if not difference <= 1e-3 * config.num_tokens:
             raise ModelFileError(f"{checkpoint}: the exported graph's log p differs from torch's by {difference:.2g}")
@@ -375,8 +376,6 @@ def draw_with_torch(
     temperature: float,
 ) -> np.ndarray:
     """What :meth:`Generator.sample` draws, by torch: codes (S, N); arguments as there."""
-    from daps_tokenizer.search.base import draw_uniform
-
     config, weight, heat = model.config, torch.tensor(guidance), torch.tensor(temperature)
     asked = [config.no_label] if label is None else [config.labels.index(label), config.no_label]
     labels = torch.tensor(asked)[:, None].expand(-1, num_samples)

@@ -121,6 +121,11 @@ export class Bench {
     return this.app.ask(call, { model: this.modelName, ...message });
   }
 
+  /** Tell the worker what is encoded. @param {import("./daps.js").Values} values */
+  give(values) {
+    this.ask("input", { values }).catch(() => {}); // what is asked for next says why
+  }
+
   /** Rows and columns of the grid that is shown. */
   get size() {
     const model = /** @type {Model} */ (this.model);
@@ -146,6 +151,7 @@ export class Bench {
 
   /** Forget the codes, because something else is opened. @param {Model} model */
   begin(model) {
+    this.app.forgive();
     this.clear();
     this.model = model;
     this.grid.selected = -1;
@@ -197,6 +203,7 @@ export class Bench {
     this.decodeTime = found.milliseconds;
     this.view.decoded(found.values);
     this.showFacts();
+    this.app.say(this.view.facts().map(([label, value]) => `${label}: ${value}`).join(", "));
     return true;
   }
 

@@ -60,7 +60,7 @@ export class Clips {
     element("c-title", HTMLElement).textContent = `${length} frames of motion as ${number(this.model.numTokens)} integers`;
     element("c-about", HTMLElement).textContent =
       `A clip is cut into windows of ${length} frames at ${this.fps} a second, each of ${width} numbers. Clips are CSV: ` +
-      `${this.robot.columns.length} numbers a row (Unitree H1).`;
+      `${this.robot.columns.length} numbers a row (Unitree ${this.robot.name}).`;
   }
 
   /** When the tab is first shown. */
@@ -86,11 +86,12 @@ export class Clips {
   async openText(text, name, source) {
     if (!this.model) throw new DapsError(`${source}: this page has no model of motion`);
     const poses = readClip(text, this.robot, source);
+    this.app.forgetLink();
     this.reset(name, poses.length, startOf(poses[0]));
     this.poses = poses;
     this.windows = cutWindows(features(poses, this.robot, this.fps), this.model.inputShape[0]);
     this.draw();
-    this.bench.ask("input", { values: this.windows });
+    this.bench.give(this.windows);
     await this.bench.encode();
   }
 
@@ -148,7 +149,7 @@ export class Clips {
     const frames = joinWindows(/** @type {Float32Array} */ (values), length, width, this.frames);
     const isFirst = !this.decodedPoses;
     this.decodedPoses = toPoses(frames, this.robot, this.fps, this.start);
-    if (!this.windows && isFirst) this.bench.ask("input", { values });
+    if (!this.windows && isFirst) this.bench.give(values);
     this.draw();
     if (isFirst && !matchMedia("(prefers-reduced-motion: reduce)").matches) this.play(true);
   }

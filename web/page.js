@@ -122,6 +122,11 @@ export class App {
     box.hidden = false;
   }
 
+  /** The last error no longer matters. */
+  forgive() {
+    element("error", HTMLElement).hidden = true;
+  }
+
   /** What a screen reader hears. @param {string} text */
   say(text) {
     element("heard", HTMLElement).textContent = text;
@@ -155,7 +160,7 @@ export class App {
 
   /** @param {File} file */
   async openFile(file) {
-    element("error", HTMLElement).hidden = true;
+    this.forgive();
     try {
       if (file.size > LARGEST_FILE) throw new DapsError(`${file.name}: has ${number(file.size / 1e6)} MB; the most is 200 MB`);
       const start = new Uint8Array(await file.slice(0, 4).arrayBuffer());
@@ -197,7 +202,7 @@ export class App {
   async openLink() {
     const link = decodedHash();
     if (!link) return false;
-    element("error", HTMLElement).hidden = true;
+    this.forgive();
     try {
       const { model: name, codes, frames } = readLink(link, this.site.models);
       const model = /** @type {Model} */ (this.site.models.find((one) => one.name === name));
@@ -208,6 +213,11 @@ export class App {
       this.refuse(error);
       return false;
     }
+  }
+
+  /** Something else is opened: the address no longer tells what is shown. */
+  forgetLink() {
+    if (location.hash) history.replaceState(null, "", location.pathname + location.search);
   }
 
   // ------------------------------------------------------------------------------------------------------------ wiring
@@ -230,7 +240,7 @@ export class App {
         other.click();
       });
     }
-    element("dismiss", HTMLButtonElement).addEventListener("click", () => (element("error", HTMLElement).hidden = true));
+    element("dismiss", HTMLButtonElement).addEventListener("click", () => this.forgive());
     for (const id of ["file", "shot"]) {
       const field = element(id, HTMLInputElement);
       field.addEventListener("change", () => {

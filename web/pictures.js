@@ -21,7 +21,6 @@ export class Pictures {
     this.models = app.site.models.filter((model) => model.modality === "image");
     /** @type {Blob | null} the file that is shown, for another model */
     this.file = null;
-    this.fileBytes = 0;
     /** @type {Uint8Array | null} */
     this.original = null;
     /** @type {Uint8Array | null} */
@@ -37,8 +36,9 @@ export class Pictures {
   }
 
   wire() {
+    const { app } = this;
     const examples = element("p-examples", HTMLElement);
-    for (const [i, path] of (this.app.site.examples.image ?? []).entries()) {
+    for (const [i, path] of (app.site.examples.image ?? []).entries()) {
       const name = path.replace(/^.*\/|\.\w+$/g, "");
       const button = make("button", { class: "thumb", "aria-label": `Example: ${name}`, title: name }, make("img", { src: path, alt: "", width: "48", height: "48" }));
       button.addEventListener("click", () => this.example(i));
@@ -51,9 +51,10 @@ export class Pictures {
     }
     element("p-models", HTMLElement).hidden = this.models.length < 2;
     select.addEventListener("change", () => {
+      const [file, name] = [this.file, this.name];
+      this.clear();
       this.choose(this.models[select.selectedIndex]);
-      if (this.file) this.openBlob(this.file, this.name);
-      else this.bench.begin(this.models[select.selectedIndex]);
+      if (file) this.openBlob(file, name).catch((error) => app.refuse(error));
     });
     element("p-open", HTMLButtonElement).addEventListener("click", () => this.app.pickFile("image/*"));
     element("p-camera", HTMLButtonElement).addEventListener("click", () => element("shot", HTMLInputElement).click());
@@ -118,15 +119,16 @@ export class Pictures {
     bitmap.close();
     const rgba = pen.getImageData(0, 0, width, height).data;
     this.app.show("pictures");
+    this.app.forgetLink();
     this.clear();
     this.sketch(canvas);
-    [this.file, this.name, this.fileBytes] = [blob, name, blob.size];
+    [this.file, this.name] = [blob, name];
     this.bench.begin(model);
     const pixels = await this.app.work("Opening", this.bench.ask("fit", { rgba, width, height }));
     if (!pixels || turn !== this.opening) return;
     this.original = pixels;
     paint("p-original", pixels, model);
-    this.bench.ask("input", { values: pixels });
+    this.bench.give(pixels);
     await this.bench.encode();
   }
 
@@ -183,7 +185,7 @@ export class Pictures {
       ? "Drag the line to compare."
       : "Opened from its codes alone, without an original. q reads what the codes decode to.";
     if (!this.original) {
-      if (isFirst) this.bench.ask("input", { values: pixels });
+      if (isFirst) this.bench.give(pixels);
       return;
     }
     this.compareJpeg(pixels);

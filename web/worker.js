@@ -35,7 +35,8 @@ async function read(path) {
       throw new DapsError(`${path} cannot be downloaded: no network`);
     });
     if (!response.ok || !response.body) {
-      throw new DapsError(`${path} cannot be downloaded: the server answers ${response.status}`);
+      const why = response.status === 504 ? "no network" : `the server answers ${response.status}`;
+      throw new DapsError(`${path} cannot be downloaded: ${why}`);
     }
     const parts = [];
     const reader = response.body.getReader();
@@ -197,7 +198,7 @@ async function smallestJpeg(pixels, [height, width, channels], target) {
     const bitmap = await createImageBitmap(file);
     pen.drawImage(bitmap, 0, 0);
     bitmap.close();
-    if (psnr(rgba.filter(isColour), pen.getImageData(0, 0, width, height).data.filter(isColour)) >= target) {
+    if (psnr(rgba, pen.getImageData(0, 0, width, height).data) - OPAQUE >= target) {
       bytes = file.size;
       high = quality - 1;
     } else low = quality + 1;
@@ -205,7 +206,7 @@ async function smallestJpeg(pixels, [height, width, channels], target) {
   return bytes || null;
 }
 
-const isColour = (/** @type {number} */ _, /** @type {number} */ i) => i % 4 !== 3;
+const OPAQUE = 10 * Math.log10(4 / 3); // decibels that a fourth channel without any error adds
 
 let queue = Promise.resolve();
 

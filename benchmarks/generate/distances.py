@@ -43,9 +43,10 @@ def kernel_distance(ours: np.ndarray, others: np.ndarray) -> float:
 
 
 def precision_and_recall(generated: np.ndarray, real: np.ndarray, *, neighbours: int = 3) -> tuple[float, float]:
-    """The share of generated features inside the manifold of the real ones, and the reverse (Kynkäänniemi et al., 2019).
+    """The share of generated features inside the manifold of the real ones, and the reverse.
 
-    A set's manifold is the union of balls around its features that reach to their third nearest neighbour.
+    A set's manifold is the union of balls around its features that reach to their third nearest neighbour
+    (Kynkäänniemi et al., 2019).
     """
 
     def covered(points: np.ndarray, by: np.ndarray) -> float:

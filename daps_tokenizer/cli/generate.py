@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,15 @@ def command(
     def work(source: str, progress: Progress) -> Report:
         started = time.perf_counter()
         options: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance, "temperature": temperature}
-        codes = drawing.sample(list(labels) or None, count, **options)
         stem = Path(source).name if not uniform else f"{drawing.tokenizer.name}-uniform"
+        items = count * max(1, len(labels))
         if is_codes:
-            names = outputs.claim(stem, endings=(_CODES,))
-            contents = [codes.to_bytes()]
+            names, contents_of = outputs.claim(stem, endings=(_CODES,)), lambda codes: [codes.to_bytes()]
         else:
             opened = tokenizer or _tokenizer_of(drawing, model, runtime)
-            names, contents = _decode(opened, codes, outputs, stem, len(labels), output)
+            names, contents_of = _plan(opened, items, outputs, stem, len(labels), output)
+        codes = drawing.sample(list(labels) or None, count, **options)
+        contents = contents_of(codes)
         for done, (name, content) in enumerate(zip(names, contents, strict=True), start=1):
             outputs.write(name, content)
             progress(done / len(names))
@@ -100,7 +102,7 @@ def command(
         shown = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
         of = f" of {', '.join(labels)}" if labels else ""
         line = (
-            f"{drawing.name} -> {name_of(shown, stream='standard output')}  {codes.shape[0]} items{of}, "
+            f"{drawing.name} -> {name_of(shown, stream='standard output')}  {items} items{of}, "
             f"{drawing.tokenizer.name}, {seconds:.1f} s"
         )
         record = {
@@ -108,7 +110,7 @@ def command(
             "tokenizer": drawing.tokenizer.name,
             "outputs": names,
             "labels": list(labels),
-            "items": codes.shape[0],
+            "items": items,
             **{name: value for name, value in options.items() if value is not None},
             "seconds": seconds,
         }
@@ -122,29 +124,30 @@ def _tokenizer_of(generator: Generator, model: str | None, runtime: Runtime) -> 
     name = model or generator.tokenizer.name
     if model is None and name not in built_in_models():
         raise InputError(
-            f"{generator.name} draws codes of {name!r}, which is not built in; pass --model with its ./folder or org/name"
+            f"{generator.name} draws codes of {name!r}, which is not built in; "
+            "pass --model with its ./folder or org/name"
         )
     return Tokenizers(runtime)[name]
 
 
-def _decode(
-    tokenizer: Tokenizer, codes: Codes, outputs: Outputs, stem: str, num_labels: int, output: str | None
-) -> tuple[list[str], list[bytes]]:
-    """Names and contents of the files that codes are decoded to."""
-    media, count = media_of(tokenizer.modality), codes.shape[0]
-    numbers = [str(number) for number in range(count)]
-    if output is not None and is_folder_name(output):
-        names = outputs.claim(stem, numbers=numbers if count > 1 else [""], endings=media.endings)
-        return names, media.decode(tokenizer, codes, suffix_of(names[0], media)).files
-    if isinstance(media, ImageMedia):
+def _plan(
+    tokenizer: Tokenizer, items: int, outputs: Outputs, stem: str, num_labels: int, output: str | None
+) -> tuple[list[str], Callable[[Codes], list[bytes]]]:
+    """Names of the files to write, claimed before anything is drawn, and what makes their contents of codes."""
+    media, in_folder = media_of(tokenizer.modality), output is not None and is_folder_name(output)
+    if isinstance(media, ImageMedia) and not in_folder:
         (name,) = outputs.claim(stem, endings=media.endings)
-        columns = count // num_labels if num_labels > 1 else math.ceil(math.sqrt(count))
-        return [name], [picture_of(tokenizer.decode(codes), columns, suffix_of(name, media))]
-    if output is not None and output.lower().endswith(_GIF):
-        from daps_tokenizer.motion.draw import animate
+        columns, suffix = items // num_labels if num_labels > 1 else math.ceil(math.sqrt(items)), suffix_of(name, media)
+        return [name], lambda codes: [picture_of(tokenizer.decode(codes), columns, suffix)]
+    if tokenizer.modality == "motion" and output is not None and output.lower().endswith(_GIF):
+        return outputs.claim(stem, endings=(_GIF,)), lambda codes: [_animation(tokenizer, codes)]
+    numbers = [str(number) for number in range(items)] if items > 1 else [""]
+    names = outputs.claim(stem, numbers=numbers, endings=media.endings)
+    return names, lambda codes: media.decode(tokenizer, codes, suffix_of(names[0], media)).files
 
-        (name,) = outputs.claim(stem, endings=(_GIF,))
-        clips = tokenizer.decode_to_clips(codes)
-        return [name], [animate([clip.qpos for clip in clips], [""] * len(clips), fps=clips[0].fps)]
-    names = outputs.claim(stem, numbers=numbers if count > 1 else [""], endings=media.endings)
-    return names, media.decode(tokenizer, codes, suffix_of(names[0], media)).files
+
+def _animation(tokenizer: Tokenizer, codes: Codes) -> bytes:
+    from daps_tokenizer.motion.draw import animate
+
+    clips = tokenizer.decode_to_clips(codes)
+    return animate([clip.qpos for clip in clips], [""] * len(clips), fps=clips[0].fps)

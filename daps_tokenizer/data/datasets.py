@@ -22,6 +22,7 @@ from daps_tokenizer.inputs import InputOptions, Modality
 from daps_tokenizer.modalities import open_modality
 from daps_tokenizer.motion.dataset import open_motion_data
 from daps_tokenizer.motion.features import FPS
+from daps_tokenizer.motion.robots import robot_of
 
 Split = Literal["train", "test"]
 
@@ -155,7 +156,8 @@ def open_data(
     """
     if config.modality == "motion":
         fps = config.motion.fps if config.motion is not None else FPS
-        return open_motion_data(path, config.input_shape[0], fps=fps, split=split, limit=limit)
+        robot = robot_of(config)
+        return open_motion_data(path, config.input_shape[0], fps=fps, robot=robot, split=split, limit=limit)
     modality = open_modality(config)
     if path.suffix == ".npz" or (path.is_dir() and any(path.glob(f"{split}_*.webp"))):
         is_mnist = path.suffix == ".npz"

@@ -202,7 +202,7 @@ def flow_step(
         temperature: of p.
 
     Returns:
-        z at t + 1 / steps, int64 (B, N): each code stays, or jumps to a draw from p with probability 1 / (steps − step).
+        z at t + 1 / steps, int64 (B, N): each code jumps to a draw from p with probability 1 / (steps − step).
     """
     time = step.to(torch.float32) / steps
     rows = codes.expand(labels.shape[0], -1, -1).reshape(-1, codes.shape[-1])

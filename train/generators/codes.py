@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import click
 import numpy as np
 
 from daps_tokenizer.data.code_set_writer import write_code_set
 from daps_tokenizer.data.code_sets import CodeSet
-from daps_tokenizer.data.datasets import ArrayData, read_cifar10, read_mnist
+from daps_tokenizer.data.datasets import open_data
 from daps_tokenizer.errors import CodesFileError, ConfigError
 from daps_tokenizer.tokenizer import Tokenizer
 from daps_tokenizer.ways import Sampled
 from train.data import Dataset
 from train.items import split_places
 
-NamedDataset = Literal["mnist", "cifar10"]
+NamedDataset = Literal["mnist", "cifar10", "motion"]
 
-CLASSES: dict[str, tuple[str, ...]] = {
-    "mnist": tuple("0123456789"),
-    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-}
+_PLACES = {"mnist": "mnist.npz", "cifar10": "cifar10", "motion": "lafan1_h1.npz"}
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,9 @@ class CodesConfig:
     Args:
         folder: of a code set, as `daps-tokenize dataset` writes it.
         tokenizer: built-in name, folder or ``org/name`` of the tokenizer that encodes ``dataset``.
-        dataset: its training images.
+        dataset: its training images, or windows of its training clips.
         samples: how many codes are drawn of q(z|x) for each item; 0 takes the greedy ones.
-        flip: whether items are also encoded with left and right exchanged.
+        flip: whether images are also encoded with left and right exchanged.
     """
 
     folder: str
@@ -48,8 +45,8 @@ class CodesConfig:
     def __post_init__(self) -> None:
         if (self.tokenizer is None) != (self.dataset is None):
             raise ConfigError("codes: a tokenizer and a dataset go together; without both, folder is a code set")
-        if self.dataset is not None and self.dataset not in get_args(NamedDataset):
-            raise ConfigError(f"codes: dataset is one of {', '.join(get_args(NamedDataset))}, not {self.dataset!r}")
+        if self.dataset is not None and self.dataset not in _PLACES:
+            raise ConfigError(f"codes: dataset is one of {', '.join(_PLACES)}, not {self.dataset!r}")
         if self.samples < 0:
             raise ConfigError(f"codes: samples must be at least 0, not {self.samples}")
         if self.dataset is None and (self.samples or self.flip):
@@ -90,18 +87,16 @@ class LabelledCodes:
     record: dict[str, Any]
 
     def split(self, validation_items: int) -> Dataset:
-        """Items to train on, and those that are held out; items that are made of one image are on one side.
+        """Items to train on, and those that are held out; an image and its mirror image are on one side.
 
         Raises:
             ConfigError: as many validation items as items, or more.
         """
-        rows = 2 if self.record["flip"] else 1  # of an image: a mirror image follows it
-        images = len(self.items) // rows
-        kept, held_out = np.arange(images), np.arange(images)
-        if validation_items:
-            kept, held_out = split_places(images, validation_items)
-        train = self.items.subset((rows * kept[:, None] + np.arange(rows)).ravel())
-        watched = self.items.subset(rows * held_out)
+        views = 2 if self.record["flip"] else 1  # rows of an image, next to each other
+        images = len(self.items) // views
+        kept, held_out = split_places(images, validation_items) if validation_items else (np.arange(images),) * 2
+        train = self.items.subset(np.concatenate([views * kept + view for view in range(views)]))
+        watched = self.items.subset(views * held_out)
         return Dataset(train, watched, train_labels=train.labels, test_labels=watched.labels, validation=watched)
 
 
@@ -113,7 +108,7 @@ def open_codes(config: CodesConfig, data: Path) -> LabelledCodes:
         data: where datasets are.
 
     Raises:
-        CodesFileError: no such code set, or one without a tokenizer's sha256, or labels that do not fit it.
+        CodesFileError: no such code set, or labels that its class names do not fit.
         DapsError: errors of encoding.
     """
     folder = Path(config.folder)
@@ -121,29 +116,21 @@ def open_codes(config: CodesConfig, data: Path) -> LabelledCodes:
         _encode(config, data, folder)
     code_set = CodeSet.open(folder)
     values, labels = np.asarray(code_set.values), np.asarray(code_set.labels)
-    classes = tuple(code_set.classes or map(str, range(int(labels.max(initial=-1)) + 1)))
-    if labels.max(initial=-1) >= len(classes):
-        raise CodesFileError(f"{folder}: has label {labels.max()}, and names of {len(classes)} classes")
-    return LabelledCodes(CodeItems(values.reshape(len(values), -1, values.shape[-1]), labels), classes, code_set.record)
+    count = int(labels.max(initial=-1)) + 1
+    classes = tuple(code_set.classes or map(str, range(count)))
+    if count > len(classes):
+        raise CodesFileError(f"{folder}: has label {count - 1}, and names of {len(classes)} classes")
+    items = CodeItems(values.reshape(len(values), -1, values.shape[-1]), labels)
+    return LabelledCodes(items, classes, code_set.record)
 
 
 def _encode(config: CodesConfig, data: Path, folder: Path) -> None:
     """Write the code set of a named dataset; nothing is done again where it is whole."""
     assert config.tokenizer is not None and config.dataset is not None
     tokenizer = Tokenizer.from_pretrained(config.tokenizer)
-    items, labels = _read(config.dataset, data)
-    described = ArrayData(items, f"{config.dataset}, train", labels=labels, classes=CLASSES[config.dataset])
-    way = Sampled(config.samples) if config.samples else None
-    with click.progressbar(
-        length=len(items), label=f"encoding {config.dataset}", file=click.get_text_stream("stderr")
-    ) as bar:
+    items = open_data(data / _PLACES[config.dataset], tokenizer.config, split="train")
+    way, shown = Sampled(config.samples) if config.samples else None, click.get_text_stream("stderr")
+    with click.progressbar(length=len(items), label=f"encoding {config.dataset}", file=shown) as bar:
         write_code_set(
-            tokenizer, described, folder, way, flip=config.flip, on_progress=lambda done: bar.update(done - bar.pos)
+            tokenizer, items, folder, way, flip=config.flip, on_progress=lambda done: bar.update(done - bar.pos)
         )
-
-
-def _read(dataset: NamedDataset, data: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Training items and their labels."""
-    if dataset == "mnist":
-        return read_mnist(data / "mnist.npz", "train")
-    return read_cifar10(data / "cifar10", "train")

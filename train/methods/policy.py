@@ -33,7 +33,12 @@ class Rollout(NamedTuple):
 
 
 class PolicyMethod(Method):
-    """A method whose recognition model is a policy; subclasses say what its samples teach it."""
+    """A method whose recognition model is a policy; subclasses say what its samples teach it.
+
+    ``fixed_passes`` is how many passes draw its samples where nothing may be read on the host (train/captured.py).
+    """
+
+    fixed_passes: int | None = None
 
     draws_for_all = True
 
@@ -77,7 +82,7 @@ class PolicyMethod(Method):
         uniform = torch.rand(rows, recognition.num_tokens, generator=generator, device=x.device)
         uniform = share_of_rows(uniform, self.settings.num_samples)
         if isinstance(recognition, RecognitionModel):
-            return draw_in_passes(recognition, context, uniform)
+            return draw_in_passes(recognition, context, uniform, fixed_passes=self.fixed_passes)
         codes = sample_codes(recognition, context, uniform).codes
         return Drawn(codes, recognition.logits(context, codes).float(), torch.ones((), device=x.device))
 
@@ -94,7 +99,7 @@ class PolicyMethod(Method):
             "log_p": log_p,
             "elbo": log_p - (config.num_tokens * math.log(config.vocab_size) - entropy),
             "entropy": entropy,
-            "beta": torch.tensor(beta),
+            "beta": log_p.new_full((), beta),
             "passes": rollout.passes,
             "codes_in_batch": log_p.new_zeros(config.vocab_size).index_fill_(0, rollout.codes.flatten(), 1.0).sum(),
         }

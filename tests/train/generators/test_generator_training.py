@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.config.generator import GeneratorConfig, TokenizerReference, TransformerConfig
-from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.errors import CodesFileError, ConfigError
+from tests.paths import ROOT
+from train.__main__ import main
 from train.data import Dataset
-from train.generators.codes import CodeItems, CodesConfig
+from train.experiment import read_changed
+from train.generators.codes import CodeItems, CodesConfig, open_codes
 from train.generators.experiment import GeneratorExperiment
 from train.loop import fit
 from train.optimisation import OptimiserConfig
@@ -73,3 +79,46 @@ def test_settings_that_cannot_be_are_refused_by_name() -> None:
         TransformerConfig(hidden_size=15)
     with pytest.raises(ConfigError, match="a tokenizer and a dataset go together"):
         CodesConfig("codes", dataset="mnist")
+
+
+def test_codes_are_made_of_a_named_dataset_and_a_run_resumes_on_them(
+    random_mnist_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 28, 28), np.uint8), rng.integers(0, 10, 40, np.uint8)
+    np.savez(tmp_path / "mnist.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    config = tmp_path / "digits.yaml"
+    config.write_text(
+        f"name: digits\nkind: causal\nsteps: 3\nbatch_size: 8\nvalidation_items: 10\n"
+        f"codes: {{folder: {tmp_path}/codes, tokenizer: {random_mnist_folder}, dataset: mnist, samples: 2, flip: true}}"
+        "\n"
+        "network: {hidden_size: 16, num_layers: 1, num_heads: 2}\n"
+    )
+
+    def train(*options: str) -> dict[str, object]:
+        result = CliRunner().invoke(
+            main,
+            ["generator", str(config), "--data", str(tmp_path), "--run", str(tmp_path / "run"), "--quiet", *options],
+        )
+        assert result.exit_code == 0, result.output
+        return dict(json.loads(result.stdout.splitlines()[-1]))
+
+    assert train("--max-seconds", "0")["steps"] == 1
+    assert train()["steps"] == 3
+    model = GeneratorConfig.from_file(tmp_path / "run" / "checkpoint" / "config.json")
+    assert model.labels == tuple("0123456789") and model.tokenizer.name == "random-mnist"
+    record = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())
+    assert record["train_items"] == 60  # 30 images and their mirror images; 10 images are held out with theirs
+
+
+def test_the_examples_in_the_package_can_be_read() -> None:
+    configs = sorted((ROOT / "train" / "configs" / "generators").glob("*.yaml"))
+    assert len(configs) >= 4
+    for path in configs:
+        content, source = read_changed(path, ())
+        assert config_from_dict(GeneratorExperiment, content, source=source).name.startswith("daps-")
+
+
+def test_a_folder_that_is_no_code_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CodesFileError, match="holds no codes"):
+        open_codes(CodesConfig(str(tmp_path)), tmp_path)
