@@ -135,6 +135,7 @@ export class Bench {
   }
 
   showGrid() {
+    for (const name of ["link", "save"]) this.at(name, HTMLButtonElement).disabled = !this.codes;
     const [rows, columns] = this.size;
     this.grid.canvas.parentElement?.style.setProperty("--rows", String(rows));
     this.grid.show({ codes: this.codes, rows, columns, logProbs: this.logProbs, changed: this.changed });
@@ -353,7 +354,6 @@ export class Bench {
   }
 
   async copyLink() {
-    if (!this.codes) return this.app.error("There are no codes yet: open something first.");
     const text = this.linkText;
     history.replaceState(null, "", `#${text}`);
     const kept = this.at("kept", HTMLElement);
@@ -368,7 +368,7 @@ export class Bench {
   }
 
   save() {
-    if (!this.codes) return this.app.error("There are no codes yet: open something first.");
+    if (!this.codes) return;
     const model = /** @type {Model} */ (this.model);
     const { shape, layout } = this.view.layout();
     const header = { model: model.name, weights_sha256: model.weightsSha256, vocab_size: model.vocabSize, shape, layout };
