@@ -22,6 +22,7 @@ from daps_tokenizer.hub import built_in_models, open_model
 from export.card import collection_card
 from export.check import NEAR_EDGE, NEAR_TIE, ParityReport, compare, load_test_inputs
 from export.folder import export_folder
+from export.generator import export_generator
 from export.web import export_site
 
 _PAGE_ORDER = ("daps-photo-256", "daps-cifar10", "daps-mnist", "daps-h1-motion")  # of the page's list of models
@@ -41,6 +42,18 @@ def main() -> None:
 def onnx(checkpoint: Path, out_dir: Path, name: str | None, readme: Path | None, force: bool) -> None:
     """Write the model folder OUT_DIR of CHECKPOINT, a folder with config.json and model.safetensors."""
     folder = export_folder(checkpoint, out_dir, name=name, readme=readme, overwrite=force)
+    for file in folder.config.files:
+        click.echo(f"{(folder.path / file).stat().st_size / 1024:10,.0f} KiB  {folder.path / file}")
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("out_dir", type=click.Path(path_type=Path))
+@click.option("--name", help="The generator's name; default: the name in the checkpoint's config.json.")
+@click.option("--force", is_flag=True, help="Replace OUT_DIR if it is the folder of a model.")
+def generator(checkpoint: Path, out_dir: Path, name: str | None, force: bool) -> None:
+    """Write the folder OUT_DIR of the generator in CHECKPOINT, which `python -m train generator` wrote."""
+    folder = export_generator(checkpoint, out_dir, name=name, overwrite=force)
     for file in folder.config.files:
         click.echo(f"{(folder.path / file).stat().st_size / 1024:10,.0f} KiB  {folder.path / file}")
 
