@@ -25,7 +25,7 @@ export class Pictures {
     this.original = null;
     /** @type {Uint8Array | null} */
     this.reconstruction = null;
-    /** @type {number | null} */
+    /** @type {number | null} null while it is looked for, 0 where no JPEG is as exact */
     this.jpegBytes = null;
     this.opening = 0;
     this.split = element("p-split", HTMLInputElement);
@@ -198,7 +198,7 @@ export class Pictures {
     const target = psnr(target8(original, model), pixels);
     const bytes = await this.bench.ask("jpeg", { pixels: original, shape: model.inputShape, target }).catch(() => null);
     if (pixels !== this.reconstruction) return;
-    this.jpegBytes = bytes;
+    this.jpegBytes = bytes ?? 0;
     this.bench.showFacts();
   }
 
@@ -211,7 +211,7 @@ export class Pictures {
     const facts = [["Codes", `${number(bench.bytes)} bytes`, codes]];
     if (this.original && this.reconstruction) {
       const times = this.jpegBytes ? `${(this.jpegBytes / bench.bytes).toFixed(1)} × the codes` : "";
-      facts.push(["JPEG at this PSNR", this.jpegBytes ? `${number(this.jpegBytes)} bytes` : "…", times]);
+      if (this.jpegBytes !== 0) facts.push(["JPEG at this PSNR", times ? `${number(this.jpegBytes ?? 0)} bytes` : "…", times]);
       facts.push(["PSNR", `${psnr(target8(this.original, model), this.reconstruction).toFixed(1)} dB`, "against the original"]);
     }
     if (bench.bits !== null) facts.push(["Surprisal", `${number(bench.bits)} bits`, "−log₂ q of all codes"]);
@@ -322,7 +322,7 @@ function target8(pixels, model) {
 }
 
 /** @param {Uint8Array} pixels @param {number[]} shape */
-function toImageData(pixels, [height, width, channels]) {
+export function toImageData(pixels, [height, width, channels]) {
   const data = new Uint8ClampedArray(height * width * 4).fill(255);
   for (let i = 0; i < height * width; i++) {
     for (let c = 0; c < 3; c++) data[4 * i + c] = pixels[i * channels + (channels === 3 ? c : 0)];

@@ -256,6 +256,29 @@ describe("motion", { skip }, () => {
   });
 });
 
+describe("drawings", { skip }, () => {
+  test("digits of a class are drawn, and one of them opens as codes", async () => {
+    const context = await browser.newContext();
+    const { page, errors } = await watched(context);
+    await page.goto(`${host.address}#x`);
+    await page.waitForSelector("#p-examples button", { timeout: PATIENCE });
+    await page.click("#tab-drawings");
+    await page.waitForSelector("#d-gallery button:not([disabled])", { timeout: PATIENCE });
+    const drawn = () => page.locator("#d-gallery canvas").first().evaluate((canvas) => /** @type {HTMLCanvasElement} */ (canvas).toDataURL());
+    const before = await drawn();
+    await page.click("#d-labels button:first-child");
+    await idle(page);
+    assert.notEqual(await drawn(), before);
+    assert.equal(await page.getAttribute("#d-labels button:first-child", "aria-checked"), "true");
+    await page.click("#d-gallery button:nth-child(2)");
+    await page.waitForFunction(() => document.querySelectorAll("#p-facts div").length >= 3, null, { timeout: PATIENCE });
+    await idle(page);
+    assert.equal((await codesOf(page, "p")).codes.length, siteRecord.models.find((one) => one.name === siteRecord.generators[0].tokenizer)?.numTokens);
+    assert.deepEqual(errors, []);
+    await context.close();
+  });
+});
+
 describe("what is broken or hostile", { skip }, () => {
   test("1,000 broken links and files get one line each, and nothing in the console", async () => {
     const context = await browser.newContext();
