@@ -20,6 +20,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _PAGE = _ROOT / "web"
 _EXAMPLES = {
     "image": ("cat.png", "coffee.webp", "astronaut.webp", "rocket.webp"),
+    "grey": ("digit.png",),
     "motion": ("walk.csv",),
 }
 _RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
@@ -74,7 +75,7 @@ def export_site(models: list[ModelFolder], out: Path, *, overwrite: bool = False
             "models": [_copy_model(model, folder) for model in models],
             "generators": [_copy_generator(generator, folder) for generator in _generators_of(models)],
             "runtime": sizes(folder / "runtime", folder),
-            "examples": _copy_examples({model.config.modality for model in models}, folder),
+            "examples": _copy_examples({_kind_of(model) for model in models}, folder),
             "robot": next((robot_table(robot_of(model.config)) for model in models if model.config.motion), None),
         }
         (folder / "site.json").write_text(json.dumps(site) + "\n", encoding="utf-8")
@@ -135,13 +136,18 @@ def _copy_generator(generator: GeneratorFolder, folder: Path) -> dict[str, Any]:
     }
 
 
-def _copy_examples(modalities: set[str], folder: Path) -> dict[str, list[str]]:
+def _kind_of(model: ModelFolder) -> str:
+    """Which examples a model is shown with."""
+    return "grey" if model.config.modality == "image" and model.config.input_shape[-1] == 1 else model.config.modality
+
+
+def _copy_examples(kinds: set[str], folder: Path) -> dict[str, list[str]]:
     (folder / "examples").mkdir()
-    chosen = {modality: names for modality, names in _EXAMPLES.items() if modality in modalities}
+    chosen = {kind: names for kind, names in _EXAMPLES.items() if kind in kinds}
     for names in chosen.values():
         for name in names:
             shutil.copyfile(_ROOT / "examples" / name, folder / "examples" / name)
-    return {modality: [f"examples/{name}" for name in names] for modality, names in chosen.items()}
+    return {kind: [f"examples/{name}" for name in names] for kind, names in chosen.items()}
 
 
 def robot_table(robot: Robot) -> dict[str, Any]:

@@ -163,6 +163,7 @@ export class Bench {
 
   /** Encode the input anew; while that runs, only the last wish is kept. */
   async encode() {
+    this.app.forgive();
     if (!this.model || !this.view.input()) {
       if (this.codes) this.app.error("The original is not here, only its codes: open it to draw other samples.");
       return;
@@ -246,6 +247,7 @@ export class Bench {
   async select(position) {
     const turn = this.turn;
     const codes = /** @type {Int32Array} */ (this.codes);
+    this.app.forgive();
     this.view.hover(position);
     this.inspect({ position, alternatives: null, effects: null });
     const isCurrent = () => turn === this.turn && codes === this.codes && this.grid.selected === position;

@@ -37,13 +37,6 @@ export class Pictures {
 
   wire() {
     const { app } = this;
-    const examples = element("p-examples", HTMLElement);
-    for (const [i, path] of (app.site.examples.image ?? []).entries()) {
-      const name = path.replace(/^.*\/|\.\w+$/g, "");
-      const button = make("button", { class: "thumb", "aria-label": `Example: ${name}`, title: name }, make("img", { src: path, alt: "", width: "48", height: "48" }));
-      button.addEventListener("click", () => this.example(i));
-      examples.append(button);
-    }
     const select = element("p-model", HTMLSelectElement);
     for (const model of this.models) {
       const size = `${model.inputShape[1]} × ${model.inputShape[0]}, ${number(model.numTokens)} codes`;
@@ -66,9 +59,24 @@ export class Pictures {
     this.frame.style.setProperty("--split", `${this.split.value}%`);
   }
 
+  /** Those of photographs, or of digits where the model knows no colours. */
+  get examples() {
+    const { image = [], grey = [] } = this.app.site.examples;
+    return this.model?.inputShape[2] === 1 ? grey : image;
+  }
+
   /** @param {Model} model */
   choose(model) {
     this.model = model;
+    element("p-examples", HTMLElement).replaceChildren(
+      ...this.examples.map((path, i) => {
+        const name = path.replace(/^.*\/|\.\w+$/g, "");
+        const image = make("img", { src: path, alt: "", width: "44", height: "44" });
+        const button = make("button", { class: "thumb", "aria-label": `Example: ${name}`, title: name }, image);
+        button.addEventListener("click", () => this.example(i));
+        return button;
+      }),
+    );
     element("p-model", HTMLSelectElement).value = model.name;
     const [height, width] = model.inputShape;
     for (const id of ["p-original", "p-decoded", "p-overlay"]) {
@@ -84,7 +92,7 @@ export class Pictures {
 
   /** @param {number} index */
   async example(index) {
-    const path = this.app.site.examples.image[index];
+    const path = this.examples[index];
     const response = await fetch(path).catch(() => null);
     if (!response?.ok) return this.app.error("The example cannot be downloaded: no network.");
     await this.openBlob(await response.blob(), path.replace(/^.*\/|\.\w+$/g, "")).catch((error) => this.app.refuse(error));
@@ -282,7 +290,7 @@ export class Pictures {
     [canvas.width, canvas.height] = [width, height];
     const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     const picture = pen.createImageData(width, height);
-    moved.forEach((by, i) => picture.data.set([255, 64, 129, by > SEEN ? Math.min(210, 50 + by * 6) : 0], 4 * i));
+    moved.forEach((by, i) => picture.data.set([255, 64, 129, by > SEEN ? Math.min(150, 50 + by * 5) : 0], 4 * i));
     pen.putImageData(picture, 0, 0);
     const cell = [height / effects.rows, width / effects.columns];
     const isLocal = effects.shape[1] !== this.model.inputShape[0] || effects.rows > 1;

@@ -36,6 +36,7 @@ def test_the_record_names_every_file_that_is_downloaded_and_its_size(site: Path)
     parts = [record["runtime"], *(one["files"] for one in [*record["models"], *record["generators"]])]
     for path, size in [item for part in parts for item in part.items()]:
         assert (site / path).stat().st_size == size
+    assert set(record["examples"]) == {"grey", "motion"}  # no photographs where no model takes them
     assert record["examples"]["motion"] == ["examples/walk.csv"] and (site / "examples" / "walk.csv").is_file()
     assert record["models"][0]["weightsSha256"] == open_model("daps-mnist").config.weights_sha256
     packed = (site / "runtime" / "ort-wasm-simd-threaded.wasm.gz").read_bytes()
