@@ -13,6 +13,7 @@ COMMANDS = {
     "latency": "benchmarks.latency.command:latency",
     "quality": "benchmarks.quality.command:quality",
     "search": "benchmarks.search.command:search",
+    "generate": "benchmarks.generate.command:generate",
     "large": "benchmarks.large:large",
     "peers": "benchmarks.peers:peers",
     "figures": "benchmarks.figures:figures",
