@@ -160,9 +160,9 @@ def _rows(reference: Reference, frames: np.ndarray, length: int) -> Reference:
 class Leaning:
     """Sampling MPC (cross-entropy method): codes of motions whose legs and waist are moved a little, best by the score.
 
-    Samples of q(z|x) are motions that look like the original, and none of them catches a falling robot. So candidates are
-    the greedy codes of x with the angles of 15 joints shifted, from one offset at the window's first frame to another at
-    its last; the best quarter says where the next candidates are drawn. Implements
+    Samples of q(z|x) are motions that look like the original, and none of them catches a falling robot. So candidates
+    are the greedy codes of x with the angles of 15 joints shifted, from one offset at the window's first frame to
+    another at its last; the best quarter says where the next candidates are drawn. Implements
     :class:`~daps_tokenizer.search.base.Search`.
 
     Args:
