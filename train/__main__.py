@@ -34,7 +34,9 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help=_SET),
         click.option("--max-seconds", type=float, help="Stop, evaluate and save after this long; run again to resume."),
         click.option("--quiet", is_flag=True, help="No progress bar, no TensorBoard, no dashboard.png."),
-        click.option("--cuda-graph", is_flag=True, help="Every step is one CUDA graph: counterfactual DAPS on one GPU."),
+        click.option(
+            "--cuda-graph", is_flag=True, help="Every step is one CUDA graph: counterfactual DAPS on one GPU."
+        ),
     )
     for option in reversed(options):
         command = option(command)
