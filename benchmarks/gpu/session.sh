@@ -33,7 +33,9 @@ part() { # seconds, name, command: at most these seconds, and at most what is le
         echo "== $name: no time was left" | tee -a "$results/log.txt"
         return
     fi
-    [ "$left" -lt "$limit" ] && limit=$left
+    if [ "$left" -lt "$limit" ] || [ -n "${DRY_RUN:-}" ]; then
+        limit=$left # a dry run says nothing about time
+    fi
     echo "== $name, $limit s at most, $left s left" | tee -a "$results/log.txt"
     timeout --signal=INT --kill-after=10 "$limit" "$@" 2>&1 | tee -a "$results/log.txt" | tail -n 25 | cut -c1-400
     echo "exit ${PIPESTATUS[0]} of $name" | tee -a "$results/log.txt"
