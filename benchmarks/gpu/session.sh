@@ -3,8 +3,9 @@
 #
 # SECONDS_IN_ALL (default 540) is how long all of it may take, and PARTS which parts run; the default order is that of
 # worth. A part has a limit of its own, writes its results after every row, and what it has is kept when it is cut off;
-# training gets the time that is left. Run again with PARTS=train, it resumes where the checkpoint in OUT is. Results
-# are one archive, OUT/results.tar, and one for each training; DRY_RUN=1 goes through all of it on a CPU in tiny sizes.
+# training gets the time that is left. Work is done in WORK (default /tmp/daps-gpu-session): run again with PARTS=train,
+# training resumes there. What is worth keeping is in a few archives in OUT: results.tar, and one for each training.
+# DRY_RUN=1 goes through all of it on a CPU in tiny sizes.
 #
 # Its python needs PyTorch for CUDA with Triton, and this package's own dependencies; nothing is downloaded. Data for
 # training is in DAPS_DATA (default: shared/data). ONNX Runtime for CUDA can be brought as a wheel in pieces:
@@ -15,8 +16,9 @@ cd "$(dirname "$0")/../.."
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 DAPS_CACHE="${DAPS_CACHE:-/tmp/daps-cache}"
 export DAPS_DATA="${DAPS_DATA:-$PWD/shared/data}"
 total=${SECONDS_IN_ALL:-540}
-results=$OUT/results
-mkdir -p "$results"
+work=${WORK:-/tmp/daps-gpu-session}
+results=$work/results
+mkdir -p "$results" "$OUT"
 device=cuda
 if [ -n "${DRY_RUN:-}" ]; then
     device=cpu
@@ -39,7 +41,7 @@ part() { # seconds, name, command: at most these seconds, and at most what is le
     echo "== $name, $limit s at most, $left s left" | tee -a "$results/log.txt"
     timeout --signal=INT --kill-after=10 "$limit" "$@" 2>&1 | tee -a "$results/log.txt" | tail -n 25 | cut -c1-400
     echo "exit ${PIPESTATUS[0]} of $name" | tee -a "$results/log.txt"
-    tar -cf "$OUT/results.tar" -C "$OUT" results
+    tar -cf "$OUT/results.tar" -C "$work" results
 }
 
 doctor() { part 60 doctor python3 -m daps_tokenizer doctor; }
@@ -60,12 +62,12 @@ steps() {
         ${tiny_training[@]+"${tiny_training[@]}"}
 }
 drawing() {
-    part 90 drawing python3 -m benchmarks.gpu.parity --no-parity --device "$device" --out "$results/drawing.json" \
-        ${tiny_parity[@]+"${tiny_parity[@]}"}
+    part 60 drawing python3 -m benchmarks.gpu.parity --no-parity --device "$device" --out "$results/drawing.json" \
+        --model daps-photo-256 --model daps-cifar10 --batch 1 --batch 64 ${tiny_parity[@]+"${tiny_parity[@]}"}
 }
 tests() {
     [ -n "${DRY_RUN:-}" ] && return
-    part 60 tests python3 -m pytest -q -p no:cacheprovider tests/backends/test_gpu.py tests/backends/test_triton_step.py
+    part 45 tests python3 -m pytest -q -p no:cacheprovider tests/backends/test_gpu.py tests/backends/test_triton_step.py
 }
 
 train_one() { # name, config, seconds: as CUDA graphs where these were measured to be faster
@@ -77,11 +79,11 @@ rows = json.loads(path.read_text())["rows"] if path.exists() else []
 times = {row["step"]: row["median_ms"] for row in rows if row["config"] == sys.argv[2] and "median_ms" in row}
 sys.exit(0 if times.get("CUDA graph", float("inf")) < times.get("eager", float("inf")) else 1)
 PY
-    part $((seconds + 30)) "train $name" python3 -m train fit "$config" --run "$OUT/$name" --quiet \
+    part $((seconds + 30)) "train $name" python3 -m train fit "$config" --run "$work/$name" --quiet \
         --max-seconds "$seconds" ${graph[@]+"${graph[@]}"} \
         ${tiny_train[@]+"${tiny_train[@]}"}
-    if [ -f "$OUT/$name/checkpoint/model.safetensors" ]; then
-        tar -cf "$OUT/$name.tar" -C "$OUT" "$name/metrics.jsonl" "$name/checkpoint/config.json" \
+    if [ -f "$work/$name/checkpoint/model.safetensors" ]; then
+        tar -cf "$OUT/$name.tar" -C "$work" "$name/metrics.jsonl" "$name/checkpoint/config.json" \
             "$name/checkpoint/training.json" "$name/checkpoint/model.safetensors"
     fi
 }
