@@ -20,13 +20,13 @@ import torch
 from benchmarks.gpu.record import Record, reason_of
 from daps_tokenizer.backends import open_backend
 from daps_tokenizer.backends.torch import TorchBackend
-from daps_tokenizer.backends.torch_cuda import WAYS, Way, draw_with
+from daps_tokenizer.backends.torch_cuda import WAYS, Way, draw_with, fused_choice
 from daps_tokenizer.errors import DapsError
 from daps_tokenizer.evaluation.timing import synthetic_inputs
 from daps_tokenizer.hub import ModelFolder, built_in_models, open_model
 from daps_tokenizer.inputs import InputOptions
 from daps_tokenizer.modalities import open_modality
-from daps_tokenizer.model.passes import PassesDraw
+from daps_tokenizer.model.passes import ChooseFromHidden, PassesDraw
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, sample_codes
 
@@ -135,14 +135,19 @@ def _draw(way: Way, model: RecognitionModel, draw: Draw, expected: torch.Tensor)
     rest = draw_with(way, model, draw)
     rest.temperature.zero_()
     device = draw.uniform.device.type
-    passes = PassesDraw(model, rest)
-    if device == "cuda":
-        passes.capture()
-    run = partial(passes.run, greedy=True)
-    run()
-    left = float((passes.unsettled != 0).float().mean())
-    equal = _equal(model, passes.draw, expected)
-    rows = [{"way": f"passes, then {way}", "codes_equal": equal, "rows_left": left} | _time(run, device)]
+    rows: list[dict[str, Any]] = []
+    choices: list[ChooseFromHidden | None] = [None]
+    if way == "fused kernel" and (fused := fused_choice(model, draw.context[0].keys.dtype, draw.uniform)) is not None:
+        choices.append(fused)
+    for choose in choices:
+        passes = PassesDraw(model, rest, choose=choose)
+        if device == "cuda":
+            passes.capture()
+        run = partial(passes.run, greedy=True)
+        run()
+        left = float((passes.unsettled != 0).float().mean())
+        found = {"codes_equal": _equal(model, passes.draw, expected), "rows_left": left} | _time(run, device)
+        rows.append({"way": f"passes, then {way}", "choice": "from logits" if choose is None else "fused"} | found)
     passes.unsettled.fill_(1)
     rest.run()
     return [*rows, {"way": way, "codes_equal": _equal(model, rest.draw, expected)} | _time(rest.run, device)]
