@@ -14,6 +14,7 @@ from daps_tokenizer.model.sampling import sample_codes
 from train.code_search import CodeSearch
 from train.drawing import Drawn, draw_in_passes
 from train.methods.base import Method, expand_samples, require_kind
+from train.processes import place, share_of_rows
 
 
 class Rollout(NamedTuple):
@@ -38,6 +39,8 @@ class PolicyMethod(Method):
     """
 
     fixed_passes: int | None = None
+
+    draws_for_all = True
 
     def __init__(self, model: Autoencoder, settings: Any) -> None:
         super().__init__(model, settings)
@@ -75,8 +78,9 @@ class PolicyMethod(Method):
 
     def _draw(self, recognition: Recognition, context: Any, x: Tensor, generator: torch.Generator) -> Drawn:
         """K samples per item at temperature 1, (B·K, N), and their logits."""
-        rows = x.shape[0] * self.settings.num_samples
+        rows = x.shape[0] * place()[1] * self.settings.num_samples
         uniform = torch.rand(rows, recognition.num_tokens, generator=generator, device=x.device)
+        uniform = share_of_rows(uniform, self.settings.num_samples)
         if isinstance(recognition, RecognitionModel):
             return draw_in_passes(recognition, context, uniform, fixed_passes=self.fixed_passes)
         codes = sample_codes(recognition, context, uniform).codes
