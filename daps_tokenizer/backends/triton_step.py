@@ -23,7 +23,7 @@ _MAX_ROWS = 16  # of one program: the height of a tensor core's tile
 _MAX_VOCAB = 4096  # logits of a row are held at once
 _ELEMENTS = 8192  # of the keys that a program holds at once: 32 registers a thread
 _WARPS = 8
-# Rows of a program that chooses codes, by how many there are: a tile's height, or more where all multiprocessors are busy.
+# Rows of a program that chooses codes: a tile's height, or more where there are enough for all multiprocessors.
 _ROWS_TO_CHOOSE, _MORE_ROWS, _MANY_ROWS = 16, 64, 16384
 _COLUMNS = 128  # of a weight matrix that are multiplied at once
 # Loads in flight: float32 weights in three stages need more shared memory than there is.

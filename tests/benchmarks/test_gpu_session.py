@@ -17,7 +17,14 @@ SESSION, PIECES = ROOT / "benchmarks" / "gpu" / "session.sh", ROOT / "benchmarks
 def run_session(out: Path, **environment: str) -> str:
     """What it prints, with this python as ``python3``."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    settings = {"OUT": str(out), "WORK": str(out / "work"), "DRY_RUN": "1", "PATH": path, "OMP_NUM_THREADS": "1", "SECONDS_IN_ALL": "1500"}
+    settings = {
+        "OUT": str(out),
+        "WORK": str(out / "work"),
+        "DRY_RUN": "1",
+        "PATH": path,
+        "OMP_NUM_THREADS": "1",
+        "SECONDS_IN_ALL": "1500",
+    }
     finished = subprocess.run(
         ["bash", str(SESSION)], capture_output=True, text=True, env=os.environ | settings | environment, check=True
     )
