@@ -72,3 +72,7 @@ class UnsupportedError(DapsError, NotImplementedError):
 
 class OutputExistsError(DapsError, FileExistsError):
     """An output file exists already and may not be overwritten."""
+
+
+class InUseError(DapsError, BlockingIOError):
+    """Another process writes to the same folder."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -16,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from daps_tokenizer.checks import is_name
 from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.config.generator import GeneratorConfig
 from daps_tokenizer.errors import (
     ConfigError,
     DapsError,
@@ -36,9 +38,10 @@ if TYPE_CHECKING:
     from huggingface_hub.utils.tqdm import tqdm
 
 Origin = Literal["built-in", "folder", "hub"]
+_Config = TypeVar("_Config", TokenizerConfig, GeneratorConfig)
 
 _BUILT_IN_FOLDER = Path(__file__).parent / "pretrained"
-_GRAPH_FILES = ["onnx/*.onnx", "onnx/weights.bin"]
+_GRAPH_FILES = ["onnx/*.onnx", "onnx/weights.bin", "*.onnx"]  # those of a generator lie next to its weights
 # With what config.json lists, these make a model; nothing else is fetched from a repository or sent to one.
 _UNLISTED_FILES = ["config.json", "README.md"]
 _MOST_FILES = 100
@@ -98,7 +101,14 @@ class ModelFolder:
         return f"copy it anew or export it again with {_EXPORT}"
 
 
-def check_listed_files(config: TokenizerConfig, source: str) -> None:
+@dataclass(frozen=True)
+class GeneratorFolder(ModelFolder):
+    """A generator on this disk; its files are handed out as those of a tokenizer are."""
+
+    config: GeneratorConfig  # type: ignore[assignment]
+
+
+def check_listed_files(config: TokenizerConfig | GeneratorConfig, source: str) -> None:
     """Refuse files that no model has: outside its folder, by names that are no names, or more than 100.
 
     Raises:
@@ -112,8 +122,13 @@ def check_listed_files(config: TokenizerConfig, source: str) -> None:
 
 
 def built_in_models() -> dict[str, Path]:
-    """Name and folder of every model that comes with the package, sorted by name."""
+    """Name and folder of every tokenizer that comes with the package, sorted by name."""
     return {config.parent.name: config.parent for config in sorted(_BUILT_IN_FOLDER.glob("*/config.json"))}
+
+
+def built_in_generators() -> dict[str, Path]:
+    """Name and folder of every generator that comes with the package, sorted by name."""
+    return {config.parent.name: config.parent for config in sorted(_BUILT_IN_FOLDER.glob("generators/*/config.json"))}
 
 
 def open_model(
@@ -143,25 +158,49 @@ def open_model(
     >>> open_model("daps-cifar10").file("onnx/encoder.onnx")  # doctest: +SKIP
     PosixPath('.../daps_tokenizer/pretrained/daps-cifar10/onnx/encoder.onnx')
     """
+    folder, origin = _find(name_or_path, TokenizerConfig, revision, cache_dir, token, local_files_only)
+    return _open_folder(folder, origin)
+
+
+def open_generator(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> GeneratorFolder:
+    """Find a generator and read its ``config.json``; arguments and errors as of :func:`open_model`."""
+    folder, origin = _find(name_or_path, GeneratorConfig, revision, cache_dir, token, local_files_only)
+    return GeneratorFolder(folder, _read_config(folder, origin, GeneratorConfig), origin)
+
+
+def _find(
+    name_or_path: str | Path,
+    kind: type[_Config],
+    revision: str | None,
+    cache_dir: str | Path | None,
+    token: str | None,
+    local_files_only: bool,
+) -> tuple[Path, Origin]:
+    """Where a tokenizer or a generator is, downloaded where it has to be."""
+    built_in = built_in_generators() if kind is GeneratorConfig else built_in_models()
     name = str(name_or_path)
     is_path = isinstance(name_or_path, Path) or name.startswith(".") or Path(name).is_absolute()
     if is_path or ((os.sep in name or "/" in name) and _is_folder(Path(name))):
         _refuse_revision(revision, f"{name} is a folder")
-        return _open_folder(Path(name), "folder")
-    if name in built_in_models():
+        return Path(name), "folder"
+    if name in built_in:
         _refuse_revision(revision, f"{name} is built in")
-        return _open_folder(built_in_models()[name], "built-in")
+        return built_in[name], "built-in"
     if name.count("/") != 1:
-        raise ModelNotFoundError(_not_found_message(name))
+        raise ModelNotFoundError(_not_found_message(name, list(built_in)))
     with _hub_errors(name, revision):
-        return within_limits(
-            lambda: _download(
-                name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
-            )
-        )
+        options = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        return within_limits(lambda: _download(name, kind, revision=revision, **options)), "hub"
 
 
-def _download(name: str, *, revision: str | None, **options: Any) -> ModelFolder:
+def _download(name: str, kind: type[_Config], *, revision: str | None, **options: Any) -> Path:
     """``config.json`` first, which names the others; so a repository with many files costs no more than its model."""
     from huggingface_hub import hf_hub_download  # not at the top: it takes longer than all our own imports
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -175,15 +214,16 @@ def _download(name: str, *, revision: str | None, **options: Any) -> ModelFolder
         raise
     except EntryNotFoundError:
         raise ModelNotFoundError(f"{name} is not a model: it has no config.json on the Hub") from None
-    folder = _open_folder(snapshot, "hub")
-    for file in (*folder.config.files, "README.md"):
+    config: TokenizerConfig | GeneratorConfig = _read_config(snapshot, "hub", kind)
+    check_listed_files(config, str(snapshot / "config.json"))
+    for file in (*config.files, "README.md"):
         try:
             fetch(file, snapshot.name)
         except EntryNotFoundError as error:
             # A file that the Hub does not have, or offline not the cache, is an error once it is asked for.
             if isinstance(error, LocalEntryNotFoundError) and not _is_offline(error.__cause__):
                 raise
-    return folder
+    return snapshot
 
 
 def copy_folder(folder: ModelFolder, target: Path) -> Path:
@@ -256,7 +296,7 @@ def push_folder(
     private: bool = False,
     commit_message: str = "Upload model",
 ) -> str:
-    """Send a model folder to ``repo_id`` on the Hub in one commit and return that commit's URL.
+    """Send the folder of a tokenizer or a generator to ``repo_id`` on the Hub in one commit and return that commit's URL.
 
     Every file is checked before anything is sent. The repository is created if there is none (``private`` counts only
     then), and so is the branch that ``revision`` names. Graphs of an earlier version that this one does not have are
@@ -268,7 +308,8 @@ def push_folder(
         ConfigError: the ``config.json`` is not valid.
         HubError: the Hub cannot be reached, or refused the upload.
     """
-    model = _open_folder(Path(folder), "folder")
+    open_either = open_generator if _is_of_a_generator(Path(folder) / "config.json") else open_model
+    model: ModelFolder = open_either(Path(folder))
     for path in sorted(path for pattern in _GRAPH_FILES for path in model.path.glob(pattern)):
         model.file(path.relative_to(model.path).as_posix())  # also one that is not listed, which was forgotten
     if repo_id.count("/") != 1:
@@ -292,18 +333,41 @@ def push_folder(
 
 
 def _open_folder(folder: Path, origin: Origin) -> ModelFolder:
+    return ModelFolder(folder, _read_config(folder, origin, TokenizerConfig), origin)
+
+
+def _read_config(folder: Path, origin: Origin, kind: type[_Config]) -> _Config:
+    """The ``config.json`` of a folder.
+
+    Raises:
+        ModelNotFoundError: it is no model folder, or one of a tokenizer where a generator is wanted, or the reverse.
+        ModelFileError, ConfigError: it cannot be read, or is not valid.
+    """
     if origin != "hub" and not _is_folder(folder):
         raise ModelNotFoundError(f"{folder} is not a folder; expected a model folder, which has a config.json")
     config_path = folder / "config.json"
     try:
-        config = TokenizerConfig.from_file(config_path)
+        return kind.from_file(config_path)
+    except ConfigError:
+        if _is_of_a_generator(config_path) == (kind is GeneratorConfig):
+            raise
+        found, by = ("tokenizer", "Tokenizer") if kind is GeneratorConfig else ("generator", "Generator")
+        raise ModelNotFoundError(f"{folder} is a {found}; open it with {by}.from_pretrained") from None
     except FileNotFoundError:
         raise ModelNotFoundError(f"{folder} is not a model folder: it has no config.json") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{config_path}: not UTF-8 text") from error
     except OSError as error:
         raise ModelFileError(f"{config_path} cannot be read ({error.strerror}); expected a readable file") from error
-    return ModelFolder(folder, config, origin)
+
+
+def _is_of_a_generator(config_path: Path) -> bool:
+    """Whether a ``config.json`` names the tokenizer that it draws codes for."""
+    try:
+        content = json.loads(config_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "tokenizer" in content
 
 
 def _is_folder(path: Path) -> bool:
@@ -318,8 +382,10 @@ def _refuse_revision(revision: str | None, what: str) -> None:
         raise ModelNotFoundError(f"{what} and has no revision {revision!r}; only a model on the Hub has revisions")
 
 
-def _not_found_message(name: str) -> str:
-    built_in = list(built_in_models())
+def _not_found_message(name: str, built_in: list[str]) -> str:
+    if name in [*built_in_models(), *built_in_generators()]:
+        found, by = ("tokenizer", "Tokenizer") if name in built_in_models() else ("generator", "Generator")
+        return f"{name} is a {found}; open it with {by}.from_pretrained"
     guesses = difflib.get_close_matches(name.lower(), built_in, n=1) or [f"./{name}"] * _is_folder(Path(name))
     guess = f"did you mean {guesses[0]!r}? " if name and guesses else ""
     names = ", ".join(built_in) or "this package has none"

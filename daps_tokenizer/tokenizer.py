@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +27,7 @@ from daps_tokenizer.images.load import to_pil
 from daps_tokenizer.inputs import Batch, FitMode, InputOptions
 from daps_tokenizer.modalities import open_modality
 from daps_tokenizer.motion.clips import Clip
+from daps_tokenizer.motion.robots import robot_of
 from daps_tokenizer.search.base import Search, SearchResult, check_found, check_search, draw_uniform
 from daps_tokenizer.search.local import LocalSearch
 
@@ -106,7 +107,7 @@ class Tokenizer:
             revision: branch, tag or commit on the Hub.
             cache_dir, token, local_files_only: as in ``huggingface_hub``.
             backend: the runtime; ``auto`` is the fastest that is installed and works here, see :attr:`backend_info`.
-            device: ``cpu`` or ``cuda``; None takes the runtime's default.
+            device: ``cpu``, ``cuda``, ``tensorrt-rtx`` or ``webgpu``; None takes the runtime's default.
             dtype: ``float32``; the backends torch and tensorrt also take ``bfloat16`` and ``float16``.
             num_threads: CPU threads; None takes all that the process may use.
 
@@ -269,7 +270,7 @@ class Tokenizer:
         *,
         num_samples: int = 1,
         temperature: float = 1.0,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         fit: FitMode | None = None,
         fps: float | None = None,
         overlap: int | None = None,
@@ -282,7 +283,7 @@ class Tokenizer:
             num_samples: S, codes of each input.
             temperature: what logits are divided by; 0 is greedy.
             seed: the same number gives the same codes, on every runtime (up to near-ties of float arithmetic); None
-                draws anew each time.
+                draws anew each time. A list of numbers has one for each input, whose codes then depend on that alone.
             fit, fps, overlap, value_range: as for :meth:`encode`.
 
         Returns:
@@ -437,7 +438,7 @@ class Tokenizer:
 
         Returns:
             Of an image model uint8 (..., height, width, channels): of the model's size, or of the original's where
-            codes are tiled. Of a motion model poses (..., T, 26) float64 as in
+            codes are tiled. Of a motion model poses (..., T, 7 + joints) float64 as in
             :class:`~daps_tokenizer.motion.clips.Clip`: of the original's length, frame rate, place and heading, or
             without a layout each item a clip of its own that starts at the origin.
 
@@ -476,7 +477,10 @@ class Tokenizer:
         layout = codes.layout if isinstance(codes, Codes) else None
         fps = layout.fps if isinstance(layout, ClipLayout) else self.config.motion.fps  # type: ignore[union-attr]
         flat = poses.reshape(-1, *poses.shape[-2:])
-        return [Clip(clip, fps, f"clip {number} of the decoded") for number, clip in enumerate(flat, start=1)]
+        robot = robot_of(self.config)
+        return [
+            Clip(clip, fps, f"clip {number} of the decoded", robot=robot) for number, clip in enumerate(flat, start=1)
+        ]
 
     def decode_distribution(self, codes: AnyCodes) -> Distribution:
         """p(x|z) itself, per pixel or feature, in standardised units; tiles and windows are not joined.

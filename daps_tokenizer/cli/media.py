@@ -186,6 +186,17 @@ def side_by_side(panels: Sequence[np.ndarray], suffix: str) -> bytes:
     return image_file(picture, suffix)
 
 
+def picture_of(images: np.ndarray, columns: int, suffix: str) -> bytes:
+    """Images (n, H, W, C) uint8 row by row, with a white gap between them, as a file with this suffix."""
+    count, height, width, channels = images.shape
+    gap, rows = max(1, width // 16), -(-count // columns)
+    picture = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
+    for number, image in enumerate(images):
+        top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
+        picture[top : top + height, left : left + width] = image
+    return image_file(picture, suffix)
+
+
 def _say_what_is_taken(source: str) -> None:
     """Note, once in a run, what of an image is not encoded; only its header is read, as it has been decoded before."""
     opened = open_source(source)

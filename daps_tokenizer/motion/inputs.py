@@ -9,9 +9,10 @@ from daps_tokenizer.config import MotionConfig, TokenizerConfig
 from daps_tokenizer.errors import CodesError, ConfigError, InputError
 from daps_tokenizer.inputs import Batch, InputOptions
 from daps_tokenizer.motion.clips import Clip, load_clips, to_numpy
-from daps_tokenizer.motion.features import FEATURE_NAMES, compute_features, standing, to_qpos
+from daps_tokenizer.motion.features import compute_features, feature_table, standing, to_qpos
 from daps_tokenizer.motion.kinematics import heading_quaternion, split_heading
 from daps_tokenizer.motion.resample import resample, resampled_length
+from daps_tokenizer.motion.robots import robot_of
 from daps_tokenizer.motion.windows import check_overlap, cut_windows, join_windows, soften_seams
 
 _FRAMES_TOGETHER = 2048  # of several clips: kinematics take some 8 KB a frame
@@ -26,18 +27,21 @@ class MotionInputs:
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
-        if config.motion is None or config.motion.feature_names != FEATURE_NAMES:
+        robot = robot_of(config)
+        names = feature_table(robot).names
+        if config.motion is None or config.motion.feature_names != names:
             raise ConfigError(
-                f"{config.name}: config.json does not have the {len(FEATURE_NAMES)} motion.feature_names of this "
-                "version of daps-tokenizer, so it can neither make its features nor read them"
+                f"{config.name}: config.json does not have the {len(names)} motion.feature_names of the {robot.name} in "
+                "this version of daps-tokenizer, so it can neither make its features nor read them"
             )
+        self._robot, self._size = robot, len(names)
         self._motion: MotionConfig = config.motion
         self._length = config.input_shape[0]
 
     def prepare(self, inputs: object, options: InputOptions) -> Batch:
-        """Windows of the features of clips, (B · windows, frames, 127) float32.
+        """Windows of the features of clips, (B · windows, frames, F) float32.
 
-        Features of the model's size, (frames, 127) or (B, frames, 127), are taken as they are: each is an item of its
+        Features of the model's size, (frames, F) or (B, frames, F), are taken as they are: each is an item of its
         own, without a window axis.
 
         Raises:
@@ -50,13 +54,16 @@ class MotionInputs:
             return Batch(features, (len(features),), None)
         clips = self._load(inputs, options)
         if not clips:
-            return Batch(np.empty((0, self._length, len(FEATURE_NAMES)), np.float32), (0,), None)
+            return Batch(np.empty((0, self._length, self._size), np.float32), (0,), None)
         overlap = options.overlap or 0
         poses = np.stack([clip.qpos for clip in clips])
         fps, own_fps = clips[0].fps, self._motion.fps
         size = max(1, _FRAMES_TOGETHER // poses.shape[1])
         groups = (poses[start : start + size] for start in range(0, len(poses), size))
-        parts = [compute_features(resample(group, from_fps=fps, to_fps=own_fps), fps=own_fps) for group in groups]
+        parts = [
+            compute_features(resample(group, from_fps=fps, to_fps=own_fps), fps=own_fps, robot=self._robot)
+            for group in groups
+        ]
         windows = cut_windows(np.concatenate(parts), self._length, overlap=overlap)
         count = windows.shape[1]
         layout = ClipLayout(poses.shape[1], count, int(overlap), fps, _starts(poses))
@@ -69,16 +76,16 @@ class MotionInputs:
             check_overlap(options.overlap, self._length)
 
     def targets(self, inputs: object, options: InputOptions) -> np.ndarray:
-        """The poses of the clips, (B, T, 26), at their own frame rate; errors of :meth:`prepare`."""
+        """The poses of the clips, (B, T, 7 + joints), at their own frame rate; errors of :meth:`prepare`."""
         self._check(options)
         features = self._features(inputs)
         if features is not None:
             return self.restore(features, None)
         clips = self._load(inputs, options)
-        return np.stack([clip.qpos for clip in clips]) if clips else np.empty((0, self._length, len(standing())))
+        return np.stack([clip.qpos for clip in clips]) if clips else np.empty((0, self._length, self._robot.pose_size))
 
     def restore(self, pieces: np.ndarray, layout: TileLayout | ClipLayout | None) -> np.ndarray:
-        """Features (..., windows, frames, 127) as poses (..., T, 26) of the original's length, frame rate and place.
+        """Features (..., windows, frames, 127) as poses (..., T, 7 + joints) of the original's length, frame rate and place.
 
         Windows fade into each other where they overlap, and where they do not, seams are softened
         (:func:`~daps_tokenizer.motion.windows.soften_seams`). Without a layout every window (..., frames, 127) is a
@@ -88,7 +95,7 @@ class MotionInputs:
             CodesError: a layout of images, or of another number of windows than such clips have.
         """
         if layout is None:
-            return to_qpos(pieces, fps=self._motion.fps)
+            return to_qpos(pieces, fps=self._motion.fps, robot=self._robot)
         if not isinstance(layout, ClipLayout):
             raise CodesError(f"codes of a motion model have windows, not {layout.pieces}")
         frames = resampled_length(layout.frames, from_fps=layout.fps, to_fps=self._motion.fps)
@@ -99,12 +106,13 @@ class MotionInputs:
             joined = join_windows(flat, frames, overlap=layout.overlap)
         except InputError as error:
             raise CodesError(f"layout does not fit the codes: {error}") from None
-        poses = to_qpos(joined, fps=self._motion.fps, start=_poses(layout.starts or ((0.0, 0.0, 0.0),)))
+        start = _poses(layout.starts or ((0.0, 0.0, 0.0),), standing(self._robot))
+        poses = to_qpos(joined, fps=self._motion.fps, start=start, robot=self._robot)
         clips = resample(poses, from_fps=self._motion.fps, to_fps=layout.fps, frames=layout.frames)
         return clips.reshape(*pieces.shape[:-3], *clips.shape[1:])
 
     def _load(self, inputs: object, options: InputOptions) -> list[Clip]:
-        clips = load_clips(inputs, fps=options.fps)
+        clips = load_clips(inputs, fps=options.fps, robot=self._robot)
         kinds = sorted({(len(clip), clip.fps) for clip in clips})
         if len(kinds) > 1:
             found = " and ".join(f"{frames} frames at {fps:g} fps" for frames, fps in kinds[:2])
@@ -114,8 +122,8 @@ class MotionInputs:
         return clips
 
     def _features(self, inputs: object) -> np.ndarray | None:
-        """The inputs as (B, frames, 127) float32 if they are features already, else None."""
-        size = (self._length, len(FEATURE_NAMES))
+        """The inputs as (B, frames, F) float32 if they are features already, else None."""
+        size = (self._length, self._size)
         array = to_numpy(inputs, "the clip")
         if not isinstance(array, np.ndarray) or array.shape[-2:] != size or array.ndim not in (2, 3):
             return None
@@ -126,15 +134,15 @@ class MotionInputs:
 
 
 def _starts(poses: np.ndarray) -> tuple[tuple[float, float, float], ...]:
-    """Where clips (B, T, 26) begin: x, y and heading of each."""
+    """Where clips (B, T, 7 + joints) begin: x, y and heading of each."""
     first = poses[:, 0]
     heading, _ = split_heading(first[:, 3:7])
     return tuple((x, y, angle) for x, y, angle in np.column_stack([first[:, :2], heading]).round(_DECIMALS).tolist())
 
 
-def _poses(starts: tuple[tuple[float, float, float], ...]) -> np.ndarray:
-    """Poses (B, 26) that are there and look that way."""
+def _poses(starts: tuple[tuple[float, float, float], ...], pose: np.ndarray) -> np.ndarray:
+    """Poses (B, 7 + joints) that are there and look that way."""
     places = np.array(starts)
-    poses = np.tile(standing(), (len(starts), 1))
+    poses = np.tile(pose, (len(starts), 1))
     poses[:, :2], poses[:, 3:7] = places[:, :2], heading_quaternion(places[:, 2])
     return poses
