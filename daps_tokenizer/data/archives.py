@@ -12,7 +12,6 @@ from numpy.lib.npyio import NpzFile
 
 from daps_tokenizer.errors import DapsError, InputError
 
-
 # An archive is unpacked to 64 MB, and to as much again as 50 times its size.
 _ALWAYS_BYTES, _MOST_RATIO = 2**26, 50
 
@@ -38,8 +37,8 @@ def read_npz(file: Path | BinaryIO, *names: str, source: str, expected: str) -> 
             packed, unpacked = sum(m.compress_size for m in members), sum(m.file_size for m in members)
             if unpacked > _ALWAYS_BYTES + _MOST_RATIO * packed:
                 raise InputError(
-                    f"{source}: unpacks {packed:,} bytes to {unpacked:,}, more than {_MOST_RATIO} times as many; expected "
-                    f"{expected}"
+                    f"{source}: unpacks {packed:,} bytes to {unpacked:,}, more than {_MOST_RATIO} times as many; "
+                    f"expected {expected}"
                 )
             # What is no array in an archive comes as bytes.
             return {name: np.asarray(archive[name]) for name in names or archive.files}
