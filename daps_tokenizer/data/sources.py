@@ -187,7 +187,7 @@ def _keys_and_labels(path: Path) -> tuple[list[str], dict[str, int]]:
             key = f"{folder}/{stem}"
             if _is_photograph(member):
                 keys.append(key)
-            elif suffix == "cls" and (content := archive.extractfile(member)) is not None:
+            elif suffix == "cls" and member.isreg() and (content := archive.extractfile(member)) is not None:
                 text = content.read(20).strip()
                 if not text.isdigit() or len(text) > 18:  # int would also take 1_0, and more than 64 bits
                     raise InputError(f"{path}, {member.name}: is {text!r}; expected a class's number")

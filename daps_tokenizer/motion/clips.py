@@ -223,7 +223,7 @@ def check_fps(fps: object, source: str) -> float:
     Raises:
         InputError: it is no number from 1 to 1,000.
     """
-    is_number = isinstance(fps, int | float | np.integer | np.floating) and not isinstance(fps, bool)
+    is_number = isinstance(fps, int | float | np.integer | np.floating) and not isinstance(fps, bool | np.timedelta64)
     least, most = FPS_RANGE
     if not is_number or not least <= fps <= most:  # type: ignore[operator]  # a number by now
         found = " ".join(repr(fps).split())  # of an array in one line
