@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-import numpy
-import onnxruntime
-import PIL
 
 from benchmarks.reports import RESULTS, report, table, write_report
 from daps_tokenizer.evaluation.timing import describe_machine
@@ -18,10 +13,12 @@ from tests.attacks.kinds import KINDS
 from tests.attacks.run import attack
 
 _COLUMNS = ("cases", "refused", "loaded", "untyped", "wrong", "hung", "crashed", "peak_megabytes")
-_NOTES = """Each case is a function of its kind, the seed and its number (tests/attacks/kinds.py). *Refused*: one of our errors, whose
-message is one printable line of at most 500 characters. *Loaded*: and is what it should be. *Untyped*: another exception.
-*Wrong*: other content than was written, or a file from outside a model folder was copied. *Hung*: more than 120 s.
-*Crashed*: the process ended. The last four must be 0; peak memory, in MB, includes Python and the runtime."""
+_NOTES = (
+    "Each case is a function of its kind, the seed and its number (tests/attacks/kinds.py). *Refused*: one of our errors, "
+    "whose message is one printable line of at most 500 characters. *Loaded*: and is what it should be. *Untyped*: another "
+    "exception. *Wrong*: other content than was written, or a file from outside a model folder was copied. *Hung*: more "
+    "than 120 s. *Crashed*: the process ended. These four must be 0. Peak memory, in MB, is that of the process."
+)
 
 
 @click.command()
@@ -36,8 +33,6 @@ def main(cases: int, seed: int, kinds: tuple[str, ...], out: Path) -> None:
         found[kind] = attack(kind, cases, seed)
         click.echo(f"{kind}: {found[kind]}", err=True)
     command = f"python -m tests.attacks --cases {cases} --seed {seed}" + "".join(f" --kind {kind}" for kind in kinds)
-    versions = {"pillow": PIL.__version__, "numpy": numpy.__version__, "onnxruntime": onnxruntime.__version__}
-    versions |= {"python": platform.python_version()}
     machine = describe_machine()
     rows = [(kind, *(getattr(result, column) for column in _COLUMNS)) for kind, result in found.items()]
     bad = [f"- {line}" for result in found.values() for line in result.bad]
@@ -47,12 +42,10 @@ def main(cases: int, seed: int, kinds: tuple[str, ...], out: Path) -> None:
         table(("kind", *_COLUMNS), rows),
         _NOTES,
         *(["\n".join(bad)] if bad else []),
-        ", ".join(f"{name} {version}" for name, version in versions.items())
-        + f"; {datetime.date.today().isoformat()}.",
         machine=machine,
     )
-    content = {"command": command, "date": datetime.date.today().isoformat(), "versions": versions, "machine": machine}
-    write_report(out, "attacks", content | {"kinds": {kind: asdict(result) for kind, result in found.items()}}, text)
+    results = {kind: asdict(result) for kind, result in found.items()}
+    write_report(out, "attacks", {"command": command, "seed": seed, "kinds": results, "machine": machine}, text)
     click.get_current_context().exit(0 if all(result.is_good for result in found.values()) else 1)
 
 
