@@ -9,12 +9,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from daps_tokenizer.config import Robot
 from daps_tokenizer.errors import DapsError, OutputExistsError, UnsupportedError
 from daps_tokenizer.files import new_folder
 from daps_tokenizer.hub import ModelFolder
-from daps_tokenizer.motion.clip_files import COLUMNS
-from daps_tokenizer.motion.features import FEATURE_NAMES
-from daps_tokenizer.motion.kinematics import BONES, LINKS, SITES
+from daps_tokenizer.motion.features import feature_table
+from daps_tokenizer.motion.robots import robot_of
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PAGE = _ROOT / "web"
@@ -71,7 +71,7 @@ def export_site(models: list[ModelFolder], out: Path, *, overwrite: bool = False
             "models": [_copy_model(model, folder) for model in models],
             "runtime": sizes(folder / "runtime", folder),
             "examples": _copy_examples({model.config.modality for model in models}, folder),
-            "robot": _robot(),
+            "robot": next((robot_table(robot_of(model.config)) for model in models if model.config.motion), None),
         }
         (folder / "site.json").write_text(json.dumps(site) + "\n", encoding="utf-8")
         files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
@@ -115,13 +115,22 @@ def _copy_examples(modalities: set[str], folder: Path) -> dict[str, list[str]]:
     return {modality: [f"examples/{name}" for name in names] for modality, names in chosen.items()}
 
 
-def _robot() -> dict[str, Any]:
-    """The robot's tables that ``motion.js`` computes with."""
-    links = [{key: getattr(link, key) for key in ("parent", "position", "axis", "twist", "limits")} for link in LINKS]
-    sites = [(name, link, place) for name, (link, place) in SITES.items()]
-    axes = [f"{name}_rotation_{axis}" for name in SITES if name != "upper_body" for axis in "xyz"]
-    turning = [column for column, name in enumerate(axes) if name in FEATURE_NAMES]  # the others are always 0
-    return {"links": links, "sites": sites, "bones": BONES, "columns": COLUMNS, "turning": turning}
+def robot_table(robot: Robot) -> dict[str, Any]:
+    """What ``motion.js`` computes with."""
+    root = [*(f"root {axis}" for axis in "xyz"), *(f"root quaternion {axis}" for axis in "xyzw")]
+    return {
+        "name": robot.name.upper(),
+        "links": [
+            {key: getattr(joint, key) for key in ("parent", "position", "axis", "mounting", "limits")}
+            for joint in robot.joints
+        ],
+        "sites": [(site.name, site.link, site.position) for site in robot.sites],
+        "centre": robot.centre,
+        "feet": robot.feet,
+        "bones": robot.bones,
+        "columns": [*root, *(name.replace("_", " ") for name in robot.joint_names)],
+        "turning": feature_table(robot).turning,
+    }
 
 
 def _write_version(folder: Path, files: list[Path]) -> None:

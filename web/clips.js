@@ -60,7 +60,7 @@ export class Clips {
     element("c-title", HTMLElement).textContent = `${length} frames of motion as ${number(this.model.numTokens)} integers`;
     element("c-about", HTMLElement).textContent =
       `A clip is cut into windows of ${length} frames at ${this.fps} a second, each of ${width} numbers. Clips are CSV: ` +
-      `${this.robot.columns.length} numbers a row (Unitree H1).`;
+      `${this.robot.columns.length} numbers a row (Unitree ${this.robot.name}).`;
   }
 
   /** When the tab is first shown. */

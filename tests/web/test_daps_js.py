@@ -14,7 +14,8 @@ from daps_tokenizer.hub import open_model
 from daps_tokenizer.images.load import fit_image, load_images
 from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.motion.features import compute_features
-from export.web import _robot
+from daps_tokenizer.motion.robots import H1
+from export.web import robot_table
 from tests.paths import EXAMPLES
 from tests.reference.cases import CASES, SEED, Case, read_decoded, read_reference
 from tests.web.conftest import Ask
@@ -91,7 +92,7 @@ def test_a_motion_clip_has_the_features_codes_and_poses_of_the_reference(ask: As
         """,
         folder=str(model.path),
         csv=WALK.example.read_text(encoding="utf-8"),
-        robot=_robot(),
+        robot=robot_table(H1),
         seed=SEED,
     )
     clip = Clip.load(WALK.example)
@@ -260,7 +261,7 @@ def test_a_wrong_clip_is_refused_with_its_row(ask: Ask, row: str, said: str) -> 
     message = ask(
         "const answer = messageOf(() => motion.readClip(given.csv, given.robot));",
         csv=f"{good}\n{row}\n{good}\n",
-        robot=_robot(),
+        robot=robot_table(H1),
     )
     assert said in message
 
