@@ -126,7 +126,7 @@ class Codes:
             raise CodesError(f"codes must be integers, not a path; Codes.load({str(self.values)!r}) reads a .daps file")
         try:
             values = np.asarray(self.values)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # a stranger's __array__ may raise anything
             raise CodesError(f"codes must be an array of integers, not {type(self.values).__name__}") from error
         require(values.shape[-1:] != (0,), f"codes of shape {values.shape} have no tokens; expected at least one each")
         require(values.dtype.kind in "iu", f"codes must be integers, not {values.dtype}")

@@ -14,7 +14,9 @@ from typing import Protocol
 
 from daps_tokenizer.errors import CodesError
 
-FPS_RANGE = (1.0, 10_000.0)  # frames per second that a clip may have
+# Frames per second that a clip may have. Codes of a clip are decoded to as many frames as it had, so that the highest
+# rate also bounds what a small file becomes: at 1,000, a code of a motion model at 30 fps stands for up to 17 frames.
+FPS_RANGE = (1.0, 1_000.0)
 
 
 def require(condition: bool, message: str) -> None:
@@ -109,7 +111,7 @@ class ClipLayout:
         frames: of the original clip.
         windows: how many it was cut into, after it was brought to the frame rate of the model.
         overlap: frames that neighbouring windows share, at the frame rate of the model.
-        fps: frame rate of the original clip, frames per second, 1 to 10,000.
+        fps: frame rate of the original clip, frames per second, 1 to 1,000.
         starts: (x [m], y [m], heading [rad]) of the first root pose of each clip, in C order of the leading axes of its
             codes. Without any, decoded clips start at the origin and look along x.
 

@@ -208,10 +208,17 @@ def _is_header(cells: list[str]) -> bool:
 
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        _number(cell)
     except ValueError:
         return False
     return True
+
+
+def _number(cell: str) -> float:
+    """A cell as a number; ValueError where it is none, or Python's 1_000, which other programs do not write."""
+    if "_" in cell:
+        raise ValueError(cell)
+    return float(cell)
 
 
 def _read_named(lines: list[str], header: list[str], source: str, robots: Sequence[Robot]) -> Content:
@@ -262,7 +269,7 @@ def _read_row(line: str, number: int, columns: Sequence[str], source: str, expec
     row = []
     for column, cell in enumerate(cells[: len(columns)], start=1):
         try:
-            row.append(float(cell))
+            row.append(_number(cell))
         except ValueError:
             raise InputError(
                 f"{source}: row {number}, column {column} ({columns[column - 1]}): {cell.strip()[:40]!r} is not a number"

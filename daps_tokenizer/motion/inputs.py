@@ -55,7 +55,7 @@ class MotionInputs:
         clips = self._load(inputs, options)
         if not clips:
             return Batch(np.empty((0, self._length, self._size), np.float32), (0,), None)
-        overlap = options.overlap or 0
+        overlap = int(options.overlap or 0)
         poses = np.stack([clip.qpos for clip in clips])
         fps, own_fps = clips[0].fps, self._motion.fps
         size = max(1, _FRAMES_TOGETHER // poses.shape[1])
@@ -66,7 +66,7 @@ class MotionInputs:
         ]
         windows = cut_windows(np.concatenate(parts), self._length, overlap=overlap)
         count = windows.shape[1]
-        layout = ClipLayout(poses.shape[1], count, int(overlap), fps, _starts(poses))
+        layout = ClipLayout(poses.shape[1], count, overlap, fps, _starts(poses))
         return Batch(windows.reshape(-1, *windows.shape[2:]), (len(clips), count), layout)
 
     def _check(self, options: InputOptions) -> None:
