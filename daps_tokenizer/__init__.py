@@ -21,11 +21,13 @@ if TYPE_CHECKING:
         DapsError,
         HubError,
         InputError,
+        InUseError,
         ModelFileError,
         ModelNotFoundError,
         OutputExistsError,
         UnsupportedError,
     )
+    from daps_tokenizer.generator import Generator
     from daps_tokenizer.motion.clips import Clip
     from daps_tokenizer.search.base import Search, SearchResult
     from daps_tokenizer.search.best_of import BestOf
@@ -46,7 +48,9 @@ _MODULES = {
     "ConfigError": "errors",
     "DapsError": "errors",
     "Distribution": "tokenizer",
+    "Generator": "generator",
     "HubError": "errors",
+    "InUseError": "errors",
     "InputError": "errors",
     "Likelihood": "tokenizer",
     "LocalSearch": "search.local",
@@ -72,7 +76,9 @@ __all__ = [
     "ConfigError",
     "DapsError",
     "Distribution",
+    "Generator",
     "HubError",
+    "InUseError",
     "InputError",
     "Likelihood",
     "LocalSearch",

@@ -1,7 +1,9 @@
-"""The checks of arguments that are integers, numbers or one of a few choices."""
+"""The checks of arguments that are integers, numbers, one of a few choices, or names."""
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
 
@@ -24,7 +26,7 @@ def check_number(name: str, value: object) -> None:
     Raises:
         InputError: naming the option and the value.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or value < 0 or not value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= sys.float_info.max:
         raise InputError(f"{name} must be a finite number of at least 0, not {value!r}")
 
 
@@ -36,3 +38,11 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def is_name(value: object) -> bool:
+    """Whether it is a name that may become part of a path and of a message: letters, digits, ``.``, ``_`` and ``-``.
+
+    At most 100 of them, the first a letter or a digit, all of them ASCII.
+    """
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value) is not None

@@ -5,9 +5,33 @@ argument, and says what would be accepted. The command line prints that line and
 error that a Python programmer would look for: ``except ValueError`` catches an :class:`InputError`.
 """
 
+_LONGEST_MESSAGE = 500
+_KEPT_END = 150  # what would be accepted comes last
+
+
+def printable(text: str) -> str:
+    """Text as one line that a terminal only shows: what is no printable character is escaped.
+
+    Names in messages come from files, archives and servers, whose control characters could move the cursor, hide what
+    was printed, or worse.
+
+    >>> printable("\x1b[2J café")
+    '\\x1b[2J café'
+    """
+    line = " ".join(text.splitlines())
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+
 
 class DapsError(Exception):
-    """Base of all errors raised on purpose by daps-tokenizer."""
+    """Base of all errors raised on purpose by daps-tokenizer. Its message is one printable line of bounded length."""
+
+    def __str__(self) -> str:
+        message = printable(super().__str__())
+        if len(message) <= _LONGEST_MESSAGE:
+            return message
+        return f"{message[: _LONGEST_MESSAGE - _KEPT_END - 5]} ... {message[-_KEPT_END:]}"
 
 
 class ConfigError(DapsError, ValueError):
@@ -48,3 +72,7 @@ class UnsupportedError(DapsError, NotImplementedError):
 
 class OutputExistsError(DapsError, FileExistsError):
     """An output file exists already and may not be overwritten."""
+
+
+class InUseError(DapsError, BlockingIOError):
+    """Another process writes to the same folder."""

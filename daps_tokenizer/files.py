@@ -1,15 +1,44 @@
-"""Output files and folders that are either there whole or not there at all."""
+"""Files that are read only if they are ones; output files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from daps_tokenizer.errors import DapsError, OutputExistsError
+
+
+def open_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> BinaryIO:
+    """Open a file, or one that a link leads to, for reading; never waits for a pipe, never opens a device.
+
+    Raises:
+        OSError: it cannot be opened, is no regular file, or holds more than ``most_bytes``; ``strerror`` says which.
+    """
+
+    def without_waiting(name: str, flags: int) -> int:  # opening a named pipe waits until somebody writes to it
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    file = open(path, "rb", opener=without_waiting)  # noqa: SIM115 - the caller closes it
+    found = os.fstat(file.fileno())
+    if stat.S_ISREG(found.st_mode) and found.st_size <= most_bytes:
+        return file
+    file.close()
+    if stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EFBIG, f"larger than {most_bytes:,} bytes")
+    raise OSError(errno.EINVAL, "not a regular file")
+
+
+def read_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> bytes:
+    """All of a file; errors of :func:`open_regular_file`."""
+    with open_regular_file(path, most_bytes=most_bytes) as file:
+        return file.read(most_bytes)
 
 
 def write_bytes_atomically(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = True) -> None:

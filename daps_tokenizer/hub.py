@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import math
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from daps_tokenizer.checks import is_name
 from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.config.generator import GeneratorConfig
 from daps_tokenizer.errors import (
     ConfigError,
     DapsError,
@@ -27,6 +30,7 @@ from daps_tokenizer.errors import (
     ModelNotFoundError,
     OutputExistsError,
 )
+from daps_tokenizer.hub_transfer import within_limits
 from daps_tokenizer.install import install_command
 
 if TYPE_CHECKING:
@@ -34,12 +38,13 @@ if TYPE_CHECKING:
     from huggingface_hub.utils.tqdm import tqdm
 
 Origin = Literal["built-in", "folder", "hub"]
+_Config = TypeVar("_Config", TokenizerConfig, GeneratorConfig)
 
 _BUILT_IN_FOLDER = Path(__file__).parent / "pretrained"
-_GRAPH_FILES = ["onnx/*.onnx", "onnx/weights.bin"]
-_LISTED_FILES = ["model.safetensors", *_GRAPH_FILES]
-# What makes a model; nothing else is fetched from a repository or sent to one.
-_MODEL_FILES = ["config.json", "README.md", *_LISTED_FILES]
+_GRAPH_FILES = ["onnx/*.onnx", "onnx/weights.bin", "*.onnx"]  # those of a generator lie next to its weights
+# With what config.json lists, these make a model; nothing else is fetched from a repository or sent to one.
+_UNLISTED_FILES = ["config.json", "README.md"]
+_MOST_FILES = 100
 _EXPORT = "`python -m export onnx`"
 
 
@@ -48,7 +53,7 @@ class ModelFolder:
     """A model on this disk: its folder, its ``config.json``, and where the folder came from.
 
     Raises:
-        ModelFileError: ``config.json`` lists a file outside the folder.
+        ModelFileError: ``config.json`` lists a file outside the folder, or too many.
     """
 
     path: Path
@@ -58,9 +63,7 @@ class ModelFolder:
     _checked: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in self.config.files:
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise ModelFileError(f"{self.path / 'config.json'} lists {name!r}, which is not inside the folder")
+        check_listed_files(self.config, str(self.path / "config.json"))
 
     def file(self, name: str) -> Path:
         """The path of a file of the model, for example ``onnx/encoder.onnx``, after its content was checked.
@@ -98,9 +101,34 @@ class ModelFolder:
         return f"copy it anew or export it again with {_EXPORT}"
 
 
+@dataclass(frozen=True)
+class GeneratorFolder(ModelFolder):
+    """A generator on this disk; its files are handed out as those of a tokenizer are."""
+
+    config: GeneratorConfig  # type: ignore[assignment]
+
+
+def check_listed_files(config: TokenizerConfig | GeneratorConfig, source: str) -> None:
+    """Refuse files that no model has: outside its folder, by names that are no names, or more than 100.
+
+    Raises:
+        ModelFileError: naming ``source`` and the file.
+    """
+    for name in config.files:
+        if not all(map(is_name, name.split("/"))):
+            raise ModelFileError(f"{source} lists {name!r}, which is not the name of a file inside the folder")
+    if len(config.files) > _MOST_FILES:
+        raise ModelFileError(f"{source} lists {len(config.files):,} files; expected at most {_MOST_FILES}")
+
+
 def built_in_models() -> dict[str, Path]:
-    """Name and folder of every model that comes with the package, sorted by name."""
+    """Name and folder of every tokenizer that comes with the package, sorted by name."""
     return {config.parent.name: config.parent for config in sorted(_BUILT_IN_FOLDER.glob("*/config.json"))}
+
+
+def built_in_generators() -> dict[str, Path]:
+    """Name and folder of every generator that comes with the package, sorted by name."""
+    return {config.parent.name: config.parent for config in sorted(_BUILT_IN_FOLDER.glob("generators/*/config.json"))}
 
 
 def open_model(
@@ -130,29 +158,72 @@ def open_model(
     >>> open_model("daps-cifar10").file("onnx/encoder.onnx")  # doctest: +SKIP
     PosixPath('.../daps_tokenizer/pretrained/daps-cifar10/onnx/encoder.onnx')
     """
+    folder, origin = _find(name_or_path, TokenizerConfig, revision, cache_dir, token, local_files_only)
+    return _open_folder(folder, origin)
+
+
+def open_generator(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> GeneratorFolder:
+    """Find a generator and read its ``config.json``; arguments and errors as of :func:`open_model`."""
+    folder, origin = _find(name_or_path, GeneratorConfig, revision, cache_dir, token, local_files_only)
+    return GeneratorFolder(folder, _read_config(folder, origin, GeneratorConfig), origin)
+
+
+def _find(
+    name_or_path: str | Path,
+    kind: type[_Config],
+    revision: str | None,
+    cache_dir: str | Path | None,
+    token: str | None,
+    local_files_only: bool,
+) -> tuple[Path, Origin]:
+    """Where a tokenizer or a generator is, downloaded where it has to be."""
+    built_in = built_in_generators() if kind is GeneratorConfig else built_in_models()
     name = str(name_or_path)
     is_path = isinstance(name_or_path, Path) or name.startswith(".") or Path(name).is_absolute()
     if is_path or ((os.sep in name or "/" in name) and _is_folder(Path(name))):
         _refuse_revision(revision, f"{name} is a folder")
-        return _open_folder(Path(name), "folder")
-    if name in built_in_models():
+        return Path(name), "folder"
+    if name in built_in:
         _refuse_revision(revision, f"{name} is built in")
-        return _open_folder(built_in_models()[name], "built-in")
+        return built_in[name], "built-in"
     if name.count("/") != 1:
-        raise ModelNotFoundError(_not_found_message(name))
+        raise ModelNotFoundError(_not_found_message(name, list(built_in)))
     with _hub_errors(name, revision):
-        from huggingface_hub import snapshot_download  # not at the top: it takes longer than all our own imports
+        options = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        return within_limits(lambda: _download(name, kind, revision=revision, **options)), "hub"
 
-        snapshot = snapshot_download(
-            name,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            allow_patterns=_MODEL_FILES,
-            tqdm_class=_bar_of_downloads(),
-        )
-    return _open_folder(Path(snapshot), "hub")
+
+def _download(name: str, kind: type[_Config], *, revision: str | None, **options: Any) -> Path:
+    """``config.json`` first, which names the others; so a repository with many files costs no more than its model."""
+    from huggingface_hub import hf_hub_download  # not at the top: it takes longer than all our own imports
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    def fetch(file: str, revision: str | None) -> Path:
+        return Path(hf_hub_download(name, file, revision=revision, tqdm_class=_bar_named(file), **options))
+
+    try:
+        snapshot = fetch("config.json", revision).parent
+    except LocalEntryNotFoundError:  # neither cached nor to be fetched
+        raise
+    except EntryNotFoundError:
+        raise ModelNotFoundError(f"{name} is not a model: it has no config.json on the Hub") from None
+    config: TokenizerConfig | GeneratorConfig = _read_config(snapshot, "hub", kind)
+    check_listed_files(config, str(snapshot / "config.json"))
+    for file in (*config.files, "README.md"):
+        try:
+            fetch(file, snapshot.name)
+        except EntryNotFoundError as error:
+            # A file that the Hub does not have, or offline not the cache, is an error once it is asked for.
+            if isinstance(error, LocalEntryNotFoundError) and not _is_offline(error.__cause__):
+                raise
+    return snapshot
 
 
 def copy_folder(folder: ModelFolder, target: Path) -> Path:
@@ -180,12 +251,14 @@ def _copy_files(folder: ModelFolder, target: Path) -> None:
     if is_there and (not target.is_dir() or any(target.iterdir())):
         raise OutputExistsError(f"{target}: already exists; give the name of a new folder")
     sources = {name: folder.file(name) for name in folder.config.files}
-    extras = {name: folder.path / name for name in ("config.json", "README.md")}
+    sources |= {name: folder.path / name for name in _UNLISTED_FILES if os.path.lexists(folder.path / name)}
+    for source in sources.values():
+        _check_belongs(source, folder.path)
     # An empty folder is filled and not replaced: it may be where the user's shell is.
     partial = (target if is_there else target.parent) / f".{secrets.token_hex(8)}.partial"
     try:
         partial.mkdir(parents=True)
-        for name, source in (sources | {name: path for name, path in extras.items() if path.is_file()}).items():
+        for name, source in sources.items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, partial / name)
         if is_there:
@@ -197,6 +270,23 @@ def _copy_files(folder: ModelFolder, target: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _check_belongs(file: Path, folder: Path) -> None:
+    """Refuse to pass on what is no regular file, or a link to a file that is not the model's.
+
+    In the Hub's cache, files are links to the blobs of their repository.
+
+    Raises:
+        ModelFileError: naming the file.
+    """
+    root = folder.resolve()
+    if root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir():
+        root = root.parent.parent
+    if not file.is_file() or not file.resolve().is_relative_to(root):
+        raise ModelFileError(
+            f"{file} is not a regular file inside the model's folder; expected the file itself in place of the link"
+        )
+
+
 def push_folder(
     folder: str | Path,
     repo_id: str,
@@ -206,7 +296,7 @@ def push_folder(
     private: bool = False,
     commit_message: str = "Upload model",
 ) -> str:
-    """Send a model folder to ``repo_id`` on the Hub in one commit and return that commit's URL.
+    """Send the folder of a tokenizer or a generator to ``repo_id`` on the Hub in one commit and return that commit's URL.
 
     Every file is checked before anything is sent. The repository is created if there is none (``private`` counts only
     then), and so is the branch that ``revision`` names. Graphs of an earlier version that this one does not have are
@@ -218,43 +308,66 @@ def push_folder(
         ConfigError: the ``config.json`` is not valid.
         HubError: the Hub cannot be reached, or refused the upload.
     """
-    model = _open_folder(Path(folder), "folder")
-    to_be_sent = {path.relative_to(model.path).as_posix() for glob in _LISTED_FILES for path in model.path.glob(glob)}
-    for name in sorted(to_be_sent | set(model.config.files)):
-        model.file(name)
+    open_either = open_generator if _is_of_a_generator(Path(folder) / "config.json") else open_model
+    model: ModelFolder = open_either(Path(folder))
+    for path in sorted(path for pattern in _GRAPH_FILES for path in model.path.glob(pattern)):
+        model.file(path.relative_to(model.path).as_posix())  # also one that is not listed, which was forgotten
     if repo_id.count("/") != 1:
         raise ModelNotFoundError(f"{repo_id!r} is not a repository on the Hub; expected 'org/name'")
-    with _hub_errors(repo_id, revision):
+    with TemporaryDirectory() as scratch, _hub_errors(repo_id, revision):
         from huggingface_hub import HfApi
 
+        checked = copy_folder(model, Path(scratch) / "model")  # what is sent is what was checked, and nothing else
         api = HfApi(token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit = api.upload_folder(
             repo_id=repo_id,
-            folder_path=model.path,
+            folder_path=checked,
             revision=revision,
             commit_message=commit_message,
-            allow_patterns=_MODEL_FILES,
             delete_patterns=_GRAPH_FILES,
         )
     return commit.commit_url
 
 
 def _open_folder(folder: Path, origin: Origin) -> ModelFolder:
+    return ModelFolder(folder, _read_config(folder, origin, TokenizerConfig), origin)
+
+
+def _read_config(folder: Path, origin: Origin, kind: type[_Config]) -> _Config:
+    """The ``config.json`` of a folder.
+
+    Raises:
+        ModelNotFoundError: it is no model folder, or one of a tokenizer where a generator is wanted, or the reverse.
+        ModelFileError, ConfigError: it cannot be read, or is not valid.
+    """
     if origin != "hub" and not _is_folder(folder):
         raise ModelNotFoundError(f"{folder} is not a folder; expected a model folder, which has a config.json")
     config_path = folder / "config.json"
     try:
-        config = TokenizerConfig.from_file(config_path)
+        return kind.from_file(config_path)
+    except ConfigError:
+        if _is_of_a_generator(config_path) == (kind is GeneratorConfig):
+            raise
+        found, by = ("tokenizer", "Tokenizer") if kind is GeneratorConfig else ("generator", "Generator")
+        raise ModelNotFoundError(f"{folder} is a {found}; open it with {by}.from_pretrained") from None
     except FileNotFoundError:
         raise ModelNotFoundError(f"{folder} is not a model folder: it has no config.json") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{config_path}: not UTF-8 text") from error
     except OSError as error:
         raise ModelFileError(f"{config_path} cannot be read ({error.strerror}); expected a readable file") from error
-    return ModelFolder(folder, config, origin)
+
+
+def _is_of_a_generator(config_path: Path) -> bool:
+    """Whether a ``config.json`` names the tokenizer that it draws codes for."""
+    try:
+        content = json.loads(config_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "tokenizer" in content
 
 
 def _is_folder(path: Path) -> bool:
@@ -269,8 +382,10 @@ def _refuse_revision(revision: str | None, what: str) -> None:
         raise ModelNotFoundError(f"{what} and has no revision {revision!r}; only a model on the Hub has revisions")
 
 
-def _not_found_message(name: str) -> str:
-    built_in = list(built_in_models())
+def _not_found_message(name: str, built_in: list[str]) -> str:
+    if name in [*built_in_models(), *built_in_generators()]:
+        found, by = ("tokenizer", "Tokenizer") if name in built_in_models() else ("generator", "Generator")
+        return f"{name} is a {found}; open it with {by}.from_pretrained"
     guesses = difflib.get_close_matches(name.lower(), built_in, n=1) or [f"./{name}"] * _is_folder(Path(name))
     guess = f"did you mean {guesses[0]!r}? " if name and guesses else ""
     names = ", ".join(built_in) or "this package has none"
@@ -278,26 +393,13 @@ def _not_found_message(name: str) -> str:
     return f"no model is named {name!r}; {guess}expected {forms}"
 
 
-def _bar_of_downloads() -> type[tqdm]:
-    """The client's progress bars, which show up once bytes are fetched: of a cached model there is nothing to see."""
+def _bar_named(file: str) -> type[tqdm]:
+    """The client's progress bar, with the name of the file in place of its whole address."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bar(tqdm):
-        is_fetching = False  # of all bars of a download
-
-        def update(self, n: float | None = 1) -> bool | None:
-            if not self.disable and self.unit == "B" and n:
-                Bar.is_fetching = True
-            shown: bool | None = super().update(n)
-            return shown
-
-        def display(self, msg: str | None = None, pos: int | None = None) -> None:
-            if Bar.is_fetching:
-                super().display(msg, pos)
-
-        def close(self) -> None:
-            self.delay = 0.0 if Bar.is_fetching else math.inf  # a bar that is closed before its delay prints nothing
-            super().close()
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options | {"desc": file})
 
     return Bar
 
@@ -310,6 +412,10 @@ def _hub_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     sign_in = "pass token=... or run `hf auth login`"
     try:
         yield
+    except HubError as error:  # of our own limits
+        raise HubError(f"{repo_id}: {error}") from error
+    except DapsError:
+        raise
     except hub.HFValidationError as error:
         raise ModelNotFoundError(
             f"{repo_id!r} is not a repository on the Hub; expected 'org/name' of letters, digits, '-', '_' and '.'"
@@ -336,10 +442,17 @@ def _hub_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         raise HubError(f"{repo_id}: the transfer failed ({_one_line(error)}); try again") from error
 
 
+def _is_offline(cause: BaseException | None) -> bool:
+    """Whether nothing was asked of the Hub, since the caller or the environment forbids it."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    return cause is None or isinstance(cause, OfflineModeIsEnabled)
+
+
 def _why_not_downloaded(cause: BaseException | None) -> str:
     from huggingface_hub import errors as hub
 
-    if cause is None or isinstance(cause, hub.OfflineModeIsEnabled):
+    if _is_offline(cause):
         return "local_files_only=True or HF_HUB_OFFLINE=1 forbids a download; open it once without them"
     if isinstance(cause, hub.HfHubHTTPError):
         return f"{_answer(cause)}; try again later"

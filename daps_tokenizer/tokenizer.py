@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 # Reconstructions are made in pieces of about this many values, so that decoding a large photograph needs little memory.
 _VALUES_PER_PIECE = 2**23
+_VALUES_AT_ONCE = 2**26  # of the inputs that are encoded together
 _IMPORTED_BY = os.getpid()  # a process of another number was forked from the one that imported this
 
 
@@ -106,7 +107,7 @@ class Tokenizer:
             revision: branch, tag or commit on the Hub.
             cache_dir, token, local_files_only: as in ``huggingface_hub``.
             backend: the runtime; ``auto`` is the fastest that is installed and works here, see :attr:`backend_info`.
-            device: ``cpu`` or ``cuda``; None takes the runtime's default.
+            device: ``cpu``, ``cuda``, ``tensorrt-rtx`` or ``webgpu``; None takes the runtime's default.
             dtype: ``float32``; the backends torch and tensorrt also take ``bfloat16`` and ``float16``.
             num_threads: CPU threads; None takes all that the process may use.
 
@@ -269,7 +270,7 @@ class Tokenizer:
         *,
         num_samples: int = 1,
         temperature: float = 1.0,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         fit: FitMode | None = None,
         fps: float | None = None,
         overlap: int | None = None,
@@ -282,7 +283,7 @@ class Tokenizer:
             num_samples: S, codes of each input.
             temperature: what logits are divided by; 0 is greedy.
             seed: the same number gives the same codes, on every runtime (up to near-ties of float arithmetic); None
-                draws anew each time.
+                draws anew each time. A list of numbers has one for each input, whose codes then depend on that alone.
             fit, fps, overlap, value_range: as for :meth:`encode`.
 
         Returns:
@@ -302,8 +303,7 @@ class Tokenizer:
         leading = (batch.leading[0], int(num_samples), *batch.leading[1:])
         uniform = draw_uniform((*leading, self.num_tokens), seed)
         layout = batch.layout and batch.layout.take(np.repeat(np.arange(batch.leading[0]), num_samples).tolist())
-        rows = uniform.reshape(-1, self.num_tokens)
-        return self._draw(batch.repeat(num_samples), rows, float(temperature), leading, layout)
+        return self._draw(batch, batch.repeated(int(num_samples)), uniform, float(temperature), leading, layout)
 
     def search(
         self,
@@ -580,7 +580,7 @@ class Tokenizer:
 
     def _greedy(self, batch: Batch) -> Codes:
         unused = np.zeros((len(batch.pieces), self.num_tokens), np.float32)
-        return self._draw(batch.pieces, unused, 0.0, batch.leading, batch.layout)
+        return self._draw(batch, np.arange(len(batch.pieces)), unused, 0.0, batch.leading, batch.layout)
 
     def _search(
         self,
@@ -641,15 +641,20 @@ class Tokenizer:
 
     def _draw(
         self,
-        pieces: np.ndarray,
+        batch: Batch,
+        rows: np.ndarray,
         uniform: np.ndarray,
         temperature: float,
         leading: tuple[int, ...],
         layout: TileLayout | ClipLayout | None,
     ) -> Codes:
-        """Codes (*leading, N) of pieces."""
-        codes = self._backend.encode(pieces, uniform, temperature).codes if len(pieces) else np.empty(0, np.int32)
-        return self._codes.make(codes.reshape(*leading, self.num_tokens), layout)
+        """Codes (*leading, N) of the pieces of a batch whose numbers are ``rows``, some of them at a time."""
+        uniform = uniform.reshape(-1, self.num_tokens)
+        parts = [np.empty((0, self.num_tokens), np.int32)]
+        for start in range(0, len(rows), step := max(1, _VALUES_AT_ONCE // math.prod(self.input_shape))):
+            part = slice(start, start + step)
+            parts.append(self._backend.encode(batch.pieces[rows[part]], uniform[part], temperature).codes)
+        return self._codes.make(np.concatenate(parts).reshape(*leading, self.num_tokens), layout)
 
 
 def _sum_of_items(per_code: np.ndarray, layout: TileLayout | ClipLayout | None) -> np.ndarray:

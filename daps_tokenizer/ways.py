@@ -6,7 +6,7 @@ another can make again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ def make_codes(
     inputs: object,
     way: Way = None,
     *,
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
     on_progress: Callable[[float], None] | None = None,
     **options: Any,
 ) -> Made:
@@ -50,7 +50,8 @@ def make_codes(
         tokenizer: the model.
         inputs: as for :meth:`~daps_tokenizer.Tokenizer.encode`.
         way: None for greedy codes, :class:`Sampled`, or a search such as ``BestOf(8)`` or ``LocalSearch()``.
-        seed: of what is drawn. None draws samples anew, and leaves ``BestOf`` its own seed.
+        seed: of what is drawn. None draws samples anew, and leaves ``BestOf`` its own seed. A list has a
+            seed for each input, of samples alone.
         on_progress: is told what share of a search is done, in [0, 1].
         **options: ``fit``, ``fps``, ``overlap`` and ``value_range`` of :meth:`~daps_tokenizer.Tokenizer.encode`.
 
@@ -68,7 +69,7 @@ def make_codes(
         )
         return Made(samples if way.num_samples is not None else samples[:, 0])
     if isinstance(way, BestOf) and seed is not None:
-        way = replace(way, seed=seed)
+        way = replace(way, seed=seed)  # type: ignore[arg-type]  # BestOf refuses a list
     result = tokenizer.search(inputs, way, on_progress=on_progress, **options)
     return Made(result.codes, result)
 

@@ -1,5 +1,5 @@
 """``python -m export onnx`` makes a model folder of a checkpoint; ``check`` compares it with torch; ``tensorrt`` builds
-its engines.
+its engines; ``web`` makes a site that runs models in browsers.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from daps_tokenizer.hub import built_in_models, open_model
 from export.card import collection_card
 from export.check import NEAR_EDGE, NEAR_TIE, ParityReport, compare, load_test_inputs
 from export.folder import export_folder
+from export.generator import export_generator
+from export.web import export_site
+
+_PAGE_ORDER = ("daps-photo-256", "daps-cifar10", "daps-mnist", "daps-h1-motion")  # of the page's list of models
 
 
 @click.group(cls=OneLineErrors)
@@ -38,6 +42,18 @@ def main() -> None:
 def onnx(checkpoint: Path, out_dir: Path, name: str | None, readme: Path | None, force: bool) -> None:
     """Write the model folder OUT_DIR of CHECKPOINT, a folder with config.json and model.safetensors."""
     folder = export_folder(checkpoint, out_dir, name=name, readme=readme, overwrite=force)
+    for file in folder.config.files:
+        click.echo(f"{(folder.path / file).stat().st_size / 1024:10,.0f} KiB  {folder.path / file}")
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("out_dir", type=click.Path(path_type=Path))
+@click.option("--name", help="The generator's name; default: the name in the checkpoint's config.json.")
+@click.option("--force", is_flag=True, help="Replace OUT_DIR if it is the folder of a model.")
+def generator(checkpoint: Path, out_dir: Path, name: str | None, force: bool) -> None:
+    """Write the folder OUT_DIR of the generator in CHECKPOINT, which `python -m train generator` wrote."""
+    folder = export_generator(checkpoint, out_dir, name=name, overwrite=force)
     for file in folder.config.files:
         click.echo(f"{(folder.path / file).stat().st_size / 1024:10,.0f} KiB  {folder.path / file}")
 
@@ -115,6 +131,22 @@ def check(
     for failure in report.failures:
         print_error(failure)
     ctx.exit(0 if report.passed else 1)
+
+
+@main.command()
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
+@click.option("--out", "-o", required=True, type=click.Path(path_type=Path), help="The folder to write.")
+@click.option("--force", is_flag=True, help="Replace the folder if it is such a site.")
+def web(models: tuple[str, ...], out: Path, force: bool) -> None:
+    """Write a site that runs MODELs, names or folders, in browsers; all built-in models without any.
+
+    It needs onnxruntime-web once: `npm ci` in web/.
+    """
+    chosen = models or _PAGE_ORDER
+    folders = [open_model(Path(name) if Path(name).is_dir() else name) for name in chosen]
+    files = export_site(folders, out, overwrite=force)
+    size = sum((out / name).stat().st_size for name in files)
+    click.echo(f"{len(files)} files, {size / 1e6:.1f} MB in {out}; to look at it: python -m http.server -d {out}")
 
 
 def _table(report: ParityReport) -> Table:

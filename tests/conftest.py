@@ -22,6 +22,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Weights and samples that a test draws are the same in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def random_mnist_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint as training writes it, of the MNIST setting with random weights."""
@@ -62,3 +68,20 @@ def exported(checkpoint: Path, name: str, tmp_path_factory: pytest.TempPathFacto
     readme = tmp_path_factory.mktemp("card") / "card.md"
     readme.write_text("# Random weights\n")
     return export_folder(checkpoint, tmp_path_factory.mktemp("models") / name, name=name, readme=readme).path
+
+
+@pytest.fixture(scope="session")
+def random_generators(random_mnist_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of a generator of each kind with random weights, for the codes of ``random_mnist_folder``."""
+    from daps_tokenizer.hub import open_model
+    from export.generator import export_generator
+    from tests.generators import random_generator_checkpoint
+
+    checkpoints, folders = tmp_path_factory.mktemp("checkpoints"), tmp_path_factory.mktemp("generators")
+    tokenizer = open_model(random_mnist_folder)
+    return {
+        kind: export_generator(
+            random_generator_checkpoint(kind, tokenizer, checkpoints / kind), folders / f"random-{kind}"
+        ).path
+        for kind in ("flow", "causal")
+    }

@@ -18,6 +18,7 @@ BUILT_INS = {
     "BackendError": RuntimeError,
     "UnsupportedError": NotImplementedError,
     "OutputExistsError": FileExistsError,
+    "InUseError": BlockingIOError,
 }
 
 

@@ -12,14 +12,14 @@ from tests.paths import ROOT
 # From the ground up: a file imports from its own floor or from those below. The longest prefix counts.
 FLOORS = (
     ("daps_tokenizer.errors", "daps_tokenizer.install"),
-    ("daps_tokenizer.checks", "daps_tokenizer.files"),
+    ("daps_tokenizer.checks", "daps_tokenizer.files", "daps_tokenizer.hub_transfer", "daps_tokenizer.locks"),
     ("daps_tokenizer.config",),
     ("daps_tokenizer.backends.protocol", "daps_tokenizer.neighbourhoods", "daps_tokenizer.hub"),
     ("daps_tokenizer.codes", "daps_tokenizer.inputs", "daps_tokenizer.images.arrays"),
     ("daps_tokenizer.images", "daps_tokenizer.motion", "daps_tokenizer.data.archives"),
     ("daps_tokenizer.modalities", "daps_tokenizer.model"),
     ("daps_tokenizer.backends", "daps_tokenizer.search"),
-    ("daps_tokenizer.tokenizer",),
+    ("daps_tokenizer.tokenizer", "daps_tokenizer.generator"),
     ("daps_tokenizer.ways",),
     ("daps_tokenizer.data", "daps_tokenizer.evaluation"),
     ("daps_tokenizer.cli", "daps_tokenizer.__main__"),

@@ -46,6 +46,9 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help=_SET),
         click.option("--max-seconds", type=float, help="Stop, evaluate and save after this long; run again to resume."),
         click.option("--quiet", is_flag=True, help="No progress bar, no TensorBoard, no dashboard.png."),
+        click.option(
+            "--cuda-graph", is_flag=True, help="Every step is one CUDA graph: counterfactual DAPS on one GPU."
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -167,6 +170,7 @@ def _run(
     changes: tuple[str, ...],
     max_seconds: float | None,
     quiet: bool,
+    cuda_graph: bool = False,
 ) -> int:
     """Run one experiment; returns the step that it reached."""
     from train.experiment import load_experiment, open_dataset
@@ -190,11 +194,48 @@ def _run(
         max_seconds=max_seconds,
         show_progress=not quiet,
         draw_pictures=not quiet,
+        cuda_graph=cuda_graph,
         accelerator=accelerator,
     )
     if "validation" in record:  # only the main process evaluates
         click.echo(json.dumps({"run": str(folder), "steps": record["steps"], **record["validation"]}))
     return int(record["steps"])
+
+
+@main.command()
+@_run_options
+def generator(
+    config: Path,
+    run_folder: Path | None,
+    data: Path | None,
+    start_from: Path | None,
+    changes: tuple[str, ...],
+    max_seconds: float | None,
+    quiet: bool,
+) -> None:
+    """Train the generator in CONFIG on codes, from its last checkpoint if there is one."""
+    from train.generators.experiment import open_generator
+    from train.loop import fit as run_experiment
+    from train.processes import describe_processes, join_processes
+
+    experiment, dataset = open_generator(config, changes, data)
+    if start_from is not None:
+        experiment = dataclasses.replace(experiment, start_from=str(start_from))
+    accelerator = join_processes(experiment.precision)
+    if accelerator.is_main_process:
+        click.echo(f"{experiment.name}: {describe_processes(accelerator)}", err=True)
+    folder = run_folder or Path("runs") / experiment.name
+    record = run_experiment(
+        experiment,
+        dataset,
+        folder,
+        max_seconds=max_seconds,
+        show_progress=not quiet,
+        draw_pictures=not quiet,
+        accelerator=accelerator,
+    )
+    if "validation" in record:
+        click.echo(json.dumps({"run": str(folder), "steps": record["steps"], **record["validation"]}))
 
 
 @main.command()

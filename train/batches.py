@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 import numpy as np
 
 from daps_tokenizer.errors import DapsError, InputError
-from train.data import Items
+from train.items import Items
 
 MAX_WORKERS = 16
 

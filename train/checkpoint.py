@@ -24,7 +24,7 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError
 from daps_tokenizer.files import new_folder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
-from train.methods import Method
+from train.methods.base import Learner
 from train.optimisation import AveragedWeights, parameters_of, served_weights
 
 RECORD_KEYS = {"experiment", "steps", "seconds", "stages_before"}
@@ -32,7 +32,7 @@ RECORD_KEYS = {"experiment", "steps", "seconds", "stages_before"}
 
 def save_checkpoint(
     folder: Path,
-    method: Method,
+    method: Learner,
     optimiser: torch.optim.Optimizer,
     training: dict[str, Any],
     averaged: AveragedWeights | None = None,
@@ -63,7 +63,7 @@ def save_checkpoint(
 
 @torch.no_grad()
 def load_checkpoint(
-    folder: Path, method: Method, optimiser: torch.optim.Optimizer, averaged: AveragedWeights | None = None
+    folder: Path, method: Learner, optimiser: torch.optim.Optimizer, averaged: AveragedWeights | None = None
 ) -> dict[str, Any]:
     """Restore weights, method and optimiser in place; returns the content of ``training.json``.
 
@@ -184,7 +184,7 @@ def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def _method_tensors(method: Method) -> dict[str, Tensor]:
+def _method_tensors(method: Learner) -> dict[str, Tensor]:
     """The method's own parameters and buffers, without the model's."""
     own = {f"method.{name}": value for name, value in method.state_dict().items() if not name.startswith("model.")}
     return {name: value.detach() for name, value in own.items()}

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from train.data import Items
-from train.methods import Method
+from train.items import Items
+from train.methods.base import Method
 
 PICTURES = 8
-CURVES = (
+Curves = tuple[tuple[str, tuple[str, ...]], ...]  # a title, and the metrics under it
+
+CURVES: Curves = (
     ("log p(x|z), nats", ("log_p", "sampled_log_p", "greedy_log_p")),
     ("ELBO, nats", ("elbo",)),
     ("effective sample size", ("ess",)),
@@ -24,8 +26,8 @@ CURVES = (
 )
 
 
-def draw_dashboard(path: Path, metrics_file: Path, method: Method, items: Items) -> None:
-    """Draw ``metrics_file`` and the reconstructions of the first items to a PNG."""
+def draw_dashboard(path: Path, metrics_file: Path, curves: Curves, pictures: np.ndarray | None = None) -> None:
+    """Draw curves of ``metrics_file`` to a PNG, four in a row, and below them pictures (H, W, C) if there are any."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -33,7 +35,7 @@ def draw_dashboard(path: Path, metrics_file: Path, method: Method, items: Items)
     figure = Figure(figsize=(16, 10), layout="constrained")
     FigureCanvasAgg(figure)
     top, bottom = figure.subfigures(2, 1, height_ratios=(3, 1))  # type: ignore[misc]
-    for axes, (title, names) in zip(top.subplots(2, 4).flat, CURVES, strict=True):
+    for axes, (title, names) in zip(top.subplots(-(-len(curves) // 4), min(4, len(curves))).flat, curves, strict=True):
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]
             if points:
@@ -48,14 +50,20 @@ def draw_dashboard(path: Path, metrics_file: Path, method: Method, items: Items)
             finite = everything[np.isfinite(everything)]
             if finite.size:
                 axes.set_ylim(bottom=float(np.quantile(finite, 0.1)) - 1.0)
-    if method.model.config.modality == "image":
+    if pictures is not None:
         axes = bottom.subplots()
-        pictured = items.read(np.arange(min(PICTURES, len(items))), seed=(0,))
-        rows = [np.concatenate(list(pictures), axis=1) for pictures in _reconstruct(method, pictured)]
-        axes.imshow(np.concatenate(rows).squeeze(), cmap="gray", vmin=0, vmax=255)
+        axes.imshow(pictures.squeeze(), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
         axes.set_title("originals above, greedy reconstructions below")
     figure.savefig(path, dpi=70)
+
+
+def pictures_of(method: Method, items: Items) -> np.ndarray | None:
+    """The first items above their greedy reconstructions, (H, W, C) uint8; None where they are no images."""
+    if method.model.config.modality != "image":
+        return None
+    pictured = items.read(np.arange(min(PICTURES, len(items))), seed=(0,))
+    return np.concatenate([np.concatenate(list(pictures), axis=1) for pictures in _reconstruct(method, pictured)])
 
 
 @torch.no_grad()

@@ -6,10 +6,9 @@ photographs (``train/photos.py``) are read when they are needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,53 +17,13 @@ from daps_tokenizer.data.datasets import Split, read_cifar10, read_mnist
 from daps_tokenizer.data.place import data_folder, default_folder
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.motion.robots import H1, robot_of
+from train.items import ArrayItems, Items, ItemSubset, split_places
 from train.motion import MotionAugmentation, open_motion
 from train.photos import PhotosConfig, open_photos
-from train.validation import ItemSubset, split_places
 
 DatasetKind = Literal["mnist", "cifar10", "photos", "motion"]
 
 _SPLITS: tuple[Split, ...] = ("train", "test")
-
-
-class Items(Protocol):
-    """Items of one shape, in memory or not."""
-
-    def __len__(self) -> int:
-        """How many items there are to choose from."""
-        ...
-
-    def read(self, indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
-        """The items at some indices.
-
-        Args:
-            indices: (B,) integers. An index that is repeated next to itself asks for as many random views of one item,
-                where the items are augmented.
-            seed: non-negative integers; together with an item's index and the number of the view they decide every
-                random choice, so the same call returns the same pixels on any machine and in any process.
-
-        Returns:
-            (B, *input_shape), uint8 images or float32 features.
-
-        Raises:
-            InputError: an item cannot be read; names its file.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class ArrayItems:
-    """Items in memory, (items, *input_shape); they are not augmented."""
-
-    array: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def read(self, indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
-        """See :meth:`Items.read`."""
-        chosen: np.ndarray = self.array[indices]
-        return chosen
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.tokenizer import Tokenizer
-from train.data import Items, open_trained_data
+from train.data import open_trained_data
+from train.items import Items
 from train.methods.base import TrainedModel
 
 EVALUATION_BATCH = 100
@@ -129,13 +130,14 @@ class TestData:
     description: str
     fit: str = "none"
     labels: None = None
+    classes: None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def names(self) -> Iterable[str]:
+    def entries(self) -> Iterable[tuple[str, int]]:
         """Their numbers."""
-        return map(str, range(len(self)))
+        return ((str(number), -1) for number in range(len(self)))
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """See :meth:`daps_tokenizer.data.datasets.Data.read`."""

@@ -6,20 +6,26 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import yaml
 
 from daps_tokenizer.config import TokenizerConfig, config_from_dict
 from daps_tokenizer.data.place import data_folder, default_folder
 from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.motion.features import FPS
 from daps_tokenizer.motion.robots import robot_of
+from train.checkpoint import read_config
+from train.dashboard import CURVES, draw_dashboard, pictures_of
 from train.data import Dataset, DatasetKind, load_dataset
-from train.methods import method_settings
+from train.evaluate import evaluate
+from train.items import Items
+from train.methods import Method, build_method, method_settings
 from train.motion import MotionAugmentation
 from train.optimisation import OptimiserConfig
 from train.photos import PhotosConfig
+from train.widen import is_smaller, load_widened
 
 Precision = Literal["fp32", "bf16"]
 
@@ -68,15 +74,13 @@ class Experiment:
     evaluation_items: int = 1000
     checkpoint_every: int = 1000
 
+    status: ClassVar[tuple[str, str]] = ("log p", "log_p")  # what the progress bar shows: a title and a metric
+
     def __post_init__(self) -> None:
         _require_choice("dataset", self.dataset, DatasetKind)
         _require_choice("precision", self.precision, Precision)
         method_settings(self.method, self.settings)
-        for name in ("steps", "batch_size", "log_every", "evaluate_every", "evaluation_items", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.validation_items < 0:
-            raise ConfigError(f"validation_items must be at least 0, not {self.validation_items}")
+        check_counts(self)
         if (self.dataset == "photos") != (self.data is not None):
             raise ConfigError(
                 "data says which photographs to use: it goes with dataset photos, and dataset photos with it"
@@ -90,6 +94,40 @@ class Experiment:
         schema = self.model.motion
         if self.dataset == "motion" and schema is not None and schema.fps != FPS:
             raise ConfigError(f"dataset motion has {FPS:g} frames per second; set motion.fps to it, not {schema.fps:g}")
+
+    def build_model(self) -> Autoencoder:
+        """The model, with random weights."""
+        return Autoencoder(self.model)
+
+    def build_method(self, model: Autoencoder) -> Method:
+        """The method around it."""
+        return build_method(self.method, model, self.settings)
+
+    def load_start(self, model: Autoencoder, source: Path) -> None:
+        """Take the weights of a checkpoint or model folder, which may be of a smaller model."""
+        load_source = load_widened if is_smaller(read_config(source), model.config) else load_weights
+        load_source(model, source / "model.safetensors")
+
+    def evaluate(self, method: Method, items: Items) -> dict[str, float]:
+        """See :func:`train.evaluate.evaluate`."""
+        return evaluate(method, items, limit=self.evaluation_items)
+
+    def draw(self, path: Path, metrics_file: Path, method: Method, items: Items) -> None:
+        """The dashboard: curves, and reconstructions of the first items."""
+        draw_dashboard(path, metrics_file, CURVES, pictures_of(method, items))
+
+
+def check_counts(experiment: Any) -> None:
+    """Refuse settings that count something and are too small.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    for name in ("steps", "batch_size", "log_every", "evaluate_every", "evaluation_items", "checkpoint_every"):
+        if getattr(experiment, name) < 1:
+            raise ConfigError(f"{name} must be at least 1, not {getattr(experiment, name)}")
+    if experiment.validation_items < 0:
+        raise ConfigError(f"validation_items must be at least 0, not {experiment.validation_items}")
 
 
 def open_dataset(experiment: Experiment, folder: Path | None = None) -> Dataset:
@@ -124,10 +162,20 @@ def load_experiment(path: Path, changes: Sequence[str] = ()) -> Experiment:
     Raises:
         ConfigError: missing file, not YAML, unknown or missing keys, impossible values; names the file and the key.
     """
+    content, source = read_changed(path, changes)
+    return config_from_dict(Experiment, content, source=source)
+
+
+def read_changed(path: Path, changes: Sequence[str]) -> tuple[Any, str]:
+    """The content of a YAML file with changes, and what messages call it; arguments as of :func:`load_experiment`.
+
+    Raises:
+        ConfigError: a file is missing or not YAML, or a change cannot be made.
+    """
     content = read_with_model(path)
     for change in changes:
         _apply(change, content)
-    return config_from_dict(Experiment, content, source=" ".join([str(path), *(f"--set {one}" for one in changes)]))
+    return content, " ".join([str(path), *(f"--set {one}" for one in changes)])
 
 
 def _apply(change: str, content: Any) -> None:

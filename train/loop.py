@@ -18,21 +18,23 @@ from accelerate.utils import broadcast
 
 from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import ConfigError, DapsError, ModelFileError
-from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from train.alignment import align_with_input
 from train.batches import BatchReader, read_ahead, spare_cores
-from train.checkpoint import has_checkpoint, load_checkpoint, read_config, read_record, save_checkpoint
+from train.captured import CapturedStep, prepare_to_capture
+from train.checkpoint import has_checkpoint, load_checkpoint, read_record, save_checkpoint
 from train.data import Dataset
-from train.evaluate import evaluate
 from train.experiment import Experiment
-from train.methods import Batch, Method, build_method
+from train.generators.experiment import GeneratorExperiment
+from train.methods.base import Batch, Learner
 from train.optimisation import AveragedWeights, Updates, apply_schedule, build_optimiser, clip_gradients, served_weights
-from train.processes import join_processes, locked
+from train.processes import ending_together, join_processes, locked, means_of_all
 from train.recorder import Recorder
-from train.widen import is_smaller, load_widened
 
 MAX_SKIPPED_IN_A_ROW = 100
 SKIPS_ARE_READ_EVERY = 50  # steps, because reading waits for the device
+
+
+AnyExperiment = Experiment | GeneratorExperiment
 
 
 class TrainingDiverged(DapsError):  # noqa: N818 - it is an outcome, not a mistake in the call
@@ -40,13 +42,14 @@ class TrainingDiverged(DapsError):  # noqa: N818 - it is an outcome, not a mista
 
 
 def fit(
-    experiment: Experiment,
+    experiment: AnyExperiment,
     dataset: Dataset,
     run_folder: Path,
     *,
     max_seconds: float | None = None,
     show_progress: bool = True,
     draw_pictures: bool = True,
+    cuda_graph: bool = False,
     accelerator: Accelerator | None = None,
 ) -> dict[str, Any]:
     """Train until the experiment's last step, or until ``max_seconds`` have passed; resumes by itself.
@@ -59,14 +62,16 @@ def fit(
         max_seconds: stop, evaluate and save after this many seconds, to be resumed by the same call.
         show_progress: a bar on the terminal.
         draw_pictures: TensorBoard's curves, and ``dashboard.png`` at every evaluation, which takes seconds.
+        cuda_graph: every step is one CUDA graph (train/captured.py); for one process on an NVIDIA GPU.
         accelerator: what :func:`train.processes.join_processes` returned; called here if None.
 
     Returns:
         The run's record, as in ``checkpoint/training.json``.
 
     Raises:
-        RunFolderInUse: another process trains in the run folder.
-        ConfigError: the run folder holds a run of other settings, or on other items.
+        InUseError: another process trains in the run folder.
+        ConfigError: the run folder holds a run of other settings, or on other items; or a step that cannot be a CUDA
+            graph is to be one.
         InputError: an item cannot be read.
         WorkerEnded: a process that reads batches was killed.
         TrainingDiverged: more than 100 updates in a row had gradients that were not finite; noticed within 50 more.
@@ -74,7 +79,8 @@ def fit(
     if experiment.validation_items and dataset.validation is None:
         raise ConfigError(f"{experiment.name}: validation_items is set and the dataset was opened without any")
     accelerator = accelerator or join_processes(experiment.precision)
-    with locked(run_folder) if accelerator.is_main_process else nullcontext():
+    check_shares(experiment, accelerator.num_processes)
+    with locked(run_folder) if accelerator.is_main_process else nullcontext(), ending_together(run_folder):
         return _fit(
             experiment,
             dataset,
@@ -83,11 +89,12 @@ def fit(
             max_seconds=max_seconds,
             show_progress=show_progress,
             draw_pictures=draw_pictures,
+            cuda_graph=cuda_graph,
         )
 
 
 def _fit(
-    experiment: Experiment,
+    experiment: AnyExperiment,
     dataset: Dataset,
     run_folder: Path,
     accelerator: Accelerator,
@@ -95,18 +102,33 @@ def _fit(
     max_seconds: float | None,
     show_progress: bool,
     draw_pictures: bool,
+    cuda_graph: bool,
 ) -> dict[str, Any]:
+    if cuda_graph and (accelerator.device.type != "cuda" or accelerator.num_processes > 1):
+        raise ConfigError("a CUDA graph of the whole step needs one process on an NVIDIA GPU")
     started = time.monotonic()
     torch.manual_seed(experiment.seed)
     if accelerator.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 where products are float32, as cuDNN's convolutions have it
-    model = Autoencoder(experiment.model).to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    method = build_method(experiment.method, model, experiment.settings).to(accelerator.device)
+    model = experiment.build_model().to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method = experiment.build_method(model).to(accelerator.device)
     optimiser = build_optimiser(method, experiment.optimiser)
     record, averaged = _restore_or_start(experiment, dataset, run_folder, method, optimiser)
+    if cuda_graph:
+        prepare_to_capture(method, optimiser)
     prepared, optimiser = accelerator.prepare(method, optimiser)
 
     updates, waited = Updates(accelerator.device), 0.0
+
+    def update_weights(batch: Batch, generator: torch.Generator, progress: float) -> dict[str, torch.Tensor]:
+        losses = prepared(batch, generator, progress)
+        optimiser.zero_grad()
+        accelerator.backward(losses.total)
+        updates.make(optimiser, clip_gradients(method, experiment.optimiser))
+        metrics: dict[str, torch.Tensor] = losses.metrics
+        return metrics
+
+    make_step = CapturedStep(update_weights, accelerator.device) if cuda_graph else update_weights
     steps = range(record["steps"], experiment.steps)
     reader = _batch_reader(experiment, dataset, accelerator)
     with (
@@ -130,12 +152,10 @@ def _fit(
             items = next(batches)
             waited += time.monotonic() - asked
             batch = Batch(_on_device(items, accelerator), _labels(dataset, reader, step, accelerator))
-            generator = step_generator(experiment.seed, step, accelerator.process_index, accelerator.device)
+            process = 0 if method.draws_for_all else accelerator.process_index
+            generator = step_generator(experiment.seed, step, process, accelerator.device)
             apply_schedule(optimiser, experiment.optimiser, step, experiment.steps)
-            losses = prepared(batch, generator, step / experiment.steps)
-            optimiser.zero_grad()
-            accelerator.backward(losses.total)
-            updates.make(optimiser, clip_gradients(method, experiment.optimiser))
+            metrics = make_step(batch, generator, step / experiment.steps)
             _share_buffers(method, accelerator)
             method.after_step(step, step_generator(experiment.seed, step, 0, accelerator.device))
             if averaged is not None:
@@ -146,8 +166,11 @@ def _fit(
             last = step + 1 == experiment.steps or out_of_time
             if last or (step + 1) % SKIPS_ARE_READ_EVERY == 0:
                 _check_skipped(updates, run_folder)
+            metrics = losses.metrics | {"loss": losses.total.detach()}
+            if (step + 1) % experiment.log_every == 0:
+                metrics = means_of_all(metrics, accelerator.device)
             if recorder is not None:
-                recorder.step(step, losses.metrics)
+                recorder.step(step, metrics)
             if recorder is not None and (last or (step + 1) % experiment.evaluate_every == 0):
                 _evaluate(experiment, dataset, method, averaged, record, recorder, step)
             if recorder is not None and (last or (step + 1) % experiment.checkpoint_every == 0):
@@ -157,6 +180,21 @@ def _fit(
                 break
     accelerator.wait_for_everyone()  # until the checkpoint is written
     return record | _times(record, started, waited)
+
+
+def check_shares(experiment: AnyExperiment, num_processes: int) -> None:
+    """The mean of the processes' losses is that of the batch only if each has as many items.
+
+    Raises:
+        ConfigError: the batch cannot be shared equally.
+    """
+    views = experiment.data.crops_per_image if experiment.data else 1
+    if (experiment.batch_size // views) % num_processes:
+        crops = "" if views == 1 else f" of {views} crops an image"
+        raise ConfigError(
+            f"{experiment.name}: batch_size {experiment.batch_size}{crops} cannot be shared equally by "
+            f"{num_processes} processes; expected a multiple of {views * num_processes}"
+        )
 
 
 @contextmanager
@@ -178,9 +216,9 @@ def _times(record: dict[str, Any], started: float, waited: float) -> dict[str, f
 
 
 def _evaluate(
-    experiment: Experiment,
+    experiment: AnyExperiment,
     dataset: Dataset,
-    method: Method,
+    method: Learner,
     averaged: AveragedWeights | None,
     record: dict[str, Any],
     recorder: Recorder,
@@ -189,10 +227,10 @@ def _evaluate(
     """Evaluate the weights of the checkpoint's model.safetensors; if they are an average, the latest weights too."""
     if averaged is not None:
         method.before_checkpoint()
-        record["validation_raw"] = evaluate(method, dataset.watched, limit=experiment.evaluation_items)
+        record["validation_raw"] = experiment.evaluate(method, dataset.watched)  # type: ignore[arg-type]
         recorder.record(step, "validation_raw", record["validation_raw"])
     with served_weights(method, averaged):
-        record["validation"] = evaluate(method, dataset.watched, limit=experiment.evaluation_items)
+        record["validation"] = experiment.evaluate(method, dataset.watched)  # type: ignore[arg-type]
         recorder.evaluation(step, record["validation"], method, dataset.watched)
 
 
@@ -223,14 +261,14 @@ def _agree(value: bool, accelerator: Accelerator) -> bool:
     return bool(broadcast(torch.tensor(float(value), device=accelerator.device)))
 
 
-def _share_buffers(method: Method, accelerator: Accelerator) -> None:
+def _share_buffers(method: Learner, accelerator: Accelerator) -> None:
     """The main process's buffers on all processes: what a method makes of them must not depend on the process."""
     if accelerator.num_processes > 1:
         for buffer in method.buffers():
             broadcast(buffer)
 
 
-def _batch_reader(experiment: Experiment, dataset: Dataset, accelerator: Accelerator) -> BatchReader:
+def _batch_reader(experiment: AnyExperiment, dataset: Dataset, accelerator: Accelerator) -> BatchReader:
     """What reads this process's share of the batches."""
     return BatchReader(
         dataset.train,
@@ -249,7 +287,7 @@ def _labels(dataset: Dataset, reader: BatchReader, step: int, accelerator: Accel
     return _on_device(dataset.train_labels[reader.indices(step)].astype(np.int64), accelerator)
 
 
-def _num_workers(experiment: Experiment, accelerator: Accelerator) -> int:
+def _num_workers(experiment: AnyExperiment, accelerator: Accelerator) -> int:
     if experiment.data is None:
         return 0  # what is in memory needs no reading ahead
     chosen = experiment.data.workers
@@ -257,7 +295,7 @@ def _num_workers(experiment: Experiment, accelerator: Accelerator) -> int:
 
 
 def _restore_or_start(
-    experiment: Experiment, dataset: Dataset, run_folder: Path, method: Method, optimiser: torch.optim.Optimizer
+    experiment: AnyExperiment, dataset: Dataset, run_folder: Path, method: Learner, optimiser: torch.optim.Optimizer
 ) -> tuple[dict[str, Any], AveragedWeights | None]:
     """Resume the run that is in the folder, or begin one; returns its record so far, and its averaged weights."""
     checkpoint, decay = run_folder / "checkpoint", experiment.optimiser.ema
@@ -274,8 +312,7 @@ def _restore_or_start(
                 f"start_from: {source}: no such folder; expected a checkpoint or a model folder. One under runs/ is "
                 "made by an earlier stage: run that first, or all stages in order with `python -m train chain`"
             )
-        load_source = load_widened if is_smaller(read_config(source), method.model.config) else load_weights
-        load_source(method.model, source / "model.safetensors")
+        experiment.load_start(method.model, source)
         stage = read_record(source)
         stages = [*stage.pop("stages_before"), stage]
     if experiment.aligned:
@@ -293,10 +330,10 @@ def _restore_or_start(
     return record, None if decay is None else AveragedWeights(method.model, decay)
 
 
-def _check_same_run(experiment: Experiment, dataset: Dataset, record: dict[str, Any], run_folder: Path) -> None:
+def _check_same_run(experiment: AnyExperiment, dataset: Dataset, record: dict[str, Any], run_folder: Path) -> None:
     """A setting that the record does not have, because it is newer than the run, had its default then."""
     source = str(run_folder / "checkpoint" / "training.json")
-    before = _settings(config_from_dict(Experiment, record["experiment"], source=source))
+    before = _settings(config_from_dict(type(experiment), record["experiment"], source=source))
     advice = "choose another --run folder (with torchrun: --set name=OTHER) or delete it"
     changed = [key for key, value in _settings(experiment).items() if value != before[key]]
     if changed:
@@ -306,7 +343,7 @@ def _check_same_run(experiment: Experiment, dataset: Dataset, record: dict[str, 
         raise ConfigError(f"{run_folder}: holds a run on {items} training items, not {len(dataset.train)}; {advice}")
 
 
-def _settings(experiment: Experiment) -> dict[str, Any]:
+def _settings(experiment: AnyExperiment) -> dict[str, Any]:
     """What decides a run, as JSON reads it back: tuples become lists. How many processes read ahead decides nothing."""
     if experiment.data is not None:
         experiment = replace(experiment, data=replace(experiment.data, workers=None))

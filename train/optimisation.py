@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from daps_tokenizer.errors import ConfigError
-from train.methods import Method
+from train.methods.base import Learner
 
 Schedule = Literal["constant", "cosine"]
 Clip = Literal["norm", "adaptive"]
@@ -30,6 +30,7 @@ PARTS = {
     "recognition": "recognition.",
     "generative": "generative.",
 }
+_WHOLE = "model"  # one that has none of these parts
 
 _LEAST_UNIT_NORM = 1e-3  # of weights, so that a unit that is zero can still move
 
@@ -94,7 +95,7 @@ class OptimiserConfig:
         return warmup * (self.final_fraction + (1 - self.final_fraction) * cosine)
 
 
-def build_optimiser(method: Method, settings: OptimiserConfig) -> torch.optim.AdamW:
+def build_optimiser(method: Learner, settings: OptimiserConfig) -> torch.optim.AdamW:
     """AdamW over what the method trains: the recognition model, the generative model, and the method's own.
 
     Raises:
@@ -106,12 +107,13 @@ def build_optimiser(method: Method, settings: OptimiserConfig) -> torch.optim.Ad
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
 
-def _model_groups(method: Method, settings: OptimiserConfig) -> list[dict[str, Any]]:
+def _model_groups(method: Learner, settings: OptimiserConfig) -> list[dict[str, Any]]:
     """One group for the rest of the recognition and of the generative model each, and one for every part named."""
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in method.model.named_parameters():
         if parameter.requires_grad:
-            part = next(part for part, pattern in PARTS.items() if pattern in f"{name}." and _is_group(part, settings))
+            found = (part for part, pattern in PARTS.items() if pattern in f"{name}." and _is_group(part, settings))
+            part = next(found, _WHOLE)
             rate = settings.learning_rate * settings.learning_rates.get(part, 1.0)
             groups.setdefault(part, {"params": [], "lr": rate})["params"].append(parameter)
     missing = [part for part in settings.learning_rates if part not in groups]
@@ -128,20 +130,22 @@ def apply_schedule(optimiser: torch.optim.Optimizer, settings: OptimiserConfig, 
     """Set each group's learning rate for a step; it depends on the step alone."""
     factor = settings.factor(step, total_steps)
     for group in optimiser.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        rate = group["base_lr"] * factor
+        if isinstance(group["lr"], Tensor):  # where a CUDA graph reads it (train/captured.py)
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 @torch.no_grad()
-def clip_gradients(method: Method, settings: OptimiserConfig) -> Tensor:
-    """Clip the gradients of the recognition model and of the generative model; whether all of them are finite.
-
-    Apart, because the gradient of log p grows with the size of the input and would drown that of log q.
+def clip_gradients(method: Learner, settings: OptimiserConfig) -> Tensor:
+    """Clip the gradients of each of :attr:`Learner.parts`; whether all of them are finite.
 
     Returns:
         A scalar bool on the device of the gradients; nothing is read on the host.
     """
     norms = []
-    for part in (method.model.recognition, method.model.generative):
+    for part in method.parts:
         trained = [parameter for parameter in part.parameters() if parameter.grad is not None]
         if trained and settings.clip == "norm":
             norms.append(nn.utils.clip_grad_norm_(trained, settings.clip_norm))
@@ -182,7 +186,7 @@ class Updates:
         adamw = getattr(optimiser, "optimizer", optimiser)
         adamw.found_inf = (~finite).float()
         optimiser.step()
-        self._skipped = torch.where(finite, 0, self._skipped + 1)
+        self._skipped.add_(1).mul_(~finite)  # in place, as a CUDA graph needs it
 
     def skipped_in_a_row(self) -> int:
         """How many of the last updates were skipped; waits for the device."""
@@ -230,10 +234,10 @@ class AveragedWeights:
 
 
 @contextmanager
-def served_weights(method: Method, averaged: AveragedWeights | None) -> Iterator[None]:
+def served_weights(method: Learner, averaged: AveragedWeights | None) -> Iterator[None]:
     """The model has the weights that its checkpoint serves inside the block: the average, where there is one.
 
-    What the method derives from other weights (:meth:`Method.before_checkpoint`) it derives from these.
+    What the method derives from other weights (:meth:`Learner.before_checkpoint`) it derives from these.
     """
     with averaged.in_place() if averaged is not None else nullcontext():
         method.before_checkpoint()

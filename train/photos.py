@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -21,10 +21,7 @@ from PIL import Image
 from daps_tokenizer.data.sources import Source, SourceKind, open_source
 from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.images.load import load_images, to_pil
-from train.validation import ItemSubset, split_places
-
-if TYPE_CHECKING:
-    from train.data import Items
+from train.items import Items, ItemSubset, split_places
 
 _CROP_TRIES = 10
 _LOG_RATIO = math.log(4 / 3)
@@ -121,7 +118,7 @@ class PhotoItems:
         return len(self.source)
 
     def read(self, indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
-        """See :meth:`train.data.Items.read`; neighbours of one index are cut from one decoded photograph."""
+        """See :meth:`train.items.Items.read`; neighbours of one index are cut from one decoded photograph."""
         rows = []
         for index, repeats in groupby(indices.tolist()):
             photo = self._decode(index)

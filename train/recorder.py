@@ -13,20 +13,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from daps_tokenizer.files import write_bytes_atomically
-from train.dashboard import draw_dashboard
-from train.data import Items
-from train.experiment import Experiment
-from train.methods import Method
+from train.items import Items
+from train.methods.base import Learner
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+    from train.loop import AnyExperiment
 
 
 class Recorder:
     """Writes to a run's folder; a context manager, so that the bar is closed and files are flushed on every way out."""
 
     def __init__(
-        self, folder: Path, experiment: Experiment, *, first_step: int, show_progress: bool, draw_pictures: bool = True
+        self,
+        folder: Path,
+        experiment: AnyExperiment,
+        *,
+        first_step: int,
+        show_progress: bool,
+        draw_pictures: bool = True,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.experiment, self.draw_pictures = folder, experiment, draw_pictures
@@ -71,14 +77,15 @@ class Recorder:
                 values["cpu_seconds_per_step"] = (cpu - self.last_cpu) / steps  # whatever else the machine does
             self.last_time, self.last_cpu, self.last_step = now, cpu, step
             self.record(step, "train", values)
-            self.progress.update(self.task, status=f"log p {values.get('log_p', float('nan')):.1f}")
+            title, metric = self.experiment.status
+            self.progress.update(self.task, status=f"{title} {values.get(metric, float('nan')):.1f}")
         self.progress.update(self.task, completed=step + 1)
 
-    def evaluation(self, step: int, values: dict[str, float], method: Method, items: Items) -> None:
+    def evaluation(self, step: int, values: dict[str, float], method: Learner, items: Items) -> None:
         """Called after an evaluation: writes it down and redraws the dashboard."""
         self.record(step, "validation", values)
         if self.draw_pictures:
-            draw_dashboard(self.folder / "dashboard.png", self.metrics_file, method, items)
+            self.experiment.draw(self.folder / "dashboard.png", self.metrics_file, method, items)  # type: ignore[arg-type]
         self.last_time, self.last_cpu, self.last_step = time.monotonic(), time.process_time(), step
 
     def record(self, step: int, kind: str, values: dict[str, float]) -> None:

@@ -20,7 +20,7 @@ from daps_tokenizer.hub import built_in_models, open_model
 from daps_tokenizer.install import install_command
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from train.code_search import CodeSearch
-from train.data import Items
+from train.items import Items
 from train.methods.base import TrainedModel
 
 Features = Literal["one-hot", "embedded"]

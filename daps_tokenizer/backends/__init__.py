@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Literal
 
+from daps_tokenizer.backends.choice import check_onnxruntime
 from daps_tokenizer.backends.gpus import NO_GPU, find_gpu
 from daps_tokenizer.backends.protocol import Backend
 from daps_tokenizer.errors import BackendError
@@ -23,8 +24,8 @@ def open_backend(
     Args:
         folder: the model's files.
         backend: ``onnx``, ``torch``, ``tensorrt``, or ``auto``: the fastest that is installed and works here.
-        device: ``cpu`` or ``cuda``, which is the first GPU that the process sees; None takes the backend's default, and
-            the fastest for ``auto``.
+        device: ``cpu`` or ``cuda``, which is the first GPU that the process sees; of ``onnx`` also ``tensorrt-rtx`` or
+            ``webgpu``, where its plugin is installed. None takes the backend's default, and the fastest for ``auto``.
         dtype: ``float32``, or ``bfloat16`` and ``float16`` where the backend has them.
         num_threads: CPU threads one call may use; None takes the backend's default.
 
@@ -63,6 +64,7 @@ def _open(
     folder: ModelFolder, *, backend: str, device: str | None, dtype: str, num_threads: int | None = None
 ) -> Backend:
     if backend == "onnx":
+        check_onnxruntime()
         from daps_tokenizer.backends.onnx import OnnxBackend
 
         return OnnxBackend.open(folder, device=device, dtype=dtype, num_threads=num_threads)
@@ -89,7 +91,9 @@ def _open_fastest(folder: ModelFolder, *, device: str | None, dtype: str, num_th
     """The first runtime that opens, for which a GPU has to work; on a machine without one that is ONNX Runtime."""
     from daps_tokenizer.backends.choice import runtimes
 
-    wanted = [runtime for runtime in runtimes() if device in (None, runtime.device)]
+    # Another device was named for its plugin of ONNX Runtime, whether that finds a GPU there or software for one.
+    asked = runtimes() if device in (None, "cpu", "cuda") else []
+    wanted = [runtime for runtime in asked if device in (None, runtime.device)]
     usable = [runtime for runtime in wanted if not runtime.missing]
     if not usable and wanted:
         reasons = "; ".join(f"{runtime.backend}: {runtime.missing}" for runtime in wanted)

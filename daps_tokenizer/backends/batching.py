@@ -21,8 +21,9 @@ _MAX_ENCODE_CHUNK = 32
 # With this many codes in one chunk, operators are large enough for threads to share: 0.5 ms each, not 50 µs.
 SHARED_CODES = 512
 # Elements of the largest array of a parallel pass: 8 MB of float32, beyond which CPUs were measured to get slower for
-# lack of cache, and on a GPU 256 MB, which is only a matter of memory.
-_MAX_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
+# lack of cache, and on a GPU 256 MB, which is only a matter of memory. A plugin may be on a GPU without memory of its
+# own; WebGPU promises buffers of 128 MB, of which this is half.
+_MAX_ELEMENTS = {"cpu": 2**21, "cuda": 2**26, "plugin": 2**24}
 
 
 def encode_chunk(config: TokenizerConfig) -> int:

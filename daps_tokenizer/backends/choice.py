@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from daps_tokenizer.backends.gpus import NO_GPU, Gpu, find_gpu
+from daps_tokenizer.backends.plugins import find_plugin, is_hardware, plugin_devices
+from daps_tokenizer.errors import BackendError
 from daps_tokenizer.install import install_command
 
 # The two packages share their files, so that one breaks the other, and no extra of this package can take one away.
+ONNX_ON_CPU = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"
 ONNX_ON_GPU = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
@@ -36,6 +39,8 @@ def runtimes() -> list[BackendOnDevice]:
         _torch("cuda", gpu),
         _tensorrt(gpu),
         _onnx("cuda", gpu),
+        _plugin("tensorrt-rtx", gpu),
+        _plugin("webgpu", gpu),
         _onnx("cpu", gpu),
         _torch("cpu", gpu),
     ]
@@ -72,13 +77,52 @@ def _tensorrt(gpu: Gpu | None) -> BackendOnDevice:
     return BackendOnDevice("tensorrt", "cuda", "", missing or install_command("tensorrt"))
 
 
+def check_onnxruntime() -> None:
+    """See that ONNX Runtime is there: two packages that share its folder leave a part of it when one is removed.
+
+    Raises:
+        BackendError: naming the command that installs it again.
+    """
+    try:
+        import onnxruntime
+
+        onnxruntime.get_available_providers()
+    except (ImportError, AttributeError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        command = ONNX_ON_CPU if find_gpu() is None else ONNX_ON_GPU
+        raise BackendError(f"ONNX Runtime cannot be used ({reason}); install it again with {command}") from error
+
+
 def _onnx(device: str, gpu: Gpu | None) -> BackendOnDevice:
+    try:
+        check_onnxruntime()
+    except BackendError as error:
+        return BackendOnDevice("onnx", device, "", str(error))
     import onnxruntime
 
     missing = _missing_on(device, gpu)
     if not missing and device == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         missing = ONNX_ON_GPU
     return BackendOnDevice("onnx", device, f"onnxruntime {onnxruntime.__version__}", missing)
+
+
+def _plugin(device: str, gpu: Gpu | None) -> BackendOnDevice:
+    """A plugin of ONNX Runtime. WebGPU's is asked for a GPU, which may be any maker's; TensorRT's takes long to load."""
+    plugin = find_plugin(device)
+    installed = f"{plugin.package} {plugin.version}" if plugin else ""
+    if device == "tensorrt-rtx" and gpu is None:
+        return BackendOnDevice("onnx", device, installed, NO_GPU)
+    if plugin is None:
+        return BackendOnDevice("onnx", device, installed, install_command(device))
+    missing = ""
+    if device == "webgpu":
+        try:
+            check_onnxruntime()
+            if not any(is_hardware(found) for found in plugin_devices(plugin)):
+                missing = "it finds no GPU here"
+        except BackendError as error:
+            missing = str(error)
+    return BackendOnDevice("onnx", device, installed, missing)
 
 
 def _missing_on(device: str, gpu: Gpu | None) -> str:

@@ -1,9 +1,10 @@
-"""ONNX Runtime: the backend that is always there, on the CPU and, with onnxruntime-gpu, on NVIDIA GPUs.
+"""ONNX Runtime: the backend that is always there, on the CPU, and on GPUs by onnxruntime-gpu or a plugin.
 
 Encoding takes a few passes over small arrays (model/sampling.py), so a batch is cut into chunks which run side by side,
 one thread each; only where chunks are large and fewer than threads, they share the others. The other graphs are one
 pass each: their chunks follow one another and each uses all threads. On a GPU autoregressive encoding takes captured
-CUDA graphs (:mod:`daps_tokenizer.backends.onnx_captured`), any other is one pass too.
+CUDA graphs (:mod:`daps_tokenizer.backends.onnx_captured`), any other is one pass too. A plugin
+(:mod:`daps_tokenizer.backends.plugins`) runs every graph as it is.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from daps_tokenizer.backends.batching import (
 )
 from daps_tokenizer.backends.choice import ONNX_ON_GPU
 from daps_tokenizer.backends.onnx_captured import CapturedEncoder
+from daps_tokenizer.backends.plugins import PROVIDERS, find_plugin, missing_plugin, plugin_devices
 from daps_tokenizer.backends.protocol import CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.workers import Workers
 from daps_tokenizer.errors import BackendError, DapsError, ModelFileError
@@ -52,13 +54,16 @@ class OnnxBackend:
     name = "onnx"
     tiles_per_item = 1
 
-    def __init__(self, folder: ModelFolder, *, device: str, num_threads: int) -> None:
+    def __init__(
+        self, folder: ModelFolder, *, device: str, num_threads: int, plugin_devices: list[Any] | None = None
+    ) -> None:
         self.device = device
         self.num_threads = num_threads
         self._folder = folder
-        self._kind_of_device = "cuda" if device == "cuda" else "cpu"
+        self._plugin_devices = plugin_devices
+        self._kind_of_device = "cuda" if device == "cuda" else "cpu" if plugin_devices is None else "plugin"
         self._input_name = "images" if folder.config.modality == "image" else "features"
-        self._provider = _PROVIDERS.get(device, device)
+        self._provider = (_PROVIDERS | PROVIDERS).get(device, device)
         self.info = f"onnxruntime {onnxruntime.__version__} by {self._provider}, {num_threads} threads, float32"
         self._sessions: dict[tuple[str, int], Any] = {}
         self._encoders: dict[int, CapturedEncoder] = {}
@@ -74,8 +79,8 @@ class OnnxBackend:
 
         Args:
             folder: a model folder with the graphs that will be used.
-            device: ``cpu`` (the default), ``cuda``, or the name of an execution provider of the installed ONNX
-                Runtime, such as ``OpenVINOExecutionProvider``.
+            device: ``cpu`` (the default), ``cuda``, ``tensorrt-rtx``, ``webgpu``, or the name of an execution provider
+                of the installed ONNX Runtime or of an installed plugin, such as ``OpenVINOExecutionProvider``.
             dtype: ``float32``, the precision of the graphs.
             num_threads: threads one call may use on the CPU; all physical cores if None.
 
@@ -85,14 +90,26 @@ class OnnxBackend:
         """
         device = device or "cpu"
         available = onnxruntime.get_available_providers()
-        if device not in (*_PROVIDERS, *available):
-            raise BackendError(
-                f"backend 'onnx' knows no device {device!r}; accepted are {', '.join((*_PROVIDERS, *available))}"
-            )
+        is_built_in = device in (*_PROVIDERS, *available)
+        plugin = None if is_built_in else find_plugin(device)
+        if not is_built_in and plugin is None:
+            if device in PROVIDERS:
+                raise missing_plugin(device)
+            accepted = ", ".join((*_PROVIDERS, *PROVIDERS, *available))
+            raise BackendError(f"backend 'onnx' knows no device {device!r}; accepted are {accepted}")
         if dtype != "float32":
             raise BackendError(f"backend 'onnx' has no dtype {dtype!r}; accepted is float32")
         if num_threads is not None and num_threads < 1:
             raise BackendError(f"num_threads must be at least 1, not {num_threads}")
+        if plugin is not None:
+            opened = cls(
+                folder,
+                device=plugin.device,
+                num_threads=num_threads or physical_cores(),
+                plugin_devices=plugin_devices(plugin),
+            )
+            opened._try_device()
+            return opened
         if _PROVIDERS.get(device, device) not in available:
             raise BackendError(
                 "device 'cuda' needs onnxruntime-gpu in place of onnxruntime, and what is installed here has no CUDA; "
@@ -122,7 +139,7 @@ class OnnxBackend:
             ModelFileError: the folder has no ``onnx/encoder.onnx``, or a damaged one.
             BackendError: the GPU cannot be used.
         """
-        if self.device == "cuda":
+        if self._kind_of_device != "cpu":
             return self._encode_on_gpu(inputs, uniform, temperature)
         share = -(-len(inputs) // self.num_threads)
         chunks = slices(len(inputs), min(share, encode_chunk(self._folder.config)))
@@ -140,7 +157,7 @@ class OnnxBackend:
         return join(Encoded, self._workers.map(run, chunks))
 
     def _encode_on_gpu(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
-        if self._folder.config.recognition.kind == "autoregressive":
+        if self.device == "cuda" and self._folder.config.recognition.kind == "autoregressive":
             return self._encode_captured(inputs, uniform, temperature)
         feed = {self._input_name: inputs, "uniform": uniform}
         parts = self._in_chunks("encoder", ["codes", "log_probs"], feed, temperature=np.array(temperature, np.float32))
@@ -218,13 +235,17 @@ class OnnxBackend:
             provider = (self._provider, {"use_tf32": "0", "enable_cuda_graph": str(int(graph in _CAPTURED))})
         if graph in _RECOGNITION_GRAPHS:
             options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in threads that it starts
+        providers: list[Any] | None = [provider]
+        if self._plugin_devices is not None:
+            options.add_provider_for_devices(self._plugin_devices[:1], {})
+            providers = None
         try:
             # Not in the caller's thread: with that option a process's first session changes the thread it is made in.
-            session = self._workers.run(lambda: onnxruntime.InferenceSession(path, options, providers=[provider]))
+            session = self._workers.run(lambda: onnxruntime.InferenceSession(path, options, providers=providers))
         except Exception as error:  # ONNX Runtime has its own exception types, all of them derived from this one
-            if self.device == "cuda":  # the file is what it was exported as, so the GPU is to blame, or its libraries
+            if self._kind_of_device != "cpu":  # the file is as it was exported: the GPU is to blame, or its libraries
                 raise BackendError(
-                    f"device 'cuda' cannot be used: ONNX Runtime cannot load {path} there ({_reason(error)}); "
+                    f"device {self.device!r} cannot be used: ONNX Runtime cannot load {path} there ({_reason(error)}); "
                     "use device='cpu'"
                 ) from error
             raise ModelFileError(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from daps_tokenizer.cli.sources import name_of
-from daps_tokenizer.errors import DapsError
+from daps_tokenizer.errors import DapsError, printable
 
 Progress = Callable[[float], None]  # is told what share is done, in [0, 1]
 
@@ -40,11 +40,11 @@ def for_each(
                 report = work(source, lambda share, before=index: show_done(before + share))  # type: ignore[misc]
             except DapsError as error:
                 failed = True
-                name, message = name_of(source), str(error)
+                name, message = printable(name_of(source)), str(error)
                 named = message.startswith((name, str(Path(name)), repr(name)))
                 print_error(message if named else f"{name}: {message}")
             else:
-                text = json.dumps(report.record, allow_nan=False) if as_json else report.line
+                text = json.dumps(report.record, allow_nan=False) if as_json else printable(report.line)
                 print(text, file=sys.stderr if to_stderr else sys.stdout, flush=True)
             show_done(index + 1)
     if failed:
@@ -99,7 +99,7 @@ def note_once(kind: str, message: str) -> None:
 
 
 def _print_line(kind: str, message: str) -> None:
-    print(f"{kind}:", " ".join(message.splitlines()), file=sys.stderr, flush=True)
+    print(f"{kind}:", printable(message), file=sys.stderr, flush=True)
 
 
 class OneLineErrors(click.Group):

@@ -6,26 +6,45 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 import numpy as np
 
 from daps_tokenizer.cli.common import note_once, print_error, progress_bar
+from daps_tokenizer.cli.dataset_ray import RAY_OPTIONS, ray_workers
 from daps_tokenizer.cli.options import Command, Runtime, add_options, force_option, json_option, runtime_options
 from daps_tokenizer.cli.sources import DEFAULT_MODEL
-from daps_tokenizer.data.code_sets import CodeSetReport, write_code_set
+from daps_tokenizer.data.code_set_files import WHOLE, Shard, ShardFiles
+from daps_tokenizer.data.code_set_writer import write_code_set
+from daps_tokenizer.data.code_sets import merge_shards, read_lines
 from daps_tokenizer.data.datasets import Split, open_data
+from daps_tokenizer.data.ray import Work
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import open_model
 from daps_tokenizer.images.load import Fit
 from daps_tokenizer.search.local import LocalSearch
-from daps_tokenizer.tokenizer import Tokenizer
-from daps_tokenizer.ways import Sampled, Way, describe_way, make_codes
+from daps_tokenizer.ways import Sampled, Way
 
 _SHOWN_BROKEN = 5
+_MAX_SAMPLES = 1024
+_SMALL = 2**16  # bytes of an array that is read whole; a file without rows cannot be mapped
 SECONDS_BETWEEN_LINES = 30.0  # of progress, where standard error is not a terminal
+
+
+def _parse_shard(ctx: click.Context, parameter: click.Parameter, text: str | None) -> Shard:
+    """``3/64`` as a shard."""
+    if text is None:
+        return WHOLE
+    try:
+        index, count = text.split("/")
+        return Shard(int(index), int(count))
+    except InputError as error:
+        raise click.BadParameter(f"{error}.", ctx, parameter) from None
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not I/N, such as 0/64.", ctx, parameter) from None
 
 
 def _options(command: Command) -> Command:
@@ -36,16 +55,23 @@ def _options(command: Command) -> Command:
     samples = "Draw K encodings of each image from q(z|x) in place of its greedy codes."
     temperature = "The temperature of what is drawn; default: 1."
     search = "Improve the greedy codes by local search with N proposals for each; 2 is a good start."
+    flip = "Follow each image's row by one of its mirror image."
+    shard = "Encode only part I of N, counted from 0; other processes encode the others into the same FOLDER."
+    merge = "Join the shards in the folder DATA to one code set in FOLDER."
     options = [
         click.option("-o", "output", type=click.Path(path_type=Path), metavar="FOLDER", required=True, help=folder),
         click.option("--model", default=DEFAULT_MODEL, show_default=True, help=models),
         click.option("--fit", type=click.Choice(get_args(Fit)), default="crop", show_default=True, help=fits),
         click.option("--split", type=click.Choice(get_args(Split)), default="train", help=split),
         click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Encode only the first N images."),
-        click.option("--samples", type=click.IntRange(min=1), metavar="K", help=samples),
+        click.option("--samples", type=click.IntRange(1, _MAX_SAMPLES), metavar="K", help=samples),
         click.option("--temperature", type=click.FloatRange(min=0), help=temperature),
         click.option("--seed", type=click.IntRange(min=0), help="The seed of what is drawn; default: 0."),
         click.option("--search", type=click.IntRange(min=1), metavar="N", help=search),
+        click.option("--flip", is_flag=True, help=flip),
+        click.option("--shard", metavar="I/N", callback=_parse_shard, help=shard),
+        click.option("--merge", is_flag=True, help=merge),
+        *RAY_OPTIONS,
     ]
     return add_options(command, options)
 
@@ -67,6 +93,12 @@ def command(
     temperature: float | None,
     seed: int | None,
     search: int | None,
+    flip: bool,
+    shard: Shard,
+    merge: bool,
+    ray: str | None,
+    workers: int | None,
+    gpus_per_worker: float | None,
     runtime: Runtime,
     force: bool,
     as_json: bool,
@@ -76,14 +108,23 @@ def command(
     DATA is a folder of images or of tar files, a tar file, mnist.npz, or a folder of CIFAR-10 mosaics. Images are files
     named .png, .jpg, .jpeg or .webp; others are ignored.
 
-    FOLDER gets codes.npy, one row per image and of the smallest unsigned type; items.jsonl, which says what each row
-    was made of; and dataset.json. The same command resumes an interrupted run. Images that cannot be read are skipped
-    and named, and the exit code is 2.
+    FOLDER gets codes.npy, one row per image and of the smallest unsigned type; labels.npy; items.jsonl, which says what
+    each row was made of; skipped.jsonl, the images that could not be read, which make the exit code 2; and
+    dataset.json. The same command resumes an interrupted run.
+
+    With --shard, FOLDER is filled by N runs, at the same time or one after the other, on one machine or many. With
+    --ray, the workers of a Ray cluster fill it; FOLDER and DATA are on a file system that all of its machines see.
     """
+    on_ray = ray_workers(ray, workers, gpus_per_worker, shard, force=force, merge=merge)
+    if merge:
+        _merge(data, output, shard, force=force, as_json=as_json)
+        return
     if samples is not None and search is not None:
         raise click.UsageError("--samples and --search exclude each other.")
     if samples is None and (temperature is not None or seed is not None):
         raise click.UsageError("--temperature and --seed need --samples; otherwise nothing is drawn.")
+    if force and shard.count > 1:
+        raise click.UsageError("--force does not replace shards; name a new folder with -o, or remove this one.")
     folder = open_model(model)
     if folder.config.modality != "image":
         raise InputError(f"{model} is a motion model; dataset is for images, and `daps-tokenize encode` for clips")
@@ -96,35 +137,64 @@ def command(
         way = LocalSearch(proposals=search)
     if way is not None:
         tokenizer.config.require_probabilities()
-    with progress_bar(len(opened), with_text=True) as show_bar:
-        progress = _Progress(output, len(opened), show_bar)
+    if on_ray is not None:
+
+        def open_work() -> Work:
+            model_here = on_ray.runtime(runtime).open(open_model(model))
+            data_here = open_data(data, model_here.config, fit=fit, split=split, limit=limit)
+            return lambda part: write_code_set(
+                model_here, data_here, output, way, seed=seed or 0, flip=flip, shard=part
+            )
+
+        on_ray.encode(data, output, opened, tokenizer.config.name, open_work, runtime, as_json=as_json)
+        return
+    total = len(shard.items(len(opened)))
+    with progress_bar(total, with_text=True) as show_bar:
+        progress = _Progress(output, total, show_bar)
         try:
             report = write_code_set(
                 tokenizer,
                 opened,
                 output,
-                lambda items, batch_seed: make_codes(tokenizer, items, way, seed=batch_seed).codes,
-                encoding=describe_way(way),
+                way,
                 seed=seed or 0,
+                flip=flip,
+                shard=shard,
                 replace=force,
                 on_progress=progress,
             )
         except KeyboardInterrupt:
             print(progress.interrupted(), file=sys.stderr, flush=True)
             raise
-    for reason in list(report.broken.values())[:_SHOWN_BROKEN]:
-        print_error(reason)
-    if len(report.broken) > _SHOWN_BROKEN:
-        print_error(f"{len(report.broken) - _SHOWN_BROKEN} more, named in {output / 'dataset.json'}")
-    codes = np.load(output / "codes.npy", mmap_mode="r")
-    if as_json:
-        record = {"output": str(output), "model": tokenizer.config.name, "shape": codes.shape, "type": str(codes.dtype)}
-        record |= {"broken": report.broken, "done_now": report.done_now, "seconds": progress.seconds()}
-        print(json.dumps(record))
-    else:
-        print(_line(data, output, codes, tokenizer, report, progress.seconds()))
-    if report.broken:
+    files = ShardFiles.of(output, shard)
+    for line in islice(read_lines(files.skipped), _SHOWN_BROKEN):
+        print_error(line["reason"])
+    if report.skipped > _SHOWN_BROKEN:
+        print_error(f"{report.skipped - _SHOWN_BROKEN} more, named in {files.skipped}")
+    seconds = progress.seconds()
+    took = f"{seconds:.0f} s, {report.done_now / seconds:.1f} images/s" if report.done_now else "was complete already"
+    record = {"skipped": report.skipped, "done_now": report.done_now, "seconds": seconds}
+    _print_report(data, files.codes, tokenizer.config.name, took, record, as_json=as_json)
+    if report.skipped:
         click.get_current_context().exit(2)
+
+
+def _merge(source: Path, output: Path, shard: Shard, *, force: bool, as_json: bool) -> None:
+    if shard.count > 1:
+        raise click.UsageError("--merge and --shard exclude each other.")
+    merged = merge_shards(source, output, replace=force).record
+    record = {"skipped": merged["skipped"]}
+    _print_report(source, output / "codes.npy", merged["model"], "merged", record, as_json=as_json)
+
+
+def _print_report(data: Path, path: Path, model: str, took: str, record: dict[str, Any], *, as_json: bool) -> None:
+    codes = np.load(path, allow_pickle=False, mmap_mode="r" if path.stat().st_size > _SMALL else None)
+    if as_json:
+        about = {"output": str(path.parent), "model": model, "shape": codes.shape, "type": str(codes.dtype)}
+        print(json.dumps(about | record))
+        return
+    shape = " x ".join(f"{size:,}" for size in codes.shape)
+    print(f"{data} -> {path}  {shape} codes, {codes.dtype}, {model}, {took}")
 
 
 class _Progress:
@@ -160,11 +230,3 @@ class _Progress:
         """What is kept when the run ends here."""
         kept = f"keeps {self._done:,} of {self._total:,} images" if self._done else "has no codes yet"
         return f"interrupted: {self._output} {kept}; the same command resumes"
-
-
-def _line(
-    data: Path, output: Path, codes: np.ndarray, tokenizer: Tokenizer, report: CodeSetReport, seconds: float
-) -> str:
-    shape = " x ".join(f"{size:,}" for size in codes.shape)
-    took = f"{seconds:.0f} s, {report.done_now / seconds:.1f} images/s" if report.done_now else "was complete already"
-    return f"{data} -> {output / 'codes.npy'}  {shape} codes, {codes.dtype}, {tokenizer.config.name}, {took}"

@@ -140,7 +140,7 @@ def _check_outputs(paths: list[Path], force: bool) -> None:
 
 def _record_lines(data: Data, found: dict[str, Evaluated]) -> str:
     """One JSON object per item and way to encode, in the order of the items."""
-    names = data.names()
+    names = (name for name, _ in data.entries())
     return "".join(
         json.dumps({"item": name, "codes": way, **{key: float(values[index]) for key, values in each.items.items()}})
         + "\n"

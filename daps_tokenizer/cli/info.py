@@ -15,8 +15,9 @@ from daps_tokenizer.backends.choice import advice, runtimes
 from daps_tokenizer.backends.gpus import find_gpu
 from daps_tokenizer.cli.options import json_option
 from daps_tokenizer.cli.sources import DEFAULT_MODEL, STANDARD_STREAM, holds_code_set, is_codes, name_of, read_codes
-from daps_tokenizer.data.code_set_files import CODES, read_record
-from daps_tokenizer.errors import ModelFileError
+from daps_tokenizer.data.code_set_files import CODES
+from daps_tokenizer.data.code_sets import describe_progress
+from daps_tokenizer.errors import ModelFileError, printable
 from daps_tokenizer.hub import ModelFolder, built_in_models, open_model
 
 _NOT_TRAINABLE = ("running_mean", "running_var", "num_batches_tracked")
@@ -44,7 +45,7 @@ def command(target: str | None, as_json: bool) -> None:
     width = max(len(name) for name in described)
     for name, value in described.items():
         for number, line in enumerate(_lines(value)):
-            print(f"{'' if number else name.replace('_', ' '):{width}}  {line}")
+            print(f"{'' if number else name.replace('_', ' '):{width}}  {printable(line)}")
 
 
 def _describe_installation() -> dict[str, Any]:
@@ -87,14 +88,13 @@ def _describe_codes(source: str) -> dict[str, Any]:
 
 def _describe_code_set(folder: Path) -> dict[str, Any]:
     """What the record of a code set says, also of one that is not complete."""
-    found = read_record(folder)
-    assert found is not None
-    record = found.record
+    record = describe_progress(folder)
+    assert record is not None
     rows, row_shape = record["rows"], record["row_shape"] or []
     bits = math.prod(row_shape) * math.ceil(math.log2(record["vocab_size"]))
     return {
         "folder": str(folder),
-        "state": "complete" if found.is_whole else f"interrupted at {record['done']:,} of {record['items']:,} items",
+        "state": record["state"],
         "model": record["model"],
         "built_in": record["model"] in built_in_models(),
         "weights_sha256": record["weights_sha256"],
@@ -106,7 +106,10 @@ def _describe_code_set(folder: Path) -> dict[str, Any]:
         "data": record["data"],
         "fit": record["fit"],
         "items": record["items"],
-        "not_readable": record["broken"],
+        "skipped": record["skipped"],
+        "labels": "none"
+        if record["labels_sha256"] is None
+        else f"of {len(record['classes'] or ()) or 'unnamed'} classes",
     }
 
 

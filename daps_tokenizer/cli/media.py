@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image
 
 from daps_tokenizer.cli.common import note_once
 from daps_tokenizer.cli.options import Runtime, Tokenizers
@@ -18,6 +17,7 @@ from daps_tokenizer.cli.sources import STANDARD_STREAM, check_not_a_folder, defa
 from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.evaluation.metrics import psnr
+from daps_tokenizer.images.formats import open_image
 from daps_tokenizer.images.load import to_pil
 from daps_tokenizer.motion.clip_files import FORMATS
 from daps_tokenizer.motion.clips import Clip
@@ -186,11 +186,24 @@ def side_by_side(panels: Sequence[np.ndarray], suffix: str) -> bytes:
     return image_file(picture, suffix)
 
 
+def picture_of(images: np.ndarray, columns: int, suffix: str) -> bytes:
+    """Images (n, H, W, C) uint8 row by row, with a white gap between them, as a file with this suffix."""
+    count, height, width, channels = images.shape
+    gap, rows = max(1, width // 16), -(-count // columns)
+    picture = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
+    for number, image in enumerate(images):
+        top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
+        picture[top : top + height, left : left + width] = image
+    return image_file(picture, suffix)
+
+
 def _say_what_is_taken(source: str) -> None:
     """Note, once in a run, what of an image is not encoded; only its header is read, as it has been decoded before."""
+    opened = open_source(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of many pixels, which the tokenizer has a limit for
-        with Image.open(open_source(source)) as image:
+        with Path(opened).open("rb") if isinstance(opened, str) else opened as file:
+            image = open_image(file, name_of(source))
             if getattr(image, "is_animated", False):
                 note_once("frames", f"{name_of(source)} holds several frames; the first one is taken")
             if image.has_transparency_data:

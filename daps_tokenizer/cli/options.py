@@ -78,7 +78,7 @@ def runtime_options(command: Command) -> Command:
 
     backends = click.Choice(["auto", *BACKENDS])
     runtimes = "The runtime to use; auto is the fastest that is installed and works here."
-    devices = "The device to use, cpu or cuda; without it, the default of the backend."
+    devices = "The device to use: cpu, cuda, tensorrt-rtx or webgpu; without it, the default of the backend."
     dtypes = "The precision to compute in: float32, and on GPUs also float16 and bfloat16."
     threads = "How many CPU threads to use; without it, one for each core."
     options: list[Callable[[Command], Command]] = [

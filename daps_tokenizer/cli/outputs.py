@@ -46,7 +46,7 @@ class Outputs:
         option: str = "-o",
     ) -> None:
         self.to_stdout = STANDARD_STREAM in ([named] if named else sources)
-        self._folder = Path(named) if named and _is_folder_name(named) else None
+        self._folder = Path(named) if named and is_folder_name(named) else None
         self._named = None if self._folder else named
         self._ending, self._force, self._option = ending, force, option
         self._sources = {os.path.realpath(source) for source in sources if source != STANDARD_STREAM}
@@ -148,7 +148,8 @@ def is_there(path: str | Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110
 
 
-def _is_folder_name(name: str) -> bool:
+def is_folder_name(name: str) -> bool:
+    """Whether an output that goes by this name is a folder of outputs."""
     return name.endswith(("/", os.sep)) or os.path.isdir(name)  # noqa: PTH112 - see is_there
 
 

@@ -15,11 +15,12 @@ A ``.daps`` file, version 1, byte by byte (n = product of shape, b = ceil(log2 v
     end − 4      4                CRC-32 (zlib, gzip, PNG) of every byte before it: unsigned 32 bit, little-endian
     ===========  ===============  ====================================================================================
 
-Keys of the header: ``model`` (string), ``weights_sha256`` (64 lower-case hexadecimal digits, or "" where unknown),
-``vocab_size`` (2 to 65536), ``shape`` (list of positive integers, the last is the number of tokens) and ``layout``:
-null, or for a tiled image an object with the integers ``height``, ``width``, ``rows``, ``columns`` and ``overlap``, the
-last always 0, or for a motion clip one with the integers ``frames``, ``windows``, ``overlap``, the number ``fps`` and
-the list ``starts`` of [x, y, heading] (see ``layouts.py``).
+Keys of the header: ``model`` (at most 100 letters, digits, ``.``, ``_`` and ``-``, the first a letter or digit),
+``weights_sha256`` (64 lower-case hexadecimal digits, or "" where unknown), ``vocab_size`` (2 to 65536), ``shape`` (list
+of positive integers, the last is the number of tokens) and ``layout``: null, or for a tiled image an object with the
+integers ``height``, ``width``, ``rows``, ``columns`` and ``overlap``, the last always 0, or for a motion clip one with
+the integers ``frames``, ``windows``, ``overlap``, the number ``fps`` and the list ``starts`` of [x, y, heading] (see
+``layouts.py``).
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from daps_tokenizer.checks import is_name
 from daps_tokenizer.codes.layouts import ClipLayout, TileLayout, require, require_integer
 from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import BackendError, CodesError, CodesFileError, ConfigError
-from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.files import read_regular_file, write_bytes_atomically
 from daps_tokenizer.install import install_command
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
 
 _MAGIC = b"DAPS"
 _VERSION = 1
-_START = _MAGIC + bytes([_VERSION])
+_MOST_BYTES = 2**30  # of a file
+_BLOCK = 2**20  # codes that are unpacked together; a multiple of 8, so that each block begins with a byte
 _PREFIX = struct.Struct("<4sBI")
 _CRC = struct.Struct("<I")
 _MAX_AXES, _MAX_CODES = 32, 2**62  # numpy 1 holds no more axes, and no array holds that many codes
@@ -67,7 +69,7 @@ class _Header:
     layout: TileLayout | ClipLayout | None
 
     def __post_init__(self) -> None:
-        require(isinstance(self.model, str), f"model must be a name, not {self.model!r}")
+        require(is_name(self.model), f"model must be a name of letters, digits, '.', '_' and '-', not {self.model!r}")
         is_sha256 = re.fullmatch(r"([0-9a-f]{64})?", str(self.weights_sha256)) is not None
         require(is_sha256, f"weights_sha256 must be 64 lower-case hex digits or empty, not {self.weights_sha256!r}")
         require_integer("vocab_size", self.vocab_size, 2, 65536)
@@ -134,8 +136,10 @@ class Codes:
             index = tuple(int(i) for i in np.unravel_index(int(outside.argmax()), values.shape))
             accepted = f"codes of {self.model!r} are 0 to {self.vocab_size - 1}"
             raise CodesError(f"code {values[index]} at index {index} is out of range: {accepted}")
-        values = np.array(values, dtype=np.int32, order="C")
-        values.flags.writeable = False
+        own = not values.flags.writeable and values.flags.owndata and values.flags.c_contiguous
+        if not own or values.dtype != np.int32:
+            values = np.array(values, dtype=np.int32, order="C")
+            values.flags.writeable = False
         object.__setattr__(self, "values", values)
 
     @property
@@ -254,7 +258,7 @@ class Codes:
         unused_bits = 8 * len(payload) - header.num_bits
         if payload[-1] % (1 << unused_bits):
             raise CodesFileError(f"{source}: the {unused_bits} unused bits after the last code are not all zero")
-        values = _unpack(payload, math.prod(header.shape), header.bits_per_code).reshape(header.shape)
+        values = _unpack(payload, header.shape, header.bits_per_code)
         try:
             return cls(values, header.vocab_size, header.model, header.weights_sha256, header.layout)
         except CodesError as error:
@@ -278,10 +282,7 @@ class Codes:
             CodesFileError: it cannot be read, or is refused by :meth:`from_bytes`.
         """
         try:
-            with Path(path).open("rb") as file:
-                data = file.read(len(_START))
-                if data == _START:  # anything else may be a device that never ends
-                    data += file.read()
+            data = read_regular_file(path, most_bytes=_MOST_BYTES)
         except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
             reason = error.strerror if isinstance(error, OSError) else error
             raise CodesFileError(f"{os.fspath(path)!r}: cannot be read ({reason}); expected a .daps file") from error
@@ -302,15 +303,21 @@ def _pack(codes: npt.NDArray[np.int32], bits: int) -> bytes:
     return np.packbits(sixteen[:, 16 - bits :]).tobytes()
 
 
-def _unpack(payload: bytes, count: int, bits: int) -> npt.NDArray[np.int32]:
-    """The inverse of :func:`_pack`: ``count`` codes (n,)."""
-    codes = np.zeros(count, dtype=np.int32)
-    for bit in np.unpackbits(np.frombuffer(payload, np.uint8), count=count * bits).reshape(count, bits).T:
-        codes = codes * 2 + bit
+def _unpack(payload: memoryview, shape: tuple[int, ...], bits: int) -> npt.NDArray[np.int32]:
+    """The inverse of :func:`_pack`: codes of this shape, read-only."""
+    codes = np.zeros(shape, dtype=np.int32)
+    flat, packed = codes.reshape(-1), np.frombuffer(payload, np.uint8)
+    for start in range(0, len(flat), _BLOCK):  # single bits take eight times as much memory as codes
+        block = flat[start : start + _BLOCK]
+        part = packed[start * bits // 8 :]
+        for bit in np.unpackbits(part[: -(-len(block) * bits // 8)], count=len(block) * bits).reshape(-1, bits).T:
+            block <<= 1
+            block |= bit
+    codes.flags.writeable = False
     return codes
 
 
-def _split(data: bytes, source: str) -> tuple[_Header, bytes]:
+def _split(data: bytes, source: str) -> tuple[_Header, memoryview]:
     """Header and payload of a ``.daps`` file whose length and CRC are right; the errors of ``Codes.from_bytes``."""
     if data[:4] != _MAGIC[: len(data)]:
         raise CodesFileError(f"{source}: not a .daps file: it starts with {data[:4]!r} where {_MAGIC!r} is expected")
@@ -336,7 +343,7 @@ def _split(data: bytes, source: str) -> tuple[_Header, bytes]:
         raise CodesFileError(f"{source}: {len(data) - end} trailing bytes after the end of the .daps content")
     if not crc_fits:
         raise changed
-    return header, data[header_end:payload_end]
+    return header, memoryview(data)[header_end:payload_end]
 
 
 def _read_header(text: bytes, source: str) -> _Header:
@@ -354,7 +361,7 @@ def _read_header(text: bytes, source: str) -> _Header:
 
 
 def _crc_fits(data: bytes, end: int) -> bool:
-    return zlib.crc32(data[: end - _CRC.size]) == _CRC.unpack_from(data, end - _CRC.size)[0]
+    return zlib.crc32(memoryview(data)[: end - _CRC.size]) == _CRC.unpack_from(data, end - _CRC.size)[0]
 
 
 def _check_not_short(data: bytes, size: int, source: str) -> None:

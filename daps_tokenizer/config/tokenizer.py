@@ -9,13 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from daps_tokenizer.checks import is_name
 from daps_tokenizer.config.checks import require, require_choice, require_positive
 from daps_tokenizer.config.data import MotionConfig, NormalisationConfig
 from daps_tokenizer.config.networks import GenerativeConfig, LikelihoodConfig, RecognitionConfig, TransformConfig
 from daps_tokenizer.config.reading import FORMAT_VERSION, config_from_dict
 from daps_tokenizer.errors import ConfigError, UnsupportedError
+from daps_tokenizer.files import read_regular_file
 
 Modality = Literal["image", "motion"]
+
+_MOST_BYTES = 2**24  # of a config.json
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class TokenizerConfig:
         require(
             self.format_version == FORMAT_VERSION,
             f"format_version {self.format_version} is not known; this version of daps-tokenizer reads {FORMAT_VERSION}",
+        )
+        require(
+            is_name(self.name),
+            f"name must be up to 100 letters, digits, '.', '_' and '-', the first a letter or digit, not {self.name!r}",
         )
         require_choice("modality", self.modality, Modality)
         require_positive("config", num_tokens=self.num_tokens, vocab_size=self.vocab_size)
@@ -233,4 +241,5 @@ class TokenizerConfig:
     @classmethod
     def from_file(cls, path: Path) -> TokenizerConfig:
         """Read and check a ``config.json`` file."""
-        return cls.from_json(path.read_text(encoding="utf-8"), source=str(path))
+        text = read_regular_file(path, most_bytes=_MOST_BYTES).decode("utf-8")
+        return cls.from_json(text, source=str(path))

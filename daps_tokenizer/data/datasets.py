@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from PIL import Image
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.data.archives import read_npz, reading
-from daps_tokenizer.data.sources import Source, has_photographs, open_source
+from daps_tokenizer.data.sources import Entry, Labels, Source, has_photographs, open_source
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.images.load import Fit
 from daps_tokenizer.inputs import InputOptions, Modality
@@ -25,6 +26,7 @@ from daps_tokenizer.motion.robots import robot_of
 
 Split = Literal["train", "test"]
 
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_MOSAIC = (25, 40)  # rows and columns of 32×32 tiles in one lossless WebP file
 
 _EXPECTED = (
@@ -48,15 +50,20 @@ class Data(Protocol):
 
     @property
     def labels(self) -> np.ndarray | None:
-        """(items,) where there are any."""
+        """(items,) where there are any, −1 where one is not known."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the classes that labels number, where they are known."""
         ...
 
     def __len__(self) -> int:
         """How many items there are."""
         ...
 
-    def names(self) -> Iterable[str]:
-        """What records call the items, in their order."""
+    def entries(self) -> Iterable[Entry]:
+        """What records say of the items, in their order."""
         ...
 
     def read(self, indices: np.ndarray) -> np.ndarray:
@@ -72,13 +79,14 @@ class ArrayData:
     description: str
     fit: str = "none"
     labels: np.ndarray | None = None
+    classes: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.array)
 
-    def names(self) -> Iterable[str]:
+    def entries(self) -> Iterable[Entry]:
         """Their numbers."""
-        return map(str, range(len(self)))
+        return ((str(number), -1) for number in range(len(self)))
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """See :meth:`Data.read`."""
@@ -96,18 +104,26 @@ class ImageFiles:
     fit: Fit
     count: int
 
+    @functools.cached_property
+    def _labels(self) -> Labels | None:
+        return self.source.labels()
+
     @property
     def labels(self) -> np.ndarray | None:
         """See :meth:`Data.labels`; read when it is asked for."""
-        labels = self.source.labels()
-        return None if labels is None else labels[: self.count]
+        return None if self._labels is None else self._labels.values[: self.count]
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """See :meth:`Data.classes`."""
+        return None if self._labels is None else self._labels.classes
 
     def __len__(self) -> int:
         return self.count
 
-    def names(self) -> Iterable[str]:
+    def entries(self) -> Iterable[Entry]:
         """The files, or their places in a tar file."""
-        return islice(self.source.names(), self.count)
+        return islice(self.source.entries(), self.count)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """See :meth:`Data.read`."""
@@ -118,7 +134,7 @@ class ImageFiles:
             return self.modality.prepare(self.source.read(index), InputOptions(fit=self.fit)).pieces
         except InputError as error:
             reason = str(error).removeprefix("the image: ")
-            raise InputError(f"{self.source.name(index)}: {reason}") from error
+            raise type(error)(f"{self.source.name(index)}: {reason}") from error
 
 
 def open_data(
@@ -144,12 +160,14 @@ def open_data(
         return open_motion_data(path, config.input_shape[0], fps=fps, robot=robot, split=split, limit=limit)
     modality = open_modality(config)
     if path.suffix == ".npz" or (path.is_dir() and any(path.glob(f"{split}_*.webp"))):
-        images, labels = read_mnist(path, split) if path.suffix == ".npz" else read_cifar10(path, split)
+        is_mnist = path.suffix == ".npz"
+        images, labels = read_mnist(path, split) if is_mnist else read_cifar10(path, split)
+        classes = tuple(map(str, range(10))) if is_mnist else CIFAR10_CLASSES
         images, labels = images[:limit], labels[:limit]
         fitted = images
         if images.shape[1:] != config.input_shape:
             fitted = modality.prepare(images, InputOptions(fit=fit)).pieces
-        return ArrayData(fitted, f"{path.name}, {split}", fit, labels)
+        return ArrayData(fitted, f"{path.name}, {split}", fit, labels, classes)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; expected {_EXPECTED}")
     if not path.is_dir() and path.suffix != ".tar":

@@ -12,16 +12,28 @@ import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.install import install_command
 
+Entry = tuple[str, int]  # what records call an item, from the folder that was listed on; its bytes, −1 if not known
 SourceKind = Literal["tar", "folder", "huggingface"]
 SUFFIXES = (".webp", ".jpg", ".jpeg", ".png")
 _SUFFIXES_TEXT = ", ".join(SUFFIXES)
+
+
+class SourceError(InputError):
+    """An item was listed and cannot be fetched now: it is gone, or its storage fails."""
+
+
+class Labels(NamedTuple):
+    """(items,) int64, −1 where a label is not known; and the names of the classes that they number, if these are."""
+
+    values: np.ndarray
+    classes: tuple[str, ...] | None = None
 
 
 class Source(Protocol):
@@ -32,19 +44,19 @@ class Source(Protocol):
         ...
 
     def read(self, index: int) -> bytes:
-        """The content of one image file; raises InputError naming it where it cannot be read."""
+        """The content of one image file; raises SourceError naming it where it cannot be read."""
         ...
 
     def name(self, index: int) -> str:
         """What messages call a photograph."""
         ...
 
-    def names(self) -> Iterable[str]:
-        """What records call all of them, in their order; files are looked through once."""
+    def entries(self) -> Iterable[Entry]:
+        """What records say of all of them, in their order; files are looked through once."""
         ...
 
-    def labels(self) -> np.ndarray | None:
-        """(photographs,) int64 where every one has a label; files are looked through once."""
+    def labels(self) -> Labels | None:
+        """Their labels, where there are any; files are looked through once."""
         ...
 
 
@@ -64,7 +76,7 @@ def open_source(kind: SourceKind, patterns: tuple[str, ...], folder: Path, *, im
     if kind == "huggingface":
         return HuggingFaceSource.load(patterns, image_column)
     paths = [path for pattern in patterns for path in _matching(pattern, folder)]
-    return TarSource.index(paths) if kind == "tar" else FolderSource.index(paths)
+    return TarSource.index(paths, folder) if kind == "tar" else FolderSource.index(paths, folder)
 
 
 def _matching(pattern: str, folder: Path) -> list[Path]:
@@ -79,12 +91,13 @@ class TarSource:
     """Members of uncompressed tar files: for each photograph which file, where it begins, and its bytes."""
 
     paths: tuple[Path, ...]
+    root: Path  # where names begin
     files: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
 
     @classmethod
-    def index(cls, paths: list[Path]) -> TarSource:
+    def index(cls, paths: list[Path], root: Path) -> TarSource:
         """Read the headers of tar files once; members that are no photographs are left out.
 
         Raises:
@@ -92,7 +105,7 @@ class TarSource:
         """
         members = [(number, *place) for number, path in enumerate(paths) for place in _photographs(path)]
         files, offsets, sizes = np.array(members, np.int64).T
-        return cls(tuple(paths), files, offsets, sizes)
+        return cls(tuple(paths), root, files, offsets, sizes)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -106,9 +119,9 @@ class TarSource:
                 file.seek(self.offsets[index])
                 content = file.read(size)
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); expected the tar file as it was") from None
+            raise SourceError(f"{path}: cannot be read ({error.strerror}); expected the tar file as it was") from None
         if len(content) != size:
-            raise InputError(f"{path}: has become shorter; expected the tar file as it was when training began")
+            raise SourceError(f"{path}: has become shorter; expected the tar file as it was when training began")
         return content
 
     def name(self, index: int) -> str:
@@ -121,13 +134,14 @@ class TarSource:
         except (OSError, tarfile.TarError):
             return str(path)
 
-    def names(self) -> Iterable[str]:
-        """See :meth:`Source.names`; file and member."""
+    def entries(self) -> Iterable[Entry]:
+        """See :meth:`Source.entries`; file and member."""
         for path in self.paths:
+            name = _below(self.root, path)
             with tarfile.open(path, "r:") as archive:
-                yield from (f"{path}, {member.name}" for member in archive if _is_photograph(member))
+                yield from ((f"{name}, {m.name}", m.size) for m in archive if _is_photograph(m))
 
-    def labels(self) -> np.ndarray | None:
+    def labels(self) -> Labels | None:
         """See :meth:`Source.labels`: what the member ``KEY.cls`` says of ``KEY.jpg``, as webdataset has it.
 
         Raises:
@@ -136,10 +150,8 @@ class TarSource:
         found: list[int] = []
         for path in self.paths:
             keys, labels = _keys_and_labels(path)
-            if not labels.keys() >= set(keys):
-                return None
-            found += [labels[key] for key in keys]
-        return np.array(found, np.int64)
+            found += [labels.get(key, -1) for key in keys]
+        return Labels(np.array(found, np.int64)) if any(label >= 0 for label in found) else None
 
 
 def _photographs(path: Path) -> list[tuple[int, int]]:
@@ -193,14 +205,29 @@ def has_photographs(folder: Path) -> bool:
     return any(name.lower().endswith(SUFFIXES) for _, _, files in os.walk(folder) for name in files)
 
 
+def _below(root: Path, path: Path | str) -> str:
+    """A path from ``root`` on; the whole path of what does not lie there."""
+    text, start = str(path), os.path.join(root, "")  # noqa: PTH118
+    return text.removeprefix(start)
+
+
+def _size_of(path: str) -> int:
+    """A file's bytes; −1 of one that is gone."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - twice as fast as Path.stat
+    except OSError:
+        return -1
+
+
 @dataclass(frozen=True)
 class FolderSource:
     """Image files in folders."""
 
     paths: tuple[str, ...]
+    root: Path  # where names begin
 
     @classmethod
-    def index(cls, folders: list[Path]) -> FolderSource:
+    def index(cls, folders: list[Path], root: Path) -> FolderSource:
         """List the image files in folders and their subfolders, in the order of their names.
 
         Raises:
@@ -215,7 +242,7 @@ class FolderSource:
             if not photographs:
                 raise InputError(f"{folder}: holds no photographs; expected files named *{_SUFFIXES_TEXT}")
             found += photographs
-        return cls(tuple(found))
+        return cls(tuple(found), root)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -226,18 +253,23 @@ class FolderSource:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); expected the image that was there") from None
+            raise SourceError(f"{path}: cannot be read ({error.strerror}); expected the image that was there") from None
 
     def name(self, index: int) -> str:
         """The file's path."""
         return self.paths[index]
 
-    def names(self) -> Iterable[str]:
-        """The files' paths."""
-        return self.paths
+    def entries(self) -> Iterable[Entry]:
+        """See :meth:`Source.entries`; the files' paths."""
+        return ((_below(self.root, path), _size_of(path)) for path in self.paths)
 
-    def labels(self) -> None:
-        """Files have none."""
+    def labels(self) -> Labels | None:
+        """See :meth:`Source.labels`: the folders directly in the one that was listed are classes, in their order."""
+        parts = [_below(self.root, path).split("/") for path in self.paths]
+        classes = sorted({names[1] for names in parts if len(names) > 2})
+        numbers = {name: number for number, name in enumerate(classes)}
+        found = [numbers[names[1]] if len(names) > 2 else -1 for names in parts]
+        return Labels(np.array(found, np.int64), tuple(classes)) if classes else None
 
 
 @dataclass(frozen=True)
@@ -296,9 +328,9 @@ class HuggingFaceSource:
         """Dataset and row, counted from 0 as the library does."""
         return f"{self.label}, row {index}"
 
-    def names(self) -> Iterable[str]:
-        """Datasets and rows."""
-        return (self.name(index) for index in range(len(self)))
+    def entries(self) -> Iterable[Entry]:
+        """See :meth:`Source.entries`; datasets and rows."""
+        return ((self.name(index), -1) for index in range(len(self)))
 
     def labels(self) -> None:
         """Only the column of images is read."""

@@ -45,13 +45,14 @@ class WindowData:
     description: str
     fit: str = "window"
     labels: np.ndarray | None = None
+    classes: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def names(self) -> Iterable[str]:
+    def entries(self) -> Iterable[tuple[str, int]]:
         """The first frame of each window, counted over all clips."""
-        return (f"frame {start}" for start in self.starts)
+        return ((f"frame {start}", -1) for start in self.starts)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Windows (B, length, F) float32."""

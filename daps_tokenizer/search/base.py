@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +13,8 @@ from daps_tokenizer.checks import check_integer
 from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
+
+_MOST_UNIFORM_BYTES = 2**31
 
 Score = Callable[[np.ndarray, Decoded, np.ndarray], np.ndarray]
 
@@ -98,16 +101,26 @@ def check_found(found: object, count: int, num_tokens: int) -> Found:
     return found
 
 
-def draw_uniform(shape: tuple[int, ...], seed: int | None) -> np.ndarray:
+def draw_uniform(shape: tuple[int, ...], seed: int | Sequence[int] | None) -> np.ndarray:
     """The uniform numbers that sampling inverts the cumulative distribution at, float32 in [0, 1).
 
-    The same seed gives the same numbers, None others every time.
+    The same seed gives the same numbers, None others every time; of several seeds, each is for one input.
 
     Raises:
-        InputError: a seed that is neither None nor an integer of at least 0.
+        InputError: a seed that is neither None nor an integer of at least 0, not one seed for each input, or more
+            numbers than memory holds.
     """
+    if isinstance(seed, list | tuple):
+        if len(seed) != shape[0]:
+            raise InputError(f"seed: there are {len(seed)} for {shape[0]} inputs; expected one, or one for each input")
+        return np.stack([draw_uniform(shape[1:], each) for each in seed]) if seed else np.empty(shape, np.float32)
     if seed is not None:
         check_integer("seed", seed, least=0)
+    if 4 * math.prod(shape) > _MOST_UNIFORM_BYTES:
+        raise InputError(
+            f"{math.prod(shape[:-1]):,} samples of {shape[-1]:,} codes take {4 * math.prod(shape) / 2**30:,.0f} GiB of "
+            "random numbers; use fewer samples or inputs"
+        )
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
 
 

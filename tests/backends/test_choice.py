@@ -31,7 +31,12 @@ def test_an_architecture_is_written_as_compilers_write_it() -> None:
 
 def test_every_backend_is_listed_on_every_device_it_knows() -> None:
     listed = [(runtime.backend, runtime.device) for runtime in runtimes()]
-    assert listed == [("torch", "cuda"), ("tensorrt", "cuda"), ("onnx", "cuda"), ("onnx", "cpu"), ("torch", "cpu")]
+    on_gpus = [
+        ("torch", "cuda"),
+        ("tensorrt", "cuda"),
+        *(("onnx", name) for name in ("cuda", "tensorrt-rtx", "webgpu")),
+    ]
+    assert listed == [*on_gpus, ("onnx", "cpu"), ("torch", "cpu")]
 
 
 @without_gpu

@@ -1,6 +1,7 @@
 """Ways to train on are measured on the same held-out items, for as long as asked, and reported with paired errors."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from benchmarks.studies.controls import KINDS, WAYS, Point, plot, summarise, tra
 from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
 from tests.settings import TINY_GRID
-from train.data import ArrayItems, Dataset
+from train.data import Dataset
+from train.experiment import Experiment, Precision
+from train.items import ArrayItems
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,14 +31,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_every_way_starts_from_the_same_items_and_has_its_time(way: str, checkpoint: Path) -> None:
+EXPERIMENT = Experiment(name="control", model=TINY_GRID, dataset="cifar10", method="vqvae", steps=1, batch_size=1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("way", WAYS["cifar10"])
+def test_every_way_starts_from_the_same_items_and_has_its_time(
+    way: str, precision: Precision, checkpoint: Path
+) -> None:
     images = np.random.default_rng(0).integers(0, 256, (128, 16, 16, 3), dtype=np.uint8)
     dataset = Dataset(ArrayItems(images), ArrayItems(images[:8]))
     told: list[Point] = []
+    experiment = replace(EXPERIMENT, precision=precision)
     found = train_on(
-        WAYS[way], checkpoint, dataset, "cifar10", images[:8], seconds=0.5, points=2, seed=0, on_point=told.append
-    )
+        WAYS["cifar10"][way], checkpoint, experiment, dataset, images[:8],
+        seconds=0.5, points=2, seed=0, on_point=told.append,
+    )  # fmt: skip
     assert found == told and found[0].steps == 0 < found[1].steps < found[2].steps
     assert found[1].seconds >= 0.25 and found[2].seconds >= 0.5
     for point in found:
@@ -46,19 +57,24 @@ def test_every_way_starts_from_the_same_items_and_has_its_time(way: str, checkpo
 def test_gains_are_paired_item_by_item() -> None:
     start = {kind: np.array([0.0, 1000.0, 2000.0]) for kind in KINDS}
     end = {kind: np.array([1.0, 1002.0, 2003.0]) for kind in KINDS}
-    run = summarise("counterfactual", 0, [Point(0.0, 0, start), Point(60.0, 10, end)])
+    run = summarise("cifar10", "counterfactual", 0, [Point(0.0, 0, start), Point(60.0, 10, end)])
     last = run["curve"][-1]
     assert last["greedy_gain"] == 2.0 and last["greedy_gain_error"] == pytest.approx(1 / 3**0.5)
-    assert last["images"] == 10 * WAYS["counterfactual"].batch_size
+    assert last["images"] == 10 * WAYS["cifar10"]["counterfactual"].batch_size
     content = {
         "commands": ["c"],
         "machine": describe_machine(),
         "checkpoint": "k",
+        "dataset": "cifar10",
+        "precision": "fp32",
         "items": 3,
         "runs": [run],
     }
     text = write_text("Ways", json.loads(json.dumps(content)))
-    assert "| counterfactual | 0 | 60 | 640 | 1002.0 (+2.0 ± 0.6) |" in text and WAYS["counterfactual"].tuned in text
+    assert (
+        "| counterfactual | 0 | 60 | 640 | 1002.0 (+2.0 ± 0.6) |" in text
+        and WAYS["cifar10"]["counterfactual"].tuned in text
+    )
     assert plot(content).startswith(b"\x89PNG")
 
 
@@ -68,7 +84,15 @@ def test_an_unknown_way_is_refused(checkpoint: Path) -> None:
 
 
 def test_runs_with_other_options_are_not_added_to_a_report(checkpoint: Path, tmp_path: Path) -> None:
-    before = {"checkpoint": str(checkpoint), "seconds": 9.0, "points": 6, "items": 1000, "runs": [{}]}
+    before = {
+        "checkpoint": str(checkpoint),
+        "seconds": 9.0,
+        "points": 6,
+        "items": 1000,
+        "dataset": "cifar10",
+        "precision": "fp32",
+        "runs": [{}],
+    }
     (tmp_path / "controls_cifar10.json").write_text(json.dumps(before))
     done = CliRunner().invoke(main, ["controls", "--checkpoint", str(checkpoint), "--out", str(tmp_path)])
     assert done.exit_code == 2 and "holds runs with other options; choose another --name" in done.output

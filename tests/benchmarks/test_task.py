@@ -21,7 +21,8 @@ from daps_tokenizer.motion.features import standing
 from tests.settings import CIFAR10, TINY_GRID, TINY_MLP
 from tests.train.test_training import experiment
 from train.code_search import CodeSearch
-from train.data import ArrayItems, Dataset
+from train.data import Dataset
+from train.items import ArrayItems
 
 pytest.importorskip("sklearn")
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -240,9 +240,10 @@ def test_a_weights_sha256_that_is_none_is_refused(sha: str) -> None:
         Codes(np.zeros((1, 1), int), 2, "m", sha)
 
 
-def test_a_model_that_is_not_a_name_is_refused() -> None:
-    with pytest.raises(CodesError, match="model must be a name, not None"):
-        Codes(np.zeros((1, 1), int), 2, None, "")  # type: ignore[arg-type]
+@pytest.mark.parametrize("model", [None, "", "../evil", "a/b", "a\x1b[2J", "é", ".hidden", "n" * 101, "two\n"])
+def test_a_model_that_is_not_a_name_is_refused(model: str) -> None:
+    with pytest.raises(CodesError, match="model must be a name of letters, digits,"):
+        Codes(np.zeros((1, 1), int), 2, model, "")
 
 
 def test_a_layout_that_is_none_is_refused() -> None:

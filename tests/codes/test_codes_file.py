@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +99,8 @@ def any_codes(draw: st.DrawFn) -> Codes:
     values = np.random.default_rng(seed).integers(0, vocab_size, size=shape)
     values.flat[-1] = draw(st.sampled_from([0, vocab_size - 1]))
     sha = draw(st.sampled_from(["", "0123456789abcdef" * 4]))
-    return Codes(values, vocab_size, draw(st.text(max_size=20)), sha, layout)
+    name = draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True))
+    return Codes(values, vocab_size, name, sha, layout)
 
 
 @given(codes=any_codes())
@@ -305,10 +308,30 @@ def test_loading_what_cannot_be_read_names_the_file(tmp_path: Path, make: Callab
         Codes.load(path)
 
 
-@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a device that never ends")
-def test_of_what_is_no_daps_file_only_the_beginning_is_read() -> None:
-    with pytest.raises(CodesFileError, match=r"^/dev/zero: not a \.daps file: it starts with b'\\x00"):
-        Codes.load("/dev/zero")
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.daps")
+    (tmp_path / "device.daps").symlink_to("/dev/zero")
+    for name in ("pipe.daps", "device.daps"):
+        with pytest.raises(CodesFileError, match=rf"{name}': cannot be read \(not a regular file\)"):
+            Codes.load(tmp_path / name)
+
+
+def test_a_file_larger_than_any_codes_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "sparse.daps").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(CodesFileError, match=r"cannot be read \(larger than 1,073,741,824 bytes\)"):
+        Codes.load(tmp_path / "sparse.daps")
+
+
+def test_many_codes_take_little_more_memory_than_themselves_and_come_back() -> None:
+    values = np.random.default_rng(0).integers(0, 1024, (3, 2**20 + 7), dtype=np.int32)
+    data = Codes(values, 1024, "tiny", "").to_bytes()
+    tracemalloc.start()
+    codes = Codes.from_bytes(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(codes.numpy(), values)
+    assert peak < 4 * values.nbytes
 
 
 def test_loading_a_damaged_file_names_the_file(tmp_path: Path) -> None:

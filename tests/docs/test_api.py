@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import daps_tokenizer
-from daps_tokenizer import Codes, Tokenizer
+from daps_tokenizer import Codes, Generator, Tokenizer
 from tests.paths import ROOT
 
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def test_every_public_name_is_on_the_page(name: str) -> None:
     assert re.search(rf"\b{name}\b", PAGE), f"docs/api.md does not name {name}"
 
 
-@pytest.mark.parametrize("owner", [Tokenizer, Codes])
+@pytest.mark.parametrize("owner", [Tokenizer, Codes, Generator])
 def test_every_method_and_attribute_is_on_the_page(owner: type) -> None:
     missing = {name for name in public(owner) if not re.search(rf"\b{name}\b", PAGE)}
     assert not missing
@@ -36,7 +36,7 @@ def test_every_method_and_attribute_is_on_the_page(owner: type) -> None:
 def test_every_option_is_on_the_page() -> None:
     options = {
         name
-        for method in (Tokenizer.from_pretrained, Tokenizer.encode, Tokenizer.sample)
+        for method in (Tokenizer.from_pretrained, Tokenizer.encode, Tokenizer.sample, Generator.sample)
         for name, parameter in inspect.signature(method).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }

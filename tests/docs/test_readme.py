@@ -11,7 +11,7 @@ from tests.paths import ROOT
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = [README, *sorted(DOCS.rglob("*.md")), ROOT / "benchmarks" / "results" / "README.md"]
-WITH_EXAMPLES = [README, DOCS / "start.md", DOCS / "photographs.md", DOCS / "search.md"]
+WITH_EXAMPLES = [README, DOCS / "start.md", DOCS / "photographs.md", DOCS / "search.md", DOCS / "generate.md"]
 
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.stem)

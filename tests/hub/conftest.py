@@ -25,14 +25,17 @@ def client(server: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture
-def hub(server: LocalHub) -> LocalHub:
+def hub(server: LocalHub) -> Iterator[LocalHub]:
     """The Hub with one model on it, org/tiny."""
     server.repositories.clear()
     server.storage.clear()
     server.commit("org/tiny", MODEL)
     server.requests.clear()
     server.downloads.clear()
-    return server
+    yield server
+    server.headers.clear()
+    server.seconds_per_byte = None
+    server.is_silent.clear()
 
 
 @pytest.fixture

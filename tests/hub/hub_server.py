@@ -11,8 +11,9 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -64,6 +65,9 @@ class LocalHub:
         self.failure: HTTPStatus | None = None
         self.changes: dict[str, Callable[[bytes], bytes]] = {}
         self.dropped: set[str] = set()
+        self.headers: dict[str, str] = {}  # of a hostile server: sent in place of those it should send
+        self.seconds_per_byte: float | None = None  # of one that sends bodies byte by byte
+        self.is_silent = threading.Event()  # while it is set, nothing is answered
         self._ports = [0, 0]
         self._start()
 
@@ -154,6 +158,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = urlsplit(self.path).path
+        while self.hub.is_silent.is_set():
+            time.sleep(0.05)
         self.hub.requests.append((self.command, unquote(path)))
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:
@@ -173,11 +179,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, content: bytes, status: HTTPStatus = HTTPStatus.OK, /, **headers: str) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+        for name, value in {"Content-Length": str(len(content)), **headers, **self.hub.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command == "HEAD":
+            return
+        if self.hub.seconds_per_byte is None:
             self.wfile.write(content)
+            return
+        with suppress(OSError):  # the client has given up
+            for byte in content:
+                self.wfile.write(bytes([byte]))
+                time.sleep(self.hub.seconds_per_byte)
 
     def _send_json(self, content: object, status: HTTPStatus = HTTPStatus.OK, /, **headers: str) -> None:
         headers["Content-Type"] = "application/json"

@@ -134,7 +134,7 @@ def test_a_file_that_the_config_does_not_list_is_not_handed_out(folder: Path) ->
 def test_a_config_that_lists_files_outside_the_folder_is_refused(folder: Path, outside: str) -> None:
     config = dataclasses.replace(CONFIG, files={outside: "0" * 64})
     write_folder(folder, {"config.json": config.to_json().encode()})
-    with pytest.raises(ModelFileError, match=f"config.json lists '{outside}', which is not inside the folder"):
+    with pytest.raises(ModelFileError, match=f"config.json lists '{outside}', which is not the name of a file inside"):
         open_model(folder)
 
 

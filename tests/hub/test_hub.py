@@ -44,7 +44,7 @@ def test_progress_is_shown_where_something_is_fetched_and_nowhere_else(
     for name, value in client.items():
         monkeypatch.setitem(ENVIRONMENT, name, value)
     code, shown, _ = on_terminal(["info", "org/tiny"], stream="stderr")
-    assert code == 0 and f"Fetching {len(MODEL)} files" in shown
+    assert code == 0 and all(f"{name}: 100%" in shown for name in MODEL)
     code, shown, _ = on_terminal(["info", "org/tiny"], stream="stderr")
     assert code == 0 and shown == ""
 
@@ -110,7 +110,7 @@ def test_a_repository_that_does_not_exist_is_named(hub: LocalHub, download: Call
         download("org/none", token=token)
 
 
-@pytest.mark.parametrize("name", ["org/na me", "org--x/y", "org/", "org/" + "a" * 5000])
+@pytest.mark.parametrize("name", ["org/na me", "org--x/y", "org/", "org/" + "a" * 200])
 def test_a_name_that_the_hub_does_not_allow_says_which_ones_are(hub: LocalHub, download: Call, name: str) -> None:
     with pytest.raises(ModelNotFoundError, match=f"'{name}' is not a repository on the Hub; expected 'org/name'"):
         download(name)
@@ -139,7 +139,7 @@ def test_a_token_that_the_hub_does_not_know_is_refused(hub: LocalHub, download: 
 
 def test_a_repository_without_config_is_not_a_model(hub: LocalHub, download: Call) -> None:
     hub.commit("org/other", {"pytorch_model.bin": b"not ours"})
-    with pytest.raises(ModelNotFoundError, match=r"models--org--other.* is not a model folder: it has no config\.json"):
+    with pytest.raises(ModelNotFoundError, match=r"org/other is not a model: it has no config\.json on the Hub"):
         download("org/other")
 
 

@@ -47,7 +47,9 @@ def test_clips_of_ones_own_are_evaluated_whole(tmp_path: Path) -> None:
     clip = compute_features(Clip.load(tmp_path / "a.csv").qpos, fps=30.0)
     first = windows.starts.tolist().index(0)
     np.testing.assert_array_equal(windows.read(np.array([first]))[0], clip[:32])
-    assert list(windows.names())[first] == "frame 0" and windows.description == "a.csv, test, windows of 32 frames"
+    assert (
+        list(windows.entries())[first] == ("frame 0", -1) and windows.description == "a.csv, test, windows of 32 frames"
+    )
 
 
 def test_clips_are_brought_to_the_frame_rate_of_the_model(tmp_path: Path) -> None:
@@ -57,7 +59,7 @@ def test_clips_are_brought_to_the_frame_rate_of_the_model(tmp_path: Path) -> Non
     data = open_data(tmp_path / "a.npz", fast)
     assert len(data) == 79 - 32 + 1
     clip = compute_features(resample(smooth_motion(40), from_fps=30.0, to_fps=60.0), fps=60.0)
-    starts = [int(name.removeprefix("frame ")) for name in islice(data.names(), 3)]
+    starts = [int(name.removeprefix("frame ")) for name, _ in islice(data.entries(), 3)]
     np.testing.assert_allclose(data.read(np.arange(3)), [clip[start : start + 32] for start in starts], atol=1e-5)
 
 

@@ -23,8 +23,9 @@ from tests.settings import TINY_GRID
 from tests.train.test_training import experiment, run, tensors
 from train.__main__ import main
 from train.batches import MAX_WORKERS, BatchReader, WorkerEnded, batch_indices, read_ahead, spare_cores
-from train.data import ArrayItems, Dataset, load_dataset
+from train.data import Dataset, load_dataset
 from train.experiment import Experiment
+from train.items import ArrayItems
 from train.methods import Batch, Losses
 from train.methods.vqvae import VQVAE
 from train.photos import PhotosConfig

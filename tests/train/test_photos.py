@@ -17,8 +17,8 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.paths import DATA, ROOT
 from tests.photographs import encode_image, noise_photo, write_photos, write_tar
 from tests.settings import MNIST, TINY_GRID, TINY_MOTION
-from train.data import Items
 from train.experiment import Experiment, load_experiment
+from train.items import Items
 from train.photos import PhotoItems, PhotosConfig, open_photos
 
 needs_photos = pytest.mark.skipif(

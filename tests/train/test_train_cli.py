@@ -27,9 +27,10 @@ from export.folder import export_folder
 from tests.paths import DATA, ROOT
 from tests.settings import TINY_MLP
 from train.__main__ import main
-from train.data import ArrayItems, Dataset, data_folder, load_dataset
+from train.data import Dataset, data_folder, load_dataset
 from train.evaluate import EVALUATION_BATCH, evaluate, evaluate_checkpoint
 from train.experiment import Experiment, load_experiment
+from train.items import ArrayItems
 from train.loop import fit
 from train.methods import build_method
 from train.methods.base import TrainedModel

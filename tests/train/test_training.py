@@ -22,8 +22,9 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.paths import ROOT
 from tests.settings import TINY_GRID, TINY_MLP, TINY_MOTION
 from train.batches import batch_indices
-from train.data import ArrayItems, Dataset
+from train.data import Dataset
 from train.experiment import Experiment
+from train.items import ArrayItems
 from train.loop import MAX_SKIPPED_IN_A_ROW, TrainingDiverged, fit
 from train.optimisation import OptimiserConfig
 from train.recorder import read_metrics

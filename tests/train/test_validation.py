@@ -15,8 +15,8 @@ from tests.train.test_train_cli import digits  # noqa: F401 - a fixture
 from tests.train.test_training import experiment, noise, run
 from train.data import load_dataset
 from train.experiment import open_dataset
+from train.items import split_places
 from train.photos import PhotosConfig
-from train.validation import split_places
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import Sampled, sample_codes
-from train.data import Items
+from train.items import Items
 
 BatchNorm = Literal["batch", "frozen"]
 
@@ -65,21 +66,18 @@ class TrainedModel(nn.Module):
         return Reconstruction(self.model.generative(codes), log_probs.sum(1) - prior, codes)
 
 
-class Method(TrainedModel, ABC):
-    """A model together with the loss that trains it. One instance per run; its buffers are part of the checkpoint."""
+class Learner(nn.Module, ABC):
+    """What the loop trains: a model together with a loss. One instance per run; its buffers are in the checkpoint."""
 
-    settings_type: ClassVar[type[Any]]
+    model: Any  # a module whose ``config`` has a name and can be written as JSON
+    # Whether all processes have the same generator, and each takes its share of what is drawn for the whole batch. Then
+    # several processes train as one does. Otherwise each process has a generator of its own.
+    draws_for_all: ClassVar[bool] = False
 
-    def __init__(self, model: Autoencoder, settings: Any) -> None:
-        super().__init__(model)
-        self.settings = settings
-
-    def train(self, mode: bool = True) -> Method:
-        """Training mode; the generative model keeps its running statistics where ``batch_norm`` is ``frozen``."""
-        super().train(mode)
-        if getattr(self.settings, "batch_norm", "batch") == "frozen":
-            self.model.generative.eval()
-        return self
+    @property
+    def parts(self) -> Sequence[nn.Module]:
+        """The parts of the model whose gradients are clipped apart."""
+        return (self.model,)
 
     @abstractmethod
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
@@ -106,6 +104,29 @@ class Method(TrainedModel, ABC):
 
     def before_checkpoint(self) -> None:
         """Called before weights are written."""
+
+
+class Method(TrainedModel, Learner):
+    """A tokenizer together with the loss that trains it."""
+
+    settings_type: ClassVar[type[Any]]
+    model: Autoencoder
+
+    def __init__(self, model: Autoencoder, settings: Any) -> None:
+        super().__init__(model)
+        self.settings = settings
+
+    @property
+    def parts(self) -> Sequence[nn.Module]:
+        """Apart, because the gradient of log p grows with the size of the input and would drown that of log q."""
+        return self.model.recognition, self.model.generative
+
+    def train(self, mode: bool = True) -> Method:
+        """Training mode; the generative model keeps its running statistics where ``batch_norm`` is ``frozen``."""
+        super().train(mode)
+        if getattr(self.settings, "batch_norm", "batch") == "frozen":
+            self.model.generative.eval()
+        return self
 
 
 def check_batch_norm(batch_norm: str) -> None:

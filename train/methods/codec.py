@@ -20,7 +20,7 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.generative import SpectralGenerator
 from daps_tokenizer.motion.features import feature_table
 from daps_tokenizer.motion.robots import robot_of
-from train.data import Items
+from train.items import Items
 from train.methods.base import Batch, Losses, Method
 from train.motion import MotionWindows
 from train.transform_codec import CodecSettings, fit_codec, nearest_codes

@@ -15,9 +15,10 @@ from daps_tokenizer.model.generative import SpectralGenerator
 from daps_tokenizer.motion.features import mirror_features
 from tests.motion.motions import smooth_motion
 from tests.settings import LAFAN, TINY_MOTION
-from train.data import ArrayItems, Dataset
+from train.data import Dataset
 from train.evaluate import evaluate
 from train.experiment import Experiment
+from train.items import ArrayItems
 from train.loop import fit
 from train.methods import build_method
 from train.methods.base import Batch, TrainedModel

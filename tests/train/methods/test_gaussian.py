@@ -8,8 +8,8 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError, UnsupportedError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.settings import CIFAR10, LAFAN, MNIST, TINY_MLP, of_kind
-from train.data import ArrayItems
 from train.evaluate import evaluate
+from train.items import ArrayItems
 from train.methods.gaussian import GaussianVAE, GaussianVAESettings, Posterior
 
 pytestmark = pytest.mark.usefixtures("one_thread")

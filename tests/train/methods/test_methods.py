@@ -12,9 +12,10 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.settings import TINY_GRID, TINY_MLP, of_kind
-from train.data import ArrayItems, Dataset
+from train.data import Dataset
 from train.evaluate import evaluate
 from train.experiment import Experiment
+from train.items import ArrayItems
 from train.loop import fit
 from train.methods import METHODS as BY_NAME
 from train.methods import Batch, build_method

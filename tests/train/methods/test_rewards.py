@@ -13,7 +13,8 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.settings import TINY_GRID, TINY_MLP
 from tests.train.test_training import experiment, run
 from train.checkpoint import load_checkpoint
-from train.data import ArrayItems, Dataset
+from train.data import Dataset
+from train.items import ArrayItems
 from train.methods import Batch, build_method
 from train.methods.daps import DAPS, DAPSSettings
 from train.methods.rewards import ClassReward, WeightedRewards

@@ -1,0 +1,1 @@
+"""How good generated images are, judged by a classifier that was trained on real ones."""

@@ -1,0 +1,226 @@
+"""``python -m benchmarks generate``: real images, their reconstructions, generated ones and the uniform prior."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.reports import RESULTS, command_line, report, table, write_report
+from daps_tokenizer import Generator, InputError, Tokenizer
+from daps_tokenizer.data.datasets import read_cifar10, read_mnist
+from daps_tokenizer.data.place import data_folder
+from daps_tokenizer.evaluation.timing import describe_machine
+
+_READERS: dict[tuple[int, ...], tuple[str, Any, str]] = {
+    (28, 28, 1): ("MNIST", read_mnist, "mnist.npz"),
+    (32, 32, 3): ("CIFAR-10", read_cifar10, "cifar10"),
+}
+_EPOCHS = {"MNIST": 2, "CIFAR-10": 8}
+_AT_ONCE = 200
+_NEAREST_OF = 500  # images that the nearest training image is looked for
+_SEED = 0
+
+
+class Judge:
+    """The classifier with what it knows of real images, and the training images and codes to compare with."""
+
+    def __init__(self, tokenizer: Tokenizer, data: Path, folder: Path, items: int, epochs: int | None) -> None:
+        from benchmarks.generate.classifier import judge, load_or_train
+        from benchmarks.generate.distances import Moments
+
+        self.name, reader, place = _READERS[tokenizer.input_shape]
+        self.tokenizer, self.judge = tokenizer, judge
+        self.train_images, self.train_labels = reader(data / place, "train")
+        self.test_images, self.test_labels = reader(data / place, "test")
+        self.epochs = epochs or _EPOCHS[self.name]
+        weights = folder / f"classifier-{place.removesuffix('.npz')}.safetensors"
+        self.classifier = load_or_train(
+            weights, self.train_images, self.train_labels, epochs=self.epochs, seed=_SEED, mirror=self.name != "MNIST"
+        )
+        self.accuracy = float((judge(self.classifier, self.test_images)[1] == self.test_labels).mean())
+        chosen = np.random.default_rng(_SEED).permutation(len(self.train_images))
+        features = judge(self.classifier, self.train_images[chosen[:10_000]])[0]
+        self.moments, self.features = Moments.of(features), features[:items]
+
+    def row(
+        self, name: str, images: np.ndarray, labels: np.ndarray | None, *, nearest: bool = True, **others: Any
+    ) -> dict[str, Any]:
+        """Everything that is measured of a set of images, whose labels are known or not."""
+        from benchmarks.generate import distances
+
+        features, classes = self.judge(self.classifier, images)
+        precision, recall = distances.precision_and_recall(features, self.features)
+        row = {
+            "images": name,
+            "count": len(images),
+            "accuracy": None if labels is None else float((classes == labels).mean()),
+            "frechet": distances.frechet_distance(distances.Moments.of(features), self.moments),
+            "kernel": distances.kernel_distance(features, self.features),
+            "precision": precision,
+            "recall": recall,
+        }
+        if nearest:
+            found = distances.nearest(images[:_NEAREST_OF], self.train_images)
+            row["nearest_median"], row["nearest_least"] = float(np.median(found)), float(found.min())
+        return row | others
+
+
+def generated(generator: Generator, count: int, **options: Any) -> tuple[np.ndarray, np.ndarray, float]:
+    """Codes (n, N), the labels that were asked for (n,), and seconds; as many of each label, ``count`` in all."""
+    numbers = np.arange(count) % max(1, len(generator.labels))
+    codes, seconds = [], 0.0
+    for start in range(0, count, _AT_ONCE):
+        part = numbers[start : start + _AT_ONCE]
+        labels = [generator.labels[number] for number in part] if generator.labels else None
+        begun = time.perf_counter()
+        drawn = generator.sample(labels, 1 if labels else len(part), seed=_SEED + start, **options)
+        seconds += time.perf_counter() - begun
+        codes.append(drawn.numpy())
+    return np.concatenate(codes), numbers, seconds
+
+
+def measure(judge: Judge, generators: Iterable[Generator], items: int, sweep_items: int) -> dict[str, Any]:
+    """The rows of the table, and sweeps of steps and guidance."""
+    tokenizer = judge.tokenizer
+    chosen = np.linspace(0, len(judge.test_images) - 1, items).round().astype(int)
+    real, labels = judge.test_images[chosen], judge.test_labels[chosen]
+    greedy = np.concatenate([tokenizer.encode(real[i : i + _AT_ONCE]).numpy() for i in range(0, items, _AT_ONCE)])
+    rows = [
+        judge.row("real, test set", real, labels),
+        judge.row("their reconstructions", tokenizer.decode(greedy), labels),
+    ]
+    sweeps = []
+    for generator in generators:
+        codes, asked, seconds = generated(generator, items)
+        row = judge.row(generator.name, tokenizer.decode(codes), asked, samples_per_second=items / seconds)
+        if generator.config.kind == "causal":
+            names = [generator.labels[number] for number in labels]
+            row["bits_per_item"] = float(-generator.log_prob(greedy, names).mean() / math.log(2))
+        rows.append(row | _defaults(generator))
+        for option, value in _swept(generator):
+            codes, asked, seconds = generated(generator, sweep_items, **{option: value})
+            name = f"{generator.name}, {option} {value}"
+            swept = judge.row(name, tokenizer.decode(codes), asked, nearest=False)
+            sweeps.append(swept | {option: value, "samples_per_second": sweep_items / seconds})
+    prior = Generator.uniform(tokenizer)
+    codes = prior.sample(num_samples=items, seed=_SEED).numpy()
+    bits = float(-prior.log_prob(codes[:1])[0] / math.log(2))
+    rows.append(judge.row("uniform prior", tokenizer.decode(codes), None, bits_per_item=bits))
+    return {"rows": rows, "sweeps": sweeps}
+
+
+def _defaults(generator: Generator) -> dict[str, Any]:
+    config = generator.config
+    return {"guidance": config.guidance, "temperature": config.temperature} | (
+        {"steps": config.steps} if config.kind == "flow" else {}
+    )
+
+
+def _swept(generator: Generator) -> list[tuple[str, Any]]:
+    steps: list[tuple[str, Any]] = [("steps", steps) for steps in (10, 20, 40)]
+    guidance: list[tuple[str, Any]] = [("guidance", weight) for weight in (0.0, 1.0, 2.0, 4.0)]
+    return (steps if generator.config.kind == "flow" else []) + guidance
+
+
+_COLUMNS = {
+    "accuracy": ("accuracy of the classifier", ".1%"),
+    "frechet": ("Fréchet distance", ".2f"),
+    "kernel": ("KID × 1000", ".2f"),
+    "precision": ("precision", ".2f"),
+    "recall": ("recall", ".2f"),
+    "nearest_median": ("nearest training image, median", ".1f"),
+    "bits_per_item": ("bits an item", ".1f"),
+    "samples_per_second": ("samples/s", ".1f"),
+}
+
+
+def _cell(row: dict[str, Any], key: str) -> str:
+    value = row.get(key)
+    return "–" if value is None else format(value * (1000 if key == "kernel" else 1), _COLUMNS[key][1])
+
+
+def write(folder: Path, content: dict[str, Any]) -> list[Path]:
+    """Write ``generate_TOKENIZER.json`` and ``.md``; returns their paths."""
+
+    def rows_of(rows: list[dict[str, Any]]) -> str:
+        keys = [key for key in _COLUMNS if any(row.get(key) is not None for row in rows)]
+        header = ("images", "how many", *(_COLUMNS[key][0] for key in keys))
+        return table(header, [(row["images"], row["count"], *(_cell(row, key) for key in keys)) for row in rows])
+
+    text = report(
+        f"Images generated by codes of {content['tokenizer']}",
+        [content["command"]],
+        rows_of(content["rows"]),
+        f"The classifier is a small convolutional network trained on {content['data']}'s training images for "
+        f"{content['classifier_epochs']} epochs; it is right on {content['classifier_accuracy']:.1%} of the "
+        f"{content['test_images']:,} test images. Fréchet distance, KID, precision and recall are of its 128 features, "
+        "against training images (10,000 for the Fréchet distance, as many as are generated for the others): not to be "
+        "compared with FID, which is of Inception's. Nearest training image: root mean squared difference in grey "
+        f"levels, of the first {_NEAREST_OF}. Bits an item: of greedy codes of the test images, given their label. "
+        "Each generator with its own defaults; as many images of each class.",
+        "Sweeps, one option at a time, the others as above:",
+        rows_of(content["sweeps"]),
+        "Codes of FSQ and of a VQ-VAE of equal bits and equal training: not measured. Train one with "
+        "`python -m train fit`, export it, and name it as the tokenizer of a generator's codes.",
+        machine=content["machine"],
+    )
+    return write_report(folder, f"generate_{content['tokenizer']}", content, text)
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="GENERATOR...")
+@click.option("--items", default=2000, show_default=True, type=click.IntRange(min=10), help="Images a row.")
+@click.option("--sweep-items", default=500, show_default=True, type=click.IntRange(min=10), help="Images of a sweep.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Of the classifier; default: 2 on MNIST, 8 on CIFAR-10.")
+@click.option("--tokenizer", "tokenizer_name", help="The tokenizer, if it is not built in.")
+@click.option("--num-threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Of classifiers."
+)
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
+def generate(
+    names: tuple[str, ...],
+    items: int,
+    sweep_items: int,
+    epochs: int | None,
+    tokenizer_name: str | None,
+    num_threads: int,
+    data: Path | None,
+    cache: Path,
+    out: Path,
+) -> None:
+    """Measure generators of one tokenizer, trained on MNIST or CIFAR-10."""
+    import torch
+
+    torch.set_num_threads(num_threads)
+    generators = [Generator.from_pretrained(name, num_threads=num_threads) for name in names]
+    references = {generator.tokenizer for generator in generators}
+    if len(references) > 1:
+        raise InputError(f"generators of one tokenizer at a time; these are of {', '.join(r.name for r in references)}")
+    tokenizer = Tokenizer.from_pretrained(tokenizer_name or generators[0].tokenizer.name, num_threads=num_threads)
+    if tokenizer.input_shape not in _READERS:
+        raise InputError(f"{tokenizer.config.name}: no labelled test set of {tokenizer.input_shape} is known here")
+    judge = Judge(tokenizer, data_folder(data), cache, items, epochs)
+    content = {
+        "command": command_line(),
+        "machine": describe_machine(),
+        "tokenizer": tokenizer.config.name,
+        "weights_sha256": tokenizer.config.weights_sha256,
+        "generators": {each.name: each.config.files for each in generators},
+        "data": judge.name,
+        "test_images": len(judge.test_images),
+        "classifier_accuracy": judge.accuracy,
+        "classifier_epochs": judge.epochs,
+        "seed": _SEED,
+        "num_threads": num_threads,
+        **measure(judge, generators, items, sweep_items),
+    }
+    for path in write(out, content):
+        click.echo(path)

@@ -1,0 +1,153 @@
+"""``daps-tokenize generate``: codes of a class, drawn by a generator and decoded to images or motion."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from daps_tokenizer.cli.common import Progress, Report, for_each
+from daps_tokenizer.cli.media import ImageMedia, media_of, picture_of, suffix_of
+from daps_tokenizer.cli.options import Runtime, Tokenizers, force_option, json_option, runtime_options
+from daps_tokenizer.cli.outputs import Outputs, is_folder_name
+from daps_tokenizer.cli.sources import STANDARD_STREAM, name_of
+from daps_tokenizer.codes.codes import Codes
+from daps_tokenizer.errors import InputError
+from daps_tokenizer.generator import Generator
+from daps_tokenizer.hub import built_in_models
+from daps_tokenizer.tokenizer import Tokenizer
+
+_CODES, _GIF = ".daps", ".gif"
+
+_OUTPUT = "Where to write: one picture, NAME.daps for the codes, or a folder that ends with / for a file each."
+_LABEL = "What to draw, a name that --labels lists; repeatable: each has its own row in the picture."
+_COUNT = "How many of each label."
+_STEPS = "Steps of a flow; more are slower and closer to its law."
+_GUIDANCE = "How far to move away from what has any label; 0 for not at all."
+_TEMPERATURE = "Below 1 draws what is more probable."
+_MODEL = "The tokenizer that decodes the codes; without it, the built-in one that the generator names."
+_UNIFORM = "Draw from the uniform prior of a tokenizer: GENERATOR is its name."
+
+
+@click.command("generate")
+@click.argument("generator", metavar="GENERATOR")
+@click.option("--label", "labels", multiple=True, help=_LABEL)
+@click.option("-n", "count", type=click.IntRange(min=1), default=16, show_default=True, help=_COUNT)
+@click.option("-o", "output", metavar="OUT", help=_OUTPUT)
+@click.option("--seed", type=click.IntRange(min=0), help="The same number draws the same; without it, anew each time.")
+@click.option("--steps", type=click.IntRange(min=1), help=_STEPS)
+@click.option("--guidance", type=click.FloatRange(min=0), help=_GUIDANCE)
+@click.option("--temperature", type=click.FloatRange(min=0), help=_TEMPERATURE)
+@click.option("--labels", "list_labels", is_flag=True, help="List the labels that the generator knows, and end.")
+@click.option("--uniform", is_flag=True, help=_UNIFORM)
+@click.option("--model", help=_MODEL)
+@runtime_options
+@force_option
+@json_option
+def command(
+    generator: str,
+    labels: tuple[str, ...],
+    count: int,
+    output: str | None,
+    seed: int | None,
+    steps: int | None,
+    guidance: float | None,
+    temperature: float | None,
+    list_labels: bool,
+    uniform: bool,
+    model: str | None,
+    runtime: Runtime,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Draw codes with GENERATOR, and decode them: `daps-tokenize generate daps-cifar10-flow --label horse`.
+
+    Images become one picture, GENERATOR.png; with -o FOLDER/ a file each. Motion becomes a CSV file for each clip, or
+    one GIF with -o NAME.gif. With -o NAME.daps the codes are written and not decoded.
+    """
+    if uniform:
+        tokenizer: Tokenizer | None = Tokenizers(runtime)[generator]
+        drawing: Generator = Generator.uniform(tokenizer)
+    else:
+        tokenizer, drawing = None, Generator.from_pretrained(generator, num_threads=runtime.num_threads)
+    if list_labels:
+        for label in drawing.labels:
+            print(json.dumps({"label": label}) if as_json else label)
+        return
+    outputs = Outputs([], output, force=force, as_json=as_json)
+    named = None if output is None or output == STANDARD_STREAM or is_folder_name(output) else Path(output)
+    is_codes = named is not None and named.suffix.lower() == _CODES
+
+    def work(source: str, progress: Progress) -> Report:
+        started = time.perf_counter()
+        options: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance, "temperature": temperature}
+        stem = Path(source).name if not uniform else f"{drawing.tokenizer.name}-uniform"
+        items = count * max(1, len(labels))
+        if is_codes:
+            names, contents_of = outputs.claim(stem, endings=(_CODES,)), lambda codes: [codes.to_bytes()]
+        else:
+            opened = tokenizer or _tokenizer_of(drawing, model, runtime)
+            names, contents_of = _plan(opened, items, outputs, stem, len(labels), output)
+        codes = drawing.sample(list(labels) or None, count, **options)
+        contents = contents_of(codes)
+        for done, (name, content) in enumerate(zip(names, contents, strict=True), start=1):
+            outputs.write(name, content)
+            progress(done / len(names))
+        seconds = time.perf_counter() - started
+        shown = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+        of = f" of {', '.join(labels)}" if labels else ""
+        line = (
+            f"{drawing.name} -> {name_of(shown, stream='standard output')}  {items} items{of}, "
+            f"{drawing.tokenizer.name}, {seconds:.1f} s"
+        )
+        record = {
+            "generator": drawing.name,
+            "tokenizer": drawing.tokenizer.name,
+            "outputs": names,
+            "labels": list(labels),
+            "items": items,
+            **{name: value for name, value in options.items() if value is not None},
+            "seconds": seconds,
+        }
+        return Report(line, record)
+
+    for_each([generator], work, as_json=as_json, to_stderr=outputs.to_stdout)
+
+
+def _tokenizer_of(generator: Generator, model: str | None, runtime: Runtime) -> Tokenizer:
+    """The tokenizer that decodes a generator's codes; what made other codes is refused when they are decoded."""
+    name = model or generator.tokenizer.name
+    if model is None and name not in built_in_models():
+        raise InputError(
+            f"{generator.name} draws codes of {name!r}, which is not built in; "
+            "pass --model with its ./folder or org/name"
+        )
+    return Tokenizers(runtime)[name]
+
+
+def _plan(
+    tokenizer: Tokenizer, items: int, outputs: Outputs, stem: str, num_labels: int, output: str | None
+) -> tuple[list[str], Callable[[Codes], list[bytes]]]:
+    """Names of the files to write, claimed before anything is drawn, and what makes their contents of codes."""
+    media, in_folder = media_of(tokenizer.modality), output is not None and is_folder_name(output)
+    if isinstance(media, ImageMedia) and not in_folder:
+        (name,) = outputs.claim(stem, endings=media.endings)
+        columns, suffix = items // num_labels if num_labels > 1 else math.ceil(math.sqrt(items)), suffix_of(name, media)
+        return [name], lambda codes: [picture_of(tokenizer.decode(codes), columns, suffix)]
+    if tokenizer.modality == "motion" and output is not None and output.lower().endswith(_GIF):
+        return outputs.claim(stem, endings=(_GIF,)), lambda codes: [_animation(tokenizer, codes)]
+    numbers = [str(number) for number in range(items)] if items > 1 else [""]
+    names = outputs.claim(stem, numbers=numbers, endings=media.endings)
+    return names, lambda codes: media.decode(tokenizer, codes, suffix_of(names[0], media)).files
+
+
+def _animation(tokenizer: Tokenizer, codes: Codes) -> bytes:
+    from daps_tokenizer.motion.draw import animate
+
+    clips = tokenizer.decode_to_clips(codes)
+    return animate([clip.qpos for clip in clips], [""] * len(clips), fps=clips[0].fps)

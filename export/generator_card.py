@@ -1,0 +1,58 @@
+"""The card of a generator: README.md of its folder, written from its config."""
+
+from __future__ import annotations
+
+import math
+
+from daps_tokenizer.config.generator import GeneratorConfig
+
+_KINDS = {
+    "flow": "Discrete flow matching with the uniform source: all codes at once, in steps",
+    "causal": "An autoregressive transformer: one code after the other, with exact log-probabilities",
+}
+
+_USAGE = """```python
+from daps_tokenizer import Generator, Tokenizer
+
+gen = Generator.from_pretrained("{name}")
+codes = gen.sample({label}num_samples=16, seed=0)
+decoded = Tokenizer.from_pretrained("{tokenizer}").decode(codes)
+```"""
+
+
+def generator_card(config: GeneratorConfig) -> str:
+    """The text of the card, with the Hub's front matter."""
+    record, tokenizer = config.training, config.tokenizer
+    label = f'label="{config.labels[0]}", ' if config.labels else ""
+    defaults = f"guidance {config.guidance:g}, temperature {config.temperature:g}"
+    if config.kind == "flow":
+        defaults = f"{config.steps} steps, {defaults}"
+    parts = [
+        f"---\nlibrary_name: daps-tokenizer\ntags: [generator, {config.kind}, onnx]\nmodel_name: {config.name}\n---",
+        f"# {config.name}",
+        f"{_KINDS[config.kind]}. It draws the {config.num_tokens} codes out of {config.vocab_size} of {tokenizer.name} "
+        f"(weights {tokenizer.weights_sha256[:12]}), and of no other tokenizer. Runs with ONNX Runtime.",
+        _USAGE.format(name=config.name, label=label, tokenizer=tokenizer.name),
+        f"Labels: {', '.join(config.labels) or 'none'}. Unless told otherwise it draws with {defaults}.",
+        "## Training",
+        _training(config) if record else "Weights are random: this generator was never trained.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _training(config: GeneratorConfig) -> str:
+    record = config.training
+    experiment, held_out = record["experiment"], record.get("validation", {})
+    codes = experiment["codes"]
+    items = f"{codes['dataset'] or codes['folder']}, {record['train_items']:,} items"
+    said = (
+        f"On codes of {items}: {record['steps']:,} steps of {experiment['batch_size']} in "
+        f"{record['seconds'] / 60:.0f} minutes ({record['versions']['device']}, torch {record['versions']['torch']})."
+    )
+    if "bits_per_item" in held_out:
+        uniform = config.num_tokens * math.log2(config.vocab_size)
+        said += (
+            f" Codes of held-out images take {held_out['bits_per_item']:.1f} bits each given their label "
+            f"({uniform:.0f} without a model; {held_out['items']:.0f} images)."
+        )
+    return said + " All settings are in `config.json` under `training`."

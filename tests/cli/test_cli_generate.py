@@ -1,0 +1,75 @@
+"""daps-tokenize generate: a picture, single files, codes; labels; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from daps_tokenizer import Codes, Generator, Tokenizer
+from tests.cli.helpers import refusal, run_well
+
+
+@pytest.fixture
+def flow(random_generators: dict[str, Path]) -> str:
+    return str(random_generators["flow"])
+
+
+def test_one_picture_of_a_label(flow: str, model: str) -> None:
+    line = run_well("generate", flow, "--label", "round", "-n", 5, "--seed", 0, "--model", model).stdout
+    assert line.startswith("random-flow -> random-flow.png  5 items of round, random-mnist")
+    # Five digits of 28 pixels in three columns and two rows, a pixel apart.
+    assert Image.open("random-flow.png").size == (3 * 28 + 2, 2 * 28 + 1)
+
+
+def test_each_label_has_its_row(flow: str, model: str, tok: Tokenizer) -> None:
+    run_well(
+        "generate", flow, "--label", "round", "--label", "square", "-n", 3, "--seed", 4, "--model", model, "-o", "a.png"
+    )
+    picture = np.asarray(Image.open("a.png"))
+    assert picture.shape == (2 * 28 + 1, 3 * 28 + 2)
+    expected = tok.decode(Generator.from_pretrained(flow).sample(["round", "square"], 3, seed=4))
+    assert np.array_equal(picture[29:, :28], expected[3, :, :, 0])
+
+
+def test_a_folder_gets_single_files_and_a_daps_file_gets_the_codes(flow: str, model: str, tok: Tokenizer) -> None:
+    record = json.loads(
+        run_well("generate", flow, "-n", 2, "--seed", 1, "--model", model, "-o", "out/", "--json").stdout
+    )
+    assert record["outputs"] == ["out/random-flow-0.png", "out/random-flow-1.png"]
+    assert (record["generator"], record["tokenizer"], record["items"]) == ("random-flow", "random-mnist", 2)
+    run_well("generate", flow, "-n", 2, "--seed", 1, "-o", "codes.daps")  # needs no tokenizer
+    codes = Codes.load("codes.daps")
+    assert codes == Generator.from_pretrained(flow).sample(num_samples=2, seed=1)
+    assert np.array_equal(np.asarray(Image.open("out/random-flow-1.png")), tok.decode(codes)[1, :, :, 0])
+
+
+def test_the_uniform_prior_of_a_tokenizer(model: str) -> None:
+    line = run_well("generate", model, "--uniform", "-n", 4, "--seed", 0).stdout
+    assert line.startswith("uniform -> random-mnist-uniform.png  4 items, random-mnist")
+    assert refusal("generate", model, "--uniform", "--label", "3").endswith("the uniform prior has no label")
+
+
+def test_motion_becomes_a_file_for_each_clip_or_one_gif(random_motion_folder: Path) -> None:
+    run_well("generate", random_motion_folder, "--uniform", "-n", 2, "--seed", 0)
+    assert np.loadtxt("random-motion-uniform-1.csv", delimiter=",").shape[1] == 26
+    run_well("generate", random_motion_folder, "--uniform", "-n", 2, "--seed", 0, "-o", "walk.gif")
+    assert Image.open("walk.gif").n_frames > 1
+
+
+def test_labels_are_listed(flow: str) -> None:
+    assert run_well("generate", flow, "--labels").stdout.splitlines() == ["round", "square"]
+    assert json.loads(run_well("generate", flow, "--labels", "--json").stdout.splitlines()[1]) == {"label": "square"}
+
+
+def test_what_cannot_be_drawn_gets_one_line(flow: str, model: str) -> None:
+    assert refusal("generate", flow, "--label", "oval", "--model", model).endswith("labels are round, square")
+    assert "random-flow draws codes of 'random-mnist', which is not built in; pass --model" in refusal("generate", flow)
+    assert refusal("generate", model).endswith("is a tokenizer; open it with Tokenizer.from_pretrained")
+    assert "codes were made by random-mnist" in refusal("generate", flow, "--model", "daps-mnist")
+    Path("there.png").touch()
+    assert "already exists; pass --force" in refusal("generate", flow, "--model", model, "-o", "there.png")
+    assert "expected a name that ends with .png" in refusal("generate", flow, "--model", model, "-o", "there.txt")

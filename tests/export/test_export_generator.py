@@ -1,0 +1,76 @@
+"""A generator's folder: what is in it, that its graphs draw what torch draws, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from daps_tokenizer import Generator
+from daps_tokenizer.hub import open_generator, open_model
+from daps_tokenizer.model.generators import build_generator
+from export.__main__ import main
+from export.generator import draw_with_torch
+from tests.generators import random_generator_checkpoint
+
+
+@pytest.mark.parametrize("kind", ["flow", "causal"])
+@pytest.mark.parametrize("label", ["square", None])
+def test_the_graphs_draw_what_torch_draws(kind: str, label: str | None, random_generators: dict[str, Path]) -> None:
+    folder = random_generators[kind]
+    config = open_generator(folder).config
+    model = build_generator(config).eval()
+    model.load_state_dict({name: value.float() for name, value in load_file(folder / "model.safetensors").items()})
+    steps, options = (5 if kind == "flow" else None), {"guidance": 2.0, "temperature": 0.7}
+    drawn = Generator.from_pretrained(folder).sample(label, 64, seed=1, steps=steps, **options).numpy()
+    expected = draw_with_torch(model, label, 64, seed=1, steps=steps, **options)
+    assert (drawn == expected).mean() > 0.99  # where two codes nearly tie, rounding decides
+    if kind == "causal":
+        labels = torch.full((64,), config.no_label if label is None else config.labels.index(label))
+        with torch.no_grad():
+            log_p = model.log_prob(torch.tensor(drawn), labels).double().sum(1)
+        found = Generator.from_pretrained(folder).log_prob(drawn, label)
+        assert np.allclose(found, log_p.numpy(), atol=1e-3)
+
+
+def test_there_is_one_copy_of_the_weights_and_no_name_of_this_machine(random_generators: dict[str, Path]) -> None:
+    for folder in random_generators.values():
+        config = open_generator(folder).config
+        graphs = [path.name for path in sorted(folder.glob("*.onnx"))]
+        assert sorted(config.files) == sorted([*graphs, "model.safetensors"])
+        for name in graphs:
+            graph = onnx.load(folder / name, load_external_data=False).graph
+            sizes = [len(tensor.raw_data) for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+            assert max(sizes, default=0) < 1024
+        assert "/home" not in (folder / "config.json").read_text()
+        assert "On codes of codes, 64 items" in (folder / "README.md").read_text()
+
+
+def test_the_command_writes_a_folder_once(random_mnist_folder: Path, tmp_path: Path) -> None:
+    checkpoint = random_generator_checkpoint("causal", open_model(random_mnist_folder), tmp_path / "checkpoint")
+    (tmp_path / "notes").mkdir()
+
+    def run(*arguments: object) -> tuple[int, str]:
+        result = CliRunner().invoke(main, ["generator", *map(str, arguments)])
+        return result.exit_code, result.output
+
+    assert run(checkpoint, tmp_path / "notes", "--force") == (2, f"error: {tmp_path}/notes already exists; choose "
+        "another folder, or pass --force to replace a generator\n")  # fmt: skip
+    assert run(tmp_path / "nothing", tmp_path / "out") == (2, f"error: {tmp_path}/nothing: no config.json; expected a "
+        "checkpoint folder\n")  # fmt: skip
+    code, printed = run(checkpoint, tmp_path / "out", "--name", "mine")
+    assert code == 0 and "scorer.onnx" in printed
+    assert Generator.from_pretrained(tmp_path / "out").name == "mine"
+
+
+def test_a_record_keeps_every_setting_but_the_model(random_generators: dict[str, Path]) -> None:
+    record = open_generator(random_generators["flow"]).config.training
+    assert record["steps"] == 8 and "model" not in record["experiment"]
+    assert json.dumps(dataclasses.asdict(open_generator(random_generators["flow"]).config))

@@ -1,0 +1,44 @@
+"""Generators with random weights, for tests that draw codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from daps_tokenizer.config.generator import GeneratorConfig, GeneratorKind, TokenizerReference, TransformerConfig
+from daps_tokenizer.hub import ModelFolder
+from daps_tokenizer.model.autoencoder import save_weights
+from daps_tokenizer.model.generators import build_generator
+
+NETWORK = TransformerConfig(hidden_size=32, num_layers=2, num_heads=2)
+
+
+def random_generator_checkpoint(kind: GeneratorKind, tokenizer: ModelFolder, folder: Path) -> Path:
+    """A checkpoint as training writes it, for the codes of a tokenizer; labels are ``round`` and ``square``."""
+    own = tokenizer.config
+    reference = TokenizerReference(own.name, own.weights_sha256)
+    labels = ("round", "square")
+    config = GeneratorConfig(
+        f"random-{kind}", kind, reference, own.num_tokens, own.vocab_size, NETWORK, labels, steps=3, guidance=0.5
+    )
+    torch.manual_seed(0)
+    model = build_generator(config)
+    with torch.no_grad():
+        for parameter in model.parameters():  # what begins as zero too, so that no part goes untested
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(config.to_json())
+    save_weights(model, folder / "model.safetensors")  # type: ignore[arg-type]
+    experiment = {"codes": {"folder": "/home/someone/codes", "dataset": None}, "batch_size": 16, "model": {}}
+    record = {
+        "experiment": experiment,
+        "steps": 8,
+        "seconds": 60.0,
+        "stages_before": [],
+        "train_items": 64,
+        "versions": {"torch": torch.__version__, "device": "CPU, 1 threads"},
+    }
+    (folder / "training.json").write_text(json.dumps(record))
+    return folder

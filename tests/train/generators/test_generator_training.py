@@ -1,0 +1,124 @@
+"""Generators train on codes by the loop that trains tokenizers: they learn, and an interrupted run resumes exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from daps_tokenizer.config import config_from_dict
+from daps_tokenizer.config.generator import GeneratorConfig, TokenizerReference, TransformerConfig
+from daps_tokenizer.errors import CodesFileError, ConfigError
+from tests.paths import ROOT
+from train.__main__ import main
+from train.data import Dataset
+from train.experiment import read_changed
+from train.generators.codes import CodeItems, CodesConfig, open_codes
+from train.generators.experiment import GeneratorExperiment
+from train.loop import fit
+from train.optimisation import OptimiserConfig
+
+NUM_TOKENS, VOCAB_SIZE = 4, 6
+NETWORK = TransformerConfig(hidden_size=16, num_layers=1, num_heads=2)
+
+
+def tiny_experiment(kind: str, **changes: object) -> GeneratorExperiment:
+    model = GeneratorConfig(
+        "tiny", kind, TokenizerReference("toy", ""), NUM_TOKENS, VOCAB_SIZE, NETWORK, labels=("low", "high")
+    )
+    experiment = GeneratorExperiment(
+        "tiny", kind, CodesConfig("unused"), steps=8, batch_size=16, network=NETWORK, model=model, log_every=2,
+        optimiser=OptimiserConfig(learning_rate=1e-2, ema=0.9), evaluate_every=4, checkpoint_every=4,
+    )  # fmt: skip
+    return dataclasses.replace(experiment, **changes)
+
+
+def toy_codes() -> Dataset:
+    """Label 0 has codes 0 to 2, label 1 codes 3 to 5; two samples of each item."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 64)
+    codes = rng.integers(0, 3, (64, 2, NUM_TOKENS)) + 3 * labels[:, None, None]
+    items = CodeItems(codes.astype(np.uint8), labels)
+    return Dataset(items, items, train_labels=labels, test_labels=labels, validation=items)
+
+
+@pytest.mark.parametrize("kind", ["flow", "causal"])
+def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(kind: str, tmp_path: Path) -> None:
+    quiet = {"show_progress": False, "draw_pictures": False}
+    fit(tiny_experiment(kind), toy_codes(), tmp_path / "whole", **quiet)
+    record = fit(tiny_experiment(kind), toy_codes(), tmp_path / "parts", max_seconds=0, **quiet)
+    assert record["steps"] == 1
+    while record["steps"] < 8:
+        record = fit(tiny_experiment(kind), toy_codes(), tmp_path / "parts", max_seconds=0, **quiet)
+    for name in ("model", "state"):
+        whole, parts = (load_file(tmp_path / run / "checkpoint" / f"{name}.safetensors") for run in ("whole", "parts"))
+        assert whole.keys() == parts.keys()
+        assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_causal_generator_learns_the_codes_of_each_label(tmp_path: Path) -> None:
+    experiment = tiny_experiment("causal", steps=150, evaluate_every=150, checkpoint_every=150)
+    record = fit(experiment, toy_codes(), tmp_path / "run", show_progress=False, draw_pictures=True)
+    # 4 codes of 3 values that are equally probable: 4 log2 3 = 6.3 bits, against 4 log2 6 = 10.3 without learning.
+    assert record["validation"]["bits_per_item"] < 6.6
+    assert (tmp_path / "run" / "dashboard.png").is_file()
+
+
+def test_settings_that_cannot_be_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="kind must be one of flow, causal, not 'masked'"):
+        dataclasses.replace(tiny_experiment("flow"), kind="masked")
+    with pytest.raises(ConfigError, match="defaults: 'top_k' is not known"):
+        tiny_experiment("flow", defaults={"top_k": 3})
+    with pytest.raises(ConfigError, match="hidden_size 15 is not a multiple"):
+        TransformerConfig(hidden_size=15)
+    with pytest.raises(ConfigError, match="a tokenizer and a dataset go together"):
+        CodesConfig("codes", dataset="mnist")
+
+
+def test_codes_are_made_of_a_named_dataset_and_a_run_resumes_on_them(
+    random_mnist_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 28, 28), np.uint8), rng.integers(0, 10, 40, np.uint8)
+    np.savez(tmp_path / "mnist.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    config = tmp_path / "digits.yaml"
+    config.write_text(
+        f"name: digits\nkind: causal\nsteps: 3\nbatch_size: 8\nvalidation_items: 10\n"
+        f"codes: {{folder: {tmp_path}/codes, tokenizer: {random_mnist_folder}, dataset: mnist, samples: 2, flip: true}}"
+        "\n"
+        "network: {hidden_size: 16, num_layers: 1, num_heads: 2}\n"
+    )
+
+    def train(*options: str) -> dict[str, object]:
+        result = CliRunner().invoke(
+            main,
+            ["generator", str(config), "--data", str(tmp_path), "--run", str(tmp_path / "run"), "--quiet", *options],
+        )
+        assert result.exit_code == 0, result.output
+        return dict(json.loads(result.stdout.splitlines()[-1]))
+
+    assert train("--max-seconds", "0")["steps"] == 1
+    assert train()["steps"] == 3
+    model = GeneratorConfig.from_file(tmp_path / "run" / "checkpoint" / "config.json")
+    assert model.labels == tuple("0123456789") and model.tokenizer.name == "random-mnist"
+    record = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())
+    assert record["train_items"] == 60  # 30 images and their mirror images; 10 images are held out with theirs
+
+
+def test_the_examples_in_the_package_can_be_read() -> None:
+    configs = sorted((ROOT / "train" / "configs" / "generators").glob("*.yaml"))
+    assert len(configs) >= 4
+    for path in configs:
+        content, source = read_changed(path, ())
+        assert config_from_dict(GeneratorExperiment, content, source=source).name.startswith("daps-")
+
+
+def test_a_folder_that_is_no_code_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CodesFileError, match="holds no codes"):
+        open_codes(CodesConfig(str(tmp_path)), tmp_path)

@@ -1,0 +1,130 @@
+"""One generator, one YAML file: the codes, the network, the kind and the schedule, checked before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+
+from daps_tokenizer.config import config_from_dict
+from daps_tokenizer.config.generator import GeneratorConfig, GeneratorKind, TokenizerReference, TransformerConfig
+from daps_tokenizer.data.place import data_folder
+from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.model.autoencoder import load_weights
+from daps_tokenizer.model.generators import CausalTransformer, FlowTransformer, build_generator
+from train.dashboard import Curves, draw_dashboard
+from train.data import Dataset
+from train.experiment import Precision, check_counts, read_changed
+from train.generators import GENERATORS, GeneratorMethod
+from train.generators.base import GeneratorSettings
+from train.generators.codes import CodesConfig, open_codes
+from train.items import Items
+from train.optimisation import OptimiserConfig
+
+CURVES: Curves = (("nats a code", ("nats_per_code",)), ("bits an item", ("bits_per_item",)))
+
+
+@dataclass(frozen=True)
+class GeneratorExperiment:
+    """Everything a run depends on.
+
+    Args:
+        name: the run's folder under ``runs/``, and the generator's name.
+        kind: ``flow`` or ``causal``.
+        codes: what it is trained on.
+        network: the transformer.
+        defaults: of ``steps``, ``guidance`` and ``temperature`` when codes are drawn.
+        settings: see :class:`GeneratorSettings`.
+        validation_items: images that are held out, on whose codes the run is evaluated; 0 evaluates on training codes.
+        start_from: a checkpoint folder whose weights the run starts from.
+
+    What else there is means what it means in :class:`train.experiment.Experiment`. ``model`` is made of these and of
+    what the codes say of themselves.
+    """
+
+    name: str
+    kind: GeneratorKind
+    codes: CodesConfig
+    steps: int
+    batch_size: int
+    network: TransformerConfig = field(default_factory=TransformerConfig)
+    defaults: dict[str, Any] = field(default_factory=dict)
+    settings: GeneratorSettings = field(default_factory=GeneratorSettings)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    start_from: str | None = None
+    precision: Precision = "fp32"
+    seed: int = 0
+    log_every: int = 50
+    validation_items: int = 1000
+    evaluate_every: int = 1000
+    evaluation_items: int = 1000
+    checkpoint_every: int = 1000
+    model: GeneratorConfig | None = None
+
+    # What the training loop also asks an experiment for, and a generator has none of.
+    data: ClassVar[None] = None
+    aligned: ClassVar[bool] = False
+    status: ClassVar[tuple[str, str]] = ("nats a code", "nats_per_code")
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(GeneratorKind):
+            raise ConfigError(f"kind must be one of {', '.join(get_args(GeneratorKind))}, not {self.kind!r}")
+        if self.precision not in get_args(Precision):
+            raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, not {self.precision!r}")
+        check_counts(self)
+        for key in self.defaults:
+            if key not in ("steps", "guidance", "temperature"):
+                raise ConfigError(f"defaults: {key!r} is not known; known are steps, guidance and temperature")
+
+    def build_model(self) -> FlowTransformer | CausalTransformer:
+        """The network, with random weights."""
+        assert self.model is not None  # open_generator has made it
+        return build_generator(self.model)
+
+    def build_method(self, model: FlowTransformer | CausalTransformer) -> GeneratorMethod:
+        """The network with its loss."""
+        return GENERATORS[self.kind](model, self.settings)
+
+    def load_start(self, model: FlowTransformer | CausalTransformer, source: Path) -> None:
+        """Take the weights of a checkpoint of the same network."""
+        load_weights(model, source / "model.safetensors")
+
+    def evaluate(self, method: GeneratorMethod, items: Items) -> dict[str, float]:
+        """See :meth:`GeneratorMethod.evaluate`."""
+        return method.evaluate(items, limit=self.evaluation_items)  # type: ignore[arg-type]  # CodeItems, by open_codes
+
+    def draw(self, path: Path, metrics_file: Path, method: GeneratorMethod, items: Items) -> None:
+        """The dashboard: curves alone, as pictures need the tokenizer."""
+        draw_dashboard(path, metrics_file, CURVES)
+
+
+def open_generator(
+    path: Path, changes: Sequence[str] = (), data: Path | None = None
+) -> tuple[GeneratorExperiment, Dataset]:
+    """Read a generator's YAML file and the codes it names; encodes them first, where it says so.
+
+    Args:
+        path: the file.
+        changes: settings in place of the file's, as ``steps=100`` or ``optimiser.learning_rate=1e-3``.
+        data: the folder of the datasets.
+
+    Raises:
+        ConfigError: missing file, not YAML, unknown or missing keys, impossible values; names the file and the key.
+        DapsError: errors of the codes.
+    """
+    content, source = read_changed(path, changes)
+    experiment = config_from_dict(GeneratorExperiment, content, source=source)
+    codes = open_codes(experiment.codes, data_folder(data) if experiment.codes.dataset else Path())
+    model = GeneratorConfig(
+        experiment.name,
+        experiment.kind,
+        TokenizerReference(codes.record["model"], codes.record["weights_sha256"]),
+        codes.record["num_tokens"],
+        codes.record["vocab_size"],
+        experiment.network,
+        codes.classes,
+        **experiment.defaults,
+    )
+    return dataclasses.replace(experiment, model=model), codes.split(experiment.validation_items)

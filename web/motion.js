@@ -1,0 +1,265 @@
+/**
+ * Motion of a robot in JavaScript: clips as CSV, the features that a motion model reads, poses, and where they put the
+ * robot in space. The same as `daps_tokenizer/motion`, which says what each number is.
+ *
+ * @typedef {{parent: number, position: number[], axis: number, twist: number, limits: number[]}} Link
+ * @typedef {{links: Link[], sites: [string, number, number[]][], bones: [string, string][], columns: string[],
+ *   turning: number[], standing_height: number}} Robot written by `python -m export web` from the package
+ * @typedef {number[]} Vector
+ * @typedef {number[][]} Matrix 3 × 3, rows
+ */
+import { DapsError } from "./daps.js";
+
+/**
+ * Read a clip as CSV: a row of numbers for each frame, no header.
+ *
+ * @param {string} text @param {Robot} robot @param {string} [source] what errors call it
+ * @returns {Vector[]} poses: root position, root quaternion x y z w of unit length, joint angles
+ */
+export function readClip(text, robot, source = "the clip") {
+  const rows = text.replace(/^\ufeff/, "").trimEnd().split(/\r?\n/);
+  const width = robot.columns.length;
+  const refuse = (/** @type {string} */ why) => {
+    throw new DapsError(`${source}: ${why}`);
+  };
+  if (rows.length < 2) refuse(`has ${rows[0] ? 1 : 0} rows; a clip has at least 2, of ${width} numbers each`);
+  if (rows.length > 1800) refuse(`has ${rows.length} frames; this page takes up to 1,800, a minute`);
+  return rows.map((row, r) => {
+    const cells = row.split(",");
+    const pose = cells.map((cell) => (cell.trim() === "" ? NaN : Number(cell)));
+    if (cells.length !== width) {
+      refuse(`row ${r + 1} has ${cells.length} columns; expected ${width}: root x y z, quaternion x y z w, joint angles`);
+    }
+    const bad = pose.findIndex((value) => !Number.isFinite(value));
+    if (bad >= 0) {
+      const found = JSON.stringify(cells[bad].trim().slice(0, 40));
+      refuse(`row ${r + 1}, column ${bad + 1} (${robot.columns[bad]}): ${found} is not a number`);
+    }
+    const far = pose.findIndex((value, c) => Math.abs(value) > (c < 3 ? 10000 : c < 7 ? 2 : 2 * Math.PI));
+    if (far >= 0) {
+      const expected = far < 3 ? "metres" : "an angle in radians";
+      refuse(`row ${r + 1}, column ${far + 1} (${robot.columns[far]}): ${pose[far]}; expected ${expected}`);
+    }
+    const length = Math.hypot(...pose.slice(3, 7));
+    if (Math.abs(length - 1) > 1e-3) {
+      refuse(`row ${r + 1}, columns 4 to 7 (root quaternion): a length of ${length.toFixed(3)}; expected 1`);
+    }
+    for (let c = 3; c < 7; c++) pose[c] /= length;
+    return pose;
+  });
+}
+
+/** @param {Vector[]} poses */
+export const writeClip = (poses) =>
+  poses.map((pose) => `${pose.map((value) => value.toFixed(6)).join(",")}\n`).join("");
+
+/**
+ * The features of a clip, frame by frame.
+ *
+ * @param {Vector[]} poses @param {Robot} robot @param {number} fps
+ * @returns {Float32Array[]}
+ */
+export function features(poses, robot, fps) {
+  const names = robot.sites.map(([name]) => name);
+  const centre = names.indexOf("upper_body");
+  const others = names.map((_, i) => i).filter((i) => i !== centre);
+  const [left, right] = [names.indexOf("left_foot"), names.indexOf("right_foot")];
+  const split = poses.map((pose) => splitHeading(pose.slice(3, 7)));
+  const headings = unwrap(split.map(({ heading }) => heading));
+  const last = poses.length - 1;
+  return poses.map((pose, t) => {
+    const [before, after] = [Math.max(t - 1, 0), Math.min(t + 1, last)];
+    const next = Math.min(t, last - 1); // the last frame repeats the rate of the one before it
+    const central = (/** @type {number} */ c) => ((poses[after][c] - poses[before][c]) * fps) / (after - before);
+    const back = about(2, -split[t].heading);
+    const step = [0, 1, 2].map((c) => (poses[next + 1][c] - poses[next][c]) * fps);
+    const { positions, rotations } = kinematics(pose, robot);
+    const from = rotations[centre];
+    const velocity = times(back, step);
+    const turned = rotationVector(multiply(poses[after].slice(3, 7), conjugate(poses[before].slice(3, 7))));
+    const spin = times(back, turned.map((value) => (value * fps) / (after - before)));
+    const sines = others.flatMap((site) => {
+      const relative = product(transposed(from), rotations[site]);
+      return [
+        (relative[2][1] - relative[1][2]) / 2,
+        (relative[0][2] - relative[2][0]) / 2,
+        (relative[1][0] - relative[0][1]) / 2,
+      ];
+    });
+    return Float32Array.from([
+      pose[2],
+      ...split[t].tilt.slice(0, 2),
+      positions[left][2],
+      positions[right][2],
+      ...pose.slice(7),
+      velocity[0],
+      velocity[1],
+      central(2),
+      spin[0],
+      spin[1],
+      (headings[next + 1] - headings[next]) * fps,
+      ...pose.slice(7).map((_, joint) => central(7 + joint)),
+      ...others.flatMap((site) => times(back, minus(positions[site], positions[centre]))),
+      ...robot.turning.map((column) => sines[column]),
+      ...rotation(pose.slice(3, 7))[2].map((value) => -value),
+    ]);
+  });
+}
+
+/**
+ * The poses that features stand for; the path is the root's velocity and turning, added up.
+ *
+ * @param {ArrayLike<number>[]} frames @param {Robot} robot @param {number} fps
+ * @param {Vector} [start] x, y and heading of the first frame
+ * @returns {Vector[]}
+ */
+export function toPoses(frames, robot, fps, [x, y, heading] = [0, 0, 0]) {
+  const joints = robot.links.length;
+  return Array.from(frames, (frame) => {
+    const [tx, ty] = [frame[1], frame[2]];
+    const long = Math.max(1, Math.hypot(tx, ty)); // decoded features may overshoot by a little
+    const tilt = [tx / long, ty / long, 0, Math.sqrt(Math.max(0, 1 - (tx * tx + ty * ty) / (long * long)))];
+    const angles = robot.links.map(({ limits }, i) => Math.min(limits[1], Math.max(limits[0], frame[5 + i])));
+    const pose = [x, y, frame[0], ...multiply(headingQuaternion(heading), tilt), ...angles];
+    const velocity = 5 + joints;
+    const step = times(about(2, heading), [frame[velocity], frame[velocity + 1], 0]);
+    x += step[0] / fps;
+    y += step[1] / fps;
+    heading += frame[velocity + 5] / fps;
+    return pose;
+  });
+}
+
+/** x, y and heading of a pose. @param {Vector} pose */
+export const startOf = (pose) => [pose[0], pose[1], splitHeading(pose.slice(3, 7)).heading];
+
+/**
+ * Cut frames into windows of a length; the last is filled up with its last frame.
+ *
+ * @param {Float32Array[]} frames @param {number} length
+ * @returns {Float32Array} the windows one after the other
+ */
+export function cutWindows(frames, length) {
+  const count = Math.max(1, Math.ceil(frames.length / length));
+  const width = frames[0].length;
+  const windows = new Float32Array(count * length * width);
+  for (let t = 0; t < count * length; t++) windows.set(frames[Math.min(t, frames.length - 1)], t * width);
+  return windows;
+}
+
+/**
+ * Windows that follow one another as one clip, without the jump where one ends and the next begins.
+ *
+ * @param {Float32Array} windows @param {number} length of a window @param {number} width features of a frame
+ * @param {number} frames of the clip
+ * @returns {Float64Array[]}
+ */
+export function joinWindows(windows, length, width, frames) {
+  const clip = Array.from({ length: windows.length / width }, (_, t) =>
+    Float64Array.from(windows.subarray(t * width, (t + 1) * width)),
+  );
+  const given = clip.map((frame) => frame.slice());
+  const reach = Math.min(6, Math.floor(length / 2));
+  for (let seam = length; seam < clip.length; seam += length) {
+    const [a, b, c, d] = [given[seam - 2], given[seam - 1], given[seam], given[seam + 1]];
+    for (let f = 0; f < width; f++) {
+      const jump = c[f] - b[f] - (b[f] - a[f] + d[f] - c[f]) / 2;
+      for (let i = 0; i < reach; i++) {
+        const share = (jump / 2) * (1 - (i + 0.5) / reach);
+        clip[seam - 1 - i][f] += share;
+        clip[seam + i][f] -= share;
+      }
+    }
+  }
+  return clip.slice(0, frames);
+}
+
+/**
+ * Where a pose puts the robot's sites.
+ *
+ * @param {Vector} pose @param {Robot} robot
+ * @returns {{positions: Vector[], rotations: Matrix[]}} in metres and site to world, in the order of `robot.sites`
+ */
+export function kinematics(pose, robot) {
+  const rotations = [rotation(pose.slice(3, 7))];
+  const positions = [pose.slice(0, 3)];
+  robot.links.forEach((link, i) => {
+    const carrier = rotations[link.parent + 1];
+    positions.push(plus(positions[link.parent + 1], times(carrier, link.position)));
+    const mounted = link.twist ? product(carrier, about(0, link.twist)) : carrier;
+    rotations.push(product(mounted, about(link.axis, pose[7 + i])));
+  });
+  return {
+    positions: robot.sites.map(([, link, place]) => plus(positions[link + 1], times(rotations[link + 1], place))),
+    rotations: robot.sites.map(([, link]) => rotations[link + 1]),
+  };
+}
+
+/** Cut an orientation into a turn about the vertical and the tilt. @param {Vector} quaternion */
+function splitHeading([x, y, z, w]) {
+  let heading = 2 * Math.atan2(z, w) + Math.PI;
+  heading = heading - 2 * Math.PI * Math.floor(heading / (2 * Math.PI)) - Math.PI;
+  let tilt = multiply(headingQuaternion(-heading), [x, y, z, w]);
+  if (tilt[3] < 0) tilt = tilt.map((value) => -value);
+  tilt[2] = 0;
+  return { heading, tilt };
+}
+
+/** @param {number[]} angles without jumps of a whole turn */
+function unwrap(angles) {
+  let turns = 0;
+  return angles.map((angle, i) => {
+    if (i) turns -= Math.round((angle - angles[i - 1]) / (2 * Math.PI));
+    return angle + 2 * Math.PI * turns;
+  });
+}
+
+const plus = (/** @type {Vector} */ a, /** @type {Vector} */ b) => a.map((value, i) => value + b[i]);
+const minus = (/** @type {Vector} */ a, /** @type {Vector} */ b) => a.map((value, i) => value - b[i]);
+/** @param {Matrix} m @param {Vector} v */
+export const times = (m, v) => m.map((row) => row[0] * v[0] + row[1] * v[1] + row[2] * v[2]);
+const transposed = (/** @type {Matrix} */ m) => m.map((_, i) => m.map((row) => row[i]));
+/** @param {Matrix} a @param {Matrix} b */
+export const product = (a, b) => {
+  const columns = transposed(b);
+  return a.map((row) => times(columns, row));
+};
+const conjugate = (/** @type {Vector} */ [x, y, z, w]) => [-x, -y, -z, w];
+const headingQuaternion = (/** @type {number} */ angle) => [0, 0, Math.sin(angle / 2), Math.cos(angle / 2)];
+
+/** Rotation about x, y or z (0, 1, 2). @param {number} axis @param {number} angle @returns {Matrix} */
+export function about(axis, angle) {
+  const [c, s] = [Math.cos(angle), Math.sin(angle)];
+  if (axis === 0) return [[1, 0, 0], [0, c, -s], [0, s, c]];
+  if (axis === 1) return [[c, 0, s], [0, 1, 0], [-s, 0, c]];
+  return [[c, -s, 0], [s, c, 0], [0, 0, 1]];
+}
+
+/** @param {Vector} quaternion @returns {Matrix} */
+function rotation(quaternion) {
+  const length = Math.hypot(...quaternion);
+  const [x, y, z, w] = quaternion.map((value) => value / length);
+  return [
+    [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+    [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+    [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+  ];
+}
+
+/** The Hamilton product: first `b`, then `a`. @param {Vector} a @param {Vector} b @returns {Vector} */
+function multiply([ax, ay, az, aw], [bx, by, bz, bw]) {
+  return [
+    aw * bx + bw * ax + ay * bz - az * by,
+    aw * by + bw * ay + az * bx - ax * bz,
+    aw * bz + bw * az + ax * by - ay * bx,
+    aw * bw - ax * bx - ay * by - az * bz,
+  ];
+}
+
+/** Axis times angle. @param {Vector} quaternion @returns {Vector} */
+function rotationVector(quaternion) {
+  const [x, y, z, w] = quaternion[3] < 0 ? quaternion.map((value) => -value) : quaternion;
+  const sine = Math.hypot(x, y, z);
+  const scale = sine < 1e-9 ? 2 / w : (2 * Math.atan2(sine, w)) / sine;
+  return [x * scale, y * scale, z * scale];
+}

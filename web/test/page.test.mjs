@@ -1,0 +1,419 @@
+/**
+ * The exported site in a real Chromium, as a visitor uses it: `node --test test/`, with the site in $DAPS_SITE (default:
+ * ../site). What a person sees and a file holds is looked at; the page has nothing that is there for tests.
+ */
+import assert from "node:assert/strict";
+import { readFile, stat } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { after, before, describe, test } from "node:test";
+import { crc32, psnr, readDaps, readLink, writeDaps, writeLink } from "../daps.js";
+import { hasChromium, launch, serve, watched } from "./browser.mjs";
+
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+const SITE = process.env.DAPS_SITE ?? `${ROOT}site`;
+const PATIENCE = Number(process.env.DAPS_PATIENCE ?? 120_000); // ms, of a machine that is busy
+const skip = hasChromium ? false : "no Chromium: set $CHROMIUM or install Debian's";
+
+/** @param {string} name @returns {Promise<any>} */
+const reference = async (name) => JSON.parse(await readFile(`${ROOT}tests/reference/${name}.json`, "utf-8"));
+/** @type {import("../worker.js").Site} */
+let siteRecord;
+/** @type {Awaited<ReturnType<typeof serve>>} */
+let host;
+/** @type {import("playwright-core").Browser} */
+let browser;
+
+/** @param {import("playwright-core").Page} page */
+const idle = async (page) => {
+  await page.waitForTimeout(50);
+  await page.waitForFunction(() => !document.body.hasAttribute("data-busy"), null, { timeout: PATIENCE });
+};
+
+/** Wait until codes of a tab are encoded, decoded and described. @param {import("playwright-core").Page} page @param {string} prefix */
+const described = async (page, prefix) => {
+  await page.waitForFunction((id) => document.querySelectorAll(`#${id}-facts div`).length >= 4, prefix, { timeout: PATIENCE });
+  await idle(page);
+};
+
+/** The codes that are shown, by way of the link. @param {import("playwright-core").Page} page @param {string} prefix */
+const codesOf = async (page, prefix) => {
+  await page.click(`#${prefix}-link`);
+  const link = await page.evaluate(() => location.hash.slice(1));
+  return { link, ...readLink(link, siteRecord.models) };
+};
+
+/** @param {import("playwright-core").Page} page @param {string} id @returns {Promise<number[]>} red, green, blue, ... */
+const pixelsOf = (page, id) =>
+  page.evaluate((name) => {
+    const canvas = /** @type {HTMLCanvasElement} */ (document.getElementById(name));
+    const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    return [...pen.getImageData(0, 0, canvas.width, canvas.height).data].filter((_, i) => i % 4 !== 3);
+  }, id);
+
+/** @param {import("playwright-core").Page} page @param {Uint8Array} png @returns {Promise<number[]>} */
+const pixelsOfPng = (page, png) =>
+  page.evaluate(async (bytes) => {
+    const bitmap = await createImageBitmap(new Blob([Uint8Array.from(bytes)]));
+    const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+    const pen = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    pen.drawImage(bitmap, 0, 0);
+    return [...pen.getImageData(0, 0, bitmap.width, bitmap.height).data].filter((_, i) => i % 4 !== 3);
+  }, [...png]);
+
+/** @param {ArrayLike<number>} a @param {ArrayLike<number>} b */
+const largestDifference = (a, b) => Array.from(a).reduce((most, value, i) => Math.max(most, Math.abs(value - b[i])), 0);
+
+/** @param {import("playwright-core").Page} page @param {string} name @param {Uint8Array} content */
+const open = (page, name, content) =>
+  page.setInputFiles("#file", { name, mimeType: "application/octet-stream", buffer: Buffer.from(content) });
+
+before(async () => {
+  if (skip) return;
+  siteRecord = JSON.parse(await readFile(`${SITE}/site.json`, "utf-8"));
+  host = await serve(SITE);
+  browser = await launch();
+});
+
+after(async () => {
+  await browser?.close();
+  host?.close();
+});
+
+describe("pictures", { skip }, () => {
+  /** @type {import("playwright-core").BrowserContext} */
+  let context;
+  /** @type {Awaited<ReturnType<typeof watched>>} */
+  let visit;
+
+  before(async () => {
+    context = await browser.newContext({ viewport: { width: 1200, height: 1000 }, acceptDownloads: true });
+    visit = await watched(context);
+    await visit.page.goto(host.address);
+    await described(visit.page, "p");
+  });
+
+  after(async () => {
+    assert.deepEqual(visit.errors, [], "nothing in the console");
+    assert.deepEqual(visit.requests.filter((url) => !url.startsWith(host.address) && !url.startsWith("blob:")), [], "only the page's own files");
+    await context.close();
+  });
+
+  test("the example has the codes and pixels of the reference", async () => {
+    const golden = await reference("daps-photo-256.cat");
+    assert.deepEqual([...(await codesOf(visit.page, "p")).codes], golden.greedy);
+    const expected = await pixelsOfPng(visit.page, await readFile(`${ROOT}tests/reference/${golden.decoded}`));
+    assert.ok(largestDifference(await pixelsOf(visit.page, "p-decoded"), expected) <= 1);
+  });
+
+  test("the facts are those of the pixels that are shown", async () => {
+    const facts = await visit.page.innerText("#p-facts");
+    const exact = psnr(await pixelsOf(visit.page, "p-original"), await pixelsOf(visit.page, "p-decoded"));
+    assert.match(facts, /1,280 bytes/);
+    assert.ok(facts.includes(`${exact.toFixed(1)} dB`), facts);
+    await visit.page.waitForFunction(() => !document.getElementById("p-facts")?.innerText.includes("…"), null, { timeout: PATIENCE });
+    const jpeg = Number(/([\d,]+) bytes\n[\d.]+ × the codes/.exec(await visit.page.innerText("#p-facts"))?.[1].replace(",", ""));
+    assert.ok(jpeg > 1280, `${jpeg} bytes`);
+  });
+
+  test("a first visit downloads at most 15 MB", async () => {
+    const paths = new Set(visit.requests.filter((url) => url.startsWith(host.address)).map((url) => new URL(url).pathname));
+    const sizes = await Promise.all([...paths].map(async (path) => (await stat(`${SITE}${path === "/" ? "/index.html" : path}`)).size));
+    const total = sizes.reduce((sum, size) => sum + size, 0);
+    assert.ok(total < 15e6, `${total} bytes`);
+  });
+
+  test("temperature 1 and seed 0 give the sample of the reference, another sample gives other codes", async () => {
+    const golden = await reference("daps-photo-256.cat");
+    await visit.page.click("#p-sample"); // from temperature 0: temperature 1, seed 0
+    await idle(visit.page);
+    assert.deepEqual([...(await codesOf(visit.page, "p")).codes], golden.sampled);
+    await visit.page.click("#p-sample");
+    await idle(visit.page);
+    assert.equal(await visit.page.inputValue("#p-seed"), "1");
+    assert.notDeepEqual([...(await codesOf(visit.page, "p")).codes], golden.sampled);
+    await visit.page.click("#p-greedy");
+    await idle(visit.page);
+    assert.deepEqual([...(await codesOf(visit.page, "p")).codes], golden.greedy);
+  });
+
+  test("a code that is clicked shows its alternatives; changing it moves the pixels around it; undo brings them back", async () => {
+    const { page } = visit;
+    const shown = await pixelsOf(page, "p-decoded");
+    const grid = await page.locator("#p-grid").boundingBox();
+    assert.ok(grid);
+    const [row, column] = [12, 20];
+    await page.locator("#p-grid").click({ position: { x: ((column + 0.5) / 32) * grid.width, y: ((row + 0.5) / 32) * grid.height } });
+    await page.waitForSelector("#p-inspector button[data-code]", { timeout: PATIENCE });
+    await idle(page);
+    const golden = await reference("daps-photo-256.cat");
+    const codes = await page.locator("#p-inspector button[data-code]").evaluateAll((all) => all.map((one) => Number(one.getAttribute("data-code"))));
+    const shares = await page.locator("#p-inspector button[data-code] span").allInnerTexts();
+    assert.equal(codes[0], golden.greedy[row * 32 + column]);
+    assert.ok(codes.length >= 12 && parseFloat(shares[0]) > 10, shares.join());
+    assert.match(await page.innerText("#p-inspector"), /row 13, column 21/);
+    assert.match(await page.innerText("#p-inspector"), /move \d+ pixels/);
+    await page.fill("#p-inspector input", String((codes[0] + 512) % 1024));
+    await page.click("#p-inspector form button");
+    await idle(page);
+    const now = await pixelsOf(page, "p-decoded");
+    const places = now.flatMap((value, i) => (Math.abs(value - shown[i]) > 4 ? [Math.floor(i / 3)] : []));
+    assert.ok(places.length > 20, `${places.length} values changed`);
+    for (const place of places) {
+      assert.ok(Math.abs(Math.floor(place / 256) - row * 8 - 4) < 60 && Math.abs((place % 256) - column * 8 - 4) < 60, `pixel ${place}`);
+    }
+    await page.click("#p-inspector .undo");
+    await idle(page);
+    assert.deepEqual([...(await codesOf(page, "p")).codes], golden.greedy);
+    assert.deepEqual(await pixelsOf(page, "p-decoded"), shown);
+  });
+
+  test("the keyboard moves through the grid and opens a code, and a screen reader hears where it is", async () => {
+    const { page } = visit;
+    await page.focus("#p-grid");
+    for (const key of ["Home", "ArrowDown", "ArrowRight"]) await page.keyboard.press(key);
+    assert.match(await page.innerText("#heard"), /row \d+, column 2: code \d+, [\d.]+ bits/);
+    await page.keyboard.press("Enter");
+    await page.waitForSelector("#p-inspector button[data-code]", { timeout: PATIENCE });
+    await idle(page);
+    assert.match(await page.innerText("#p-inspector .chosen"), /column 2/);
+    await page.focus("#p-split");
+    await page.keyboard.press("ArrowLeft");
+    assert.equal(await page.inputValue("#p-split"), "49");
+  });
+
+  test("a link opens on another machine by decoding alone", async () => {
+    const { link, codes } = await codesOf(visit.page, "p");
+    assert.equal(link.split("/")[2].length, 1707);
+    const other = await browser.newContext();
+    const { page, errors, requests } = await watched(other);
+    await page.goto(`${host.address}#${link}`);
+    await described(page, "p");
+    assert.deepEqual(await pixelsOf(page, "p-decoded"), await pixelsOf(visit.page, "p-decoded"));
+    assert.deepEqual([...(await codesOf(page, "p")).codes], [...codes]);
+    assert.deepEqual(requests.filter((url) => url.endsWith("/encoder.onnx")), []);
+    await page.click("#p-sample");
+    assert.match(await page.innerText("#error"), /The original is not here/);
+    assert.deepEqual(errors, []);
+    await other.close();
+  });
+
+  test("a .daps file is saved as Python writes it, and opened again", async () => {
+    const { page } = visit;
+    const { codes } = await codesOf(page, "p");
+    const [download] = await Promise.all([page.waitForEvent("download"), page.click("#p-save")]);
+    assert.equal(download.suggestedFilename(), "cat.daps");
+    const file = new Uint8Array(await readFile(await download.path()));
+    const { header, codes: kept } = readDaps(file);
+    assert.deepEqual([...kept], [...codes]);
+    assert.deepEqual(header.shape, [1, 1024]);
+    await open(page, "cat.daps", file);
+    await described(page, "p");
+    assert.match(await page.innerText("#p-caption"), /Opened from its codes alone/);
+    assert.deepEqual([...(await codesOf(page, "p")).codes], [...codes]);
+  });
+
+  test("another model shows its own grid, with numbers in it", async () => {
+    const { page } = visit;
+    await page.selectOption("#p-model", "daps-cifar10");
+    await page.click("#p-examples button");
+    await described(page, "p");
+    const golden = await reference("daps-cifar10.cat");
+    assert.deepEqual([...(await codesOf(page, "p")).codes], golden.greedy);
+    await page.selectOption("#p-model", "daps-photo-256");
+    await described(page, "p");
+  });
+});
+
+describe("motion", { skip }, () => {
+  test("the example has the codes and the sample of the reference; a clip is kept in a link and a file", async () => {
+    const context = await browser.newContext({ reducedMotion: "reduce", acceptDownloads: true });
+    const { page, errors } = await watched(context);
+    const golden = await reference("daps-h1-motion.walk");
+    await page.goto(`${host.address}#`);
+    await page.waitForSelector("#p-examples button", { timeout: PATIENCE });
+    await page.click("#tab-clips");
+    await described(page, "c");
+    const { link, codes } = await codesOf(page, "c");
+    assert.deepEqual([...codes], golden.greedy.flat());
+    await page.click("#c-sample");
+    await idle(page);
+    assert.deepEqual([...(await codesOf(page, "c")).codes], golden.sampled.flat());
+    await page.locator("#c-grid").click({ position: { x: 40, y: 30 } });
+    await page.waitForSelector("#c-inspector button[data-code]", { timeout: PATIENCE });
+    await idle(page);
+    assert.match(await page.innerText("#c-inspector"), /The codes listed here move/);
+    await page.locator("#c-inspector button[data-code]").last().click();
+    await idle(page);
+    const [download] = await Promise.all([page.waitForEvent("download"), page.click("#c-save")]);
+    const { header } = readDaps(new Uint8Array(await readFile(await download.path())));
+    assert.deepEqual(header.shape, [1, 4, 64]);
+    assert.equal(header.layout && "frames" in header.layout && header.layout.frames, 120);
+    await page.evaluate((text) => (location.hash = text), link);
+    await described(page, "c");
+    assert.deepEqual([...(await codesOf(page, "c")).codes], [...codes]);
+    assert.deepEqual(errors, []);
+    await context.close();
+  });
+});
+
+describe("what is broken or hostile", { skip }, () => {
+  test("1,000 broken links and files get one line each, and nothing in the console", async () => {
+    const context = await browser.newContext();
+    const { page, errors } = await watched(context);
+    const model = siteRecord.models[0];
+    const codes = Array.from({ length: 1024 }, (_, i) => (i * 37) % 1024);
+    const link = writeLink({ model: model.name, ...model, codes });
+    const header = { model: model.name, weights_sha256: model.weightsSha256, vocab_size: 1024, shape: [1, 1024], layout: null };
+    const file = [...writeDaps(header, codes)];
+    let state = 7;
+    const chance = (/** @type {number} */ most) => (state = (state * 48271) % 2147483647) % most;
+    const links = Array.from({ length: 500 }, (_, i) => {
+      const letters = [...link];
+      for (let k = 0; k <= chance(4); k++) {
+        const at = chance(letters.length);
+        if (i % 3) letters[at] = String.fromCharCode(33 + chance(300));
+        else letters.splice(at, 1 + chance(400));
+      }
+      letters.push(letters.join("") === link ? "!" : "");
+      return letters.join("") || "!";
+    });
+    const files = Array.from({ length: 500 }, (_, i) => {
+      const bytes = [...file];
+      for (let k = 0; k <= chance(4); k++) {
+        const at = chance(bytes.length);
+        if (i % 3) bytes[at] ^= 1 << chance(8);
+        else bytes.splice(at, 1 + chance(300));
+      }
+      if (i % 5 === 0) bytes.splice(4, bytes.length);
+      bytes[0] = 68; // else it would be a picture that cannot be read, which is tested below
+      return bytes;
+    });
+    const broken = files.filter((bytes) => {
+      try {
+        readDaps(Uint8Array.from(bytes));
+      } catch {
+        return true;
+      }
+      return false;
+    });
+    const strange = [
+      { ...header, model: "other" },
+      { ...header, weights_sha256: "0".repeat(64) },
+      { ...header, vocab_size: 512 },
+      { ...header, shape: [2, 1024] },
+      { ...header, shape: [1, 1, 1024], layout: { height: 9, width: 9, rows: 1, columns: 1, overlap: 0 } },
+      { ...header, model: "daps-h1-motion", weights_sha256: "", shape: [1, 1, 1024], layout: null },
+    ].map((one) => [...writeDaps(one, Array.from({ length: one.shape.reduce((a, b) => a * b) }, (_, i) => i % 512))]);
+    const swollen = writeDaps(header, codes);
+    new DataView(swollen.buffer).setUint32(5, 0xffffffff, true);
+    new DataView(swollen.buffer).setUint32(swollen.length - 4, crc32(swollen.subarray(0, -4)), true);
+    await page.goto(`${host.address}#${links[0]}`);
+    await page.waitForSelector("#error:not([hidden])", { timeout: PATIENCE });
+    const found = await page.evaluate(
+      async ({ links, files }) => {
+        const box = /** @type {HTMLElement} */ (document.getElementById("error"));
+        const field = /** @type {HTMLInputElement} */ (document.getElementById("file"));
+        const said = async () => {
+          for (let i = 0; i < 400 && box.hidden; i++) await new Promise((resolve) => setTimeout(resolve, 5));
+          const text = box.hidden ? "" : box.innerText.replace(/\s*Close$/, "");
+          box.hidden = true;
+          return text;
+        };
+        const messages = [];
+        for (const link of links) {
+          box.hidden = true;
+          if (location.hash === `#${link}`) continue;
+          const heard = new Promise((resolve) => window.addEventListener("hashchange", resolve, { once: true }));
+          location.hash = link;
+          await heard;
+          messages.push(await said());
+        }
+        for (const bytes of files) {
+          const moved = new DataTransfer();
+          moved.items.add(new File([Uint8Array.from(bytes)], "broken.daps"));
+          box.hidden = true;
+          field.files = moved.files;
+          field.dispatchEvent(new Event("change"));
+          messages.push(await said());
+        }
+        return messages;
+      },
+      { links: links.slice(1), files: [...broken, ...strange, [...swollen]] },
+    );
+    assert.ok(found.length > 970, `${found.length} links and files`);
+    for (const message of found) assert.match(message, /^[^\n]{15,}$/);
+    assert.deepEqual(errors, []);
+    await context.close();
+  });
+
+  test("files that are no picture, clip or .daps file are refused by name", async () => {
+    const context = await browser.newContext();
+    const { page, errors } = await watched(context);
+    await page.goto(`${host.address}#x`);
+    await page.waitForSelector("#error:not([hidden])", { timeout: PATIENCE });
+    for (const [name, content, said] of /** @type {[string, string, RegExp][]} */ ([
+      ["notes.pdf", "%PDF-1.4", /notes\.pdf: is no picture that this browser can read/],
+      ["empty.png", "", /empty\.png: is no picture/],
+      ["cut.jpg", "\xff\xd8\xff\xe0", /cut\.jpg: is no picture/],
+      ["walk.csv", "1,2,3\n4,5,6\n", /walk\.csv: row 1 has 3 columns; expected 26/],
+      ["empty.csv", "", /empty\.csv: has 0 rows/],
+      ["clip.npz", "PK", /clip\.npz: this page reads clips as CSV/],
+      ["cut.daps", "DAPS", /cut\.daps: \.daps version unknown/],
+    ])) {
+      await open(page, name, Buffer.from(content, "latin1"));
+      await page.waitForFunction((part) => document.getElementById("error")?.innerText.includes(part), name, { timeout: PATIENCE });
+      assert.match(await page.innerText("#error"), said);
+    }
+    await page.click("#dismiss");
+    assert.ok(await page.isHidden("#error"));
+    assert.deepEqual(errors, []);
+    await context.close();
+  });
+
+  test("neither the page nor its worker can reach another origin", async () => {
+    const context = await browser.newContext();
+    const page = await context.newPage();
+    await page.goto(`${host.address}#x`);
+    await page.waitForSelector("#error:not([hidden])", { timeout: PATIENCE });
+    const elsewhere = host.address.replace("127.0.0.1", "localhost");
+    const ask = async (/** @type {string} */ url) => fetch(url).then(() => "reached", () => "refused");
+    assert.equal(await page.evaluate(ask, elsewhere), "refused");
+    await page.waitForFunction(() => document.querySelectorAll("#p-examples button").length > 0);
+    assert.ok(page.workers().length >= 1);
+    assert.equal(await page.workers()[0].evaluate(ask, elsewhere), "refused");
+    await context.close();
+  });
+});
+
+describe("afterwards", { skip }, () => {
+  test("the page opens and encodes without a network, isolated, with threads, and has the same codes", async () => {
+    const context = await browser.newContext();
+    const { page, errors } = await watched(context);
+    await page.goto(host.address);
+    await described(page, "p");
+    await context.setOffline(true);
+    await page.reload();
+    await described(page, "p");
+    assert.ok(await page.evaluate(() => self.crossOriginIsolated));
+    assert.deepEqual([...(await codesOf(page, "p")).codes], (await reference("daps-photo-256.cat")).greedy);
+    await page.click("#tab-clips"); // whose model was never downloaded
+    await page.waitForSelector("#error:not([hidden])", { timeout: PATIENCE });
+    assert.match(await page.innerText("#error"), /cannot be downloaded|server answers/);
+    assert.deepEqual(errors.filter((line) => !line.includes("504")), []);
+    await context.close();
+  });
+
+  test("on a phone nothing is wider than the screen", async () => {
+    const context = await browser.newContext({ viewport: { width: 360, height: 740 }, hasTouch: true, isMobile: true, colorScheme: "dark" });
+    const { page, errors } = await watched(context);
+    await page.goto(`${host.address}#x`);
+    await page.waitForSelector("#p-examples button", { timeout: PATIENCE });
+    for (const tab of ["#tab-pictures", "#tab-clips"]) {
+      await page.click(tab);
+      assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= 360);
+    }
+    assert.ok(await page.isVisible("#tab-clips"));
+    assert.deepEqual(errors, []);
+    await context.close();
+  });
+});
