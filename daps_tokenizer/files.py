@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -10,12 +11,13 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from daps_tokenizer.errors import DapsError, OutputExistsError
+from daps_tokenizer.errors import DapsError, ModelFileError, OutputExistsError
 
 
-def read_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> bytes:
-    """The content of a file, or of one that a link leads to; never waits for a pipe, never reads a device without end.
+def open_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> BinaryIO:
+    """Open a file, or one that a link leads to, for reading; never waits for a pipe, never opens a device.
 
     Raises:
         OSError: it cannot be opened, is no regular file, or holds more than ``most_bytes``; ``strerror`` says which.
@@ -24,13 +26,43 @@ def read_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> bytes
     def without_waiting(name: str, flags: int) -> int:  # opening a named pipe waits until somebody writes to it
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
-    with open(path, "rb", opener=without_waiting) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        if found.st_size > most_bytes:
-            raise OSError(errno.EFBIG, f"larger than {most_bytes:,} bytes")
-        return file.read(found.st_size + 1)
+    file = open(path, "rb", opener=without_waiting)  # noqa: SIM115 - the caller closes it
+    found = os.fstat(file.fileno())
+    if stat.S_ISREG(found.st_mode) and found.st_size <= most_bytes:
+        return file
+    file.close()
+    if stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EFBIG, f"larger than {most_bytes:,} bytes")
+    raise OSError(errno.EINVAL, "not a regular file")
+
+
+def read_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> bytes:
+    """All of a file; errors of :func:`open_regular_file`."""
+    with open_regular_file(path, most_bytes=most_bytes) as file:
+        return file.read(most_bytes)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content; OSError where it cannot be read."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def check_sums(folder: Path, sums: Mapping[str, str]) -> None:
+    """Compare files in a folder with their sha256, where they are there.
+
+    Raises:
+        ModelFileError: a file is damaged or cannot be read.
+    """
+    for name, expected in sums.items():
+        try:
+            found = sha256_of(folder / name)
+        except FileNotFoundError:
+            continue  # whoever needs it says so
+        except OSError as error:
+            raise ModelFileError(f"{folder / name}: cannot be read ({error.strerror})") from error
+        if found != expected:
+            raise ModelFileError(f"{folder / name}: is damaged, its sha256 is not the recorded one; use another copy")
 
 
 def write_bytes_atomically(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = True) -> None:

@@ -60,10 +60,10 @@ class Batch:
     leading: tuple[int, ...]
     layout: TileLayout | ClipLayout | None
 
-    def repeat(self, num_samples: int) -> np.ndarray:
-        """Each item ``num_samples`` times in a row, its pieces innermost: (n · num_samples, *input_shape)."""
-        grouped = self.pieces.reshape(self.leading[0], 1, math.prod(self.leading[1:]), *self.pieces.shape[1:])
-        return np.repeat(grouped, num_samples, axis=1).reshape(-1, *self.pieces.shape[1:])
+    def repeated(self, num_samples: int) -> np.ndarray:
+        """Numbers of the pieces, those of each item ``num_samples`` times in a row: (n · num_samples,)."""
+        numbers = np.arange(len(self.pieces)).reshape(self.leading[0], 1, math.prod(self.leading[1:]))
+        return np.repeat(numbers, num_samples, axis=1).reshape(-1)
 
 
 class Modality(Protocol):

@@ -27,6 +27,7 @@ from daps_tokenizer.images.load import to_pil
 from daps_tokenizer.inputs import Batch, FitMode, InputOptions
 from daps_tokenizer.modalities import open_modality
 from daps_tokenizer.motion.clips import Clip
+from daps_tokenizer.motion.robots import robot_of
 from daps_tokenizer.search.base import Search, SearchResult, check_found, check_search, draw_uniform
 from daps_tokenizer.search.local import LocalSearch
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 # Reconstructions are made in pieces of about this many values, so that decoding a large photograph needs little memory.
 _VALUES_PER_PIECE = 2**23
+_VALUES_AT_ONCE = 2**26  # of the inputs that are encoded together
 _IMPORTED_BY = os.getpid()  # a process of another number was forked from the one that imported this
 
 
@@ -66,7 +68,8 @@ class Tokenizer:
 
     Safe to use from several threads. In another process, forked or spawned, and as a copy, it opens its folder again
     with the same options; so it can be pickled, and used by the workers of a ``DataLoader``. In a forked process the
-    backend torch computes on one thread, and a GPU cannot be used: start processes by ``spawn`` then.
+    backend torch computes on one thread, and a GPU cannot be used: start processes by ``spawn`` then, and also where a
+    thread may be encoding while another one forks, as a lock that it holds is never released in the new process.
 
     >>> tok = Tokenizer.from_pretrained("daps-cifar10")
     >>> codes = tok.encode("examples/cat.png")
@@ -301,8 +304,7 @@ class Tokenizer:
         leading = (batch.leading[0], int(num_samples), *batch.leading[1:])
         uniform = draw_uniform((*leading, self.num_tokens), seed)
         layout = batch.layout and batch.layout.take(np.repeat(np.arange(batch.leading[0]), num_samples).tolist())
-        rows = uniform.reshape(-1, self.num_tokens)
-        return self._draw(batch.repeat(num_samples), rows, float(temperature), leading, layout)
+        return self._draw(batch, batch.repeated(int(num_samples)), uniform, float(temperature), leading, layout)
 
     def search(
         self,
@@ -437,7 +439,7 @@ class Tokenizer:
 
         Returns:
             Of an image model uint8 (..., height, width, channels): of the model's size, or of the original's where
-            codes are tiled. Of a motion model poses (..., T, 26) float64 as in
+            codes are tiled. Of a motion model poses (..., T, 7 + joints) float64 as in
             :class:`~daps_tokenizer.motion.clips.Clip`: of the original's length, frame rate, place and heading, or
             without a layout each item a clip of its own that starts at the origin.
 
@@ -476,7 +478,10 @@ class Tokenizer:
         layout = codes.layout if isinstance(codes, Codes) else None
         fps = layout.fps if isinstance(layout, ClipLayout) else self.config.motion.fps  # type: ignore[union-attr]
         flat = poses.reshape(-1, *poses.shape[-2:])
-        return [Clip(clip, fps, f"clip {number} of the decoded") for number, clip in enumerate(flat, start=1)]
+        robot = robot_of(self.config)
+        return [
+            Clip(clip, fps, f"clip {number} of the decoded", robot=robot) for number, clip in enumerate(flat, start=1)
+        ]
 
     def decode_distribution(self, codes: AnyCodes) -> Distribution:
         """p(x|z) itself, per pixel or feature, in standardised units; tiles and windows are not joined.
@@ -576,7 +581,7 @@ class Tokenizer:
 
     def _greedy(self, batch: Batch) -> Codes:
         unused = np.zeros((len(batch.pieces), self.num_tokens), np.float32)
-        return self._draw(batch.pieces, unused, 0.0, batch.leading, batch.layout)
+        return self._draw(batch, np.arange(len(batch.pieces)), unused, 0.0, batch.leading, batch.layout)
 
     def _search(
         self,
@@ -637,15 +642,20 @@ class Tokenizer:
 
     def _draw(
         self,
-        pieces: np.ndarray,
+        batch: Batch,
+        rows: np.ndarray,
         uniform: np.ndarray,
         temperature: float,
         leading: tuple[int, ...],
         layout: TileLayout | ClipLayout | None,
     ) -> Codes:
-        """Codes (*leading, N) of pieces."""
-        codes = self._backend.encode(pieces, uniform, temperature).codes if len(pieces) else np.empty(0, np.int32)
-        return self._codes.make(codes.reshape(*leading, self.num_tokens), layout)
+        """Codes (*leading, N) of the pieces of a batch whose numbers are ``rows``, some of them at a time."""
+        uniform = uniform.reshape(-1, self.num_tokens)
+        parts = [np.empty((0, self.num_tokens), np.int32)]
+        for start in range(0, len(rows), step := max(1, _VALUES_AT_ONCE // math.prod(self.input_shape))):
+            part = slice(start, start + step)
+            parts.append(self._backend.encode(batch.pieces[rows[part]], uniform[part], temperature).codes)
+        return self._codes.make(np.concatenate(parts).reshape(*leading, self.num_tokens), layout)
 
 
 def _sum_of_items(per_code: np.ndarray, layout: TileLayout | ClipLayout | None) -> np.ndarray:

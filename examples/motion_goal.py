@@ -19,9 +19,6 @@ import numpy as np
 from daps_tokenizer import BestOf, Clip, LocalSearch, Tokenizer
 from daps_tokenizer.backends.protocol import Decoded
 from daps_tokenizer.errors import DapsError, OutputExistsError
-from daps_tokenizer.motion.features import FEATURE_NAMES
-
-FORWARD = FEATURE_NAMES.index("root_velocity_x")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,11 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.output.exists():
         raise OutputExistsError(f"{chosen.output} already exists; name another file with -o")
 
-    def nearness(features: np.ndarray, decoded: Decoded, codes: np.ndarray) -> np.ndarray:
-        """Of the mean forward speed of each window (B, 32, 127) to the goal, (B,)."""
-        return -np.abs(decoded.reconstruction[..., FORWARD].mean(1) - chosen.speed)
-
     tokenizer = Tokenizer.from_pretrained(chosen.model)
+    forward = tokenizer.config.motion.feature_names.index("root_velocity_x")
+
+    def nearness(features: np.ndarray, decoded: Decoded, codes: np.ndarray) -> np.ndarray:
+        """Of the mean forward speed of each window (B, 32, F) to the goal, (B,)."""
+        return -np.abs(decoded.reconstruction[..., forward].mean(1) - chosen.speed)
+
     clip = Clip.load(chosen.clip)
     print(f"{'original':14} {forward_speed(clip):.2f} m/s")
     ways = {

@@ -11,7 +11,8 @@ from daps_tokenizer.config import (
     TokenizerConfig,
     TransformConfig,
 )
-from daps_tokenizer.motion.features import FEATURE_NAMES, FPS, JOINT_NAMES
+from daps_tokenizer.motion.features import FPS, feature_table
+from daps_tokenizer.motion.robots import H1
 
 MNIST = TokenizerConfig(
     name="mnist",
@@ -100,7 +101,7 @@ SMALL_MOTION = replace(
     recognition=RecognitionConfig(**_TINY_RECOGNITION),
     generative=GenerativeConfig("transformer", embedding_size=16, hidden_size=16, num_layers=1, num_heads=2),
     normalisation=NormalisationConfig((1.0,) + (0.0,) * 126, (0.1,) * 127),
-    motion=MotionConfig(FPS, JOINT_NAMES, FEATURE_NAMES),
+    motion=MotionConfig(FPS, H1.joint_names, feature_table(H1).names),
 )
 TINY_SPECTRAL = replace(
     TINY_MOTION,

@@ -13,7 +13,11 @@ from typing import Any
 import click
 
 from daps_tokenizer.cli.common import OneLineErrors
+from daps_tokenizer.config.checks import require_choice
+from daps_tokenizer.config.robot import FEATURE_GROUPS, FeatureGroup
 from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.motion.dataset import VALIDATION_CLIPS
 
 
 @click.group(cls=OneLineErrors)
@@ -22,6 +26,14 @@ def main() -> None:
 
 
 _SET = "Replace a setting of the config: steps=100 or optimiser.learning_rate=1e-3, for example; repeatable."
+
+
+_GROUPS = ", ".join(FEATURE_GROUPS)
+_WEIGHT = (
+    "Count an error of features by this much more: their standard deviation is divided by it; a pattern as "
+    "root_velocity_* or a group as joints; the last that fits counts; repeatable."
+)
+_TRACK = "A point: NAME=BODY, NAME=SITE or NAME=BODY@x,y,z with a place in the body's frame; repeatable."
 
 
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -34,10 +46,104 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help=_SET),
         click.option("--max-seconds", type=float, help="Stop, evaluate and save after this long; run again to resume."),
         click.option("--quiet", is_flag=True, help="No progress bar, no TensorBoard, no dashboard.png."),
+        click.option(
+            "--cuda-graph", is_flag=True, help="Every step is one CUDA graph: counterfactual DAPS on one GPU."
+        ),
     )
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def _limits(given: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+    """``JOINT=LOW,HIGH`` as a mapping."""
+    limits = {}
+    for text in given:
+        name, _, values = text.partition("=")
+        try:
+            low, high = map(float, values.split(","))
+        except ValueError:
+            raise ConfigError(f"--limit {text!r}: expected JOINT=LOW,HIGH in radians") from None
+        limits[name] = (low, high)
+    return limits
+
+
+def _weights(given: tuple[str, ...]) -> dict[str, float]:
+    """``PATTERN=WEIGHT`` as a mapping."""
+    weights = {}
+    for text in given:
+        pattern, _, value = text.partition("=")
+        try:
+            weights[pattern] = float(value)
+        except ValueError:
+            raise ConfigError(f"--weight {text!r}: expected PATTERN=WEIGHT, as root_velocity_*=3") from None
+        if not weights[pattern] > 0:
+            raise ConfigError(f"--weight {text!r}: a weight must be positive")
+    return weights
+
+
+@main.command()
+@click.argument("mjcf", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The table, a JSON file.")
+@click.option("--name", help="Of the robot; default: the output's name without its suffix.")
+@click.option("--track", multiple=True, required=True, metavar="NAME=BODY", help=_TRACK)
+@click.option("--centre", required=True, help="The tracked point that positions of others are measured from.")
+@click.option("--feet", nargs=2, required=True, help="Two tracked points, the left and the right.")
+@click.option(
+    "--bone", "bones", multiple=True, metavar="A-B", help="Two tracked points that drawings join; repeatable."
+)
+@click.option("--head", default="", help="The tracked point that drawings mark.")
+@click.option("--without", multiple=True, metavar="GROUP", help=f"Features to leave out: {_GROUPS}; repeatable.")
+@click.option("--limit", "limits", multiple=True, metavar="JOINT=LOW,HIGH", help="In place of the MJCF's; repeatable.")
+@click.option("--force", is_flag=True, help="Overwrite the output.")
+def robot(
+    mjcf: Path,
+    output: Path,
+    name: str | None,
+    limits: tuple[str, ...],
+    without: tuple[str, ...],
+    force: bool,
+    **options: Any,
+) -> None:
+    """Make a robot's table from its MJCF (needs MuJoCo)."""
+    from train.robot import robot_from_mjcf, write_robot
+
+    for group in without:
+        require_choice("--without", group, FeatureGroup)
+    features = [group for group in FEATURE_GROUPS if group not in without]
+    table = robot_from_mjcf(mjcf, name=name or output.stem, limits=_limits(limits), features=features, **options)
+    write_robot(table, output, overwrite=force)
+    click.echo(f"{output}: {table.name}, {len(table.joints)} joints, {len(table.sites)} tracked points")
+
+
+@main.command("motion-model")
+@click.argument("robot")
+@click.argument("clips", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The model's config, a YAML file.")
+@click.option("--name", help="Of the model; default: the output's name without its suffix.")
+@click.option("--weight", "weights", multiple=True, metavar="PATTERN=WEIGHT", help=_WEIGHT)
+@click.option(
+    "--hold-out", multiple=True, default=VALIDATION_CLIPS, help="A clip to leave out; default: LAFAN1's four."
+)
+@click.option("--force", is_flag=True, help="Overwrite the output.")
+def motion_model(
+    robot: str,
+    clips: Path,
+    output: Path,
+    name: str | None,
+    weights: tuple[str, ...],
+    hold_out: tuple[str, ...],
+    force: bool,
+) -> None:
+    """Write the config of a motion tokenizer for ROBOT, a built-in name or a table, from the statistics of CLIPS."""
+    from daps_tokenizer.motion.robots import load_robot
+    from train.motion import load_clips, model_yaml
+
+    table = load_robot(robot)
+    training = [clip for key, clip in load_clips(clips, table).items() if key not in hold_out]
+    text = model_yaml(table, training, name=name or output.stem, weights=_weights(weights))
+    write_bytes_atomically(output, text.encode(), overwrite=force)
+    click.echo(f"{output}: {len(training)} clips of the {table.name}")
 
 
 @main.command()
@@ -64,6 +170,7 @@ def _run(
     changes: tuple[str, ...],
     max_seconds: float | None,
     quiet: bool,
+    cuda_graph: bool = False,
 ) -> int:
     """Run one experiment; returns the step that it reached."""
     from train.experiment import load_experiment, open_dataset
@@ -87,6 +194,7 @@ def _run(
         max_seconds=max_seconds,
         show_progress=not quiet,
         draw_pictures=not quiet,
+        cuda_graph=cuda_graph,
         accelerator=accelerator,
     )
     if "validation" in record:  # only the main process evaluates

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from daps_tokenizer.config import TokenizerConfig, config_from_dict
+from daps_tokenizer.config import Robot, TokenizerConfig, config_from_dict
 from daps_tokenizer.data.datasets import Split, read_cifar10, read_mnist
 from daps_tokenizer.data.place import data_folder, default_folder
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.motion.robots import H1, robot_of
 from train.items import ArrayItems, Items, ItemSubset, split_places
 from train.motion import MotionAugmentation, open_motion
 from train.photos import PhotosConfig, open_photos
@@ -57,18 +58,20 @@ def load_dataset(
     motion: MotionAugmentation | None = None,
     input_shape: tuple[int, ...] = (),
     validation_items: int = 0,
+    robot: Robot = H1,
 ) -> Dataset:
-    """Load MNIST (``mnist.npz``), CIFAR-10 (``cifar10/*.webp`` mosaics) or motion (``lafan1_h1.npz``), or list
+    """Load MNIST (``mnist.npz``), CIFAR-10 (``cifar10/*.webp`` mosaics) or motion (``lafan1_h1.npz`` or others), or list
     photographs to be read later.
 
     Args:
         kind: which dataset.
         folder: where the files are.
         photos: where ``kind`` is ``photos``: which ones, and how they become items.
-        motion: where ``kind`` is ``motion``: how training clips are augmented.
-        input_shape: of an item, where ``kind`` is ``photos``: (height, width, channels); or ``motion``: (frames, 127).
+        motion: where ``kind`` is ``motion``: which clips, and how they are augmented.
+        input_shape: of an item, where ``kind`` is ``photos``: (height, width, channels); or ``motion``: (frames, F).
         validation_items: how many training items are held out: images that are drawn once for all runs, photographs by
             their centre crop; of motion the windows at the end of every training clip.
+        robot: where ``kind`` is ``motion``: whose clips.
 
     Raises:
         ConfigError: as many validation items as training items, or more.
@@ -77,7 +80,8 @@ def load_dataset(
     if kind == "photos":
         return Dataset(**open_photos(photos or PhotosConfig(), folder, input_shape, validation_items)._asdict())
     if kind == "motion":
-        return Dataset(**open_motion(folder / "lafan1_h1.npz", input_shape, motion, validation_items)._asdict())
+        chosen = motion or MotionAugmentation()
+        return Dataset(**open_motion(folder / chosen.clips, input_shape, chosen, validation_items, robot)._asdict())
     dataset = {"mnist": _load_mnist, "cifar10": _load_cifar10}[kind](folder)
     if not validation_items:
         return dataset
@@ -98,12 +102,14 @@ def open_trained_data(experiment: dict[str, Any], config: TokenizerConfig, folde
     Raises:
         InputError, ConfigError: the data is not there, or the settings are not known.
     """
-    kind, photos = experiment["dataset"], experiment.get("data")
+    kind, photos, motion = (experiment.get(key) for key in ("dataset", "data", "motion"))
     return load_dataset(
         kind,
         folder or default_folder() if kind == "photos" else data_folder(folder),
         photos=photos and config_from_dict(PhotosConfig, photos, source="the record's data"),
+        motion=motion and config_from_dict(MotionAugmentation, motion, source="the record's motion"),
         input_shape=config.input_shape,
+        robot=robot_of(config),
     )
 
 

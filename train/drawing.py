@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from daps_tokenizer.model.recognition import RecognitionModel
-from daps_tokenizer.model.sampling import settle
+from daps_tokenizer.model.sampling import Sampled, draw_pass, repeat_passes, settle
 from daps_tokenizer.model.transformer import Memory
 
 
@@ -23,7 +24,9 @@ class Drawn(NamedTuple):
     passes: Tensor
 
 
-def draw_in_passes(recognition: RecognitionModel, context: list[Memory], uniform: Tensor) -> Drawn:
+def draw_in_passes(
+    recognition: RecognitionModel, context: list[Memory], uniform: Tensor, *, fixed_passes: int | None = None
+) -> Drawn:
     """The codes that the loop over positions would draw with these uniforms, but for rounding.
 
     Passes without gradient draw the codes, and one more, with gradient, has their logits.
@@ -32,9 +35,25 @@ def draw_in_passes(recognition: RecognitionModel, context: list[Memory], uniform
         recognition: draws at temperature 1; the logits carry its gradient, where gradients are enabled.
         context: of B items, from ``recognition.context``.
         uniform: (B·K, N) in [0, 1), the K samples of an item next to each other.
+        fixed_passes: this many passes over all rows, so that nothing is read on the host; rows that have not settled
+            then are samples of a policy near q. None makes passes until every row has settled.
     """
     windows = recognition.windows
     num_items = context[0].keys.shape[0] // windows.per_item
-    settled = settle(recognition, context, windows.split(uniform, num_items), torch.ones((), device=uniform.device))
+    rows, temperature = windows.split(uniform, num_items), torch.ones((), device=uniform.device)
+    if fixed_passes is None:
+        settled = settle(recognition, context, rows, temperature)
+    else:
+        with torch.no_grad():
+            draw = partial(_one_pass, recognition, context, rows, temperature)
+            settled = repeat_passes(draw, torch.zeros_like(rows, dtype=torch.long), fixed_passes)
     codes = windows.join(settled.codes, num_items)
-    return Drawn(codes, recognition.logits(context, codes).float(), settled.passes.float().mean())
+    # It takes a second pass to see that the first one was right.
+    passes = settled.passes.clamp_min(2).float().mean()
+    return Drawn(codes, recognition.logits(context, codes).float(), passes)
+
+
+def _one_pass(
+    recognition: RecognitionModel, context: list[Memory], uniform: Tensor, temperature: Tensor, codes: Tensor
+) -> Sampled:
+    return draw_pass(recognition, context, codes, uniform, temperature)

@@ -15,6 +15,7 @@ from daps_tokenizer.data.place import data_folder, default_folder
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.motion.features import FPS
+from daps_tokenizer.motion.robots import robot_of
 from train.checkpoint import read_config
 from train.dashboard import CURVES, draw_dashboard, pictures_of
 from train.data import Dataset, DatasetKind, load_dataset
@@ -42,7 +43,7 @@ class Experiment:
         name: the run's folder under ``runs/``.
         model: a ``TokenizerConfig``; in YAML also the path of a file that holds one, relative to the experiment's.
         dataset: which data the model is trained and evaluated on; ``data`` says more about ``photos``, and ``motion``
-            how the clips of dataset ``motion`` are augmented.
+            which clips dataset ``motion`` has and how they are augmented.
         method: a name in ``train.methods``; ``settings`` are that method's own.
         start_from: a checkpoint folder whose weights the run starts from.
         aligned: whether an autoregressive recognition model begins with weights that let it read the input where a code
@@ -147,6 +148,7 @@ def open_dataset(experiment: Experiment, folder: Path | None = None) -> Dataset:
         motion=experiment.motion,
         input_shape=experiment.model.input_shape,
         validation_items=experiment.validation_items,
+        robot=robot_of(experiment.model),
     )
 
 

@@ -20,13 +20,14 @@ from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import ConfigError, DapsError, ModelFileError
 from train.alignment import align_with_input
 from train.batches import BatchReader, read_ahead, spare_cores
+from train.captured import CapturedStep, prepare_to_capture
 from train.checkpoint import has_checkpoint, load_checkpoint, read_record, save_checkpoint
 from train.data import Dataset
 from train.experiment import Experiment
 from train.generators.experiment import GeneratorExperiment
 from train.methods.base import Batch, Learner
 from train.optimisation import AveragedWeights, Updates, apply_schedule, build_optimiser, clip_gradients, served_weights
-from train.processes import join_processes, locked
+from train.processes import ending_together, join_processes, locked, means_of_all
 from train.recorder import Recorder
 
 MAX_SKIPPED_IN_A_ROW = 100
@@ -48,6 +49,7 @@ def fit(
     max_seconds: float | None = None,
     show_progress: bool = True,
     draw_pictures: bool = True,
+    cuda_graph: bool = False,
     accelerator: Accelerator | None = None,
 ) -> dict[str, Any]:
     """Train until the experiment's last step, or until ``max_seconds`` have passed; resumes by itself.
@@ -60,6 +62,7 @@ def fit(
         max_seconds: stop, evaluate and save after this many seconds, to be resumed by the same call.
         show_progress: a bar on the terminal.
         draw_pictures: TensorBoard's curves, and ``dashboard.png`` at every evaluation, which takes seconds.
+        cuda_graph: every step is one CUDA graph (train/captured.py); for one process on an NVIDIA GPU.
         accelerator: what :func:`train.processes.join_processes` returned; called here if None.
 
     Returns:
@@ -67,7 +70,8 @@ def fit(
 
     Raises:
         InUseError: another process trains in the run folder.
-        ConfigError: the run folder holds a run of other settings, or on other items.
+        ConfigError: the run folder holds a run of other settings, or on other items; or a step that cannot be a CUDA
+            graph is to be one.
         InputError: an item cannot be read.
         WorkerEnded: a process that reads batches was killed.
         TrainingDiverged: more than 100 updates in a row had gradients that were not finite; noticed within 50 more.
@@ -75,7 +79,8 @@ def fit(
     if experiment.validation_items and dataset.validation is None:
         raise ConfigError(f"{experiment.name}: validation_items is set and the dataset was opened without any")
     accelerator = accelerator or join_processes(experiment.precision)
-    with locked(run_folder) if accelerator.is_main_process else nullcontext():
+    check_shares(experiment, accelerator.num_processes)
+    with locked(run_folder) if accelerator.is_main_process else nullcontext(), ending_together(run_folder):
         return _fit(
             experiment,
             dataset,
@@ -84,6 +89,7 @@ def fit(
             max_seconds=max_seconds,
             show_progress=show_progress,
             draw_pictures=draw_pictures,
+            cuda_graph=cuda_graph,
         )
 
 
@@ -96,7 +102,10 @@ def _fit(
     max_seconds: float | None,
     show_progress: bool,
     draw_pictures: bool,
+    cuda_graph: bool,
 ) -> dict[str, Any]:
+    if cuda_graph and (accelerator.device.type != "cuda" or accelerator.num_processes > 1):
+        raise ConfigError("a CUDA graph of the whole step needs one process on an NVIDIA GPU")
     started = time.monotonic()
     torch.manual_seed(experiment.seed)
     if accelerator.device.type == "cuda":
@@ -105,9 +114,21 @@ def _fit(
     method = experiment.build_method(model).to(accelerator.device)
     optimiser = build_optimiser(method, experiment.optimiser)
     record, averaged = _restore_or_start(experiment, dataset, run_folder, method, optimiser)
+    if cuda_graph:
+        prepare_to_capture(method, optimiser)
     prepared, optimiser = accelerator.prepare(method, optimiser)
 
     updates, waited = Updates(accelerator.device), 0.0
+
+    def update_weights(batch: Batch, generator: torch.Generator, progress: float) -> dict[str, torch.Tensor]:
+        losses = prepared(batch, generator, progress)
+        optimiser.zero_grad()
+        accelerator.backward(losses.total)
+        updates.make(optimiser, clip_gradients(method, experiment.optimiser))
+        metrics: dict[str, torch.Tensor] = losses.metrics | {"loss": losses.total.detach()}
+        return metrics
+
+    make_step = CapturedStep(update_weights, accelerator.device) if cuda_graph else update_weights
     steps = range(record["steps"], experiment.steps)
     reader = _batch_reader(experiment, dataset, accelerator)
     with (
@@ -131,12 +152,10 @@ def _fit(
             items = next(batches)
             waited += time.monotonic() - asked
             batch = Batch(_on_device(items, accelerator), _labels(dataset, reader, step, accelerator))
-            generator = step_generator(experiment.seed, step, accelerator.process_index, accelerator.device)
+            process = 0 if method.draws_for_all else accelerator.process_index
+            generator = step_generator(experiment.seed, step, process, accelerator.device)
             apply_schedule(optimiser, experiment.optimiser, step, experiment.steps)
-            losses = prepared(batch, generator, step / experiment.steps)
-            optimiser.zero_grad()
-            accelerator.backward(losses.total)
-            updates.make(optimiser, clip_gradients(method, experiment.optimiser))
+            metrics = make_step(batch, generator, step / experiment.steps)
             _share_buffers(method, accelerator)
             method.after_step(step, step_generator(experiment.seed, step, 0, accelerator.device))
             if averaged is not None:
@@ -147,8 +166,10 @@ def _fit(
             last = step + 1 == experiment.steps or out_of_time
             if last or (step + 1) % SKIPS_ARE_READ_EVERY == 0:
                 _check_skipped(updates, run_folder)
+            if (step + 1) % experiment.log_every == 0:
+                metrics = means_of_all(metrics, accelerator.device)
             if recorder is not None:
-                recorder.step(step, losses.metrics)
+                recorder.step(step, metrics)
             if recorder is not None and (last or (step + 1) % experiment.evaluate_every == 0):
                 _evaluate(experiment, dataset, method, averaged, record, recorder, step)
             if recorder is not None and (last or (step + 1) % experiment.checkpoint_every == 0):
@@ -158,6 +179,21 @@ def _fit(
                 break
     accelerator.wait_for_everyone()  # until the checkpoint is written
     return record | _times(record, started, waited)
+
+
+def check_shares(experiment: AnyExperiment, num_processes: int) -> None:
+    """The mean of the processes' losses is that of the batch only if each has as many items.
+
+    Raises:
+        ConfigError: the batch cannot be shared equally.
+    """
+    views = experiment.data.crops_per_image if experiment.data else 1
+    if (experiment.batch_size // views) % num_processes:
+        crops = "" if views == 1 else f" of {views} crops an image"
+        raise ConfigError(
+            f"{experiment.name}: batch_size {experiment.batch_size}{crops} cannot be shared equally by "
+            f"{num_processes} processes; expected a multiple of {views * num_processes}"
+        )
 
 
 @contextmanager

@@ -24,7 +24,8 @@ from daps_tokenizer.data.datasets import CIFAR10_MOSAIC, Split, read_mnist
 from daps_tokenizer.errors import InputError, OutputExistsError
 from daps_tokenizer.files import new_folder, write_bytes_atomically
 from daps_tokenizer.motion.clips import Clip
-from daps_tokenizer.motion.features import FPS, JOINT_NAMES
+from daps_tokenizer.motion.features import FPS
+from daps_tokenizer.motion.robots import H1
 
 FILES = {"mnist": "mnist.npz", "cifar10": "cifar10", "motion": "lafan1_h1.npz"}  # in the folder of datasets
 
@@ -138,7 +139,7 @@ def _obtain_motion(target: Path, source: Path | None) -> None:
         data=np.concatenate(clips),
         split_points=np.cumsum([0, *(len(clip) for clip in clips)]),
         names=np.array([file.stem for file in files]),
-        columns=np.array([*_COLUMNS, *(f"{name}_joint" for name in JOINT_NAMES)]),
+        columns=np.array([*_COLUMNS, *(f"{name}_joint" for name in H1.joint_names)]),
         fps=int(FPS),
     )
     write_bytes_atomically(target, buffer.getvalue())

@@ -130,7 +130,11 @@ def apply_schedule(optimiser: torch.optim.Optimizer, settings: OptimiserConfig, 
     """Set each group's learning rate for a step; it depends on the step alone."""
     factor = settings.factor(step, total_steps)
     for group in optimiser.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        rate = group["base_lr"] * factor
+        if isinstance(group["lr"], Tensor):  # where a CUDA graph reads it (train/captured.py)
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 @torch.no_grad()
@@ -182,7 +186,7 @@ class Updates:
         adamw = getattr(optimiser, "optimizer", optimiser)
         adamw.found_inf = (~finite).float()
         optimiser.step()
-        self._skipped = torch.where(finite, 0, self._skipped + 1)
+        self._skipped.add_(1).mul_(~finite)  # in place, as a CUDA graph needs it
 
     def skipped_in_a_row(self) -> int:
         """How many of the last updates were skipped; waits for the device."""

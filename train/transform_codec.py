@@ -31,6 +31,7 @@ from daps_tokenizer.model.transform import Transform
 from daps_tokenizer.motion.features import mirror_features
 from train.motion import MotionWindows
 
+_LEAST_SPREAD = 0.3
 _CHUNK = 4096  # windows, or rows of distances, at a time: what stays in a core's cache
 
 
@@ -46,6 +47,9 @@ class CodecSettings:
         prior: as how many real vectors an entry of a book counts in these.
         sharpness: nats by which a code is less probable for each unit of squared error that it adds.
         correction_steps, correction_batch, learning_rate: of the decoder's correction.
+        train_encoder: whether transform, code books and both corrections are then trained together, straight through the
+            quantiser; else the decoder alone, on the codes of the codec.
+        commitment: how much a squared distance of coefficients from their codes counts, against log p; of ``train_encoder``.
     """
 
     stride: int = 8
@@ -57,13 +61,15 @@ class CodecSettings:
     correction_steps: int = 2000
     correction_batch: int = 512
     learning_rate: float = 1e-3
+    train_encoder: bool = False
+    commitment: float = 1.0
 
     def __post_init__(self) -> None:
         counts = (self.stride, self.book_samples, self.book_rounds, self.correction_batch)
         if min(counts) < 1 or min(self.own_rounds, self.correction_steps) < 0:
             raise ConfigError("codec needs positive stride, samples, rounds and batch")
-        if self.prior <= 0 or self.sharpness <= 0 or self.learning_rate <= 0:
-            raise ConfigError("codec needs a positive prior, sharpness and learning_rate")
+        if min(self.prior, self.sharpness, self.learning_rate, self.commitment) <= 0:
+            raise ConfigError("codec needs a positive prior, sharpness, learning_rate and commitment")
 
 
 class Fitted(NamedTuple):
@@ -94,8 +100,8 @@ def fit_codec(model: Autoencoder, windows: MotionWindows, settings: CodecSetting
     generator = torch.Generator().manual_seed(seed)
     starts = windows.starts[:: settings.stride]
     starts = np.concatenate([starts, starts + len(windows.features)])
-    features = np.concatenate([windows.features, mirror_features(windows.features)])
-    frames = (torch.from_numpy(features) - model.mean) / model.std
+    features = np.concatenate([windows.features, mirror_features(windows.features, windows.robot)])
+    frames = torch.from_numpy(features).sub_(model.mean).div_(model.std)  # in place: they may take a gigabyte
     with torch.no_grad():
         total = _fit_transform(generative.transform, frames, starts, model.config)
         coefficients = _spectra(generative.transform, frames, starts) @ generative.transform.directions
@@ -105,8 +111,14 @@ def fit_codec(model: Autoencoder, windows: MotionWindows, settings: CodecSetting
         recognition.code_books.transform.load_state_dict(generative.transform.state_dict())
         recognition.code_books.table.copy_(generative.embedding.weight)
         recognition.code_books.log_sharpness.fill_(float(np.log(settings.sharpness)))
-        for parameter in [*recognition.head.parameters(), *generative.correction.parameters()]:
-            parameter.zero_()  # until they are trained, the codec alone decides
+        last = [recognition.head, generative.correction, recognition.code_books.correction]
+        last.append(None if generative.refinement is None else generative.refinement.output)
+        for layer in last:
+            for parameter in [] if layer is None else layer.parameters():
+                parameter.zero_()  # until they are trained, the codec alone decides
+        if recognition.code_books.hidden is not None:  # its inputs are of very different sizes
+            spread = _spectra(generative.transform, frames, starts[:_CHUNK]).std(0)
+            recognition.code_books.hidden.weight.div_(spread.clamp_min(_LEAST_SPREAD))
         quantised = quantise(coefficients, books)
     kept = float(coefficients.square().sum(1).mean())
     error = float((quantised - coefficients).square().sum(1).mean())
@@ -213,8 +225,14 @@ def _sums(samples: Tensor, chosen: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def quantise(coefficients: Tensor, books: Sequence[Tensor]) -> Tensor:
     """Each part of the coefficients (m, size) replaced by the nearest entry of its code's book."""
+    codes = nearest_codes(coefficients, books)
+    return torch.cat([book[code] for code, book in zip(codes.unbind(1), books, strict=True)], dim=1)
+
+
+def nearest_codes(coefficients: Tensor, books: Sequence[Tensor]) -> Tensor:
+    """The nearest entry of each code's book for its part of the coefficients (m, size): (m, N) int64."""
     parts = coefficients.split([book.shape[1] for book in books], dim=1)
-    return torch.cat([book[nearest(part, book)] for part, book in zip(parts, books, strict=True)], dim=1)
+    return torch.stack([nearest(part, book) for part, book in zip(parts, books, strict=True)], dim=1)
 
 
 def _fit_correction(

@@ -2,7 +2,7 @@
 
 ``encoder.onnx`` decides by itself how many passes it makes, which ONNX Runtime cannot capture. Here that is decided
 outside, between graphs that only compute: ``encoder_pass.onnx`` chooses all codes anew until they stay as they are, two
-or three times with a trained model (model/sampling.py says why those are the loop's codes), and ``encoder_step.onnx``
+to five times with a trained model (model/sampling.py says why those are the loop's codes), and ``encoder_step.onnx``
 draws the rows that have not settled then, one position a call. Both read the context where ``encoder_context.onnx``
 has left it.
 """
@@ -16,9 +16,7 @@ import numpy as np
 import onnxruntime
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.config.code_windows import Windows
-
-MAX_PASSES = 8  # as encoder.onnx; written again because model/ needs torch
+from daps_tokenizer.config.code_windows import MOST_PASSES, Windows
 
 
 class CapturedEncoder:
@@ -31,7 +29,7 @@ class CapturedEncoder:
         size: int,
         *,
         device: str,
-        max_passes: int = MAX_PASSES,
+        max_passes: int = MOST_PASSES,
     ) -> None:
         """Bind the context to buffers for ``size`` items.
 

@@ -1,9 +1,9 @@
 """What TensorRT does for batches of one size, recorded as CUDA graphs: nothing is computed outside of the engines.
 
 An encoding is the context and a few passes over all codes, one launch; the host then looks which rows have settled
-(model/sampling.py says why those have the codes of the sequential loop), and draws the others, of which a trained model
-has hardly any, by a second graph of one step for every position. Every enqueued engine has addresses of its own for
-what it reads and writes, so nothing is copied in between.
+(model/sampling.py says why those have the codes of the sequential loop), and makes a few more passes while some have
+not. What is unsettled in the end is drawn by another graph, of one step for every position. Every enqueued engine has
+addresses of its own for what it reads and writes, so nothing is copied in between.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import numpy as np
 
 from daps_tokenizer.backends.cuda import ALIGNMENT, Buffer, Cuda, Graph, padded
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.config.code_windows import Windows
+from daps_tokenizer.config.code_windows import FIRST_PASSES, MORE_PASSES, MOST_PASSES, Windows
 
-PASSES = 4  # even, so that the last one writes where the first one reads; trained models need hardly more than two
 _FLOAT_BYTES = 4  # codes are as wide as floats
 
 
@@ -43,8 +42,16 @@ class Engines(Protocol):
 class RecordedEncoder:
     """The encoding of batches of ``size`` items."""
 
-    def __init__(self, engines: Engines, size: int, *, passes: int = PASSES) -> None:
-        """Record the context and an even number of passes."""
+    def __init__(
+        self,
+        engines: Engines,
+        size: int,
+        *,
+        passes: tuple[int, int, int] = (FIRST_PASSES, MORE_PASSES, MOST_PASSES),
+    ) -> None:
+        """Record the context and the first passes, then a few more; both even, so that the last one writes where the
+        first one reads. ``passes`` are those in the first graph, in each one after it, and in all.
+        """
         self._engines, self._size, self._windows = engines, size, Windows.of(engines.config)
         self._cuda = engines.cuda
         context = engines.execution("encoder_context", (size,), items=size)
@@ -83,7 +90,9 @@ class RecordedEncoder:
 class _Passes:
     """The context and some passes; codes go to and fro between two buffers."""
 
-    def __init__(self, encoder: RecordedEncoder, context: Execution, passes: int) -> None:
+    def __init__(self, encoder: RecordedEncoder, context: Execution, passes: tuple[int, int, int]) -> None:
+        first, self._more, self._most = passes
+        self._first = first
         cuda, engine = encoder._cuda, encoder.rows_of("encoder_pass")
         self._cuda, self._shape = cuda, encoder.shape
         names = ("uniform", "codes", "new_codes", "log_probs")
@@ -100,18 +109,34 @@ class _Passes:
         with cuda.record() as self._graph:
             context.enqueue(context_addresses)
             cuda.clear(own["codes"])  # any guess would do, but results must not depend on what was drawn before
-            for number in range(passes):
+            for number in range(first):
+                engine.enqueue(shared | (back if number % 2 else there))
+        self._further: Graph
+        with cuda.record() as self._further:
+            for number in range(self._more):
                 engine.enqueue(shared | (back if number % 2 else there))
 
     def run(self, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Codes and log-probabilities (rows, n), and which rows the last pass changed, (rows,)."""
         self._cuda.upload(uniform, self._own["uniform"].address)
         self._graph.replay()
-        codes, before = np.empty(self._shape, np.int32), np.empty(self._shape, np.int32)
+        unsettled = self._unsettled()
+        made = self._first
+        while made < self._most and unsettled.any():
+            self._further.replay()
+            unsettled = self._unsettled()
+            made += self._more
         log_probs = np.empty(self._shape, np.float32)
-        for array, name in ((codes, "codes"), (before, "new_codes"), (log_probs, "log_probs")):
+        self._cuda.download(log_probs, self._own["log_probs"].address)
+        return self._codes, log_probs, unsettled
+
+    def _unsettled(self) -> np.ndarray:
+        """Which rows the last pass changed, (rows,); its codes are in ``_codes`` then."""
+        self._codes, before = np.empty(self._shape, np.int32), np.empty(self._shape, np.int32)
+        for array, name in ((self._codes, "codes"), (before, "new_codes")):
             self._cuda.download(array, self._own[name].address)
-        return codes, log_probs, (codes != before).any(axis=1)
+        changed: np.ndarray = (self._codes != before).any(axis=1)
+        return changed
 
 
 class _Steps:

@@ -14,12 +14,14 @@ import click
 import numpy as np
 
 from daps_tokenizer.cli.common import note_once, print_error, progress_bar
+from daps_tokenizer.cli.dataset_ray import RAY_OPTIONS, ray_workers
 from daps_tokenizer.cli.options import Command, Runtime, add_options, force_option, json_option, runtime_options
 from daps_tokenizer.cli.sources import DEFAULT_MODEL
 from daps_tokenizer.data.code_set_files import WHOLE, Shard, ShardFiles
 from daps_tokenizer.data.code_set_writer import write_code_set
 from daps_tokenizer.data.code_sets import merge_shards, read_lines
 from daps_tokenizer.data.datasets import Split, open_data
+from daps_tokenizer.data.ray import Work
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import open_model
 from daps_tokenizer.images.load import Fit
@@ -69,6 +71,7 @@ def _options(command: Command) -> Command:
         click.option("--flip", is_flag=True, help=flip),
         click.option("--shard", metavar="I/N", callback=_parse_shard, help=shard),
         click.option("--merge", is_flag=True, help=merge),
+        *RAY_OPTIONS,
     ]
     return add_options(command, options)
 
@@ -93,6 +96,9 @@ def command(
     flip: bool,
     shard: Shard,
     merge: bool,
+    ray: str | None,
+    workers: int | None,
+    gpus_per_worker: float | None,
     runtime: Runtime,
     force: bool,
     as_json: bool,
@@ -106,8 +112,10 @@ def command(
     each row was made of; skipped.jsonl, the images that could not be read, which make the exit code 2; and
     dataset.json. The same command resumes an interrupted run.
 
-    With --shard, FOLDER is filled by N runs, at the same time or one after the other, on one machine or many.
+    With --shard, FOLDER is filled by N runs, at the same time or one after the other, on one machine or many. With
+    --ray, the workers of a Ray cluster fill it; FOLDER and DATA are on a file system that all of its machines see.
     """
+    on_ray = ray_workers(ray, workers, gpus_per_worker, shard, force=force, merge=merge)
     if merge:
         _merge(data, output, shard, force=force, as_json=as_json)
         return
@@ -129,6 +137,17 @@ def command(
         way = LocalSearch(proposals=search)
     if way is not None:
         tokenizer.config.require_probabilities()
+    if on_ray is not None:
+
+        def open_work() -> Work:
+            model_here = on_ray.runtime(runtime).open(open_model(model))
+            data_here = open_data(data, model_here.config, fit=fit, split=split, limit=limit)
+            return lambda part: write_code_set(
+                model_here, data_here, output, way, seed=seed or 0, flip=flip, shard=part
+            )
+
+        on_ray.encode(data, output, opened, tokenizer.config.name, open_work, runtime, as_json=as_json)
+        return
     total = len(shard.items(len(opened)))
     with progress_bar(total, with_text=True) as show_bar:
         progress = _Progress(output, total, show_bar)

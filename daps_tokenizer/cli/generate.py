@@ -150,4 +150,4 @@ def _animation(tokenizer: Tokenizer, codes: Codes) -> bytes:
     from daps_tokenizer.motion.draw import animate
 
     clips = tokenizer.decode_to_clips(codes)
-    return animate([clip.qpos for clip in clips], [""] * len(clips), fps=clips[0].fps)
+    return animate([clip.qpos for clip in clips], [""] * len(clips), fps=clips[0].fps, robot=clips[0].robot)

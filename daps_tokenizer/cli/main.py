@@ -33,6 +33,7 @@ COMMANDS = {
     "reconstruct": "Encode and decode, and say how close the result is.",
     "generate": "Draw images or motion of a class.",
     "dataset": "Encode a whole dataset of images as one array of codes.",
+    "convert": "Write codes in the formats of other loaders.",
     "evaluate": "Measure a model on a dataset.",
     "info": "Describe a model, codes, or this installation.",
     "doctor": "Say which runtimes and devices work here, and how to mend the others.",

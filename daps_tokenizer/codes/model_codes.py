@@ -85,7 +85,7 @@ class ModelCodes:
                 f"codes of shape {values.shape} are not of {count} {self.config.modality}s; "
                 f"expected ({count}, {num_tokens}) or ({count}, S, {num_tokens})"
             )
-        return batch.repeat(samples[0]) if samples else batch.pieces
+        return batch.pieces[batch.repeated(samples[0])] if samples else batch.pieces
 
     def _without_grid(self, codes: np.ndarray | Tensor) -> np.ndarray:
         """A tensor as an array, and integers (..., rows, columns) as (..., N)."""

@@ -12,16 +12,21 @@ from daps_tokenizer.config.networks import (
     TransformConfig,
 )
 from daps_tokenizer.config.reading import FORMAT_VERSION, config_from_dict
+from daps_tokenizer.config.robot import FEATURE_GROUPS, Joint, Robot, Site
 from daps_tokenizer.config.tokenizer import TokenizerConfig
 
 __all__ = [
+    "FEATURE_GROUPS",
     "FORMAT_VERSION",
     "GenerativeConfig",
+    "Joint",
     "LikelihoodConfig",
     "MotionConfig",
     "NormalisationConfig",
     "RecognitionConfig",
     "RecognitionKind",
+    "Robot",
+    "Site",
     "TokenizerConfig",
     "TransformConfig",
     "config_from_dict",

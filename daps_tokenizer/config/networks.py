@@ -68,7 +68,8 @@ class GenerativeConfig:
     ``mlp``: hidden_size, then hidden_size × mlp_ratio, then the pixels. ``resnet``: num_layers residual blocks of
     hidden_size channels, then transposed convolutions. ``transformer``: num_layers blocks of hidden_size (motion).
     ``spectral``: the coefficients of a transform (``TransformConfig``), corrected by num_layers hidden layers of
-    hidden_size (motion).
+    hidden_size, and where ``refinement`` is not 0, the frames that they make refined by two residual blocks of
+    convolutions in time with as many channels (motion).
     """
 
     kind: GenerativeKind
@@ -77,9 +78,14 @@ class GenerativeConfig:
     num_layers: int = 2
     num_heads: int = 4
     mlp_ratio: int = 4
+    refinement: int = 0
 
     def __post_init__(self) -> None:
         require_choice("generative.kind", self.kind, GenerativeKind)
+        require(
+            self.refinement >= 0 and (self.refinement == 0 or self.kind == "spectral"),
+            f"generative.refinement is 0 or the channels of kind spectral, not {self.refinement} of kind {self.kind}",
+        )
         require_positive(
             "generative",
             embedding_size=self.embedding_size,
@@ -95,14 +101,17 @@ class TransformConfig:
     """A linear transform of motion clips whose coefficients the codes stand for (``model/transform.py``).
 
     ``frequencies``: how many of the lowest frequencies of a cosine transform in time are kept; ``components``: how many
-    principal components of the features; ``size``: how many coefficients come of these, equally many for each code.
+    principal components of the features; ``size``: how many coefficients come of these, equally many for each code;
+    ``hidden``: units of a hidden layer that corrects coefficients before they are quantised, 0 for none.
     """
 
     frequencies: int
     components: int
     size: int
+    hidden: int = 0
 
     def __post_init__(self) -> None:
+        require(self.hidden >= 0, f"transform.hidden must be at least 0, not {self.hidden}")
         require_positive("transform", frequencies=self.frequencies, components=self.components, size=self.size)
         require(
             self.size <= self.frequencies * self.components,

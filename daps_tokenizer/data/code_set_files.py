@@ -378,7 +378,8 @@ def _write_json(path: Path, record: dict[str, Any]) -> None:
 
 
 def _write_synced(path: Path, record: dict[str, Any]) -> None:
-    with path.open("wb") as file:
+    path.unlink(missing_ok=True)  # of a killed process, and perhaps linked to a record that has its name
+    with path.open("xb") as file:
         file.write((json.dumps(record, indent=1) + "\n").encode())
         file.flush()
         os.fsync(file.fileno())

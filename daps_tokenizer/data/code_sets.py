@@ -36,7 +36,7 @@ from daps_tokenizer.errors import CodesFileError, InputError, OutputExistsError
 _TRIES = 3
 _SHOWN = 5
 _COPIED_AT_ONCE = 2**22  # codes
-_NOT_SHARED = {"shards", "done", "rows", "skipped", "sizes", "row_shape"}
+_STATE = {"done", "rows", "skipped", "sizes", "row_shape"}  # what a record says of one shard
 
 
 class Shards:
@@ -171,11 +171,12 @@ def describe_progress(folder: Path) -> dict[str, Any] | None:
     Raises:
         CodesFileError: a record cannot be read.
     """
+    complete_cut_short(folder, WHOLE)
     common = read_common_record(folder)
-    if common is None or common["shards"] == 1:
-        complete_cut_short(folder, WHOLE)
-    else:
+    if common is not None and common["shards"] > 1:
         shards = [Shard(index, common["shards"]) for index in range(common["shards"])]
+        for shard in shards:
+            complete_cut_short(folder, shard)
         found = [read_record(folder, shard) for shard in shards]
         states = [stored for stored in found if stored is not None]
         whole = sum(stored.is_whole for stored in states)
@@ -208,7 +209,7 @@ def merge_shards(source: Path, folder: Path, *, replace: bool = False) -> CodeSe
     shards = CodeSet.open(source)
     if source.resolve() == folder.resolve():
         raise InputError(f"{folder}: holds the shards; name another folder for the code set that they become")
-    record = {name: value for name, value in shards.record.items() if name not in _NOT_SHARED} | {"shards": 1}
+    record = {name: value for name, value in (shards.record | {"shards": 1}).items() if name not in _STATE}
     with writing(folder, WHOLE):
         found = prepare(folder, WHOLE, record, replace=replace)
         if found is None or not found.is_whole:
@@ -263,6 +264,7 @@ def _read_whole(folder: Path) -> list[StoredRecord]:
     Raises:
         CodesFileError: there is none, or it is not complete, or not of one run.
     """
+    complete_cut_short(folder, WHOLE)  # before its record is read
     common = read_common_record(folder)
     shards = [Shard(index, common["shards"]) for index in range(common["shards"])] if common else [WHOLE]
     for shard in shards:
@@ -283,7 +285,7 @@ def _read_whole(folder: Path) -> list[StoredRecord]:
             f"{folder}: is not complete, {len(missing)} of {len(shards)} shards are missing: {shown}; run the same "
             "`daps-tokenize dataset` command with --shard for each"
         )
-    shared = {name: value for name, value in (common or {}).items() if name not in _NOT_SHARED}
+    shared = {name: value for name, value in (common or {}).items() if name not in _STATE}
     for shard, stored in zip(shards, records, strict=True):
         if changed := changes(stored.record, shared):
             raise CodesFileError(f"{folder}: shard {shard.index} is of another run; it differs in {', '.join(changed)}")

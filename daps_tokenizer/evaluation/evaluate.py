@@ -16,6 +16,7 @@ from daps_tokenizer.data.datasets import Data
 from daps_tokenizer.evaluation.metrics import code_usage, image_metrics, summarise
 from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.motion.metrics import motion_metrics
+from daps_tokenizer.motion.robots import robot_of
 from daps_tokenizer.search.best_of import BestOf
 from daps_tokenizer.search.local import LocalSearch
 from daps_tokenizer.tokenizer import Tokenizer
@@ -74,7 +75,7 @@ def measure(
     original = tokenizer.targets(inputs)
     if tokenizer.config.motion is None:
         return found | image_metrics(original, decoded)
-    return found | motion_metrics(original, decoded, fps=tokenizer.config.motion.fps)
+    return found | motion_metrics(original, decoded, fps=tokenizer.config.motion.fps, robot=robot_of(tokenizer.config))
 
 
 def evaluate(

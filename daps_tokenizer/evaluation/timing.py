@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from daps_tokenizer import __version__
-from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.config import Robot, TokenizerConfig
 from daps_tokenizer.motion.features import standing
-from daps_tokenizer.motion.kinematics import JOINT_LIMITS
+from daps_tokenizer.motion.kinematics import joint_limits
+from daps_tokenizer.motion.robots import robot_of
 
 _FEWEST_CALLS = 5
 _WARM_UP_CALLS = 2
@@ -66,11 +67,11 @@ def peak_memory_mb() -> float:
 def synthetic_inputs(batch: int, config: TokenizerConfig) -> np.ndarray:
     """Smooth inputs of a model's size, each a little different: latency does not depend on content.
 
-    Images (batch, height, width, C) uint8, or poses (batch, frames, 26) of one window, from which features are computed
-    too.
+    Images (batch, height, width, C) uint8, or poses (batch, frames, 7 + joints) of one window, from which
+    features are computed too.
     """
     if config.modality == "motion":
-        return _synthetic_clips(batch, config.input_shape[0])
+        return _synthetic_clips(batch, config.input_shape[0], robot_of(config))
     return synthetic_images(batch, config.input_shape)
 
 
@@ -82,12 +83,13 @@ def synthetic_images(batch: int, shape: tuple[int, ...]) -> np.ndarray:
     return (255 * (0.5 + 0.5 * np.sin(2 * math.pi * shares))).astype(np.uint8)
 
 
-def _synthetic_clips(batch: int, frames: int) -> np.ndarray:
+def _synthetic_clips(batch: int, frames: int, robot: Robot) -> np.ndarray:
     """A robot that sways while it stands."""
-    clips = np.tile(standing(), (batch, frames, 1))
-    item, frame, joint = np.ogrid[:batch, :frames, : len(JOINT_LIMITS)]
-    swing = np.sin(2 * math.pi * (frame / frames + joint / len(JOINT_LIMITS) + item / batch))
-    clips[..., 7:] = JOINT_LIMITS.mean(1) + 0.1 * swing * np.diff(JOINT_LIMITS, axis=1)[:, 0]
+    clips = np.tile(standing(robot), (batch, frames, 1))
+    limits = joint_limits(robot)
+    item, frame, joint = np.ogrid[:batch, :frames, : len(limits)]
+    swing = np.sin(2 * math.pi * (frame / frames + joint / len(limits) + item / batch))
+    clips[..., 7:] = limits.mean(1) + 0.1 * swing * np.diff(limits, axis=1)[:, 0]
     return clips
 
 

@@ -11,7 +11,7 @@ from daps_tokenizer.checks import check_choice
 from daps_tokenizer.codes.layouts import ClipLayout, TileLayout
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import CodesError, InputError
-from daps_tokenizer.images.load import fit_image, load_images
+from daps_tokenizer.images.load import Fitted, load_images
 from daps_tokenizer.images.tiles import cut_tiles, join_tiles
 from daps_tokenizer.inputs import Batch, FitMode, InputOptions
 
@@ -32,12 +32,12 @@ class ImageInputs:
         fit = "crop" if options.fit is None else options.fit
         check_choice("fit", fit, get_args(FitMode))
         height, width, channels = self.config.input_shape
-        loaded = load_images(inputs, channels=channels, value_range=options.value_range)
+        fitted = None if fit == "tile" else Fitted(height, width, fit)
+        loaded = load_images(inputs, channels=channels, value_range=options.value_range, fitted=fitted)
         if not loaded:
             return Batch(np.empty((0, *self.config.input_shape), np.uint8), (0,), None)
-        if fit != "tile":
-            fitted = np.stack([fit_image(image, height, width, fit=fit) for image in loaded])
-            return Batch(fitted, (len(loaded),), None)
+        if fitted is not None:
+            return Batch(np.stack(loaded), (len(loaded),), None)
         sizes = sorted({image.shape[:2] for image in loaded})
         if len(sizes) > 1:
             found = " and ".join(f"{h}×{w}" for h, w in sizes[:2])

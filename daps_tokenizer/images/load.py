@@ -13,8 +13,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import BinaryIO, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,19 +21,37 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from daps_tokenizer.checks import check_choice
 from daps_tokenizer.data.archives import read_opened
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.files import open_regular_file
 from daps_tokenizer.images.arrays import ValueRange, as_bytes, check_value_range, is_tensor
-from daps_tokenizer.images.heic import open_image
+from daps_tokenizer.images.formats import open_image
 
 Fit = Literal["crop", "pad", "stretch"]
 
-# 134 megapixels: any camera's photograph, and half a gigabyte at most while one is decoded.
-MAX_PIXELS = 2**27
+MAX_PIXELS = 2**27  # 134 megapixels, any camera's photograph
+_MOST_BYTES = 2**29  # of a file
+# An image above this size that is to be fitted is halved while it is read, as long as it stays larger than needed.
+_LARGE = 2**25
+_LEAST_SHARE = 4  # of a side to that of the model, before it is halved
+# What reading an image takes, in bytes a pixel, measured at 33 to 134 megapixels: Pillow's image, the decoder's own
+# memory, and the array. Of a progressive JPEG, the decoder keeps all coefficients.
+_BYTES_PER_PIXEL = {"WEBP": 19, "AVIF": 13, "HEIF": 13, "TIFF": 8}
+_OF_PROGRESSIVE_JPEG, _OF_OTHERS = 8, 5
+_MOST_MEMORY = 700_000_000  # of one image
+_MEMORY_AT_ONCE = 500_000_000  # of all that the threads of a process read; an image that takes more is read alone
+_STRIP = 2**22  # pixels that are converted together
 
 _ACCEPTED = "a path, a file's bytes, a file opened in binary mode, a PIL image, an array or tensor, or a list of these"
 # These formats hold at most 16 bits a pixel, which Pillow widens to 32 when it reads them.
 _FORMATS_OF_WIDENED_16_BIT = ("PNG", "PPM")
-# Warning filters belong to the whole process, so only one thread at a time may exchange them.
-_WARNING_FILTERS = threading.Lock()
+_ORIENTATION = 0x0112  # of EXIF
+
+
+class Fitted(NamedTuple):
+    """The size that images are brought to, and how (:func:`fit_image`)."""
+
+    height: int
+    width: int
+    fit: Fit
 
 
 class _Target(NamedTuple):
@@ -43,14 +60,53 @@ class _Target(NamedTuple):
     channels: int
     value_range: ValueRange | None
     max_pixels: int
+    fitted: Fitted | None
+
+    def finish(self, image: np.ndarray) -> np.ndarray:
+        """An image (H, W, channels) at its final size."""
+        return image if self.fitted is None else fit_image(image, *self.fitted[:2], fit=self.fitted.fit)
+
+
+class _InFlight:
+    """The memory of images that are read at this moment, by all threads of the process."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self.warning_filters = threading.Lock()  # they belong to the whole process: one thread at a time changes them
+
+    @contextlib.contextmanager
+    def reserved(self, size: int) -> Iterator[None]:
+        """Wait until there is room for this many bytes."""
+        size = min(size, _MEMORY_AT_ONCE)
+        with self._changed:
+            self._changed.wait_for(lambda: self._bytes + size <= _MEMORY_AT_ONCE)
+            self._bytes += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._bytes -= size
+                self._changed.notify_all()
+
+
+_in_flight = _InFlight()
+if hasattr(os, "register_at_fork"):  # a forked process has none of the threads that would release what is held
+    os.register_at_fork(after_in_child=_in_flight.__init__)  # type: ignore[misc]
 
 
 def load_images(
-    images: object, *, channels: int, value_range: ValueRange | None = None, max_pixels: int = MAX_PIXELS
+    images: object,
+    *,
+    channels: int,
+    value_range: ValueRange | None = None,
+    max_pixels: int = MAX_PIXELS,
+    fitted: Fitted | None = None,
 ) -> list[np.ndarray]:
     """Read images from whatever holds them.
 
-    - A path (str or Path) of a file in any format that Pillow reads; of an animation, the first frame.
+    - A path (str or Path) of a file: PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF or HEIC; of an animation, the first
+      frame.
     - The content of such a file (bytes), or a file opened in binary mode, for example standard input, which is read to
       its end and need not be seekable.
     - A PIL image of any mode; of an animation, the current frame. It is not changed.
@@ -68,10 +124,13 @@ def load_images(
         value_range: the values of black and of white in arrays and tensors of floating-point numbers, for example
             (0, 1) or (-1, 1). Each becomes the nearest of 0..255.
         max_pixels: height × width above which an image is refused, for a file before it is decoded.
+        fitted: the size that each is brought to as soon as it is read, so that memory holds one at its own size. Of an
+            image of more than 33 megapixels, sides that are at least four times as long as needed are then halved as it
+            is read, by averages, or for JPEG by its decoder.
 
     Returns:
-        One array (H, W, channels), uint8, for each image, each of its own size; none of an empty list. To be read, not
-        written: an array may share memory with the input.
+        One array (H, W, channels), uint8, for each image, of its own size or as ``fitted``; none of an empty list. They
+        are to be read, not written: an array may share memory with the input.
 
     Raises:
         InputError: naming the file or the place in the list (counted from 1): no such file, not an image, damaged,
@@ -84,7 +143,7 @@ def load_images(
     [128, 255]
     """
     check_value_range(value_range)
-    target = _Target(channels, value_range, max_pixels)
+    target = _Target(channels, value_range, max_pixels, fitted)
     if not isinstance(images, list | tuple):
         return _load(images, "the image", target)
     return [
@@ -96,14 +155,20 @@ def load_images(
 
 def _load(image: object, source: str, target: _Target) -> list[np.ndarray]:
     if isinstance(image, str | os.PathLike):
-        path = Path(image)
-        return [_load_file(path, str(path), target)]
-    if isinstance(image, bytes | bytearray | memoryview):
-        return [_load_file(io.BytesIO(image), source, target)]
+        source = os.fspath(image)
+        with (
+            _failures_as_input_errors(source, target),
+            open_regular_file(source, most_bytes=_MOST_BYTES) as file,
+        ):
+            return [_decode_file(file, source, target)]
     if hasattr(image, "read"):
         name = getattr(image, "name", None)  # a number where the file was opened by its descriptor
         source = name if isinstance(name, str) else source
-        return [_load_file(_read_all(image, source, target), source, target)]
+        with _failures_as_input_errors(source, target):
+            image = read_opened(image, source)  # the rest of it, as Pillow would rewind it if it could
+    if isinstance(image, bytes | bytearray | memoryview):
+        with _failures_as_input_errors(source, target):
+            return [_decode_file(io.BytesIO(image), source, target)]
     if isinstance(image, Image.Image):
         with _failures_as_input_errors(source, target):
             return [_decode(image, source, target)]
@@ -111,24 +176,20 @@ def _load(image: object, source: str, target: _Target) -> list[np.ndarray]:
         batch = as_bytes(image, source, channels=target.channels, value_range=target.value_range)
         _check_size(batch.shape[1], batch.shape[2], source, target.max_pixels)
         if batch.shape[-1] == target.channels:
-            return [np.ascontiguousarray(pixels) for pixels in batch]
-        return [_convert(_from_array(pixels), target.channels) for pixels in batch]
+            return [target.finish(np.ascontiguousarray(pixels)) for pixels in batch]
+        return [target.finish(_convert(_from_array(pixels), target.channels)) for pixels in batch]
     raise InputError(f"{source}: expected {_ACCEPTED}, not {type(image).__name__}")
 
 
-def _load_file(file: Path | io.BytesIO, source: str, target: _Target) -> np.ndarray:
-    with _failures_as_input_errors(source, target):
-        with _WARNING_FILTERS, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides, with an error
-            opened = open_image(file, source)
-        with opened as image:
-            return _decode(image, source, target)
-
-
-def _read_all(file: Any, source: str, target: _Target) -> io.BytesIO:
-    """The rest of an open file, which Pillow would rewind if it could."""
-    with _failures_as_input_errors(source, target):
-        return io.BytesIO(read_opened(file, source))
+def _decode_file(file: BinaryIO, source: str, target: _Target) -> np.ndarray:
+    with _in_flight.warning_filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides, with an error
+        opened = open_image(file, source)
+    with opened as image:
+        _check_size(image.height, image.width, source, min(target.max_pixels, _MOST_MEMORY // _bytes_per_pixel(image)))
+        if _halves(image, target) == (2, 2):
+            image.draft(None, (image.width // 2, image.height // 2))  # which only JPEG has
+        return _decode(image, source, target)
 
 
 @contextlib.contextmanager
@@ -144,7 +205,7 @@ def _failures_as_input_errors(source: str, target: _Target) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise InputError(
             f"{source}: not an image, or its beginning is damaged; "
-            "expected PNG, JPEG, WebP, GIF, BMP, TIFF or another format that Pillow reads"
+            "expected PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF or HEIC"
         ) from error
     except Image.DecompressionBombError as error:  # raised while the header is read, at Pillow's own limit
         limit = min(target.max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or target.max_pixels))
@@ -162,16 +223,64 @@ def _damaged(source: str, error: Exception) -> InputError:
     return InputError(f"{source}: cannot be read as an image ({reason}); expected an undamaged file")
 
 
-def _decode(image: Image.Image, source: str, target: _Target) -> np.ndarray:
-    """A PIL image of any mode, decoded yet or not, as (H, W, channels) uint8."""
+def _decode(image: Image.Image, source: str, target: _Target, *, is_own: bool = False) -> np.ndarray:
+    """A PIL image of any mode, decoded yet or not, as (H, W, channels) uint8 of its final size; closed if is_own."""
     _check_size(image.height, image.width, source, target.max_pixels)
-    is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _FORMATS_OF_WIDENED_16_BIT)
-    if image.mode in ("I", "F") and not is_16_bit:
+    if image.mode in ("I", "F") and not _is_16_bit(image):
         kind = "32-bit integer" if image.mode == "I" else "floating-point"
         raise InputError(f"{source}: {kind} pixels have no agreed range; expected 8-bit pixels or 16-bit greyscale")
-    upright = ImageOps.exif_transpose(image)
-    _check_size(upright.height, upright.width, source, target.max_pixels)  # an icon's header may lie about its size
-    return _convert(_to_8_bit(upright) if is_16_bit else upright, target.channels)
+    with _in_flight.reserved(image.height * image.width * _bytes_per_pixel(image)):
+        image.load()
+        _check_size(image.height, image.width, source, target.max_pixels)  # a header may lie about the size
+        pixels = _convert(image, target.channels, _halves(image, target))
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        if is_own:
+            image.close()  # which frees its pixels
+        return target.finish(_upright(pixels, orientation))
+
+
+def _bytes_per_pixel(image: Image.Image) -> int:
+    is_progressive = image.format in ("JPEG", "MPO") and "progressive" in image.info
+    return _OF_PROGRESSIVE_JPEG if is_progressive else _BYTES_PER_PIXEL.get(image.format or "", _OF_OTHERS)
+
+
+def _halves(image: Image.Image, target: _Target) -> tuple[int, int]:
+    """By what width and height of an image are divided while it is read: 1, or 2 where it is large and to be fitted."""
+    if target.fitted is None or image.height * image.width <= _LARGE:
+        return 1, 1
+    needed = _LEAST_SHARE * max(target.fitted.height, target.fitted.width)  # it may yet be turned
+    return 1 + (image.width >= needed), 1 + (image.height >= needed)
+
+
+def _convert(image: Image.Image, channels: int, halves: tuple[int, int] = (1, 1)) -> np.ndarray:
+    """A PIL image as (H, W, channels), strip by strip, as each step takes as much memory again as what it converts."""
+    rows, is_16_bit = max(1, _STRIP // image.width) * 2, _is_16_bit(image)
+    if image.height <= rows:
+        return _convert_strip(image, channels, halves, is_16_bit)
+    width, height = (-(-size // half) for size, half in zip(image.size, halves, strict=True))
+    pixels = np.empty((height, width, channels), np.uint8)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        converted = _convert_strip(strip, channels, halves, is_16_bit)
+        pixels[top // halves[1] :][: len(converted)] = converted
+    return pixels
+
+
+def _convert_strip(image: Image.Image, channels: int, halves: tuple[int, int], is_16_bit: bool) -> np.ndarray:
+    if is_16_bit:
+        image = _to_8_bit(image)
+    if image.has_transparency_data:
+        straight = image.convert("LA") if image.mode == "La" else image  # La converts to nothing else
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, straight.convert("RGBA"))
+    rgb = image.convert("RGB")  # by way of RGB for every mode: grey comes through unchanged
+    if halves != (1, 1):
+        rgb = rgb.reduce(halves)
+    return np.asarray(rgb) if channels == 3 else np.asarray(rgb.convert("L"))[..., None]
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in _FORMATS_OF_WIDENED_16_BIT)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -181,14 +290,15 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
 
 
-def _convert(image: Image.Image, channels: int) -> np.ndarray:
-    """An 8-bit PIL image laid over white, as (H, W, channels)."""
-    if image.has_transparency_data:
-        straight = image.convert("LA") if image.mode == "La" else image  # La converts to nothing else
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, straight.convert("RGBA"))
-    rgb = image.convert("RGB")  # by way of RGB for every mode: grey comes through unchanged
-    return np.asarray(rgb) if channels == 3 else np.asarray(rgb.convert("L"))[..., None]
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels as EXIF says that they are to be looked at."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _check_size(height: int, width: int, source: str, max_pixels: int) -> None:

@@ -143,11 +143,30 @@ class TransformerGenerator(GenerativeModel):
         return self.output(self.downsampling(x.transpose(1, 2)).transpose(1, 2))
 
 
+class FrameRefinement(nn.Module):
+    """What is to be added to frames, by what is near them in time: two residual blocks of convolutions."""
+
+    def __init__(self, features: int, channels: int) -> None:
+        super().__init__()
+        self.input = nn.Conv1d(features, channels, kernel_size=3, padding=1)
+        self.wide = nn.ModuleList(nn.Conv1d(channels, channels, kernel_size=3, padding=1) for _ in range(2))
+        self.narrow = nn.ModuleList(nn.Conv1d(channels, channels, kernel_size=1) for _ in range(2))
+        self.output = nn.Conv1d(channels, features, kernel_size=1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, frames, features) -> the same shape."""
+        h = self.input(frames.transpose(1, 2))
+        for wide, narrow in zip(self.wide, self.narrow, strict=True):
+            h = h + narrow(F.relu(wide(F.relu(h))))
+        return self.output(F.relu(h)).transpose(1, 2)
+
+
 class SpectralGenerator(GenerativeModel):
     """Codes to coefficients of a transform, a correction of all of them together, the transform back: motion.
 
     Each code has columns of the table of its own: ``embedding`` (V, coefficients) is as many code books side by side. A
-    linear decoder would stop there; what hidden layers add is that coefficients say something of each other.
+    linear decoder would stop there; what hidden layers add is that coefficients say something of each other; what the refinement
+    of frames adds is that the features of a frame do.
     """
 
     def __init__(self, config: TokenizerConfig, num_parameters: int) -> None:
@@ -158,6 +177,8 @@ class SpectralGenerator(GenerativeModel):
         widths = [config.transform.size] + [sizes.hidden_size] * sizes.num_layers
         self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(widths))
         self.correction = nn.Linear(sizes.hidden_size, config.transform.size)
+        channels = sizes.refinement
+        self.refinement = FrameRefinement(config.input_shape[1], channels) if channels else None
         self.num_parameters = num_parameters
 
     def decode_embedded(self, embedded: Tensor) -> Tensor:
@@ -168,7 +189,8 @@ class SpectralGenerator(GenerativeModel):
 
     def decode_coefficients(self, coefficients: Tensor) -> Tensor:
         """(B, coefficients) -> (B, frames, features)."""
-        return self.transform.synthesise(coefficients + self.correct(coefficients))
+        frames = self.transform.synthesise(coefficients + self.correct(coefficients))
+        return frames if self.refinement is None else frames + self.refinement(frames)
 
     def correct(self, coefficients: Tensor) -> Tensor:
         """What is to be added to quantised coefficients, (B, coefficients)."""

@@ -1,22 +1,27 @@
 """The passes of :mod:`daps_tokenizer.model.sampling` as CUDA graphs; rows that have not settled then are drawn in turn.
 
-A second form of ``settle``, as a graph has fixed shapes and cannot ask what has settled: a few passes over all rows,
-which cost a GPU hardly more than a step.
+A graph has fixed shapes and cannot ask what has settled, so it is a few passes over all rows, which cost a GPU hardly
+more than a step. The host asks after each graph.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from daps_tokenizer.config.code_windows import FIRST_PASSES, MORE_PASSES, MOST_PASSES
 from daps_tokenizer.model.recognition import RecognitionModel
-from daps_tokenizer.model.sampling import Draw, choose_codes, draw_pass, most_probable
+from daps_tokenizer.model.sampling import Draw, Sampled, choose_codes, draw_pass, most_probable, repeat_passes
 from daps_tokenizer.model.transformer import Memory
 
-PASSES = 4  # photographs need 2 or 3, daps-cifar10 4.7 on average (docs/notes/speed.md)
 _WARM_UPS = 2
+
+# The last hidden states (rows, n, H), uniforms (rows, n), the temperature, and whether it is 0 -> codes.
+ChooseFromHidden = Callable[[Tensor, Tensor, Tensor, bool], Sampled]
 
 
 class Drawer(Protocol):
@@ -35,17 +40,31 @@ class Drawer(Protocol):
 class PassesDraw:
     """A drawer that tries passes before it leaves rows to another, with which it shares all buffers."""
 
-    def __init__(self, model: RecognitionModel, rest: Drawer, *, passes: int = PASSES) -> None:
-        """Prepare to draw, on the buffers of ``rest``."""
-        self._num_passes = passes
+    def __init__(
+        self,
+        model: RecognitionModel,
+        rest: Drawer,
+        *,
+        passes: tuple[int, int, int] = (FIRST_PASSES, MORE_PASSES, MOST_PASSES),
+        choose: ChooseFromHidden | None = None,
+    ) -> None:
+        """Prepare to draw, on the buffers of ``rest``.
+
+        Args:
+            model: the recognition model.
+            rest: draws rows that have not settled.
+            passes: in the first graph, in each one after it, and in all.
+            choose: chooses codes by hidden states, of models without code books; None makes logits first.
+        """
+        self._first, self._more, self._most = passes
+        self._choose = choose
         self.model, self.draw, self.temperature = model, rest.draw, rest.temperature
         self._rest = rest
         rows = len(rest.draw.codes)
-        # A rest that has such a tensor itself leaves settled rows alone, so that the host need not ask for them.
+        # A rest that has such a tensor itself leaves settled rows alone.
         own = getattr(rest, "unsettled", None)
-        self._rest_asks = own is not None
         self.unsettled = rest.draw.codes.new_ones(rows, dtype=torch.int32) if own is None else own
-        self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[tuple[bool, bool], torch.cuda.CUDAGraph] = {}  # by greedy, and whether codes start anew
 
     @torch.no_grad()
     def capture(self) -> None:
@@ -55,35 +74,48 @@ class PassesDraw:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):  # libraries allocate their workspaces outside of the graphs
                 for _ in range(_WARM_UPS):
-                    self._pass(greedy=greedy)
+                    self._passes(greedy=greedy, anew=False)
             torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._passes(greedy=greedy)
-            self._graphs[greedy] = graph
+            for anew in (True, False):
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    self._passes(greedy=greedy, anew=anew)
+                self._graphs[greedy, anew] = graph
 
     @torch.no_grad()
     def run(self, *, greedy: bool = False) -> None:
         """Draw all positions; ``greedy`` must be whether the temperature is 0."""
-        if self._graphs:
-            self._graphs[greedy].replay()
-        else:
-            self._passes(greedy=greedy)
-        if self._rest_asks or bool(self.unsettled.any()):
+        self._replay(greedy=greedy, anew=True)
+        made = self._first
+        while made < self._most and bool(self.unsettled.any()):
+            self._replay(greedy=greedy, anew=False)
+            made += self._more
+        if bool(self.unsettled.any()):
             self._rest.run()
 
     def set_context(self, context: list[Memory]) -> None:
         """Copy another context of equal shape in place."""
         self._rest.set_context(context)
 
-    def _passes(self, *, greedy: bool) -> None:
-        self.draw.codes.zero_()  # any guess would do, but codes must not depend on what was drawn before
-        for _ in range(self._num_passes):
-            self._pass(greedy=greedy)
+    def _replay(self, *, greedy: bool, anew: bool) -> None:
+        if self._graphs:
+            self._graphs[greedy, anew].replay()
+        else:
+            self._passes(greedy=greedy, anew=anew)
 
-    def _pass(self, *, greedy: bool) -> None:
-        draw, choose = self.draw, most_probable if greedy else choose_codes
-        chosen, log_probs = draw_pass(self.model, draw.context, draw.codes, draw.uniform, self.temperature, choose)
-        draw.log_probs.copy_(log_probs)
-        self.unsettled.copy_((chosen != draw.codes).any(1))
-        draw.codes.copy_(chosen)
+    def _passes(self, *, greedy: bool, anew: bool) -> None:
+        draw = self.draw
+        # Any guess would do to begin with, but codes must not depend on what was drawn before.
+        codes, passes = (torch.zeros_like(draw.codes), self._first) if anew else (draw.codes, self._more)
+        settled = repeat_passes(partial(self._pass, greedy=greedy), codes, passes)
+        draw.codes.copy_(settled.codes)
+        draw.log_probs.copy_(settled.log_probs)
+        self.unsettled.copy_(settled.passes > passes)
+
+    def _pass(self, codes: Tensor, *, greedy: bool) -> Sampled:
+        draw = self.draw
+        if self._choose is not None:
+            hidden = self.model.hidden_of_rows(draw.context, codes)
+            return self._choose(hidden, draw.uniform, self.temperature, greedy)
+        choose = most_probable if greedy else choose_codes
+        return draw_pass(self.model, draw.context, codes, draw.uniform, self.temperature, choose)

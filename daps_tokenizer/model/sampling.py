@@ -183,6 +183,27 @@ def settle(
     return Settled(codes, log_probs, passes)
 
 
+@torch.no_grad()
+def repeat_passes(draw: Callable[[Tensor], Sampled], codes: Tensor, passes: int) -> Settled:
+    """A number of passes over all rows, whether or not they have settled: a form of :func:`settle` for CUDA graphs.
+
+    Shapes are fixed and nothing is read on the host. Rows that have not settled have the codes of the last pass, which
+    are not those of the loop, and ``passes`` + 1 as their number of passes.
+
+    Args:
+        draw: one pass over codes (rows, n), as :func:`draw_pass`.
+        codes: what to begin with.
+        passes: at least 1.
+    """
+    taken = torch.full_like(codes[:, 0], passes + 1)
+    for number in range(1, passes + 1):
+        chosen, log_probs = draw(codes)
+        settled = (chosen == codes).all(1) & (taken > passes)
+        taken = taken.masked_fill(settled, number)  # not torch.where, which copies a number to the device
+        codes = chosen
+    return Settled(codes, log_probs, taken)
+
+
 def draw_in_turn(model: RecognitionModel, context: list[Memory], uniform: Tensor, temperature: Tensor) -> Sampled:
     """Draw one position after the other, windows side by side: uniform numbers (rows, n)."""
 

@@ -12,6 +12,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from daps_tokenizer.config import TokenizerConfig, TransformConfig
 from daps_tokenizer.model.transformer import Memory
@@ -41,9 +42,13 @@ class Transform(nn.Module):
         nn.init.orthogonal_(self.components)
         nn.init.orthogonal_(self.directions)
 
+    def spectrum(self, x: Tensor) -> Tensor:
+        """(B, frames, features) -> (B, frequencies · components)."""
+        return (self.cosines @ (x @ self.components)).flatten(1)
+
     def analyse(self, x: Tensor) -> Tensor:
         """(B, frames, features) -> (B, size)."""
-        return (self.cosines @ (x @ self.components)).flatten(1) @ self.directions
+        return self.spectrum(x) @ self.directions
 
     def synthesise(self, coefficients: Tensor) -> Tensor:
         """(B, size) -> (B, frames, features); the inverse as far as the clip can be expressed."""
@@ -55,7 +60,8 @@ class CodeBooks(nn.Module):
     """How near each code of a code book is to coefficients of an input: what a transform codec would choose by.
 
     A code book is a few columns of the table (V, coefficients), next to each other. Scores are −sharpness ·
-    ‖coefficients − codes‖² up to what all codes have in common, so the best is the nearest.
+    ‖coefficients − codes‖² up to what all codes have in common, so the best is the nearest. Coefficients are those of
+    the transform, and where ``transform.hidden`` is not 0, what a hidden layer on the whole spectrum adds to them.
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -63,12 +69,24 @@ class CodeBooks(nn.Module):
         assert config.transform is not None  # checked by the config
         self.num_tokens = config.num_tokens
         self.transform = Transform(config.transform, config.input_shape)
+        self.hidden, self.correction = None, None
+        if config.transform.hidden:
+            frequencies, components = config.transform.frequencies, config.transform.components
+            self.hidden = nn.Linear(frequencies * components, config.transform.hidden)
+            self.correction = nn.Linear(config.transform.hidden, config.transform.size)
         self.table = nn.Parameter(torch.zeros(config.vocab_size, config.transform.size))
         self.log_sharpness = nn.Parameter(torch.zeros(()))
 
+    def coefficients(self, x: Tensor) -> Tensor:
+        """Standardised clips (B, frames, features) -> (B, size)."""
+        if self.hidden is None or self.correction is None:
+            return self.transform.analyse(x)
+        spectrum = self.transform.spectrum(x)
+        return spectrum @ self.transform.directions + self.correction(F.relu(self.hidden(spectrum)))
+
     def forward(self, x: Tensor) -> Tensor:
         """Standardised clips (B, frames, features) -> scores (B, N, V)."""
-        coefficients = self.transform.analyse(x).unflatten(1, (self.num_tokens, -1))
+        coefficients = self.coefficients(x).unflatten(1, (self.num_tokens, -1))
         books = self.table.T.unflatten(0, (self.num_tokens, -1))
         nearness = 2 * torch.einsum("bnd,ndv->bnv", coefficients, books) - books.square().sum(1)
         return self.log_sharpness.exp() * nearness

@@ -14,11 +14,13 @@ from typing import Literal
 
 import numpy as np
 
+from daps_tokenizer.config import Robot
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.motion.clip_files import FORMATS
 from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.motion.features import FPS, compute_features
 from daps_tokenizer.motion.resample import resample
+from daps_tokenizer.motion.robots import H1
 
 # Held out in training, as in the paper.
 VALIDATION_CLIPS = ("dance2_subject2", "fight1_subject2", "run2_subject1", "walk2_subject4")
@@ -31,7 +33,7 @@ class WindowData:
     """Windows of the features of clips; implements :class:`~daps_tokenizer.data.datasets.Data`.
 
     Args:
-        features: (frames of all clips, 127) float32.
+        features: (frames of all clips, F) float32.
         starts: the first frame of each window, (windows,).
         length: frames in a window.
         description: what protocols call the data.
@@ -53,7 +55,7 @@ class WindowData:
         return ((f"frame {start}", -1) for start in self.starts)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Windows (B, length, 127) float32."""
+        """Windows (B, length, F) float32."""
         windows: np.ndarray = self.features[self.starts[indices][:, None] + np.arange(self.length)]
         return windows
 
@@ -63,6 +65,7 @@ def open_motion_data(
     length: int,
     *,
     fps: float = FPS,
+    robot: Robot = H1,
     split: Literal["train", "test"] = "test",
     limit: int | None = None,
 ) -> WindowData:
@@ -73,6 +76,7 @@ def open_motion_data(
             built-in model was trained on; anything else has one split, and is used whole.
         length: frames in a window.
         fps: frames per second of the model, which clips are brought to.
+        robot: whose clips.
         split: of LAFAN1.
         limit: how many windows, the first ones.
 
@@ -82,8 +86,11 @@ def open_motion_data(
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in FORMATS) if path.is_dir() else [path]
     if not files:
         raise InputError(f"{path}: holds no clips; expected {' or '.join(FORMATS)} files")
-    clips = [clip for file in files for clip in Clip.load_all(file, functools.partial(_names_of, split))]
-    features = [compute_features(resample(clip.qpos, from_fps=clip.fps, to_fps=fps), fps=fps) for clip in clips]
+    choose = functools.partial(_names_of, split)
+    clips = [clip for file in files for clip in Clip.load_all(file, choose, robot=robot)]
+    features = [
+        compute_features(resample(clip.qpos, from_fps=clip.fps, to_fps=fps), fps=fps, robot=robot) for clip in clips
+    ]
     starts = window_starts([len(each) for each in features], length)
     if not len(starts):
         raise InputError(f"{path}: all clips are shorter than a window of {length} frames")

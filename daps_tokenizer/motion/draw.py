@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from daps_tokenizer.config import Robot
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.motion.kinematics import BONES, SITE_NAMES, forward_kinematics, rotation_about, split_heading
+from daps_tokenizer.motion.kinematics import forward_kinematics, rotation_about, split_heading
 from daps_tokenizer.motion.resample import resample
+from daps_tokenizer.motion.robots import H1
 
 _GIF_FPS = 25.0  # GIF counts in hundredths of a second, which 30 fps do not fit into
 _PANEL = (240, 260)  # width and height of a panel, pixels
@@ -24,13 +26,14 @@ _GROUND, _SHADOW, _PAPER = (222, 222, 226), (196, 196, 202), (255, 255, 255)
 _SHADES = 5
 
 
-def animate(clips: Sequence[np.ndarray], captions: Sequence[str], *, fps: float) -> bytes:
+def animate(clips: Sequence[np.ndarray], captions: Sequence[str], *, fps: float, robot: Robot = H1) -> bytes:
     """Draw clips side by side, seen from one moving camera that follows the first; the others have it as their shadow.
 
     Args:
-        clips: (T, 26) poses each, of one length.
+        clips: (T, 7 + joints) poses each, of one length.
         captions: what is written above each.
         fps: frames per second of the clips; the GIF has 25 at the same speed.
+        robot: whose clips; its height says how large it is drawn.
 
     Returns:
         The content of a GIF file that repeats.
@@ -44,10 +47,10 @@ def animate(clips: Sequence[np.ndarray], captions: Sequence[str], *, fps: float)
     heading, _ = split_heading(played[0][0, 3:7])
     camera = rotation_about(0, np.array(_FROM_ABOVE)) @ rotation_about(2, np.array(-heading - _FROM_AHEAD - np.pi / 2))
     eyes = np.array([[*pose[:2], _EYE_LEVEL] for pose in played[0]])
-    sites = [forward_kinematics(clip).positions for clip in played]
+    sites = [forward_kinematics(clip, robot).positions for clip in played]
 
     def draw(t: int) -> Image.Image:
-        frame = _draw_frame([clip_sites[t] for clip_sites in sites], captions, eyes[t], camera)
+        frame = _draw_frame([clip_sites[t] for clip_sites in sites], captions, eyes[t], camera, robot)
         return frame.quantize(palette=_palette(), dither=Image.Dither.NONE)
 
     buffer = io.BytesIO()
@@ -71,9 +74,9 @@ def _palette() -> Image.Image:
 
 
 def _draw_frame(
-    figures: Sequence[np.ndarray], captions: Sequence[str], eye: np.ndarray, camera: np.ndarray
+    figures: Sequence[np.ndarray], captions: Sequence[str], eye: np.ndarray, camera: np.ndarray, robot: Robot
 ) -> Image.Image:
-    """One panel for each figure, its sites (15, 3)."""
+    """One panel for each figure, its sites (sites, 3)."""
     width, height = _PANEL
     picture = Image.new("RGB", (width * len(figures), height), _PAPER)
     for number, (figure, caption) in enumerate(zip(figures, captions, strict=True)):
@@ -81,8 +84,8 @@ def _draw_frame(
         pen = ImageDraw.Draw(panel)
         _draw_ground(pen, eye, camera)
         if number:
-            _draw_figure(pen, figures[0], eye, camera, shadow=True)
-        _draw_figure(pen, figure, eye, camera, shadow=False)
+            _draw_figure(pen, figures[0], eye, camera, robot, shadow=True)
+        _draw_figure(pen, figure, eye, camera, robot, shadow=False)
         picture.paste(panel.resize(_PANEL, Image.Resampling.BOX), (number * width, 0))
         ImageDraw.Draw(picture).text((number * width + 8, 6), caption, fill=_COLOURS[""])
     return picture
@@ -100,15 +103,18 @@ def _draw_ground(pen: ImageDraw.ImageDraw, eye: np.ndarray, camera: np.ndarray) 
 
 
 def _draw_figure(
-    pen: ImageDraw.ImageDraw, sites: np.ndarray, eye: np.ndarray, camera: np.ndarray, *, shadow: bool
+    pen: ImageDraw.ImageDraw, sites: np.ndarray, eye: np.ndarray, camera: np.ndarray, robot: Robot, *, shadow: bool
 ) -> None:
     depths = (sites - eye) @ camera.T[:, 1]  # what is farther away is drawn first
-    bones = [(SITE_NAMES.index(first), SITE_NAMES.index(second)) for first, second in BONES]
+    names = robot.site_names
+    bones = [(names.index(first), names.index(second)) for first, second in robot.bones]
     for first, second in sorted(bones, key=lambda bone: -(depths[bone[0]] + depths[bone[1]])):
-        side = SITE_NAMES[second].partition("_")[0]
+        side = names[second].partition("_")[0]
         colour = _SHADOW if shadow else _COLOURS[side if side in _COLOURS else ""]
         pen.line(_to_screen(sites[[first, second]], eye, camera), fill=colour, width=4 * _FINER, joint="curve")
-    (x, y), radius = _to_screen(sites[[SITE_NAMES.index("head")]], eye, camera)[0], 8 * _FINER
+    if not robot.head:
+        return
+    (x, y), radius = _to_screen(sites[[names.index(robot.head)]], eye, camera)[0], 8 * _FINER
     pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_SHADOW if shadow else _COLOURS[""])
 
 

@@ -1,166 +1,87 @@
-"""The Unitree H1 as a table: where its joints are, how far they turn, and where a pose puts them in space.
+"""Where a pose puts a robot's points in space, and the algebra of rotations.
 
-Lengths, axes, limits and sites are those of the MJCF model that Unitree and LocoMuJoCo publish under the BSD-3-Clause
-licence (``h1_kinematics.xml``). One limit is Unitree's URDF's: hip pitch reaches from −3.14 to 2.53 there, ±1.57 in the
-MJCF, and motions retargeted to the H1 use the former.
-
-A pose is a row of 26 numbers, called ``qpos`` here and laid out as in the files of the LAFAN1 retargeting data set:
-root position x y z (m), root orientation as a quaternion x y z w, then 19 joint angles (rad) in the order of
-:data:`JOINT_NAMES`. MuJoCo's own qpos differs in one thing: its quaternion is w x y z.
+A pose is a row of numbers, called ``qpos`` here and laid out as in the files of the LAFAN1 retargeting data set: root
+position x y z (m), root orientation as a quaternion x y z w, then the joint angles (rad) in the order of the robot's
+table: 26 numbers for the Unitree H1, 36 for the G1. MuJoCo's own qpos differs in one thing: its quaternion is w x y z.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 
-QPOS_SIZE = 26
-STANDING_HEIGHT = 1.045  # m, of the root with straight legs: the MJCF's pelvis
+from daps_tokenizer.config import Joint, Robot
+from daps_tokenizer.errors import InputError
+from daps_tokenizer.motion.robots import H1
 
-
-@dataclass(frozen=True)
-class Link:
-    """A body that one joint turns.
-
-    Args:
-        name: the joint's name without ``_joint``.
-        parent: the index of the link that carries it, −1 for the pelvis.
-        position: of the joint in its parent's frame, in metres.
-        axis: 0, 1 or 2: x, y or z.
-        limits: the smallest and the largest angle, in radians.
-        twist: angle in radians about x that the link is mounted at.
-    """
-
-    name: str
-    parent: int
-    position: tuple[float, float, float]
-    axis: int
-    limits: tuple[float, float]
-    twist: float = 0.0
-
-
-# The MJCF's quaternion (0.976296, ±0.216438, 0, 0) of the shoulders.
-_SHOULDER = 2 * float(np.arctan2(0.216438, 0.976296))
-
-LINKS = (
-    Link("left_hip_yaw", -1, (0.0, 0.0875, -0.1742), 2, (-0.43, 0.43)),
-    Link("left_hip_roll", 0, (0.039468, 0.0, 0.0), 0, (-0.43, 0.43)),
-    Link("left_hip_pitch", 1, (0.0, 0.11536, 0.0), 1, (-3.14, 2.53)),
-    Link("left_knee", 2, (0.0, 0.0, -0.4), 1, (-0.26, 2.05)),
-    Link("left_ankle", 3, (0.0, 0.0, -0.4), 1, (-0.87, 0.52)),
-    Link("right_hip_yaw", -1, (0.0, -0.0875, -0.1742), 2, (-0.43, 0.43)),
-    Link("right_hip_roll", 5, (0.039468, 0.0, 0.0), 0, (-0.43, 0.43)),
-    Link("right_hip_pitch", 6, (0.0, -0.11536, 0.0), 1, (-3.14, 2.53)),
-    Link("right_knee", 7, (0.0, 0.0, -0.4), 1, (-0.26, 2.05)),
-    Link("right_ankle", 8, (0.0, 0.0, -0.4), 1, (-0.87, 0.52)),
-    Link("torso", -1, (0.0, 0.0, 0.0), 2, (-2.35, 2.35)),
-    Link("left_shoulder_pitch", 10, (0.0055, 0.15535, 0.42999), 1, (-2.87, 2.87), twist=_SHOULDER),
-    Link("left_shoulder_roll", 11, (-0.0055, 0.0565, -0.0165), 0, (-0.34, 3.11), twist=-_SHOULDER),
-    Link("left_shoulder_yaw", 12, (0.0, 0.0, -0.1343), 2, (-1.3, 4.45)),
-    Link("left_elbow", 13, (0.0185, 0.0, -0.198), 1, (-1.25, 2.61)),
-    Link("right_shoulder_pitch", 10, (0.0055, -0.15535, 0.42999), 1, (-2.87, 2.87), twist=-_SHOULDER),
-    Link("right_shoulder_roll", 15, (-0.0055, -0.0565, -0.0165), 0, (-3.11, 0.34), twist=_SHOULDER),
-    Link("right_shoulder_yaw", 16, (0.0, 0.0, -0.1343), 2, (-4.45, 1.3)),
-    Link("right_elbow", 17, (0.0185, 0.0, -0.198), 1, (-1.25, 2.61)),
-)
-
-JOINT_NAMES = tuple(link.name for link in LINKS)
-_OTHER_SIDE = {
-    name: other.join(name.split(side, 1))
-    for name in JOINT_NAMES
-    for side, other in (("left", "right"), ("right", "left"))
-    if name.startswith(side)
-}
-JOINT_LIMITS = np.array([link.limits for link in LINKS])
-JOINT_LIMITS.flags.writeable = False
-
-# Points on the robot: the link each is fixed to (-1: the pelvis) and its place in that link's frame, in metres.
-SITES: dict[str, tuple[int, tuple[float, float, float]]] = {
-    "pelvis": (-1, (0.0, 0.0, 0.0)),
-    "left_hip": (0, (0.05, 0.0, 0.0)),
-    "left_knee": (3, (0.0, 0.0, 0.0)),
-    "left_foot": (4, (0.075, 0.0, -0.05)),
-    "right_hip": (5, (0.05, 0.0, 0.0)),
-    "right_knee": (8, (0.0, 0.0, 0.0)),
-    "right_foot": (9, (0.075, 0.0, -0.05)),
-    "upper_body": (10, (0.05, 0.0, 0.3)),
-    "head": (10, (0.0, 0.0, 0.6)),
-    "left_shoulder": (12, (0.0, 0.0, 0.0)),
-    "left_elbow": (14, (0.0, 0.0, 0.0)),
-    "left_hand": (14, (0.3, 0.0, 0.0)),
-    "right_shoulder": (16, (0.0, 0.0, 0.0)),
-    "right_elbow": (18, (0.0, 0.0, 0.0)),
-    "right_hand": (18, (0.3, 0.0, 0.0)),
-}
-SITE_NAMES = tuple(SITES)
-
-# The lines of a stick figure, as pairs of sites.
-BONES = (
-    ("pelvis", "left_hip"),
-    ("left_hip", "left_knee"),
-    ("left_knee", "left_foot"),
-    ("pelvis", "right_hip"),
-    ("right_hip", "right_knee"),
-    ("right_knee", "right_foot"),
-    ("pelvis", "upper_body"),
-    ("upper_body", "head"),
-    ("upper_body", "left_shoulder"),
-    ("left_shoulder", "left_elbow"),
-    ("left_elbow", "left_hand"),
-    ("upper_body", "right_shoulder"),
-    ("right_shoulder", "right_elbow"),
-    ("right_elbow", "right_hand"),
-)
+_UPRIGHT = (0.0, 0.0, 0.0, 1.0)
+_ALIKE = 2e-3  # metres and radians: what one side of a robot differs by from the other's mirror image
 
 
 @dataclass(frozen=True)
 class Poses:
-    """Where the sites are, in the order of :data:`SITE_NAMES`: positions (..., 15, 3) in metres and rotation matrices
-    (..., 15, 3, 3), site to world."""
+    """Where the sites of a robot are, in its table's order: positions (..., sites, 3) in metres and rotation matrices
+    (..., sites, 3, 3), site to world."""
 
     positions: np.ndarray
     rotations: np.ndarray
+    names: tuple[str, ...]
 
     def position(self, site: str) -> np.ndarray:
         """Of one site, (..., 3)."""
-        chosen: np.ndarray = self.positions[..., SITE_NAMES.index(site), :]
+        chosen: np.ndarray = self.positions[..., self.names.index(site), :]
         return chosen
 
 
-def forward_kinematics(qpos: np.ndarray) -> Poses:
+def forward_kinematics(qpos: np.ndarray, robot: Robot = H1) -> Poses:
     """Where a pose puts the sites.
 
     Args:
-        qpos: (..., 26), see above; quaternions need not be normalised.
+        qpos: (..., 7 + joints), see above; quaternions need not be normalised.
+        robot: whose.
 
     Returns:
         Positions and rotations in the world, float64.
     """
+    rotations, positions = link_frames(qpos, robot)
+    places = [positions[site.link + 1] + _offset(rotations[site.link + 1], site.position) for site in robot.sites]
+    turned = [rotations[site.link + 1] for site in robot.sites]
+    return Poses(np.stack(places, -2), np.stack(turned, -3), robot.site_names)
+
+
+def link_frames(qpos: np.ndarray, robot: Robot) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Rotation matrices (..., 3, 3) and positions (..., 3) of the root and of each joint's link, link to world."""
     qpos = np.asarray(qpos, np.float64)
-    root = rotation_from_quaternion(qpos[..., 3:7])
-    rotations, positions = [root], [qpos[..., :3]]  # of the pelvis, then of each link
-    for number, link in enumerate(LINKS):
-        carrier = rotations[link.parent + 1]
-        positions.append(positions[link.parent + 1] + _offset(carrier, link.position))
-        mounted = _turned(carrier, 0, np.array(link.twist)) if link.twist else carrier
-        rotations.append(_turned(mounted, link.axis, qpos[..., 7 + number]))
-    places = [positions[link + 1] + _offset(rotations[link + 1], place) for link, place in SITES.values()]
-    return Poses(np.stack(places, -2), np.stack([rotations[link + 1] for link, _ in SITES.values()], -3))
+    rotations, positions = [rotation_from_quaternion(qpos[..., 3:7])], [qpos[..., :3]]
+    for number, joint in enumerate(robot.joints):
+        carrier = rotations[joint.parent + 1]
+        positions.append(positions[joint.parent + 1] + _offset(carrier, joint.position))
+        if joint.mounting != _UPRIGHT:
+            carrier = carrier @ rotation_from_quaternion(np.array(joint.mounting))
+        rotations.append(_turned(carrier, joint.axis, qpos[..., 7 + number]))
+    return rotations, positions
 
 
-def _offset(rotation: np.ndarray, place: tuple[float, float, float]) -> np.ndarray:
+def _offset(rotation: np.ndarray, place: tuple[float, ...]) -> np.ndarray:
     """``rotation @ place`` of rotations (..., 3, 3), in half the time."""
     turned: np.ndarray = np.einsum("...ij,j->...i", rotation, np.array(place))
     return turned
 
 
-def _turned(rotation: np.ndarray, axis: int, angle: np.ndarray) -> np.ndarray:
-    """``rotation @ rotation_about(axis, angle)`` of rotations (..., 3, 3): only two columns change, by products."""
-    cosine, sine = np.cos(angle)[..., None], np.sin(angle)[..., None]
-    first, second = (axis + 1) % 3, (axis + 2) % 3
+def _turned(rotation: np.ndarray, axis: tuple[float, ...], angle: np.ndarray) -> np.ndarray:
+    """Rotations (..., 3, 3) followed by a turn about an axis of their own frame."""
+    if sorted(map(abs, axis)) != [0.0, 0.0, 1.0]:
+        half = np.asarray(angle)[..., None] / 2
+        turn = np.concatenate([np.sin(half) * np.array(axis), np.cos(half)], -1)
+        return rotation @ rotation_from_quaternion(turn)
+    # About x, y or z only two columns change.
+    number = int(np.argmax(np.abs(axis)))
+    cosine, sine = np.cos(angle)[..., None], axis[number] * np.sin(angle)[..., None]
+    first, second = (number + 1) % 3, (number + 2) % 3
     turned = np.empty_like(rotation)
-    turned[..., axis] = rotation[..., axis]
+    turned[..., number] = rotation[..., number]
     turned[..., first] = cosine * rotation[..., first] + sine * rotation[..., second]
     turned[..., second] = cosine * rotation[..., second] - sine * rotation[..., first]
     return turned
@@ -190,12 +111,49 @@ def rotation_from_quaternion(quaternion: np.ndarray) -> np.ndarray:
     return np.stack([np.stack(row, -1) for row in rows], -2)
 
 
+def rotate(quaternion: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """Vectors (..., 3) turned by quaternions (..., 4) x y z w."""
+    turned: np.ndarray = np.einsum("...ij,...j->...i", rotation_from_quaternion(quaternion), vector)
+    return turned
+
+
 def multiply_quaternions(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The Hamilton product of quaternions (..., 4) x y z w: first ``right``, then ``left``."""
     a, b = left[..., :3], right[..., :3]
     vector = left[..., 3:] * b + right[..., 3:] * a + np.cross(a, b)
     scalar = left[..., 3:] * right[..., 3:] - (a * b).sum(-1, keepdims=True)
     return np.concatenate([vector, scalar], -1)
+
+
+def quaternion_from_rotation(rotation: np.ndarray) -> np.ndarray:
+    """Quaternions (..., 4) x y z w with w at least 0 of rotation matrices (..., 3, 3)."""
+    # The eigenvector of the largest eigenvalue (Bar-Itzhack, 2000): no case is special.
+    r = np.asarray(rotation, np.float64)
+    matrix = np.empty((*r.shape[:-2], 4, 4))
+    matrix[..., :3, :3] = r + r.swapaxes(-1, -2)
+    trace = np.trace(r, axis1=-2, axis2=-1)
+    matrix[..., range(3), range(3)] -= trace[..., None]
+    skew = (r[..., 2, 1] - r[..., 1, 2], r[..., 0, 2] - r[..., 2, 0], r[..., 1, 0] - r[..., 0, 1])
+    for number, value in enumerate(skew):
+        matrix[..., number, 3] = matrix[..., 3, number] = value
+    matrix[..., 3, 3] = trace
+    quaternion = np.linalg.eigh(matrix).eigenvectors[..., -1]
+    positive: np.ndarray = np.where(quaternion[..., 3:] < 0, -quaternion, quaternion)
+    return positive
+
+
+def quaternion_from_euler(angles: np.ndarray) -> np.ndarray:
+    """Quaternions (..., 4) x y z w of turns (..., 3) in radians about the fixed axes x, then y, then z."""
+    half = np.asarray(angles, np.float64)[..., None] / 2
+    x, y, z = (np.sin(half[..., n, :]) * np.eye(4)[n] + np.cos(half[..., n, :]) * np.eye(4)[3] for n in range(3))
+    return multiply_quaternions(z, multiply_quaternions(y, x))
+
+
+def euler_from_quaternion(quaternion: np.ndarray) -> np.ndarray:
+    """Turns (..., 3) in radians about the fixed axes x, then y, then z, of quaternions (..., 4) x y z w."""
+    r = rotation_from_quaternion(quaternion)
+    about_y = np.arcsin(np.clip(-r[..., 2, 0], -1.0, 1.0))
+    return np.stack([np.arctan2(r[..., 2, 1], r[..., 2, 2]), about_y, np.arctan2(r[..., 1, 0], r[..., 0, 0])], -1)
 
 
 def rotation_vector(quaternion: np.ndarray) -> np.ndarray:
@@ -237,18 +195,77 @@ def heading_quaternion(heading: np.ndarray) -> np.ndarray:
     return np.stack([zero, zero, np.sin(heading / 2), np.cos(heading / 2)], -1)
 
 
-def mirrored(qpos: np.ndarray) -> np.ndarray:
-    """The same motion with left and right exchanged: poses (T, 26) reflected in the plane y = 0."""
+@dataclass(frozen=True)
+class Mirror:
+    """What an exchange of left and right does: joint ``i`` gets ``signs[i]`` times the angle of ``joints[i]``."""
+
+    joints: np.ndarray
+    signs: np.ndarray
+
+
+@functools.cache
+def mirror_of(robot: Robot) -> Mirror | None:
+    """How a robot is mirrored in the plane y = 0, or None if its two sides are not alike (to 2 mm).
+
+    Joints and sites named ``left...`` and ``right...`` exchange places; all others stay.
+    """
+    others = [other_side(name) for name in robot.joint_names]
+    places = [other_side(site.name) for site in robot.sites]
+    if not (set(others) <= set(robot.joint_names) and set(places) <= set(robot.site_names)):
+        return None
+    partners = [robot.joint_names.index(name) for name in others]
+    # Axes of rotation turn around in x and z, because the sense of rotation does too.
+    signs = [
+        float(np.dot(robot.joints[j].axis, _axis_in_mirror(joint)))
+        for j, joint in zip(partners, robot.joints, strict=True)
+    ]
+    if max(abs(abs(sign) - 1) for sign in signs) > _ALIKE:
+        return None
+    mirror = Mirror(np.array(partners), np.sign(signs))
+    random = np.random.default_rng(0)
+    poses = np.concatenate([np.zeros((8, 6)), np.ones((8, 1)), random.uniform(-1, 1, (8, len(partners)))], 1)
+    seen = poses.copy()
+    seen[:, 7:] = poses[:, 7 + mirror.joints] * mirror.signs
+    ours, image = forward_kinematics(poses, robot), forward_kinematics(seen, robot)
+    for name, place in zip(robot.site_names, places, strict=True):
+        if np.abs(image.position(place) - ours.position(name) * (1, -1, 1)).max() > _ALIKE:
+            return None
+    return mirror
+
+
+def _axis_in_mirror(joint: Joint) -> tuple[float, float, float]:
+    x, y, z = joint.axis
+    return -x, y, -z
+
+
+def other_side(name: str) -> str:
+    """The name of the same part on the other side of a robot: ``left_knee`` of ``right_knee``."""
+    for side, other in (("left", "right"), ("right", "left")):
+        if name.startswith(side):
+            return name.replace(side, other, 1)
+    return name
+
+
+def mirrored(qpos: np.ndarray, robot: Robot = H1) -> np.ndarray:
+    """The same motion with left and right exchanged: poses (T, 7 + joints) reflected in the plane y = 0.
+
+    Raises:
+        InputError: of a robot whose sides are not alike.
+    """
+    mirror = mirror_of(robot)
+    if mirror is None:
+        raise InputError(f"the robot {robot.name} is not the same on its left and right, so it has no mirror image")
     qpos = np.asarray(qpos, np.float64)
-    joints = [_OTHER_SIDE.get(name, name) for name in JOINT_NAMES]
-    # Turns about y look the same in the mirror, those about x and z are reversed.
-    signs = np.array([1.0 if link.axis == 1 else -1.0 for link in LINKS])
-    places = [7 + JOINT_NAMES.index(name) for name in joints]
     root = qpos[:, :7] * (1, -1, 1, -1, 1, -1, 1)
-    return np.concatenate([root, qpos[:, places] * signs], axis=1)
+    return np.concatenate([root, qpos[:, 7 + mirror.joints] * mirror.signs], axis=1)
 
 
-def clip_to_limits(angles: np.ndarray) -> np.ndarray:
-    """Joint angles (..., 19) in radians, each within its limits."""
-    clipped: np.ndarray = np.clip(angles, JOINT_LIMITS[:, 0], JOINT_LIMITS[:, 1])
+def joint_limits(robot: Robot) -> np.ndarray:
+    """The smallest and the largest angle of each joint, (joints, 2) in radians."""
+    return np.array([joint.limits for joint in robot.joints])
+
+
+def clip_to_limits(angles: np.ndarray, robot: Robot = H1) -> np.ndarray:
+    """Joint angles (..., joints) in radians, each within its limits."""
+    clipped: np.ndarray = np.clip(angles, *joint_limits(robot).T)
     return clipped

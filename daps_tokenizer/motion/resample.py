@@ -22,12 +22,12 @@ def resample(qpos: np.ndarray, *, from_fps: float, to_fps: float, frames: int | 
     get the last pose.
 
     Args:
-        qpos: (..., T, 26).
+        qpos: (..., T, 7 + joints).
         from_fps, to_fps: frames per second, before and after.
         frames: how many are wanted; as many as reach the end of the clip if None.
 
     Returns:
-        (..., frames, 26) float64; the first is the first of ``qpos``.
+        (..., frames, 7 + joints) float64; the first is the first of ``qpos``.
 
     >>> resample(clip.qpos, from_fps=100.0, to_fps=30.0)  # doctest: +SKIP
     """

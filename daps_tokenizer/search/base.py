@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -12,6 +13,8 @@ from daps_tokenizer.checks import check_integer
 from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
+
+_MOST_UNIFORM_BYTES = 2**31
 
 Score = Callable[[np.ndarray, Decoded, np.ndarray], np.ndarray]
 
@@ -104,7 +107,8 @@ def draw_uniform(shape: tuple[int, ...], seed: int | Sequence[int] | None) -> np
     The same seed gives the same numbers, None others every time; of several seeds, each is for one input.
 
     Raises:
-        InputError: a seed that is neither None nor an integer of at least 0, or not one seed for each input.
+        InputError: a seed that is neither None nor an integer of at least 0, not one seed for each input, or more
+            numbers than memory holds.
     """
     if isinstance(seed, list | tuple):
         if len(seed) != shape[0]:
@@ -112,6 +116,11 @@ def draw_uniform(shape: tuple[int, ...], seed: int | Sequence[int] | None) -> np
         return np.stack([draw_uniform(shape[1:], each) for each in seed]) if seed else np.empty(shape, np.float32)
     if seed is not None:
         check_integer("seed", seed, least=0)
+    if 4 * math.prod(shape) > _MOST_UNIFORM_BYTES:
+        raise InputError(
+            f"{math.prod(shape[:-1]):,} samples of {shape[-1]:,} codes take {-(-4 * math.prod(shape) // 2**30):,} GiB "
+            "of random numbers; use fewer samples or inputs"
+        )
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
 
 

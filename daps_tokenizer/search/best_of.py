@@ -14,8 +14,6 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.search.base import Found, Score, draw_uniform, score_of
 
-_MOST_UNIFORM_BYTES = 2**31
-
 
 @dataclass(frozen=True)
 class BestOf:
@@ -65,12 +63,6 @@ class BestOf:
             UnsupportedError: a quantiser, which has nothing to draw from.
         """
         config.require_probabilities()
-        size = 4 * len(inputs) * self.num_samples * config.num_tokens
-        if size > _MOST_UNIFORM_BYTES:
-            raise InputError(
-                f"BestOf: {self.num_samples:,} candidates of {len(inputs)} inputs take {size / 2**30:.0f} GiB of "
-                "random numbers; use fewer"
-            )
         uniform = draw_uniform((len(inputs), self.num_samples, config.num_tokens), self.seed)
         greedy = backend.encode(inputs, uniform[:, 0], 0.0).codes
         started = time.perf_counter()

@@ -153,7 +153,7 @@ def test_steps_draw_what_passes_leave_and_are_recorded_when_that_first_happens(f
     images, uniform = items(folder)
     expected = OnnxBackend.open(folder).encode(images, uniform, 1.0)
     engines = HostEngines(folder)
-    encoder = RecordedEncoder(engines, ITEMS, passes=2)  # type: ignore[arg-type]  # random weights take more
+    encoder = RecordedEncoder(engines, ITEMS, passes=(2, 2, 2))  # type: ignore[arg-type]  # random weights take more
     assert engines.loaded == ["encoder_context", "encoder_pass"]
     codes, log_probs = encoder.run(images, uniform, 1.0)
     assert engines.loaded == ["encoder_context", "encoder_pass", "encoder_step"]

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from daps_tokenizer import Tokenizer
+from daps_tokenizer.data import code_set_writer
 from daps_tokenizer.data.code_set_writer import write_code_set
 from daps_tokenizer.data.datasets import open_data
 from tests.cli.helpers import digit, refusal, run_well, save_codes
@@ -17,26 +18,21 @@ from tests.cli.helpers import digit, refusal, run_well, save_codes
 def code_set(tok: Tokenizer, images: Path) -> str:
     """Greedy codes of five digits."""
     data = open_data(images, tok.config)
-    write_code_set(tok, data, Path("codes"), lambda items, _: tok.encode(items), encoding={"codes": "greedy"})
+    write_code_set(tok, data, Path("codes"))
     return "codes"
 
 
 @pytest.fixture
-def interrupted(tok: Tokenizer, images: Path) -> str:
-    """A set of which no batch is done."""
+def interrupted(tok: Tokenizer, images: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A set of which two batches of two are done."""
+    monkeypatch.setattr(code_set_writer, "BATCH", 2)
 
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
+    def stop(done: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_code_set(tok, open_data(images, tok.config), Path("codes"), fail, encoding={"codes": "greedy"})  # type: ignore[arg-type]
-    Path("codes/progress.json").write_text(
-        json.dumps(
-            {"model": tok.config.name, "weights_sha256": "", "vocab_size": 256, "data": "images", "fit": "crop"}
-            | {"items": 5, "encoding": {"codes": "greedy"}, "seed": 0}
-            | {"done": 3, "rows": 3, "broken": {}, "sizes": [0, 0], "row_shape": [8]}
-        )
-    )
+        write_code_set(tok, open_data(images, tok.config), Path("codes"), on_progress=stop)
     return "codes"
 
 
@@ -84,9 +80,9 @@ def test_a_folder_without_codes_is_not_decoded(model: str, images: Path) -> None
 
 
 def test_a_set_that_is_not_complete_is_described_but_not_decoded(model: str, interrupted: str) -> None:
-    assert json.loads(run_well("info", interrupted, "--json").stdout)["state"] == "interrupted at 3 of 5 items"
+    assert json.loads(run_well("info", interrupted, "--json").stdout)["state"] == "interrupted at 4 of 5 items"
     assert refusal("decode", interrupted, "--rows", "0:1", "--model", model).startswith(
-        "codes: is not complete, 3 of 5 items are encoded; run the same `daps-tokenize dataset` command again"
+        "codes: is not complete, 4 of 5 items are encoded; run the same `daps-tokenize dataset` command again"
     )
 
 
@@ -114,7 +110,8 @@ def test_info_describes_a_set(tok: Tokenizer, code_set: str, images: Path) -> No
         "data": "images",
         "fit": "crop",
         "items": 5,
-        "not_readable": {},
+        "skipped": 0,
+        "labels": "none",
     }
     assert json.loads(run_well("info", "codes/codes.npy", "--json").stdout) == described
     assert "state           complete" in run_well("info", code_set).stdout

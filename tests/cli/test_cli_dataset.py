@@ -1,6 +1,7 @@
 """``daps-tokenize dataset``: a folder of images to an array of codes."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from daps_tokenizer import LocalSearch, Tokenizer
 from daps_tokenizer.cli import dataset as cli_dataset
-from daps_tokenizer.data import code_sets
+from daps_tokenizer.data import code_set_writer
+from daps_tokenizer.data.code_set_files import WHOLE, writing
 from daps_tokenizer.ways import Made, make_codes
 from tests.cli.helpers import digit, refusal, run, run_well
 
@@ -33,7 +35,7 @@ def test_it_says_what_it_made_and_how_fast(model: str, tok: Tokenizer, images: P
 def test_an_interrupt_says_what_is_kept_and_the_next_run_where_it_resumed(
     model: str, tok: Tokenizer, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(code_sets, "BATCH", 2)
+    monkeypatch.setattr(code_set_writer, "BATCH", 2)
     monkeypatch.setattr(cli_dataset, "SECONDS_BETWEEN_LINES", 0.0)
     made = []
 
@@ -45,7 +47,7 @@ def test_an_interrupt_says_what_is_kept_and_the_next_run_where_it_resumed(
 
     arguments = ["dataset", images, "-o", "codes", "--model", model]
     with monkeypatch.context() as patch:
-        patch.setattr(cli_dataset, "make_codes", interrupted)
+        patch.setattr(code_set_writer, "make_codes", interrupted)
         result = run(*arguments)
     assert result.exit_code == 130 and result.stdout == ""
     progress, last = result.stderr.splitlines()[:2]
@@ -70,7 +72,7 @@ def test_programs_get_json(model: str, images: Path) -> None:
         "model": "random-mnist",
         "shape": [COUNT, 8],
         "type": "uint8",
-        "broken": {},
+        "skipped": 0,
         "done_now": COUNT,
     }
 
@@ -78,7 +80,8 @@ def test_programs_get_json(model: str, images: Path) -> None:
 def test_samples_and_searches(model: str, tok: Tokenizer, images: Path) -> None:
     inputs = [digit(seed) for seed in range(COUNT)]
     run_well("dataset", images, "-o", "a", "--model", model, "--samples", 2, "--temperature", 0.5, "--seed", 3)
-    np.testing.assert_array_equal(codes("a"), tok.sample(inputs, num_samples=2, temperature=0.5, seed=3).numpy())
+    seeds = [3 * 2**64 + number for number in range(COUNT)]
+    np.testing.assert_array_equal(codes("a"), tok.sample(inputs, num_samples=2, temperature=0.5, seed=seeds).numpy())
     run_well("dataset", images, "-o", "b", "--model", model, "--search", 1, "--limit", 2)
     np.testing.assert_array_equal(codes("b"), tok.encode(inputs[:2], search=LocalSearch(proposals=1)).numpy())
 
@@ -90,14 +93,17 @@ def test_broken_images_are_named_and_the_others_encoded(model: str, images: Path
     assert result.exit_code == 2 and "5 x 8 codes" in result.stdout and len(codes()) == COUNT
     errors = result.stderr.splitlines()
     assert len(errors) == 6 and all(line.startswith(f"error: {images}/broken-") for line in errors[:5])
-    assert errors[5] == "error: 2 more, named in codes/dataset.json"
-    assert len(json.loads(Path("codes/dataset.json").read_text())["broken"]) == 7
+    assert errors[5] == "error: 2 more, named in codes/skipped.jsonl"
+    assert len(Path("codes/skipped.jsonl").read_text().splitlines()) == 7
 
 
 def test_other_codes_are_replaced_with_force_alone(model: str, images: Path) -> None:
     run_well("dataset", images, "-o", "codes", "--model", model)
     said = refusal("dataset", images, "-o", "codes", "--model", model, "--limit", 1)
-    assert said == "codes: holds codes that differ in items; pass --force to replace them, or name another"
+    assert said == (
+        "codes: holds codes of a list of items that has changed since: 4 gone (images/1.png, images/2.png, "
+        "images/3.png, ...), there were 5 and are 1; pass --force to replace them, or name another folder"
+    )
     run_well("dataset", images, "-o", "codes", "--model", model, "--limit", 1, "--force")
     assert len(codes()) == 1
 
@@ -106,6 +112,10 @@ def test_other_codes_are_replaced_with_force_alone(model: str, images: Path) -> 
     ("options", "message"),
     [
         (["--samples", "2", "--search", "1"], "--samples and --search exclude each other"),
+        (["--shard", "0/2", "--force"], "--force does not replace shards; name a new folder with -o"),
+        (["--shard", "0/2", "--merge"], "--merge and --shard exclude each other"),
+        (["--shard", "2/2"], "Invalid value for '--shard': there is no shard 2 of 2; they are numbered from 0"),
+        (["--shard", "two"], "Invalid value for '--shard': 'two' is not I/N, such as 0/64"),
         (["--seed", "1"], "--temperature and --seed need --samples; otherwise nothing is drawn"),
     ],
 )
@@ -118,3 +128,30 @@ def test_options_that_do_not_go_together_are_refused(
 def test_a_motion_model_is_refused(workplace: Path) -> None:
     said = refusal("dataset", workplace, "-o", "codes", "--model", "daps-h1-motion")
     assert said == "daps-h1-motion is a motion model; dataset is for images, and `daps-tokenize encode` for clips"
+
+
+def test_shards_are_described_decoded_and_merged(model: str, tok: Tokenizer, images: Path) -> None:
+    options = ["-o", "shards", "--model", model, "--flip"]
+    line = run_well("dataset", images, *options, "--shard", "1/2").stdout
+    assert line.startswith(f"{images} -> shards/codes-00001-of-00002.npy  6 x 8 codes, uint8, random-mnist, ")
+    assert json.loads(run_well("info", "shards", "--json").stdout)["state"] == "1 of 2 shards are complete"
+    said = refusal("dataset", "shards", "--merge", "-o", "codes")
+    assert said.startswith(
+        "shards: is not complete, 1 of 2 shards are missing: 0/2; run the same `daps-tokenize dataset`"
+    )
+    run_well("dataset", images, *options, "--shard", "0/2")
+    described = json.loads(run_well("info", "shards", "--json").stdout)
+    assert described["state"] == "complete, in 2 shards" and described["shape"] == [2 * COUNT, 8]
+    record = json.loads(run_well("decode", "shards", "--rows", "4:6", "--json", "--model", model).stdout)
+    assert record["outputs"] == ["shards.decoded-4.png", "shards.decoded-5.png"]
+    merged = run_well("dataset", "shards", "--merge", "-o", "codes").stdout
+    assert merged == "shards -> codes/codes.npy  10 x 8 codes, uint8, random-mnist, merged\n"
+    run_well("dataset", images, "-o", "whole", "--model", model, "--flip")
+    for name in ("codes.npy", "labels.npy", "items.jsonl", "skipped.jsonl", "dataset.json"):
+        assert Path("codes", name).read_bytes() == Path("whole", name).read_bytes()
+
+
+def test_a_folder_in_which_another_process_writes_is_refused(model: str, images: Path) -> None:
+    with writing(Path("codes"), WHOLE):
+        said = refusal("dataset", images, "-o", "codes", "--model", model)
+    assert said == f"codes: process {os.getpid()} writes here; wait until it ends, or name another folder"

@@ -3,6 +3,7 @@
 import io
 import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.images.load import fit_image, load_images, to_pil
+from daps_tokenizer.images import load
+from daps_tokenizer.images.load import Fitted, fit_image, load_images, to_pil
 from tests.images.helpers import load_one, noise, picture, refusal
 
 # Open files
@@ -118,6 +120,84 @@ def test_a_damaged_file_gives_an_image_or_an_input_error(
         load_one(file)
     except InputError as error:
         assert str(error).startswith(f"{file}: ")
+
+
+# Only some formats, and only regular files
+
+
+@pytest.mark.parametrize("suffix", ["eps", "ico", "pcx", "tga", "sgi", "j2k"])
+def test_a_format_that_is_not_listed_is_refused_whatever_the_file_is_called(tmp_path: Path, suffix: str) -> None:
+    to_pil(picture(16, 16)).save(tmp_path / f"photo.{suffix}")
+    file = (tmp_path / f"photo.{suffix}").rename(tmp_path / "photo.png")
+    expected = "not an image, or its beginning is damaged; expected PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF or HEIC"
+    assert refusal(file) == f"{file}: {expected}"
+    assert refusal(file.read_bytes()) == f"the image: {expected}"
+
+
+def test_a_pipe_or_a_device_by_its_path_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "device.png"):
+        assert refusal(tmp_path / name).endswith(
+            f"{name}: cannot be read (not a regular file); expected the path of an image"
+        )
+
+
+def test_a_sparse_file_of_ten_gigabytes_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "photo.webp").open("wb") as file:
+        file.write(b"RIFF\0\0\0\x80WEBPVP8 ")
+        file.truncate(10**10)
+    assert "cannot be read (larger than 536,870,912 bytes)" in refusal(tmp_path / "photo.webp")
+
+
+# Memory
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "I;16", "P"])
+def test_strips_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(noise(31, 16, 4)).convert("P" if mode == "P" else "L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 200)
+    image.save(tmp_path / "photo.png")
+    whole = load_one(tmp_path / "photo.png")
+    monkeypatch.setattr(load, "_STRIP", 40)  # pixels
+    np.testing.assert_array_equal(load_one(tmp_path / "photo.png"), whole)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_large_image_that_is_to_be_fitted_is_halved_while_it_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suffix: str
+) -> None:
+    to_pil(picture(64, 96)).save(tmp_path / f"photo.{suffix}", quality=95)
+    fitted = Fitted(8, 8, "crop")
+    (whole,) = load_images(tmp_path / f"photo.{suffix}", channels=3, fitted=fitted)
+    monkeypatch.setattr(load, "_LARGE", 1000)
+    (halved,) = load_images(tmp_path / f"photo.{suffix}", channels=3, fitted=fitted)
+    np.testing.assert_allclose(halved.astype(int), whole.astype(int), atol=3)
+    assert load_images(tmp_path / f"photo.{suffix}", channels=3)[0].shape == (64, 96, 3)  # tiles keep every pixel
+
+
+def test_threads_that_read_large_images_wait_for_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    to_pil(picture(40, 50)).save(tmp_path / "photo.png")
+    monkeypatch.setattr(load, "_MEMORY_AT_ONCE", 40 * 50 * 5 * 2)
+    in_flight, most = load._in_flight, 0
+    convert = load._convert
+
+    def watched(*arguments: object) -> np.ndarray:
+        nonlocal most
+        most = max(most, in_flight._bytes)
+        return convert(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(load, "_convert", watched)
+    with ThreadPoolExecutor(8) as threads:
+        for pixels in threads.map(load_one, [tmp_path / "photo.png"] * 40):
+            np.testing.assert_array_equal(pixels, picture(40, 50))
+    assert 0 < most <= 40 * 50 * 5 * 2 and in_flight._bytes == 0
+
+
+def test_formats_whose_decoders_take_more_memory_have_a_lower_limit(tmp_path: Path) -> None:
+    Image.new("L", (6100, 6100)).save(tmp_path / "flat.webp", quality=1, method=0)
+    assert "6100×6100 are 37,210,000 pixels, more than the limit of 36,842,105" in refusal(tmp_path / "flat.webp")
 
 
 # The pixel limit

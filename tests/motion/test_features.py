@@ -5,20 +5,20 @@ import pytest
 
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.motion.features import (
-    FEATURE_NAMES,
-    JOINT_NAMES,
     compute_features,
+    feature_table,
     mirror_features,
     standing,
     to_qpos,
 )
 from daps_tokenizer.motion.kinematics import (
-    JOINT_LIMITS,
     heading_quaternion,
+    joint_limits,
     mirrored,
     multiply_quaternions,
     rotation_about,
 )
+from daps_tokenizer.motion.robots import H1
 from tests.motion.motions import LAFAN, needs_lafan, random_poses, smooth_motion
 
 
@@ -35,7 +35,7 @@ def same_rotations(quaternions: np.ndarray, others: np.ndarray, tolerance: float
 
 
 def test_there_are_127_features_with_names_of_their_own() -> None:
-    assert len(FEATURE_NAMES) == len(set(FEATURE_NAMES)) == 127
+    assert len(feature_table(H1).names) == len(set(feature_table(H1).names)) == 127
     features = compute_features(smooth_motion(40), fps=30.0)
     assert features.shape == (40, 127) and features.dtype == np.float32
     assert (features.std(0) > 0).all()
@@ -57,8 +57,8 @@ def test_a_quaternion_and_its_negative_are_one_pose() -> None:
 def test_named_features_are_what_they_say() -> None:
     qpos = np.tile(standing(), (4, 1))
     qpos[:, 0] = np.arange(4) * 0.1  # 3 m/s forward
-    qpos[:, 7 + JOINT_NAMES.index("torso")] = np.arange(4) * 0.01
-    named = dict(zip(FEATURE_NAMES, compute_features(qpos, fps=30.0)[1], strict=True))
+    qpos[:, 7 + H1.joint_names.index("torso")] = np.arange(4) * 0.01
+    named = dict(zip(feature_table(H1).names, compute_features(qpos, fps=30.0)[1], strict=True))
     assert named["root_height"] == pytest.approx(1.045)
     assert named["root_velocity_x"] == pytest.approx(3.0)
     assert named["root_velocity_y"] == named["root_tilt_x"] == 0
@@ -79,7 +79,7 @@ def test_mirrored_features_are_those_of_mirrored_poses() -> None:
 def test_velocities_are_per_second() -> None:
     qpos = smooth_motion(30)
     at_30, at_60 = compute_features(qpos, fps=30.0), compute_features(qpos, fps=60.0)
-    velocities = np.array(["velocity" in name for name in FEATURE_NAMES])
+    velocities = np.array(["velocity" in name for name in feature_table(H1).names])
     np.testing.assert_allclose(at_60[:, velocities], 2 * at_30[:, velocities], rtol=1e-5)
     np.testing.assert_array_equal(at_60[:, ~velocities], at_30[:, ~velocities])
 
@@ -114,13 +114,13 @@ def test_clips_together_are_as_each_alone() -> None:
 def test_joints_stay_within_their_limits_and_quaternions_normalised() -> None:
     features = 10 * np.random.default_rng(0).standard_normal((20, 127))
     back = to_qpos(features, fps=30.0)
-    assert (back[:, 7:] >= JOINT_LIMITS[:, 0]).all() and (back[:, 7:] <= JOINT_LIMITS[:, 1]).all()
+    assert (back[:, 7:] >= joint_limits(H1)[:, 0]).all() and (back[:, 7:] <= joint_limits(H1)[:, 1]).all()
     np.testing.assert_allclose(np.linalg.norm(back[:, 3:7], axis=1), 1.0, atol=1e-12)
 
 
 def test_one_frame_stands_still() -> None:
     features = compute_features(random_poses(1), fps=30.0)
-    assert not features[0, ["velocity" in name for name in FEATURE_NAMES]].any()
+    assert not features[0, ["velocity" in name for name in feature_table(H1).names]].any()
 
 
 @pytest.mark.parametrize("shape", [(0, 26), (26,), (3, 25)])
@@ -153,7 +153,7 @@ def test_round_trip_of_real_clips(clip: str) -> None:
     back = to_qpos(features, fps=30.0, start=qpos[0])
     assert np.abs(back[:, :3] - qpos[:, :3]).max() < 1e-4
     assert same_rotations(back[:, 3:7], qpos[:, 3:7] / np.linalg.norm(qpos[:, 3:7], axis=1, keepdims=True), 1e-10)
-    within = np.clip(qpos[:, 7:], *JOINT_LIMITS.T)
+    within = np.clip(qpos[:, 7:], *joint_limits(H1).T)
     np.testing.assert_allclose(back[:, 7:], within, atol=1e-6)
     qpos[:, 7:] = within
     np.testing.assert_allclose(compute_features(back, fps=30.0), compute_features(qpos, fps=30.0), atol=1e-3)

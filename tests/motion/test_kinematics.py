@@ -1,70 +1,99 @@
-"""The H1's kinematics: equal to MuJoCo's."""
+"""Kinematics of the built-in robots: equal to MuJoCo's."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 
+from daps_tokenizer.config import Robot
+from daps_tokenizer.errors import InputError
 from daps_tokenizer.motion.kinematics import (
-    BONES,
-    JOINT_LIMITS,
-    JOINT_NAMES,
-    SITE_NAMES,
     clip_to_limits,
+    euler_from_quaternion,
     forward_kinematics,
     heading_quaternion,
+    joint_limits,
+    link_frames,
     mirrored,
     multiply_quaternions,
+    other_side,
+    quaternion_from_euler,
+    quaternion_from_rotation,
     rotation_from_quaternion,
     rotation_vector,
     split_heading,
 )
+from daps_tokenizer.motion.robots import G1, H1
 from tests.motion.motions import random_poses
 from tests.paths import DATA
 
-MODEL = DATA / "h1" / "h1_kinematics.xml"
-# The MJCF has names of LocoMuJoCo's in place of Unitree's, in the same order; hip pitch has the URDF's limits here.
-HIP_PITCH = [JOINT_NAMES.index(f"{side}_hip_pitch") for side in ("left", "right")]
+# The H1's MJCF has names of LocoMuJoCo's in place of Unitree's, in the same order; hip pitch has the URDF's limits here.
+HIP_PITCH = [H1.joint_names.index(f"{side}_hip_pitch") for side in ("left", "right")]
+ROBOTS = pytest.mark.parametrize("robot", [H1, G1], ids=lambda robot: robot.name)
 
 
-@pytest.fixture(scope="module")
-def model():  # type: ignore[no-untyped-def]
+def mujoco_model(robot: Robot):  # type: ignore[no-untyped-def]
     mujoco = pytest.importorskip("mujoco")
-    if not MODEL.is_file():
-        pytest.skip(f"no {MODEL}")
-    return mujoco.MjModel.from_xml_path(str(MODEL))
+    path = DATA / robot.name / f"{robot.name}_kinematics.xml"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    return mujoco.MjModel.from_xml_path(str(path))
 
 
-def test_sites_are_where_mujoco_has_them(model) -> None:  # type: ignore[no-untyped-def]
+@ROBOTS
+def test_links_are_where_mujoco_has_them(robot: Robot) -> None:
+    model = mujoco_model(robot)
     import mujoco
 
-    poses = random_poses(1000)
+    poses = random_poses(1000, robot=robot)
+    rotations, positions = (np.stack(each, 1) for each in link_frames(poses, robot))
+    data = mujoco.MjData(model)
+    bodies = model.jnt_bodyid  # of the root's free joint, then of the hinges
+    for number, pose in enumerate(poses):
+        data.qpos[:] = pose[[0, 1, 2, 6, 3, 4, 5, *range(7, robot.pose_size)]]
+        mujoco.mj_kinematics(model, data)
+        np.testing.assert_allclose(positions[number], data.xpos[bodies], atol=1e-6)
+        np.testing.assert_allclose(rotations[number], data.xmat[bodies].reshape(-1, 3, 3), atol=1e-6)
+
+
+def test_the_sites_of_the_h1_are_where_mujoco_has_them() -> None:
+    model = mujoco_model(H1)
+    import mujoco
+
+    poses = random_poses(100)
     ours = forward_kinematics(poses)
     data = mujoco.MjData(model)
-    identifiers = [model.site(f"{name}_mimic").id for name in SITE_NAMES]
+    identifiers = [model.site(f"{name}_mimic").id for name in H1.site_names]
     for number, pose in enumerate(poses):
         data.qpos[:] = pose[[0, 1, 2, 6, 3, 4, 5, *range(7, 26)]]
         mujoco.mj_kinematics(model, data)
         np.testing.assert_allclose(ours.positions[number], data.site_xpos[identifiers], atol=1e-6)
-        matrices = data.site_xmat[identifiers].reshape(-1, 3, 3)
-        np.testing.assert_allclose(ours.rotations[number], matrices, atol=1e-6)
 
 
-def test_limits_are_the_models_but_for_hip_pitch(model) -> None:  # type: ignore[no-untyped-def]
-    others = [number for number in range(19) if number not in HIP_PITCH]
-    np.testing.assert_allclose(JOINT_LIMITS[others], model.jnt_range[1:][others])
-    assert (JOINT_LIMITS[HIP_PITCH] == (-3.14, 2.53)).all()
+@ROBOTS
+def test_limits_are_the_models_but_for_hip_pitch(robot: Robot) -> None:
+    ranges = mujoco_model(robot).jnt_range[1:].copy()
+    if robot is H1:
+        ranges[HIP_PITCH] = (-3.14, 2.53)
+    np.testing.assert_allclose(joint_limits(robot), ranges)
 
 
-def test_angles_are_kept_within_the_limits() -> None:
-    clipped = clip_to_limits(np.stack([np.full(19, -9.0), np.zeros(19), np.full(19, 9.0)]))
-    np.testing.assert_array_equal(clipped, np.stack([JOINT_LIMITS[:, 0], np.zeros(19), JOINT_LIMITS[:, 1]]))
+@ROBOTS
+def test_angles_are_kept_within_the_limits(robot: Robot) -> None:
+    joints = len(robot.joints)
+    clipped = clip_to_limits(np.stack([np.full(joints, -9.0), np.zeros(joints), np.full(joints, 9.0)]), robot)
+    np.testing.assert_array_equal(
+        clipped, np.stack([joint_limits(robot)[:, 0], np.zeros(joints), joint_limits(robot)[:, 1]])
+    )
 
 
-def test_bones_join_sites_into_one_figure() -> None:
+@ROBOTS
+def test_bones_join_sites_into_one_figure(robot: Robot) -> None:
     reached = {"pelvis"}
-    for begin, end in BONES:
+    for begin, end in robot.bones:
         assert begin in reached
         reached.add(end)
-    assert reached == set(SITE_NAMES)
+    assert reached == set(robot.site_names)
 
 
 def test_heading_and_tilt_make_up_the_orientation() -> None:
@@ -91,10 +120,44 @@ def test_rotation_vectors_are_axis_times_angle(angle: float) -> None:
     np.testing.assert_allclose(np.abs(rotation_vector(-quaternion)), np.abs(angle * axis), atol=1e-12)
 
 
-def test_a_mirrored_pose_has_left_and_right_exchanged() -> None:
-    poses = random_poses(20)
-    ours, others = forward_kinematics(poses), forward_kinematics(mirrored(poses))
-    for name in SITE_NAMES:
-        other = name.replace("left", "right") if "left" in name else name.replace("right", "left")
-        np.testing.assert_allclose(others.position(other), ours.position(name) * (1, -1, 1), atol=1e-6)
-    np.testing.assert_array_equal(mirrored(mirrored(poses)), poses)
+@ROBOTS
+def test_a_mirrored_pose_has_left_and_right_exchanged(robot: Robot) -> None:
+    poses = random_poses(20, robot=robot)
+    ours, others = forward_kinematics(poses, robot), forward_kinematics(mirrored(poses, robot), robot)
+    for name in robot.site_names:
+        # The MJCF of the G1 has shoulders that are 0.01 mm from being each other's mirror image.
+        np.testing.assert_allclose(
+            others.position(other_side(name)), ours.position(name) * (1, -1, 1), atol=1e-6 if robot is H1 else 1e-3
+        )
+    np.testing.assert_array_equal(mirrored(mirrored(poses, robot), robot), poses)
+
+
+def test_a_robot_whose_sides_are_not_alike_has_no_mirror_image() -> None:
+    first, *others = H1.joints
+    longer = dataclasses.replace(first, position=(0.0, 0.0875, -0.2))
+    lame = dataclasses.replace(H1, joints=(longer, *others))
+    with pytest.raises(InputError, match="robot h1 is not the same on its left and right"):
+        mirrored(random_poses(2), lame)
+
+
+def test_a_joint_may_turn_about_any_axis() -> None:
+    axis = (0.6, 0.0, 0.8)
+    turning = dataclasses.replace(H1.joints[10], axis=axis)
+    robot = dataclasses.replace(H1, joints=(*H1.joints[:10], turning, *H1.joints[11:]))
+    pose = np.zeros((1, 26))
+    pose[0, 6], pose[0, 17] = 1.0, 0.7
+    rotations, _ = link_frames(pose, robot)
+    expected = rotation_from_quaternion(np.append(np.sin(0.35) * np.array(axis), np.cos(0.35)))
+    np.testing.assert_allclose(rotations[11][0], expected, atol=1e-12)
+
+
+def test_quaternions_come_back_from_matrices_and_from_euler_angles() -> None:
+    quaternions = random_poses(50)[:, 3:7]
+    quaternions *= np.sign(quaternions[:, 3:])
+    np.testing.assert_allclose(quaternion_from_rotation(rotation_from_quaternion(quaternions)), quaternions, atol=1e-7)
+    turned = quaternion_from_euler(euler_from_quaternion(quaternions))
+    np.testing.assert_allclose(turned * np.sign(turned[:, 3:]), quaternions, atol=1e-7)
+    about_z_then_x = multiply_quaternions(
+        quaternion_from_euler(np.array([0.0, 0.0, 0.5])), quaternion_from_euler(np.array([0.3, 0.0, 0.0]))
+    )
+    np.testing.assert_allclose(quaternion_from_euler(np.array([0.3, 0.0, 0.5])), about_z_then_x, atol=1e-12)

@@ -11,8 +11,9 @@ import pytest
 
 from daps_tokenizer import Clip, Tokenizer
 from daps_tokenizer.errors import OutputExistsError
-from daps_tokenizer.motion.kinematics import JOINT_LIMITS, forward_kinematics
+from daps_tokenizer.motion.kinematics import forward_kinematics, joint_limits
 from daps_tokenizer.motion.metrics import motion_metrics
+from daps_tokenizer.motion.robots import H1 as H1_TABLE
 from tests.cli.helpers import ENVIRONMENT
 from tests.paths import DATA, EXAMPLES
 
@@ -39,7 +40,7 @@ def test_the_walk_looks_like_one() -> None:
     clip = Clip.load(EXAMPLES / "walk.csv")
     assert (len(clip), clip.fps) == (120, 30.0)
     angles = clip.qpos[:, 7:]
-    assert (angles > JOINT_LIMITS[:, 0]).all() and (angles < JOINT_LIMITS[:, 1]).all()
+    assert (angles > joint_limits(H1_TABLE)[:, 0]).all() and (angles < joint_limits(H1_TABLE)[:, 1]).all()
     found = motion_metrics(clip.qpos[None], clip.qpos[None], fps=clip.fps)
     assert found["jerk"][0] < 100 and found["foot_sliding"][0] < 5
     feet = forward_kinematics(clip.qpos)

@@ -11,7 +11,7 @@ from daps_tokenizer.backends.protocol import Decoded
 from daps_tokenizer.errors import CodesError, ConfigError, InputError
 from daps_tokenizer.inputs import InputOptions
 from daps_tokenizer.modalities import open_modality
-from daps_tokenizer.motion.features import FEATURE_NAMES, compute_features
+from daps_tokenizer.motion.features import compute_features, feature_table
 from daps_tokenizer.motion.inputs import MotionInputs
 from daps_tokenizer.motion.kinematics import split_heading
 from tests.motion.motions import LAFAN, needs_lafan, smooth_motion
@@ -175,7 +175,7 @@ def test_prepare_gives_the_clips_to_compare_with(tok: Tokenizer) -> None:
 
 
 def test_searches_work_on_clips_and_take_a_score_that_sees_features(tok: Tokenizer) -> None:
-    forward = FEATURE_NAMES.index("root_velocity_x")
+    forward = feature_table().names.index("root_velocity_x")
     clip = WALK[:32]
 
     def speed(features: np.ndarray, decoded: Decoded, codes: np.ndarray) -> np.ndarray:

@@ -143,5 +143,5 @@ def test_an_impossible_search_is_refused(options: dict[str, float], message: str
 
 def test_more_candidates_than_memory_holds_are_refused() -> None:
     tok = Tokenizer.from_pretrained("daps-mnist")
-    with pytest.raises(InputError, match="100,000,000 candidates of 1 inputs take 3 GiB of random numbers; use fewer"):
+    with pytest.raises(InputError, match="100,000,000 samples of 8 codes take 3 GiB of random numbers; use fewer"):
         tok.encode(digits(1), search=BestOf(100_000_000))

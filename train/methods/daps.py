@@ -47,6 +47,7 @@ from train.methods.counterfactual import (
 from train.methods.policy import PolicyMethod, Rollout
 from train.methods.rewards import WeightedRewards, check_weights
 from train.methods.trust_region import solve_eta
+from train.processes import mean_of_all
 
 Credit = Literal["global", "local", "counterfactual"]
 TrustRegion = Literal["learned", "solved"]
@@ -190,7 +191,7 @@ class DAPS(PolicyMethod):
         target = settings.ess_target * settings.num_samples
 
         def ess_of(eta: Tensor) -> Tensor:
-            return effective_sample_size(importance_weights(rewards, log_q, eta, beta))
+            return mean_of_all(effective_sample_size(importance_weights(rewards, log_q, eta, beta)))
 
         eta = self._eta(lambda eta: ess_of(eta) < target, rewards)
         ess = ess_of(eta)
@@ -215,7 +216,7 @@ class DAPS(PolicyMethod):
         model.generative.train(was_training)
 
         def kl_of(eta: Tensor) -> Tensor:
-            return divergence(compared, improved_log_policy(compared, eta, beta))
+            return mean_of_all(divergence(compared, improved_log_policy(compared, eta, beta)))
 
         eta = self._eta(lambda eta: kl_of(eta) > settings.kl_target, log_q)
         kl, log_improved = kl_of(eta), improved_log_policy(compared, eta.detach(), beta)

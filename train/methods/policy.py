@@ -14,6 +14,7 @@ from daps_tokenizer.model.sampling import sample_codes
 from train.code_search import CodeSearch
 from train.drawing import Drawn, draw_in_passes
 from train.methods.base import Method, expand_samples, require_kind
+from train.processes import place, share_of_rows
 
 
 class Rollout(NamedTuple):
@@ -32,7 +33,14 @@ class Rollout(NamedTuple):
 
 
 class PolicyMethod(Method):
-    """A method whose recognition model is a policy; subclasses say what its samples teach it."""
+    """A method whose recognition model is a policy; subclasses say what its samples teach it.
+
+    ``fixed_passes`` is how many passes draw its samples where nothing may be read on the host (train/captured.py).
+    """
+
+    fixed_passes: int | None = None
+
+    draws_for_all = True
 
     def __init__(self, model: Autoencoder, settings: Any) -> None:
         super().__init__(model, settings)
@@ -70,10 +78,11 @@ class PolicyMethod(Method):
 
     def _draw(self, recognition: Recognition, context: Any, x: Tensor, generator: torch.Generator) -> Drawn:
         """K samples per item at temperature 1, (B·K, N), and their logits."""
-        rows = x.shape[0] * self.settings.num_samples
+        rows = x.shape[0] * place()[1] * self.settings.num_samples
         uniform = torch.rand(rows, recognition.num_tokens, generator=generator, device=x.device)
+        uniform = share_of_rows(uniform, self.settings.num_samples)
         if isinstance(recognition, RecognitionModel):
-            return draw_in_passes(recognition, context, uniform)
+            return draw_in_passes(recognition, context, uniform, fixed_passes=self.fixed_passes)
         codes = sample_codes(recognition, context, uniform).codes
         return Drawn(codes, recognition.logits(context, codes).float(), torch.ones((), device=x.device))
 
@@ -90,7 +99,7 @@ class PolicyMethod(Method):
             "log_p": log_p,
             "elbo": log_p - (config.num_tokens * math.log(config.vocab_size) - entropy),
             "entropy": entropy,
-            "beta": torch.tensor(beta),
+            "beta": log_p.new_full((), beta),
             "passes": rollout.passes,
             "codes_in_batch": log_p.new_zeros(config.vocab_size).index_fill_(0, rollout.codes.flatten(), 1.0).sum(),
         }

@@ -59,6 +59,7 @@ class SearchTraining(Method):
 
     settings_type = SearchSettings
     settings: SearchSettings
+    draws_for_all = True
 
     def __init__(self, model: Autoencoder, settings: SearchSettings) -> None:
         super().__init__(model, settings)

@@ -27,7 +27,7 @@ def solve_eta(is_too_small: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
     Returns:
         η, (); one end of the range where the answer is the same in all of it.
     """
-    low, high = (like.new_tensor(bound) for bound in _LOG_ETA_RANGE)
+    low, high = (like.new_full((), bound) for bound in _LOG_ETA_RANGE)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         too_small = is_too_small(middle.exp())

@@ -21,6 +21,7 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Sampled
 from train.methods.base import Batch, BatchNorm, Losses, Method, check_batch_norm, require_kind
+from train.processes import place, sum_of_all
 
 NEXT_CODES = 7  # the gap that sets α is the mean distance from the nearest code to the next 7, or all where V < 8
 
@@ -53,6 +54,7 @@ class VQVAE(Method):
 
     settings_type = VQVAESettings
     settings: VQVAESettings
+    draws_for_all = True
     usage: Tensor
     recent: Tensor
     distance_gap: Tensor
@@ -115,12 +117,17 @@ class VQVAE(Method):
 
     @torch.no_grad()
     def _observe(self, h: Tensor, codes: Tensor, progress: float, generator: torch.Generator) -> None:
-        """Keep what revival and the autoregressive head need to know of recent batches."""
+        """Keep what revival and the autoregressive head need to know of recent batches, those of all processes."""
         flat = h.flatten(0, 1)
         if progress < self.settings.revive_until:
-            self.usage += torch.bincount(codes.flatten(), minlength=self.usage.shape[0])
-            count = min(flat.shape[0], self.recent.shape[0])
-            rows = flat[torch.randint(flat.shape[0], (count,), generator=generator, device=flat.device)]
+            self.usage += sum_of_all(torch.bincount(codes.flatten(), minlength=self.usage.shape[0]))
+            number, processes = place()
+            total = flat.shape[0] * processes
+            count = min(total, self.recent.shape[0])
+            chosen = torch.randint(total, (count,), generator=generator, device=flat.device)
+            item, position = chosen // h.shape[1], chosen % h.shape[1]
+            mine = (item % processes == number)[:, None]
+            rows = sum_of_all(torch.where(mine, h[item // processes, position], 0.0))
             self.recent.copy_(torch.cat([rows, self.recent])[: self.recent.shape[0]])
         else:
             self.usage.fill_(1.0)  # too late to revive: count every code as used

@@ -1,0 +1,203 @@
+"""Code sets on the disk: killed at every call of the file system, and written to by two processes at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from daps_tokenizer import CodesFileError, InUseError
+from daps_tokenizer.data import code_set_files
+from daps_tokenizer.data.code_set_files import WHOLE, GrowingCodeSet, Shard, share_record, writing
+from daps_tokenizer.data.code_sets import CodeSet, merge_shards, prepare
+from tests.paths import ROOT
+
+ROWS = 3
+CALLS = {"open", "flush", "fsync", "truncate", "ftruncate", "replace", "link", "unlink", "mkdir", "rmdir", "flock"}
+
+
+@pytest.fixture(autouse=True)
+def every_batch_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_set_files, "SECONDS_BETWEEN_NOTES", 0.0)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """In memory where that is possible, since every step waits for the disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as made:
+        yield Path(made)
+
+
+def record(seed: int, shards: int) -> dict[str, Any]:
+    about = {"format": 2, "model": "m", "weights_sha256": "", "vocab_size": 256, "items": ROWS, "items_sha256": ""}
+    return about | {"shards": shards, "encoding": {}, "seed": seed, "classes": None}
+
+
+def write(folder: Path, seed: int = 0, shard: Shard = WHOLE, *, replace: bool = False) -> None:
+    """A set of three items: row i has the codes and the label i + seed."""
+    with writing(folder, shard):
+        if shard != WHOLE:
+            share_record(folder, shard, record(seed, shard.count))
+        found = prepare(folder, shard, record(seed, shard.count), replace=replace)
+        if found is not None and found.is_whole:
+            return
+        items = shard.items(ROWS)
+        with GrowingCodeSet(folder, shard, record(seed, shard.count), [3], found, replace=replace) as growing:
+            for start in range(growing.done, len(items), 2):
+                numbers = np.array(items[start : start + 2]) + seed
+                lines = [{"item": str(number)} for number in numbers]
+                growing.add(np.repeat(numbers[:, None], 3, axis=1), numbers, lines, [], done=start + len(numbers))
+            growing.finish()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".lock")}
+
+
+def is_killed_at(call: int, work: Callable[[], object]) -> bool:
+    """Run ``work`` in a process that is killed by SIGKILL before one of its calls; whether it came that far."""
+    child = os.fork()
+    if child == 0:
+        before = [call]
+
+        def count(frame: FrameType, event: str, function: Any) -> None:
+            if event == "c_call" and function.__name__ in CALLS:
+                before[0] -= 1
+                if before[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.setprofile(count)
+            work()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def seeds_in(folder: Path) -> set[int]:
+    """The seeds that codes, labels and lines of an opened set were made with: one, if they belong to each other."""
+    found = CodeSet.open(folder)
+    places = np.arange(ROWS)
+    names = [int(line["item"]) for line in found.items()]
+    assert len(found) == len(names) == ROWS
+    seen = [found.values[:].T - places, found.labels[:] - places, np.array(names) - places, [found.record["seed"]]]
+    return {int(seed) for values in seen for seed in np.ravel(values)}
+
+
+def test_a_set_killed_at_any_call_is_resumed_to_the_same_files(folder: Path) -> None:
+    write(folder / "whole")
+    calls = 0
+    while is_killed_at(calls, partial(write, folder / f"{calls}")):
+        try:
+            assert seeds_in(folder / f"{calls}") == {0}
+        except CodesFileError as error:
+            assert "is not complete" in str(error) or "holds no codes" in str(error)
+        write(folder / f"{calls}")
+        assert files(folder / f"{calls}") == files(folder / "whole")
+        calls += 1
+    assert calls > 40 and seeds_in(folder / f"{calls}") == {0}
+
+
+def test_a_set_killed_at_any_call_while_it_replaces_another_is_the_old_one_or_the_new_one(folder: Path) -> None:
+    write(folder / "old", seed=0)
+    write(folder / "new", seed=1)
+    calls, kept = 0, set()
+    while True:
+        place = folder / f"{calls}"
+        write(place, seed=0)
+        if not is_killed_at(calls, partial(write, place, seed=1, replace=True)):
+            break
+        (seed,) = seeds_in(place)
+        kept.add(seed)
+        write(place, seed=1, replace=True)
+        assert files(place) == files(folder / "new")
+        calls += 1
+    assert calls > 40 and kept == {0, 1}
+
+
+def test_a_shard_killed_at_any_call_is_resumed_to_the_same_files(folder: Path) -> None:
+    write(folder / "whole", shard=Shard(0, 2))
+    write(folder / "whole", shard=Shard(1, 2))
+    calls = 0
+    while is_killed_at(calls, partial(write, folder / f"{calls}", shard=Shard(1, 2))):
+        for index in range(2):
+            write(folder / f"{calls}", shard=Shard(index, 2))
+        assert files(folder / f"{calls}") == files(folder / "whole") and seeds_in(folder / f"{calls}") == {0}
+        calls += 1
+    assert calls > 40
+
+
+def test_shards_killed_at_any_call_while_they_are_merged_are_merged_by_the_next(folder: Path) -> None:
+    write(folder / "whole")
+    for index in range(2):
+        write(folder / "shards", shard=Shard(index, 2))
+    calls = 0
+    while is_killed_at(calls, partial(merge_shards, folder / "shards", folder / f"{calls}")):
+        merge_shards(folder / "shards", folder / f"{calls}")
+        assert files(folder / f"{calls}") == files(folder / "whole")
+        calls += 1
+    assert calls > 40
+
+
+def test_of_two_processes_on_one_set_one_wins_and_the_other_is_told(folder: Path) -> None:
+    with writing(folder, WHOLE):
+        for shard in (WHOLE, Shard(0, 2)):
+            with pytest.raises(InUseError, match=f": process {os.getpid()} writes here; wait until it ends, or name"):
+                write(folder, shard=shard)
+    write(folder)
+
+
+def test_shards_are_written_at_the_same_time_but_each_by_one_process(folder: Path) -> None:
+    with writing(folder, Shard(0, 2)):
+        with pytest.raises(InUseError, match=f"process {os.getpid()} writes here"):
+            write(folder, shard=Shard(0, 2))
+        with pytest.raises(InUseError, match="another process writes here"):
+            write(folder)
+        write(folder, shard=Shard(1, 2))
+    write(folder, shard=Shard(0, 2))
+    assert seeds_in(folder) == {0} and not any(path.name.startswith(".lock") for path in folder.iterdir())
+
+
+def test_the_lock_of_a_killed_process_is_free(folder: Path) -> None:
+    code = (
+        "import os, signal; from pathlib import Path; from daps_tokenizer.data.code_set_files import WHOLE, writing\n"
+        f"with writing(Path({str(folder)!r}), WHOLE): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL and (folder / ".lock").exists()
+    write(folder)
+    assert seeds_in(folder) == {0} and not (folder / ".lock").exists()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("text")
+    (folder / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(Exception, match="cannot be written"):
+        write(folder)
+    assert (tmp_path / "mine").read_text() == "text"
+
+
+def test_a_folder_that_was_made_for_a_lock_alone_does_not_stay(folder: Path) -> None:
+    with writing(folder / "new", WHOLE):
+        pass
+    assert not (folder / "new").exists()
+    (folder / "mine").mkdir()
+    with writing(folder / "mine", WHOLE):
+        pass
+    assert (folder / "mine").exists()
+
+
+def test_a_record_of_another_version_is_named(folder: Path) -> None:
+    (folder / "dataset.json").write_text(json.dumps(record(0, 1) | {"format": 1}))
+    with pytest.raises(CodesFileError, match=r"dataset\.json: is not the record of a code set of this version"):
+        CodeSet.open(folder)
