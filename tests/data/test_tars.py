@@ -78,7 +78,7 @@ def test_hostile_headers_are_one_error(place: int, field: bytes, said: str) -> N
 
 def test_chains_of_headers_end() -> None:
     extended = with_field(tar(("x", b"")), 156, b"x")[:512]
-    assert read(extended * 10_000 + tar(("a.png", b"1"))) == {"a.png": b"1"}
+    assert read(extended * 1_000 + tar(("a.png", b"1"))) == {"a.png": b"1"}
 
 
 def test_whatever_is_changed_in_a_tar_file_ends_as_files_or_as_one_error() -> None:
