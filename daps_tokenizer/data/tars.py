@@ -68,6 +68,8 @@ def read_members(file: BinaryIO, source: str) -> Iterator[Member]:
         place = content + -(-size // _BLOCK) * _BLOCK
     if place < end:
         raise _damaged(source, place)
+    if place > end:
+        raise InputError(f"{source}: is cut short at byte {end}; expected {EXPECTED}")
 
 
 def _damaged(source: str, place: int) -> InputError:
