@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": "benchmarks.generate.command:generate",
     "large": "benchmarks.large:large",
     "faults": "benchmarks.faults:faults",
+    "dataset": "benchmarks.dataset:dataset",
     "peers": "benchmarks.peers:peers",
     "figures": "benchmarks.figures:figures",
     "autoregression": "benchmarks.studies.commands:autoregression",
