@@ -55,7 +55,7 @@ def walk(robot: Robot) -> Reference:
 def test_only_feet_touch_the_floor_and_torques_keep_their_limits(robot: Robot) -> None:
     model = robot.model
     touching = [i for i in range(model.ngeom) if model.geom_conaffinity[i]]
-    assert {model.geom_type[i] for i in touching} == {mujoco.mjtGeom.mjGEOM_SPHERE} and len(touching) == 8
+    assert {int(model.geom_type[i]) for i in touching} == {int(mujoco.mjtGeom.mjGEOM_SPHERE)} and len(touching) == 8
     physics = Physics(robot)
     state = states(model.qpos0[None], np.zeros((1, model.nv)))
     _, sensors = physics.run(state, np.full((1, 5, 29), 3.0))  # targets far away
@@ -162,7 +162,7 @@ def tok(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer
     config = replace(
         SMALL_MOTION,
         input_shape=(32, len(features)),
-        num_tokens=4,
+        num_tokens=64,
         normalisation=NormalisationConfig(tuple(features.tolist()), (0.02,) * len(features)),
         motion=MotionConfig(30.0, G1.joint_names, feature_table(G1).names, robot=G1),
     )

@@ -155,6 +155,7 @@ def measure(
         candidates=candidates,
         control=no_correction if policy is None else ExportedPolicy(policy),
     )
-    about = {"model": tokenizer.config.name, "policy": policy and policy.name, "seconds": seconds, "seed": seed}
+    about = {"model": tokenizer.config.name, "policy": policy and policy.name, "stretch_seconds": seconds, "seed": seed}
+    about |= {"stretches": counts, "candidates": candidates}
     for path in write_measured(out, name, rows, about, describe_machine(), [command_line()]):
         click.echo(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def measure(
     Raises:
         ConfigError: a model of other motion than the G1's.
     """
-    if tokenizer.modality != "motion" or robot_of(tokenizer.config) != G1:
+    if tokenizer.modality != "motion" or robot_of(tokenizer.config).joint_names != G1.joint_names:
         raise ConfigError(f"{tokenizer.config.name}: is no model of the Unitree G1's motion, which is simulated here")
     window, random = tokenizer.config.input_shape[0], np.random.default_rng(seed)
     frames = round(seconds * CLIP_FPS) + window
@@ -122,13 +123,14 @@ def follow_stretches(
         found = follow(tracking, originals.clip_starts[:-1], seconds=seconds)
         spent = found.cpu_seconds / max(found.seconds.sum(), 1 / CONTROL_FPS)
         return Ran(found.seconds, found.reward, found.joint_error, found.torque, found.poses, spent), poses
+    robot = robot_of(tokenizer.config)  # whose features the model has
     searches: dict[str, tuple[int, Callable[[Score], Search] | None]] = {
         "greedy": (30, None),
         "searched": (30, lambda score: LocalSearch(proposals=1, score=score)),
-        "mpc": (6, lambda score: Leaning(score, G1, candidates=candidates)),
+        "mpc": (6, lambda score: Leaning(score, robot, candidates=candidates)),
     }
     advance, search = searches[way]
-    features = compute_features(lasting, fps=CLIP_FPS, robot=G1)
+    features = compute_features(lasting, fps=CLIP_FPS, robot=robot)
     ran = run_codes(
         tokenizer, physics, originals, features, seconds=seconds, advance=advance, search=search, control=control
     )
@@ -138,7 +140,13 @@ def follow_stretches(
 def write_measured(
     folder: Path, name: str, rows: list[Row], about: dict[str, object], machine: dict[str, str], commands: list[str]
 ) -> list[Path]:
-    """Write ``NAME.json`` and ``NAME.md``; returns their paths."""
+    """Write ``NAME.json`` and ``NAME.md``; ways that are there of the same ``about`` are kept. Returns their paths."""
+    before = json.loads((folder / f"{name}.json").read_text()) if (folder / f"{name}.json").is_file() else {}
+    if before and all(before[key] == value for key, value in about.items()):
+        measured = {row.way for row in rows}
+        rows = [row for row in (Row(**row) for row in before["rows"]) if row.way not in measured] + rows
+        rows.sort(key=lambda row: WAYS.index(row.way))
+        commands = [*before["command"], *commands]
     lines = []
     for way in dict.fromkeys(row.way for row in rows):
         for kind in (*dict.fromkeys(row.kind for row in rows), "all"):
@@ -175,5 +183,5 @@ def write_measured(
         machine=machine,
     )
     return write_report(
-        folder, name, {"command": commands, "machine": machine, **about, "rows": [asdict(r) for r in rows]}, text
+        folder, name, {"command": commands, "machine": machine, **about, "rows": [asdict(row) for row in rows]}, text
     )
