@@ -156,6 +156,6 @@ def measure(
         control=no_correction if policy is None else ExportedPolicy(policy),
     )
     about = {"model": tokenizer.config.name, "policy": policy and policy.name, "stretch_seconds": seconds, "seed": seed}
-    about |= {"stretches": counts, "candidates": candidates}
+    about["candidates"] = candidates
     for path in write_measured(out, name, rows, about, describe_machine(), [command_line()]):
         click.echo(path)

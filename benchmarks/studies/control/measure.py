@@ -76,12 +76,13 @@ def measure(
     """
     if tokenizer.modality != "motion" or robot_of(tokenizer.config).joint_names != G1.joint_names:
         raise ConfigError(f"{tokenizer.config.name}: is no model of the Unitree G1's motion, which is simulated here")
-    window, random = tokenizer.config.input_shape[0], np.random.default_rng(seed)
+    window = tokenizer.config.input_shape[0]
     frames = round(seconds * CLIP_FPS) + window
     kinds, starts, stretches = [], [], []
     for kind, count in counts.items():
         (clip,) = load_g1_clips(data / "lafan1_g1.npz", [HELD_OUT[kind]])
         clip = lowered(physics.robot, clip)
+        random = np.random.default_rng([seed, *kind.encode()])  # the same stretches whichever kinds are measured
         for start in choose_stretches(clip, count, frames, random):
             kinds.append(kind)
             starts.append(int(start))
@@ -140,12 +141,15 @@ def follow_stretches(
 def write_measured(
     folder: Path, name: str, rows: list[Row], about: dict[str, object], machine: dict[str, str], commands: list[str]
 ) -> list[Path]:
-    """Write ``NAME.json`` and ``NAME.md``; ways that are there of the same ``about`` are kept. Returns their paths."""
+    """Write ``NAME.json`` and ``NAME.md``; rows of other ways and motions, of the same ``about``, are kept.
+
+    Returns their paths.
+    """
     before = json.loads((folder / f"{name}.json").read_text()) if (folder / f"{name}.json").is_file() else {}
     if before and all(before[key] == value for key, value in about.items()):
-        measured = {row.way for row in rows}
-        rows = [row for row in (Row(**row) for row in before["rows"]) if row.way not in measured] + rows
-        rows.sort(key=lambda row: WAYS.index(row.way))
+        measured = {(row.way, row.kind) for row in rows}
+        rows = [row for row in (Row(**row) for row in before["rows"]) if (row.way, row.kind) not in measured] + rows
+        rows.sort(key=lambda row: (WAYS.index(row.way), list(HELD_OUT).index(row.kind)))
         commands = [*before["command"], *commands]
     lines = []
     for way in dict.fromkeys(row.way for row in rows):
@@ -159,7 +163,7 @@ def write_measured(
                 f"{means['joint_error']:.1f}",
                 f"{torque:.1f}",
             )
-            lines.append((way, kind, len(some), *cells, f"{some[0].processor_seconds:.2f}"))
+            lines.append((way, kind, len(some), *cells, f"{np.mean([row.processor_seconds for row in some]):.2f}"))
     header = (
         "targets",
         "motion",
