@@ -121,6 +121,11 @@ export class Bench {
     return this.app.ask(call, { model: this.modelName, ...message });
   }
 
+  /** Tell the worker what is encoded. @param {import("./daps.js").Values} values */
+  give(values) {
+    this.ask("input", { values }).catch(() => {}); // what is asked for next says why
+  }
+
   /** Rows and columns of the grid that is shown. */
   get size() {
     const model = /** @type {Model} */ (this.model);
@@ -130,6 +135,7 @@ export class Bench {
   }
 
   showGrid() {
+    for (const name of ["link", "save"]) this.at(name, HTMLButtonElement).disabled = !this.codes;
     const [rows, columns] = this.size;
     this.grid.canvas.parentElement?.style.setProperty("--rows", String(rows));
     this.grid.show({ codes: this.codes, rows, columns, logProbs: this.logProbs, changed: this.changed });
@@ -146,6 +152,7 @@ export class Bench {
 
   /** Forget the codes, because something else is opened. @param {Model} model */
   begin(model) {
+    this.app.forgive();
     this.clear();
     this.model = model;
     this.grid.selected = -1;
@@ -156,6 +163,7 @@ export class Bench {
 
   /** Encode the input anew; while that runs, only the last wish is kept. */
   async encode() {
+    this.app.forgive();
     if (!this.model || !this.view.input()) {
       if (this.codes) this.app.error("The original is not here, only its codes: open it to draw other samples.");
       return;
@@ -197,6 +205,7 @@ export class Bench {
     this.decodeTime = found.milliseconds;
     this.view.decoded(found.values);
     this.showFacts();
+    this.app.say(this.view.facts().map(([label, value]) => `${label}: ${value}`).join(", "));
     return true;
   }
 
@@ -238,6 +247,7 @@ export class Bench {
   async select(position) {
     const turn = this.turn;
     const codes = /** @type {Int32Array} */ (this.codes);
+    this.app.forgive();
     this.view.hover(position);
     this.inspect({ position, alternatives: null, effects: null });
     const isCurrent = () => turn === this.turn && codes === this.codes && this.grid.selected === position;
@@ -346,7 +356,6 @@ export class Bench {
   }
 
   async copyLink() {
-    if (!this.codes) return this.app.error("There are no codes yet: open something first.");
     const text = this.linkText;
     history.replaceState(null, "", `#${text}`);
     const kept = this.at("kept", HTMLElement);
@@ -361,7 +370,7 @@ export class Bench {
   }
 
   save() {
-    if (!this.codes) return this.app.error("There are no codes yet: open something first.");
+    if (!this.codes) return;
     const model = /** @type {Model} */ (this.model);
     const { shape, layout } = this.view.layout();
     const header = { model: model.name, weights_sha256: model.weightsSha256, vocab_size: model.vocabSize, shape, layout };

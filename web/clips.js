@@ -44,7 +44,7 @@ export class Clips {
     element("c-example", HTMLButtonElement).addEventListener("click", () => this.example());
     element("c-open", HTMLButtonElement).addEventListener("click", () => this.app.pickFile(".csv"));
     element("c-csv", HTMLButtonElement).addEventListener("click", () => {
-      if (!this.decodedPoses) return this.app.error("There is no clip yet: open one first.");
+      if (!this.decodedPoses) return;
       this.app.download(`${this.name}.csv`, writeClip(this.decodedPoses), "text/csv");
     });
     element("c-play", HTMLButtonElement).addEventListener("click", () => this.play(!this.isPlaying));
@@ -60,7 +60,7 @@ export class Clips {
     element("c-title", HTMLElement).textContent = `${length} frames of motion as ${number(this.model.numTokens)} integers`;
     element("c-about", HTMLElement).textContent =
       `A clip is cut into windows of ${length} frames at ${this.fps} a second, each of ${width} numbers. Clips are CSV: ` +
-      `${this.robot.columns.length} numbers a row (Unitree H1).`;
+      `${this.robot.columns.length} numbers a row (Unitree ${this.robot.name}).`;
   }
 
   /** When the tab is first shown. */
@@ -86,16 +86,18 @@ export class Clips {
   async openText(text, name, source) {
     if (!this.model) throw new DapsError(`${source}: this page has no model of motion`);
     const poses = readClip(text, this.robot, source);
+    this.app.forgetLink();
     this.reset(name, poses.length, startOf(poses[0]));
     this.poses = poses;
     this.windows = cutWindows(features(poses, this.robot, this.fps), this.model.inputShape[0]);
     this.draw();
-    this.bench.ask("input", { values: this.windows });
+    this.bench.give(this.windows);
     await this.bench.encode();
   }
 
   /** @param {string} name @param {number} frames @param {number[]} start */
   reset(name, frames, start) {
+    element("c-csv", HTMLButtonElement).disabled = true;
     this.hasBegun = true;
     this.app.show("clips");
     this.play(false);
@@ -148,7 +150,8 @@ export class Clips {
     const frames = joinWindows(/** @type {Float32Array} */ (values), length, width, this.frames);
     const isFirst = !this.decodedPoses;
     this.decodedPoses = toPoses(frames, this.robot, this.fps, this.start);
-    if (!this.windows && isFirst) this.bench.ask("input", { values });
+    if (!this.windows && isFirst) this.bench.give(values);
+    element("c-csv", HTMLButtonElement).disabled = false;
     this.draw();
     if (isFirst && !matchMedia("(prefers-reduced-motion: reduce)").matches) this.play(true);
   }

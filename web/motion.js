@@ -2,9 +2,9 @@
  * Motion of a robot in JavaScript: clips as CSV, the features that a motion model reads, poses, and where they put the
  * robot in space. The same as `daps_tokenizer/motion`, which says what each number is.
  *
- * @typedef {{parent: number, position: number[], axis: number, twist: number, limits: number[]}} Link
+ * @typedef {{parent: number, position: number[], axis: number[], mounting: number[], limits: number[]}} Link
  * @typedef {{links: Link[], sites: [string, number, number[]][], bones: [string, string][], columns: string[],
- *   turning: number[], standing_height: number}} Robot written by `python -m export web` from the package
+ *   turning: number[], name: string, centre: string, feet: string[], features: string[]}} Robot written by `python -m export web`
  * @typedef {number[]} Vector
  * @typedef {number[][]} Matrix 3 × 3, rows
  */
@@ -61,9 +61,9 @@ export const writeClip = (poses) =>
  */
 export function features(poses, robot, fps) {
   const names = robot.sites.map(([name]) => name);
-  const centre = names.indexOf("upper_body");
+  const centre = names.indexOf(robot.centre);
   const others = names.map((_, i) => i).filter((i) => i !== centre);
-  const [left, right] = [names.indexOf("left_foot"), names.indexOf("right_foot")];
+  const [left, right] = robot.feet.map((foot) => names.indexOf(foot));
   const split = poses.map((pose) => splitHeading(pose.slice(3, 7)));
   const headings = unwrap(split.map(({ heading }) => heading));
   const last = poses.length - 1;
@@ -86,23 +86,19 @@ export function features(poses, robot, fps) {
         (relative[1][0] - relative[0][1]) / 2,
       ];
     });
-    return Float32Array.from([
-      pose[2],
-      ...split[t].tilt.slice(0, 2),
-      positions[left][2],
-      positions[right][2],
-      ...pose.slice(7),
-      velocity[0],
-      velocity[1],
-      central(2),
-      spin[0],
-      spin[1],
-      (headings[next + 1] - headings[next]) * fps,
-      ...pose.slice(7).map((_, joint) => central(7 + joint)),
-      ...others.flatMap((site) => times(back, minus(positions[site], positions[centre]))),
-      ...robot.turning.map((column) => sines[column]),
-      ...rotation(pose.slice(3, 7))[2].map((value) => -value),
-    ]);
+    const turnRate = (headings[next + 1] - headings[next]) * fps;
+    /** @type {Record<string, number[]>} */
+    const groups = {
+      root: [pose[2], ...split[t].tilt.slice(0, 2)],
+      foot_heights: [positions[left][2], positions[right][2]],
+      joints: pose.slice(7),
+      root_velocity: [velocity[0], velocity[1], central(2), spin[0], spin[1], turnRate],
+      joint_velocities: pose.slice(7).map((_, joint) => central(7 + joint)),
+      positions: others.flatMap((site) => times(back, minus(positions[site], positions[centre]))),
+      rotations: robot.turning.map((column) => sines[column]),
+      gravity: rotation(pose.slice(3, 7))[2].map((value) => -value),
+    };
+    return Float32Array.from(robot.features.flatMap((group) => groups[group]));
   });
 }
 
@@ -186,8 +182,10 @@ export function kinematics(pose, robot) {
   robot.links.forEach((link, i) => {
     const carrier = rotations[link.parent + 1];
     positions.push(plus(positions[link.parent + 1], times(carrier, link.position)));
-    const mounted = link.twist ? product(carrier, about(0, link.twist)) : carrier;
-    rotations.push(product(mounted, about(link.axis, pose[7 + i])));
+    const mounted = link.mounting[3] === 1 ? carrier : product(carrier, rotation(link.mounting));
+    const half = pose[7 + i] / 2;
+    const turn = [...link.axis.map((share) => share * Math.sin(half)), Math.cos(half)];
+    rotations.push(product(mounted, rotation(turn)));
   });
   return {
     positions: robot.sites.map(([, link, place]) => plus(positions[link + 1], times(rotations[link + 1], place))),

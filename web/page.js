@@ -4,11 +4,13 @@
  */
 import { element, make, number } from "./bench.js";
 import { Clips } from "./clips.js";
+import { Drawings } from "./drawings.js";
 import { DapsError, readDaps, readLink } from "./daps.js";
 import { Pictures } from "./pictures.js";
 
 /** @typedef {import("./worker.js").Site} Site @typedef {import("./worker.js").Model} Model */
 
+const TABS = /** @type {const} */ (["pictures", "clips", "drawings"]);
 const LARGEST_FILE = 200e6;
 const PATIENCE = 3000; // ms that a first visit waits for the service worker, so that downloads are kept
 
@@ -49,6 +51,7 @@ export class App {
     this.worker.postMessage({ site });
     this.pictures = new Pictures(this);
     this.clips = new Clips(this);
+    this.drawings = new Drawings(this);
     this.wire();
   }
 
@@ -122,6 +125,11 @@ export class App {
     box.hidden = false;
   }
 
+  /** The last error no longer matters. */
+  forgive() {
+    element("error", HTMLElement).hidden = true;
+  }
+
   /** What a screen reader hears. @param {string} text */
   say(text) {
     element("heard", HTMLElement).textContent = text;
@@ -136,9 +144,9 @@ export class App {
 
   // ---------------------------------------------------------------------------------------------------- what comes in
 
-  /** @param {"pictures" | "clips"} name */
+  /** @param {"pictures" | "clips" | "drawings"} name */
   show(name) {
-    for (const id of ["pictures", "clips"]) {
+    for (const id of TABS) {
       const tab = element(`tab-${id}`, HTMLButtonElement);
       tab.setAttribute("aria-selected", String(id === name));
       tab.tabIndex = id === name ? 0 : -1;
@@ -155,7 +163,7 @@ export class App {
 
   /** @param {File} file */
   async openFile(file) {
-    element("error", HTMLElement).hidden = true;
+    this.forgive();
     try {
       if (file.size > LARGEST_FILE) throw new DapsError(`${file.name}: has ${number(file.size / 1e6)} MB; the most is 200 MB`);
       const start = new Uint8Array(await file.slice(0, 4).arrayBuffer());
@@ -197,7 +205,7 @@ export class App {
   async openLink() {
     const link = decodedHash();
     if (!link) return false;
-    element("error", HTMLElement).hidden = true;
+    this.forgive();
     try {
       const { model: name, codes, frames } = readLink(link, this.site.models);
       const model = /** @type {Model} */ (this.site.models.find((one) => one.name === name));
@@ -210,27 +218,38 @@ export class App {
     }
   }
 
+  /** Something else is opened: the address no longer tells what is shown. */
+  forgetLink() {
+    if (location.hash) history.replaceState(null, "", location.pathname + location.search);
+  }
+
   // ------------------------------------------------------------------------------------------------------------ wiring
 
   wire() {
-    const tabs = ["pictures", "clips"].map((name) => element(`tab-${name}`, HTMLButtonElement));
+    const tabs = TABS.map((name) => element(`tab-${name}`, HTMLButtonElement));
     tabs[0].addEventListener("click", () => this.show("pictures"));
     tabs[1].addEventListener("click", () => {
       this.show("clips");
       this.clips.begin();
     });
+    tabs[2].addEventListener("click", () => {
+      this.show("drawings");
+      this.drawings.begin();
+    });
+    tabs[2].hidden = !this.site.generators.length;
     tabs[1].hidden = !this.site.models.some((model) => model.modality === "motion");
     tabs[0].hidden = !this.site.models.some((model) => model.modality === "image");
     for (const tab of tabs) {
       tab.addEventListener("keydown", (event) => {
         if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-        const other = tabs[1 - tabs.indexOf(tab)];
-        if (other.hidden) return;
+        const shown = tabs.filter((one) => !one.hidden);
+        const step = event.key === "ArrowRight" ? 1 : shown.length - 1;
+        const other = shown[(shown.indexOf(tab) + step) % shown.length];
         other.focus();
         other.click();
       });
     }
-    element("dismiss", HTMLButtonElement).addEventListener("click", () => (element("error", HTMLElement).hidden = true));
+    element("dismiss", HTMLButtonElement).addEventListener("click", () => this.forgive());
     for (const id of ["file", "shot"]) {
       const field = element(id, HTMLInputElement);
       field.addEventListener("change", () => {

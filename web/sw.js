@@ -27,17 +27,19 @@ worker.addEventListener("activate", (/** @type {any} */ event) => {
 worker.addEventListener("fetch", (/** @type {any} */ event) => {
   const { origin } = new URL(event.request.url);
   if (origin !== worker.location.origin) event.respondWith(Response.error());
-  else if (event.request.method === "GET") event.respondWith(answer(event.request));
+  else if (event.request.method === "GET") event.respondWith(answer(event));
 });
 
-/** @param {Request} request */
-async function answer(request) {
+/** @param {any} event */
+async function answer(event) {
+  const request = /** @type {Request} */ (event.request);
   const cache = await caches.open(CACHE);
   const wanted = request.mode === "navigate" && request.url.split("#")[0].endsWith("/") ? "index.html" : request;
   let response = await cache.match(wanted, { ignoreSearch: true });
   if (!response) {
     response = await fetch(request).catch(() => new Response("no network", { status: 504 }));
-    if (response.status === 200) await cache.put(request, response.clone());
+    // Kept while the page reads it already; a full disk only means that it is not kept.
+    if (response.status === 200) event.waitUntil(cache.put(request, response.clone()).catch(() => {}));
   }
   const headers = new Headers(response.headers);
   headers.set("Cross-Origin-Opener-Policy", "same-origin");
