@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -94,8 +94,9 @@ def measure(
         )
         for place in range(len(stretches)):
             figures = (ran.seconds, ran.reward, ran.joint_error, ran.torque)
-            values = (round(float(figure[place]), 3) for figure in figures)
-            rows.append(Row(way, kinds[place], starts[place], *values, round(ran.real_time, 3)))
+            seconds_up, reward, error, torque = (round(float(figure[place]), 3) for figure in figures)
+            spent = round(ran.real_time, 3)
+            rows.append(Row(way, kinds[place], starts[place], seconds_up, reward, error, torque, spent))
     return rows
 
 
@@ -139,7 +140,7 @@ def follow_stretches(
 
 
 def write_measured(
-    folder: Path, name: str, rows: list[Row], about: dict[str, object], machine: dict[str, str], commands: list[str]
+    folder: Path, name: str, rows: list[Row], about: Mapping[str, object], machine: dict[str, str], commands: list[str]
 ) -> list[Path]:
     """Write ``NAME.json`` and ``NAME.md``; rows of other ways and motions, of the same ``about``, are kept.
 
