@@ -125,7 +125,7 @@ def _fit(
         optimiser.zero_grad()
         accelerator.backward(losses.total)
         updates.make(optimiser, clip_gradients(method, experiment.optimiser))
-        metrics: dict[str, torch.Tensor] = losses.metrics
+        metrics: dict[str, torch.Tensor] = losses.metrics | {"loss": losses.total.detach()}
         return metrics
 
     make_step = CapturedStep(update_weights, accelerator.device) if cuda_graph else update_weights
@@ -166,7 +166,6 @@ def _fit(
             last = step + 1 == experiment.steps or out_of_time
             if last or (step + 1) % SKIPS_ARE_READ_EVERY == 0:
                 _check_skipped(updates, run_folder)
-            metrics = losses.metrics | {"loss": losses.total.detach()}
             if (step + 1) % experiment.log_every == 0:
                 metrics = means_of_all(metrics, accelerator.device)
             if recorder is not None:

@@ -61,7 +61,7 @@ def examine() -> dict[str, Any]:
 
 def _packages() -> dict[str, str]:
     """What is installed of all that runs models, with versions."""
-    found = {}
+    found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = re.sub(r"[-_.]+", "-", distribution.name or "").lower()
         if _PACKAGES.fullmatch(name):
