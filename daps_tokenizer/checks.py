@@ -7,7 +7,11 @@ import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
 
+import numpy as np
+
 from daps_tokenizer.errors import InputError
+
+_NO_NUMBERS = (bool, np.timedelta64)  # which say that they are integers
 
 
 def check_integer(name: str, value: object, *, least: int) -> None:
@@ -16,7 +20,7 @@ def check_integer(name: str, value: object, *, least: int) -> None:
     Raises:
         InputError: naming the option and the value.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+    if isinstance(value, _NO_NUMBERS) or not isinstance(value, Integral) or value < least:
         raise InputError(f"{name} must be an integer of at least {least}, not {value!r}")
 
 
@@ -26,7 +30,7 @@ def check_number(name: str, value: object) -> None:
     Raises:
         InputError: naming the option and the value.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= sys.float_info.max:
+    if isinstance(value, _NO_NUMBERS) or not isinstance(value, Real) or not 0 <= value <= sys.float_info.max:
         raise InputError(f"{name} must be a finite number of at least 0, not {value!r}")
 
 
@@ -36,7 +40,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     Raises:
         InputError: naming the option, the choices and the value.
     """
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
 
 

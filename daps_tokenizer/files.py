@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from daps_tokenizer.errors import DapsError, OutputExistsError
+from daps_tokenizer.errors import DapsError, ModelFileError, OutputExistsError
 
 
 def open_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> BinaryIO:
@@ -39,6 +40,29 @@ def read_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> bytes
     """All of a file; errors of :func:`open_regular_file`."""
     with open_regular_file(path, most_bytes=most_bytes) as file:
         return file.read(most_bytes)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content; OSError where it cannot be read."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def check_sums(folder: Path, sums: Mapping[str, str]) -> None:
+    """Compare files in a folder with their sha256, where they are there.
+
+    Raises:
+        ModelFileError: a file is damaged or cannot be read.
+    """
+    for name, expected in sums.items():
+        try:
+            found = sha256_of(folder / name)
+        except FileNotFoundError:
+            continue  # whoever needs it says so
+        except OSError as error:
+            raise ModelFileError(f"{folder / name}: cannot be read ({error.strerror})") from error
+        if found != expected:
+            raise ModelFileError(f"{folder / name}: is damaged, its sha256 is not the recorded one; use another copy")
 
 
 def write_bytes_atomically(path: str | os.PathLike[str], data: bytes, *, overwrite: bool = True) -> None:

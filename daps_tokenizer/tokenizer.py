@@ -68,7 +68,8 @@ class Tokenizer:
 
     Safe to use from several threads. In another process, forked or spawned, and as a copy, it opens its folder again
     with the same options; so it can be pickled, and used by the workers of a ``DataLoader``. In a forked process the
-    backend torch computes on one thread, and a GPU cannot be used: start processes by ``spawn`` then.
+    backend torch computes on one thread, and a GPU cannot be used: start processes by ``spawn`` then, and also where a
+    thread may be encoding while another one forks, as a lock that it holds is never released in the new process.
 
     >>> tok = Tokenizer.from_pretrained("daps-cifar10")
     >>> codes = tok.encode("examples/cat.png")

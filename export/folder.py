@@ -13,7 +13,7 @@ import onnx
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError, UnsupportedError
-from daps_tokenizer.files import new_folder
+from daps_tokenizer.files import check_sums, new_folder
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from export.card import model_card
@@ -117,6 +117,7 @@ def _read_training(checkpoint: Path, default: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping, found {type(content).__name__}")
+    check_sums(checkpoint, content.pop("files", {}))
     for stage in (content, *content.get("stages_before", ())):
         _forget_places(stage.get("experiment", {}))
     return content

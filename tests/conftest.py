@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,25 @@ import torch
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
 from tests.settings import MNIST, SMALL_MOTION, TINY_GRID
+
+
+_LIMIT_SECONDS = 900  # of a test, on a machine that does much else: nothing here waits for ever
+
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which `nohup ... &` ignores, for all processes of tests
+
+
+@pytest.fixture(autouse=True)
+def _limit() -> Iterator[None]:
+    """End a test that takes too long; ``subprocess.run`` then kills its process."""
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"took longer than {_LIMIT_SECONDS} seconds"))
+    signal.alarm(_LIMIT_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError
-from daps_tokenizer.files import new_folder
+from daps_tokenizer.errors import ConfigError, DapsError, ModelFileError, OutputExistsError
+from daps_tokenizer.files import check_sums, new_folder, sha256_of
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from train.methods.base import Learner
 from train.optimisation import AveragedWeights, parameters_of, served_weights
 
-RECORD_KEYS = {"experiment", "steps", "seconds", "stages_before"}
+RECORD_KEYS = {"experiment": dict, "steps": int, "seconds": (int, float), "stages_before": list}
+_TENSOR_FILES = ("model.safetensors", "state.safetensors")
 
 
 def save_checkpoint(
@@ -42,17 +43,22 @@ def save_checkpoint(
     Where weights are averaged, ``model.safetensors`` has the average and ``state.safetensors`` the weights themselves.
     """
     temporary = folder.with_name(folder.name + ".writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    (temporary / "config.json").write_text(method.model.config.to_json(), encoding="utf-8")
-    method.before_checkpoint()
-    state = _optimiser_tensors(optimiser) | _method_tensors(method)
-    if averaged is not None:
-        state |= {f"raw.{name}": value.detach().contiguous() for name, value in method.model.state_dict().items()}
-    with served_weights(method, averaged):
-        save_weights(method.model, temporary / "model.safetensors")
-    save_file(state, temporary / "state.safetensors")
-    (temporary / "training.json").write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        (temporary / "config.json").write_text(method.model.config.to_json(), encoding="utf-8")
+        method.before_checkpoint()
+        state = _optimiser_tensors(optimiser) | _method_tensors(method)
+        if averaged is not None:
+            state |= {f"raw.{name}": value.detach().contiguous() for name, value in method.model.state_dict().items()}
+        with served_weights(method, averaged):
+            save_weights(method.model, temporary / "model.safetensors")
+        save_file(state, temporary / "state.safetensors")
+        record = training | {"files": {name: sha256_of(temporary / name) for name in _TENSOR_FILES}}
+        (temporary / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DapsError(f"{folder}: cannot be written ({error}); the checkpoint before it is kept") from error
     previous = folder.with_name(folder.name + ".previous")
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
@@ -71,6 +77,7 @@ def load_checkpoint(
         ModelFileError: a file is missing, damaged, or of another model or method.
     """
     training = read_record(folder)
+    training.pop("files", None)  # the next checkpoint has its own
     load_weights(method.model, folder / "model.safetensors")
     try:
         state = load_file(folder / "state.safetensors")
@@ -97,8 +104,10 @@ def load_checkpoint(
 def read_record(folder: Path) -> dict[str, Any]:
     """The content of a checkpoint's ``training.json``; of a model folder, what its ``config.json`` keeps of it.
 
+    The weights and the state are compared with their recorded sha256, where there is one.
+
     Raises:
-        ModelFileError: missing, or not the record of a run.
+        ModelFileError: missing, or not the record of a run, or the tensors are damaged.
     """
     path = folder / "training.json"
     record: Any = {} if path.exists() else read_config(folder).training
@@ -113,8 +122,12 @@ def read_record(folder: Path) -> dict[str, Any]:
             ) from None
         except ValueError as error:
             raise ModelFileError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(record, dict) or not record.keys() >= RECORD_KEYS:
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in RECORD_KEYS.items()):
         raise ModelFileError(f"{path}: not the record of a run; expected the keys {', '.join(sorted(RECORD_KEYS))}")
+    sums = record.get("files", {})
+    if not isinstance(sums, dict) or not sums.keys() <= set(_TENSOR_FILES):
+        raise ModelFileError(f"{path}: files is not a record of {' and '.join(_TENSOR_FILES)}")
+    check_sums(folder, sums)
     return record
 
 
@@ -159,6 +172,7 @@ def resize_checkpoint(folder: Path, size: int, out: Path, *, name: str | None = 
     resized = replace(config, name=name or config.name, input_shape=shape, num_tokens=rows * columns)
     resized = replace(resized, training={}, files={})  # a model folder's, which a checkpoint keeps elsewhere
     record, weights = read_record(folder), folder / "model.safetensors"
+    record.get("files", {}).pop("state.safetensors", None)  # which is not copied
     load_weights(Autoencoder(resized), weights)
     with new_folder(out) as made:
         (made / "config.json").write_text(resized.to_json(), encoding="utf-8")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.files import write_bytes_atomically
 from train.items import Items
 from train.methods.base import Learner
@@ -105,9 +106,24 @@ def _open_tensorboard(folder: Path, first_step: int) -> SummaryWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, float | str]]:
-    """The lines of a ``metrics.jsonl``, without the last one where a run was killed while it wrote it."""
-    content = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in content[: content.rfind("\n") + 1].splitlines()]
+    """The lines of a ``metrics.jsonl``, without the last one where a run was killed while it wrote it.
+
+    Raises:
+        ModelFileError: another line is damaged.
+    """
+    content = path.read_bytes()
+    lines = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "kind" not in record:
+            raise ModelFileError(
+                f"{path}: line {number} is not a record of a step; repair it or move the file away, and run again"
+            )
+        lines.append(record)
+    return lines
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

@@ -33,17 +33,17 @@ from daps_tokenizer.backends.batching import (
     slices,
 )
 from daps_tokenizer.backends.choice import ONNX_ON_GPU
+from daps_tokenizer.backends.graphs import check_graph, check_results
 from daps_tokenizer.backends.onnx_captured import CapturedEncoder
 from daps_tokenizer.backends.plugins import PROVIDERS, find_plugin, missing_plugin, plugin_devices
 from daps_tokenizer.backends.protocol import CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.workers import Workers
-from daps_tokenizer.errors import BackendError, DapsError, ModelFileError
+from daps_tokenizer.errors import BackendError, ModelFileError
 from daps_tokenizer.hub import ModelFolder
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _CAPTURED = ("encoder_pass", "encoder_step")
 _RECOGNITION_GRAPHS = ("encoder", "scorer")  # full of denormal floats (see workers.py)
-_GRID_GRAPHS = ("decoder", "likelihood")  # their last input is codes (B, rows, columns)
 _MAX_CAPTURED = 256  # items of one captured graph
 _ERRORS_ONLY = 3  # ONNX Runtime's log level: its warnings are about graphs, which users cannot change
 
@@ -123,14 +123,7 @@ class OnnxBackend:
 
     def _try_device(self) -> None:
         """Load and run one graph: what a GPU or its libraries lack shows there, and not before."""
-        try:
-            self.decode(np.zeros((1, self._folder.config.num_tokens), np.int32))
-        except DapsError:
-            raise
-        except Exception as error:  # ONNX Runtime's own types
-            raise BackendError(
-                f"device {self.device!r} cannot be used: ONNX Runtime failed there ({_reason(error)}); use device='cpu'"
-            ) from error
+        self.decode(np.zeros((1, self._folder.config.num_tokens), np.int32))
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         """Draw codes; ``uniform`` is (B, N) float32 in [0, 1), temperature 0 is greedy.
@@ -152,7 +145,7 @@ class OnnxBackend:
                 "uniform": uniform[rows],
                 "temperature": np.array(temperature, np.float32),
             }
-            return session.run(["codes", "log_probs"], feed)
+            return self._results("encoder", session, ["codes", "log_probs"], feed)
 
         return join(Encoded, self._workers.map(run, chunks))
 
@@ -210,9 +203,28 @@ class OnnxBackend:
 
         def run() -> list[list[np.ndarray]]:
             feeds = ({name: array[rows] for name, array in batch.items()} | constants for rows in chunks)
-            return [session.run(list(outputs), feed) for feed in feeds]
+            return [self._results(graph, session, outputs, feed) for feed in feeds]
 
         return self._workers.run(run) if graph in _RECOGNITION_GRAPHS else run()
+
+    def _results(
+        self, graph: str, session: Any, outputs: Sequence[str], feed: dict[str, np.ndarray]
+    ) -> list[np.ndarray]:
+        """The outputs of one run, of the shapes that config.json says."""
+        try:
+            results: list[np.ndarray] = session.run(list(outputs), feed)
+        except Exception as error:  # ONNX Runtime's own types
+            if self.device == "cuda":
+                raise BackendError(
+                    f"device {self.device!r} cannot be used: ONNX Runtime failed there ({_reason(error)}); "
+                    "use device='cpu', or a smaller batch"
+                ) from error
+            path = self._folder.path / "onnx" / f"{graph}.onnx"
+            raise BackendError(
+                f"{path}: ONNX Runtime cannot run it ({_reason(error)}); use a smaller batch, or export the model again"
+            ) from error
+        check_results(self._folder.config, graph, feed, dict(zip(outputs, results, strict=True)))
+        return results
 
     def _session(self, graph: str, *, num_threads: int) -> Any:
         """The graph's session, loaded once; running one session from several threads is safe."""
@@ -251,8 +263,7 @@ class OnnxBackend:
             raise ModelFileError(
                 f"{path}: ONNX Runtime cannot load it ({_reason(error)}); export the model again"
             ) from error
-        if graph in _GRID_GRAPHS and len(session.get_inputs()[-1].shape) != 3:
-            raise ModelFileError(f"{path} was exported by an earlier version; export the model again")
+        check_graph(self._folder.config, graph, session, str(path))
         # Where CUDA's libraries are missing, ONNX Runtime only logs that and carries on, slowly, on the CPU.
         if self._provider not in session.get_providers():
             raise BackendError(

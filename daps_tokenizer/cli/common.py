@@ -112,6 +112,11 @@ class OneLineErrors(click.Group):
         except DapsError as error:
             print_error(str(error))
             ctx.exit(2)
+        except OSError as error:  # a disk that is full, a folder that may not be written
+            if not error.strerror:
+                raise
+            print_error(f"{error.filename or 'a file'}: {error.strerror}")
+            ctx.exit(2)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -12,6 +12,9 @@ from numpy.lib.npyio import NpzFile
 
 from daps_tokenizer.errors import DapsError, InputError
 
+# An archive is unpacked to 64 MB, and to as much again as 50 times its size.
+_ALWAYS_BYTES, _MOST_RATIO = 2**26, 50
+
 
 def read_npz(file: Path | BinaryIO, *names: str, source: str, expected: str) -> dict[str, np.ndarray]:
     """Read arrays of an NPZ archive, without pickles.
@@ -30,6 +33,13 @@ def read_npz(file: Path | BinaryIO, *names: str, source: str, expected: str) -> 
         if not isinstance(archive, NpzFile):
             raise InputError(f"{source}: is one array and not an NPZ archive; expected {expected}")
         with archive:
+            members = archive.zip.infolist()
+            packed, unpacked = sum(m.compress_size for m in members), sum(m.file_size for m in members)
+            if unpacked > _ALWAYS_BYTES + _MOST_RATIO * packed:
+                raise InputError(
+                    f"{source}: unpacks {packed:,} bytes to {unpacked:,}, more than {_MOST_RATIO} times as many; "
+                    f"expected {expected}"
+                )
             # What is no array in an archive comes as bytes.
             return {name: np.asarray(archive[name]) for name in names or archive.files}
 

@@ -187,12 +187,11 @@ def _keys_and_labels(path: Path) -> tuple[list[str], dict[str, int]]:
             key = f"{folder}/{stem}"
             if _is_photograph(member):
                 keys.append(key)
-            elif suffix == "cls" and (content := archive.extractfile(member)) is not None:
-                text = content.read()
-                try:
-                    labels[key] = int(text)
-                except ValueError:
-                    raise InputError(f"{path}, {member.name}: is {text[:20]!r}; expected a class's number") from None
+            elif suffix == "cls" and member.isreg() and (content := archive.extractfile(member)) is not None:
+                text = content.read(20).strip()
+                if not text.isdigit() or len(text) > 18:  # int would also take 1_0, and more than 64 bits
+                    raise InputError(f"{path}, {member.name}: is {text!r}; expected a class's number")
+                labels[key] = int(text)
     return keys, labels
 
 

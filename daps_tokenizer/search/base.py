@@ -118,8 +118,8 @@ def draw_uniform(shape: tuple[int, ...], seed: int | Sequence[int] | None) -> np
         check_integer("seed", seed, least=0)
     if 4 * math.prod(shape) > _MOST_UNIFORM_BYTES:
         raise InputError(
-            f"{math.prod(shape[:-1]):,} samples of {shape[-1]:,} codes take {4 * math.prod(shape) / 2**30:,.0f} GiB of "
-            "random numbers; use fewer samples or inputs"
+            f"{math.prod(shape[:-1]):,} samples of {shape[-1]:,} codes take {-(-4 * math.prod(shape) // 2**30):,} GiB "
+            "of random numbers; use fewer samples or inputs"
         )
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
 

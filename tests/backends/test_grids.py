@@ -97,9 +97,7 @@ def test_a_folder_that_an_earlier_version_exported_is_refused(tmp_path: Path) ->
     names = ("onnx/decoder.onnx", "onnx/weights.bin")
     files = {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in names}
     earlier = ModelFolder(tmp_path, dataclasses.replace(FOLDER.config, files=files))
-    with pytest.raises(
-        ModelFileError, match=r"decoder\.onnx was exported by an earlier version; export the model again"
-    ):
+    with pytest.raises(ModelFileError, match=r"decoder\.onnx: (has no|input|output) .*; export the model again"):
         OnnxBackend.open(earlier).decode(random_codes(1, 8, 8))
 
 

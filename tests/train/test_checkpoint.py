@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,13 @@ from click.testing import CliRunner, Result
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
+from export.folder import config_to_export
+from tests.paths import ROOT
 from tests.settings import TINY_MLP, TINY_WINDOWS
+from tests.train.test_training import experiment, run
 from train.__main__ import main
 from train.checkpoint import read_record
+from train.recorder import read_metrics
 
 RECORD: dict[str, Any] = {"experiment": {"name": "tiny"}, "steps": 7, "seconds": 1.0, "stages_before": []}
 
@@ -83,3 +89,70 @@ def test_what_cannot_be_resized_is_refused(tmp_path: Path, config: TokenizerConf
     result = resize(checkpoint, size, tmp_path / "out")
     assert result.exit_code == 2 and message in result.output
     assert not (tmp_path / "out").exists()
+
+
+# Damage
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1  # in the last tensor, which safetensors does not notice
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors"])
+def test_a_flipped_bit_in_a_checkpoint_is_found(name: str, tmp_path: Path, one_thread: None) -> None:
+    run(experiment(steps=1), tmp_path)
+    flip_a_bit(tmp_path / "checkpoint" / name)
+    with pytest.raises(ModelFileError, match=rf"checkpoint/{name}: is damaged, its sha256 is not the recorded one"):
+        run(experiment(steps=2), tmp_path)
+
+
+def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", TINY_MLP)
+    (checkpoint / "training.json").write_text(json.dumps(RECORD | {"files": {"model.safetensors": "0" * 64}}))
+    with pytest.raises(ModelFileError, match="checkpoint/model.safetensors: is damaged"):
+        config_to_export(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"steps": "7"}, {"stages_before": None}, {"experiment": []}, {"seconds": None}, {"files": {"../x": "0"}}],
+)
+def test_a_record_whose_values_are_no_runs_is_refused(record: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", TINY_MLP)
+    (checkpoint / "training.json").write_text(json.dumps(RECORD | record))
+    with pytest.raises(ModelFileError, match=r"training\.json: "):
+        read_record(checkpoint)
+
+
+@pytest.mark.parametrize("line", ["not JSON", "[]", '{"step": "1", "kind": "train"}', '{"step": 1}', "\xff"])
+def test_a_damaged_line_of_metrics_is_named(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "kind": "train"}}\n{line}\n', encoding="latin-1")
+    with pytest.raises(ModelFileError, match=r"metrics\.jsonl: line 2 is not a record of a step; repair it or move"):
+        read_metrics(path)
+
+
+def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_kept(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", TINY_MLP)
+    before = (checkpoint / "model.safetensors").read_bytes()
+    # No file of this process may be larger than 5,000 bytes, which fails as a full disk does.
+    script = f"""
+import resource, torch
+from pathlib import Path
+from tests.settings import TINY_MLP
+from daps_tokenizer.model.autoencoder import Autoencoder
+from train.checkpoint import save_checkpoint
+from train.methods import build_method
+method = build_method("daps", Autoencoder(TINY_MLP), {{}})
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    save_checkpoint(Path({str(checkpoint)!r}), method, torch.optim.Adam(method.parameters()), {{}})
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.stdout.startswith(f"DapsError {checkpoint}: cannot be written (") and found.stdout.count("\n") == 1
+    assert (checkpoint / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]

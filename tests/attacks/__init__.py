@@ -1,0 +1,1 @@
+"""Hostile inputs, generated from a seed and tried: each is refused by one of our errors, or loads as what it is."""
