@@ -296,7 +296,7 @@ def push_folder(
     private: bool = False,
     commit_message: str = "Upload model",
 ) -> str:
-    """Send the folder of a tokenizer or a generator to ``repo_id`` on the Hub in one commit and return that commit's URL.
+    """Send the folder of a tokenizer or generator to ``repo_id`` on the Hub in one commit; returns that commit's URL.
 
     Every file is checked before anything is sent. The repository is created if there is none (``private`` counts only
     then), and so is the branch that ``revision`` names. Graphs of an earlier version that this one does not have are

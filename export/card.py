@@ -23,6 +23,10 @@ _KINDS = {
     "levels": " and back. Finite scalar quantiser (FSQ), one pass, without probabilities",
 }
 _CODEC = " that begins as a transform codec, whose code books add to its logits"
+_TRAINED_CODEC = (
+    " around a nonlinear transform codec that was trained end to end as a VQ-VAE is, and that alone decides its codes: "
+    "the autoregressive network itself was not trained, neither by DAPS nor otherwise"
+)
 
 _MOTION_USAGE = """```python
 from daps_tokenizer import Tokenizer
@@ -39,6 +43,12 @@ _LIMITS = {
         "dancing, fighting, running, walking, falling. 640 bits for a second of motion keep what the body does, not "
         "fine detail: feet slide, and adding up the root's velocity makes its path drift. The 127 features are a "
         "composition of ours; the paper's were never published, so its numbers are not of the same features."
+    ),
+    "daps-g1-motion": (
+        "It knows the motions of LAFAN1 (CC BY-NC-ND 4.0, research use) on a Unitree G1 with 29 joints at 30 frames per "
+        "second: dancing, fighting, running, walking, falling. 640 bits for a second of motion keep what the body does, "
+        "not fine detail. log p and L2 are in units of its own 85 features, of which joint angles, feet and the root's "
+        "path count more (`train/configs/models/motion_g1.yaml`); they cannot be compared with those of daps-h1-motion."
     ),
     "daps-mnist": (
         "It knows handwritten digits in black and white, and nothing else: other pictures come back as digits."
@@ -90,7 +100,7 @@ def _sections(config: TokenizerConfig, *, heading: str) -> list[str]:
         f"{heading} {config.name}",
         f"A discrete tokenizer: {inputs} of shape ({shape}) to {config.num_tokens} codes out of {config.vocab_size} "
         f"({config.bits_per_item:g} bits){_KINDS[config.recognition.kind]}"
-        f"{_CODEC if config.transform else ''}, trained in the stages below; runs with ONNX Runtime.",
+        f"{_codec(config) if config.transform else ''}, trained in the stages below; runs with ONNX Runtime.",
         usage,
         f"{heading}# Quality",
         _quality(config),
@@ -99,6 +109,12 @@ def _sections(config: TokenizerConfig, *, heading: str) -> list[str]:
         f"{heading}# Limits",
         _LIMITS.get(config.name) or _limits(config.training),
     ]
+
+
+def _codec(config: TokenizerConfig) -> str:
+    """Which of the two kinds of transform codec a model is."""
+    settings = config.training.get("experiment", {}).get("settings", {})
+    return _TRAINED_CODEC if settings.get("train_encoder") else _CODEC
 
 
 def _limits(record: dict[str, Any]) -> str:

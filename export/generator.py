@@ -127,7 +127,7 @@ def export_generator(
         raise ModelFileError(f"{checkpoint}: no {Path(error.filename).name}; expected a checkpoint folder") from None
     config = dataclasses.replace(config, name=name or config.name, training=_shareable(record))
     model = build_generator(config).eval()
-    load_weights(model, checkpoint / WEIGHTS)  # type: ignore[arg-type]
+    load_weights(model, checkpoint / WEIGHTS)
 
     with new_folder(out) as made:
         # What is written in half precision is what is exported and compared: rounding is part of the generator.
@@ -175,7 +175,7 @@ def _flow_loop(network: FlowTransformer) -> onnx.ModelProto:
     scalars = (torch.tensor(1), torch.tensor(4))
     codes = torch.zeros(_BATCH, num_tokens, dtype=torch.int32)
     examples = (*scalars, codes, torch.zeros(_BATCH, num_tokens), _example_labels(), *_example_numbers())
-    dynamic = ({}, {}, {0: "batch"}, {0: "batch"}, {0: "guided", 1: "batch"}, {}, {})
+    dynamic: Any = ({}, {}, {0: "batch"}, {0: "batch"}, {0: "guided", 1: "batch"}, {}, {})
     names = ["step", "steps", "codes.before", "uniform.step", "labels", "guidance", "temperature"]
     step = export_graph(FlowStep(network), examples, dynamic, names, ["codes.after"])
     body = helper.make_graph(
@@ -218,7 +218,7 @@ def _causal_loop(network: CausalTransformer) -> onnx.ModelProto:
     examples = (*first, torch.zeros(_BATCH), _example_labels(), *numbers, example_past)
     axes: Any = {0: "guided", 1: "batch", 2: "earlier"}
     of_past: Any = [Memory(axes, axes) for _ in layers]
-    dynamic = ({}, {0: "batch"}, {0: "batch"}, {0: "guided", 1: "batch"}, {}, {}, of_past)
+    dynamic: Any = ({}, {0: "batch"}, {0: "batch"}, {0: "guided", 1: "batch"}, {}, {}, of_past)
     names = ["position", "previous", "uniform.step", "labels", "guidance", "temperature", *past]
     step = export_graph(CausalStep(network), examples, dynamic, names, ["drawn", *present])
     memory_info = [
@@ -388,7 +388,8 @@ def draw_with_torch(
             codes = flow_step(model, codes, *times, uniform[step + 1], labels, weight, heat)
         return codes.numpy()
     uniform = torch.from_numpy(draw_uniform((num_samples, config.num_tokens), seed))
-    previous, past, columns = torch.zeros(num_samples, dtype=torch.long), [], []
+    past: list[Memory] = []
+    previous, columns = torch.zeros(num_samples, dtype=torch.long), []
     for position in range(config.num_tokens):
         where = torch.tensor(position)
         previous, past = causal_step(model, previous, where, uniform[:, position], labels, weight, heat, past)

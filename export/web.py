@@ -12,7 +12,7 @@ from typing import Any
 from daps_tokenizer.config import Robot
 from daps_tokenizer.errors import DapsError, OutputExistsError, UnsupportedError
 from daps_tokenizer.files import new_folder
-from daps_tokenizer.hub import ModelFolder
+from daps_tokenizer.hub import GeneratorFolder, ModelFolder, built_in_generators, open_generator
 from daps_tokenizer.motion.features import feature_table
 from daps_tokenizer.motion.robots import robot_of
 
@@ -20,11 +20,13 @@ _ROOT = Path(__file__).resolve().parents[1]
 _PAGE = _ROOT / "web"
 _EXAMPLES = {
     "image": ("cat.png", "coffee.webp", "astronaut.webp", "rocket.webp"),
+    "grey": ("digit.png",),
     "motion": ("walk.csv",),
 }
 _RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 _GRAPHS = ("encoder", "decoder", "scorer", "encoder_context", "encoder_pass")
 _MODEL_FILES = ("onnx/weights.bin", *(f"onnx/{name}.onnx" for name in _GRAPHS))
+_GENERATOR_FILES = ("generator.onnx", "model.safetensors")
 _VERSION_MARK = b'"not exported"'
 
 
@@ -33,6 +35,8 @@ def export_site(models: list[ModelFolder], out: Path, *, overwrite: bool = False
 
     ``site.json`` tells the page which models and examples there are and how large each file is, and the service worker
     keeps files under the hash of all of them, so that a new site replaces an old one in every browser.
+
+    Built-in generators of one of the models come with it.
 
     Args:
         models: their folders, the first of each modality is shown first.
@@ -69,8 +73,9 @@ def export_site(models: list[ModelFolder], out: Path, *, overwrite: bool = False
             target.write_bytes(gzip.compress(content, 9, mtime=0) if packed else content)
         site = {
             "models": [_copy_model(model, folder) for model in models],
+            "generators": [_copy_generator(generator, folder) for generator in _generators_of(models)],
             "runtime": sizes(folder / "runtime", folder),
-            "examples": _copy_examples({model.config.modality for model in models}, folder),
+            "examples": _copy_examples({_kind_of(model) for model in models}, folder),
             "robot": next((robot_table(robot_of(model.config)) for model in models if model.config.motion), None),
         }
         (folder / "site.json").write_text(json.dumps(site) + "\n", encoding="utf-8")
@@ -106,13 +111,43 @@ def _copy_model(model: ModelFolder, folder: Path) -> dict[str, Any]:
     }
 
 
-def _copy_examples(modalities: set[str], folder: Path) -> dict[str, list[str]]:
+def _generators_of(models: list[ModelFolder]) -> list[GeneratorFolder]:
+    """The built-in generators that draw codes of one of the models."""
+    sha256 = {model.config.weights_sha256 for model in models}
+    generators = [open_generator(name) for name in built_in_generators()]
+    return [generator for generator in generators if generator.config.tokenizer.weights_sha256 in sha256]
+
+
+def _copy_generator(generator: GeneratorFolder, folder: Path) -> dict[str, Any]:
+    config = generator.config
+    target = folder / "generators" / config.name
+    target.mkdir(parents=True)
+    for name in _GENERATOR_FILES:
+        shutil.copyfile(generator.file(name), target / name)
+    shutil.copyfile(generator.path / "config.json", target / "config.json")
+    return {
+        "name": config.name,
+        "folder": f"generators/{config.name}",
+        "tokenizer": config.tokenizer.name,
+        "labels": config.labels,
+        "guidance": config.guidance,
+        "temperature": config.temperature,
+        "files": sizes(target, folder),
+    }
+
+
+def _kind_of(model: ModelFolder) -> str:
+    """Which examples a model is shown with."""
+    return "grey" if model.config.modality == "image" and model.config.input_shape[-1] == 1 else model.config.modality
+
+
+def _copy_examples(kinds: set[str], folder: Path) -> dict[str, list[str]]:
     (folder / "examples").mkdir()
-    chosen = {modality: names for modality, names in _EXAMPLES.items() if modality in modalities}
+    chosen = {kind: names for kind, names in _EXAMPLES.items() if kind in kinds}
     for names in chosen.values():
         for name in names:
             shutil.copyfile(_ROOT / "examples" / name, folder / "examples" / name)
-    return {modality: [f"examples/{name}" for name in names] for modality, names in chosen.items()}
+    return {kind: [f"examples/{name}" for name in names] for kind, names in chosen.items()}
 
 
 def robot_table(robot: Robot) -> dict[str, Any]:
@@ -127,6 +162,7 @@ def robot_table(robot: Robot) -> dict[str, Any]:
         "sites": [(site.name, site.link, site.position) for site in robot.sites],
         "centre": robot.centre,
         "feet": robot.feet,
+        "features": robot.features,
         "bones": robot.bones,
         "columns": [*root, *(name.replace("_", " ") for name in robot.joint_names)],
         "turning": feature_table(robot).turning,

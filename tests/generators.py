@@ -30,7 +30,7 @@ def random_generator_checkpoint(kind: GeneratorKind, tokenizer: ModelFolder, fol
             parameter.add_(0.2 * torch.randn_like(parameter))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(config.to_json())
-    save_weights(model, folder / "model.safetensors")  # type: ignore[arg-type]
+    save_weights(model, folder / "model.safetensors")
     experiment = {"codes": {"folder": "/home/someone/codes", "dataset": None}, "batch_size": 16, "model": {}}
     record = {
         "experiment": experiment,

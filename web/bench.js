@@ -135,6 +135,7 @@ export class Bench {
   }
 
   showGrid() {
+    for (const name of ["link", "save"]) this.at(name, HTMLButtonElement).disabled = !this.codes;
     const [rows, columns] = this.size;
     this.grid.canvas.parentElement?.style.setProperty("--rows", String(rows));
     this.grid.show({ codes: this.codes, rows, columns, logProbs: this.logProbs, changed: this.changed });
@@ -162,6 +163,7 @@ export class Bench {
 
   /** Encode the input anew; while that runs, only the last wish is kept. */
   async encode() {
+    this.app.forgive();
     if (!this.model || !this.view.input()) {
       if (this.codes) this.app.error("The original is not here, only its codes: open it to draw other samples.");
       return;
@@ -245,6 +247,7 @@ export class Bench {
   async select(position) {
     const turn = this.turn;
     const codes = /** @type {Int32Array} */ (this.codes);
+    this.app.forgive();
     this.view.hover(position);
     this.inspect({ position, alternatives: null, effects: null });
     const isCurrent = () => turn === this.turn && codes === this.codes && this.grid.selected === position;
@@ -353,7 +356,6 @@ export class Bench {
   }
 
   async copyLink() {
-    if (!this.codes) return this.app.error("There are no codes yet: open something first.");
     const text = this.linkText;
     history.replaceState(null, "", `#${text}`);
     const kept = this.at("kept", HTMLElement);
@@ -368,7 +370,7 @@ export class Bench {
   }
 
   save() {
-    if (!this.codes) return this.app.error("There are no codes yet: open something first.");
+    if (!this.codes) return;
     const model = /** @type {Model} */ (this.model);
     const { shape, layout } = this.view.layout();
     const header = { model: model.name, weights_sha256: model.weightsSha256, vocab_size: model.vocabSize, shape, layout };

@@ -44,7 +44,7 @@ export class Clips {
     element("c-example", HTMLButtonElement).addEventListener("click", () => this.example());
     element("c-open", HTMLButtonElement).addEventListener("click", () => this.app.pickFile(".csv"));
     element("c-csv", HTMLButtonElement).addEventListener("click", () => {
-      if (!this.decodedPoses) return this.app.error("There is no clip yet: open one first.");
+      if (!this.decodedPoses) return;
       this.app.download(`${this.name}.csv`, writeClip(this.decodedPoses), "text/csv");
     });
     element("c-play", HTMLButtonElement).addEventListener("click", () => this.play(!this.isPlaying));
@@ -97,6 +97,7 @@ export class Clips {
 
   /** @param {string} name @param {number} frames @param {number[]} start */
   reset(name, frames, start) {
+    element("c-csv", HTMLButtonElement).disabled = true;
     this.hasBegun = true;
     this.app.show("clips");
     this.play(false);
@@ -150,6 +151,7 @@ export class Clips {
     const isFirst = !this.decodedPoses;
     this.decodedPoses = toPoses(frames, this.robot, this.fps, this.start);
     if (!this.windows && isFirst) this.bench.give(values);
+    element("c-csv", HTMLButtonElement).disabled = false;
     this.draw();
     if (isFirst && !matchMedia("(prefers-reduced-motion: reduce)").matches) this.play(true);
   }

@@ -21,6 +21,8 @@
  * @typedef {{height: number, width: number, rows: number, columns: number, overlap: number}} TileLayout
  * @typedef {{model: string, weights_sha256: string, vocab_size: number, shape: number[],
  *   layout: ClipLayout | TileLayout | null}} Header of a .daps file
+ * @typedef {{name: string, kind: string, labels: string[], num_tokens: number, vocab_size: number, steps: number,
+ *   guidance: number, temperature: number, files: Record<string, string>}} GeneratorConfig what is used of it
  * @typedef {{name: string, modality: string, input_shape: number[], num_tokens: number, vocab_size: number,
  *   recognition: {patch_size: number[], window: number[]}, generative: {kind: string}, likelihood: {kind: string},
  *   motion: {fps: number, feature_names: string[]} | null, files: Record<string, string>}} Config what is used of it
@@ -72,18 +74,140 @@ function readerOf(folder) {
   };
 }
 
-/** One model. Graphs are read when they are first used; calls must not overlap. */
-export class Tokenizer {
-  /** @param {Config} config @param {Runtime} ort @param {Reader} read */
-  constructor(config, ort, read) {
-    this.config = config;
+/**
+ * Open the folder of a generator (docs/generate.md).
+ *
+ * @param {string | URL} folder as of `load`
+ * @param {{ort: Runtime, read?: Reader}} options as of `load`
+ * @returns {Promise<Generator>}
+ */
+export async function loadGenerator(folder, { ort, read = readerOf(folder) }) {
+  /** @type {GeneratorConfig} */
+  let config;
+  try {
+    config = JSON.parse(new TextDecoder().decode(await read("config.json")));
+  } catch (error) {
+    if (error instanceof DapsError) throw error;
+    throw new DapsError(`${folder}: config.json is not JSON; expected the folder of a generator`);
+  }
+  if (!config?.files?.["generator.onnx"]) throw new DapsError(`${folder}: has no generator.onnx; expected the folder of a generator`);
+  return new Generator(config, ort, read);
+}
+
+/** Graphs that share their weights. Each is read when it is first used; calls must not overlap. */
+class Graphs {
+  /**
+   * @param {{name: string, files: Record<string, string>}} config @param {Runtime} ort @param {Reader} read
+   * @param {{graphs: string, weights: string}} paths of the folder of graphs, and of the weights in it
+   */
+  constructor(config, ort, read, paths) {
     this.ort = ort;
+    this.listed = config;
     /** @type {Reader} */
     this.read = read;
+    this.paths = paths;
     /** @type {Map<string, Promise<import("onnxruntime-web").InferenceSession>>} */
     this.sessions = new Map();
     /** @type {Promise<Uint8Array> | null} */
     this.weights = null;
+  }
+
+  /** @param {Float32Array} values @param {number[]} dims */
+  floats(values, dims) {
+    return new this.ort.Tensor("float32", values, dims);
+  }
+
+  /**
+   * @param {string} name of a graph @param {Record<string, import("onnxruntime-web").Tensor>} feeds
+   * @param {string[]} [outputs]
+   */
+  async run(name, feeds, outputs) {
+    const session = await this.open(name);
+    const found = outputs ? await session.run(feeds, outputs) : await session.run(feeds);
+    return /** @type {Record<string, import("onnxruntime-web").Tensor>} */ (found);
+  }
+
+  /** Read a graph before it is needed. @param {string} name for example "encoder" */
+  open(name) {
+    let session = this.sessions.get(name);
+    if (!session) {
+      session = this.openGraph(name);
+      session.catch(() => this.sessions.delete(name)); // the next call tries again
+      this.sessions.set(name, session);
+    }
+    return session;
+  }
+
+  /** @param {string} name */
+  async openGraph(name) {
+    const { graphs, weights: path } = this.paths;
+    this.weights ??= this.readChecked(`${graphs}${path}`);
+    this.weights.catch(() => (this.weights = null));
+    const [graph, data] = await Promise.all([this.readChecked(`${graphs}${name}.onnx`), this.weights]);
+    return this.ort.InferenceSession.create(graph, { externalData: [{ path, data }] });
+  }
+
+  /** @param {string} name */
+  async readChecked(name) {
+    const content = await this.read(name);
+    const subtle = globalThis.crypto?.subtle; // browsers have it on https and on localhost
+    if (subtle) {
+      const digest = new Uint8Array(await subtle.digest("SHA-256", /** @type {Uint8Array<ArrayBuffer>} */ (content)));
+      if (hex(digest) !== this.listed.files[name]) {
+        throw new DapsError(`${name} of ${this.listed.name} is damaged: its sha256 is not the one in config.json`);
+      }
+    }
+    return content;
+  }
+}
+
+/** Draws codes that a tokenizer decodes. */
+export class Generator extends Graphs {
+  /** @param {GeneratorConfig} config @param {Runtime} ort @param {Reader} read */
+  constructor(config, ort, read) {
+    super(config, ort, read, { graphs: "", weights: "model.safetensors" });
+    this.config = config;
+  }
+
+  /** The classes that can be asked for. */
+  get labels() {
+    return this.config.labels;
+  }
+
+  /**
+   * Codes of `count` items, one after the other: those that Python draws with the same options.
+   *
+   * @param {{label?: string | null, count?: number, seed?: number, guidance?: number, temperature?: number,
+   *   steps?: number}} [options] no label draws of any class; the others as in docs/generate.md
+   * @returns {Promise<Int32Array>}
+   */
+  async sample({ label = null, count = 1, seed = 0, guidance = this.config.guidance, temperature = this.config.temperature, steps = this.config.steps } = {}) {
+    const { labels, num_tokens: size, kind } = this.config;
+    const number = label === null ? labels.length : labels.indexOf(label);
+    if (number < 0) throw new DapsError(`label ${label} is not known; labels are ${labels.join(", ")}`);
+    for (const [name, value] of Object.entries({ guidance, temperature })) {
+      if (!Number.isFinite(value) || value < 0) throw new DapsError(`${name} must be a number from 0, not ${value}`);
+    }
+    if (!Number.isInteger(count) || count < 1) throw new DapsError(`count must be an integer from 1, not ${count}`);
+    const dims = kind === "flow" ? [steps + 1, count, size] : [count, size];
+    const asked = guidance > 0 && label !== null ? [number, labels.length] : [number];
+    const rows = BigInt64Array.from(asked.flatMap((one) => Array(count).fill(BigInt(one))));
+    const { codes } = await this.run("generator", {
+      uniform: this.floats(uniforms(seed, dims.reduce((product, n) => product * n)), dims),
+      labels: new this.ort.Tensor("int64", rows, [asked.length, count]),
+      guidance: this.floats(Float32Array.of(guidance), []),
+      temperature: this.floats(Float32Array.of(temperature), []),
+    });
+    return Int32Array.from(/** @type {Int32Array} */ (codes.data));
+  }
+}
+
+/** One model. */
+export class Tokenizer extends Graphs {
+  /** @param {Config} config @param {Runtime} ort @param {Reader} read */
+  constructor(config, ort, read) {
+    super(config, ort, read, { graphs: "onnx/", weights: "weights.bin" });
+    this.config = config;
     /** @type {WeakMap<Values, Record<string, import("onnxruntime-web").Tensor>>} */
     this.contexts = new WeakMap();
     /** @type {WeakMap<Int32Array, {input: Values, scores: Scores}>} */
@@ -319,53 +443,6 @@ export class Tokenizer {
     return this.config.modality === "image"
       ? { images: new this.ort.Tensor("uint8", input.slice(), dims) }
       : { features: new this.ort.Tensor("float32", input.slice(), dims) };
-  }
-
-  /** @param {Float32Array} values @param {number[]} dims */
-  floats(values, dims) {
-    return new this.ort.Tensor("float32", values, dims);
-  }
-
-  /**
-   * @param {string} name of a graph @param {Record<string, import("onnxruntime-web").Tensor>} feeds
-   * @param {string[]} [outputs]
-   */
-  async run(name, feeds, outputs) {
-    const session = await this.open(name);
-    const found = outputs ? await session.run(feeds, outputs) : await session.run(feeds);
-    return /** @type {Record<string, import("onnxruntime-web").Tensor>} */ (found);
-  }
-
-  /** Read a graph before it is needed. @param {string} name encoder, decoder, scorer, encoder_context or encoder_pass */
-  open(name) {
-    let session = this.sessions.get(name);
-    if (!session) {
-      session = this.openGraph(name);
-      session.catch(() => this.sessions.delete(name)); // the next call tries again
-      this.sessions.set(name, session);
-    }
-    return session;
-  }
-
-  /** @param {string} name */
-  async openGraph(name) {
-    this.weights ??= this.readChecked("onnx/weights.bin");
-    this.weights.catch(() => (this.weights = null));
-    const [graph, weights] = await Promise.all([this.readChecked(`onnx/${name}.onnx`), this.weights]);
-    return this.ort.InferenceSession.create(graph, { externalData: [{ path: "weights.bin", data: weights }] });
-  }
-
-  /** @param {string} name */
-  async readChecked(name) {
-    const content = await this.read(name);
-    const subtle = globalThis.crypto?.subtle; // browsers have it on https and on localhost
-    if (subtle) {
-      const digest = new Uint8Array(await subtle.digest("SHA-256", /** @type {Uint8Array<ArrayBuffer>} */ (content)));
-      if (hex(digest) !== this.config.files[name]) {
-        throw new DapsError(`${name} of ${this.config.name} is damaged: its sha256 is not the one in config.json`);
-      }
-    }
-    return content;
   }
 }
 

@@ -4,7 +4,7 @@
  *
  * @typedef {{parent: number, position: number[], axis: number[], mounting: number[], limits: number[]}} Link
  * @typedef {{links: Link[], sites: [string, number, number[]][], bones: [string, string][], columns: string[],
- *   turning: number[], name: string, centre: string, feet: string[]}} Robot written by `python -m export web`
+ *   turning: number[], name: string, centre: string, feet: string[], features: string[]}} Robot written by `python -m export web`
  * @typedef {number[]} Vector
  * @typedef {number[][]} Matrix 3 × 3, rows
  */
@@ -86,23 +86,19 @@ export function features(poses, robot, fps) {
         (relative[1][0] - relative[0][1]) / 2,
       ];
     });
-    return Float32Array.from([
-      pose[2],
-      ...split[t].tilt.slice(0, 2),
-      positions[left][2],
-      positions[right][2],
-      ...pose.slice(7),
-      velocity[0],
-      velocity[1],
-      central(2),
-      spin[0],
-      spin[1],
-      (headings[next + 1] - headings[next]) * fps,
-      ...pose.slice(7).map((_, joint) => central(7 + joint)),
-      ...others.flatMap((site) => times(back, minus(positions[site], positions[centre]))),
-      ...robot.turning.map((column) => sines[column]),
-      ...rotation(pose.slice(3, 7))[2].map((value) => -value),
-    ]);
+    const turnRate = (headings[next + 1] - headings[next]) * fps;
+    /** @type {Record<string, number[]>} */
+    const groups = {
+      root: [pose[2], ...split[t].tilt.slice(0, 2)],
+      foot_heights: [positions[left][2], positions[right][2]],
+      joints: pose.slice(7),
+      root_velocity: [velocity[0], velocity[1], central(2), spin[0], spin[1], turnRate],
+      joint_velocities: pose.slice(7).map((_, joint) => central(7 + joint)),
+      positions: others.flatMap((site) => times(back, minus(positions[site], positions[centre]))),
+      rotations: robot.turning.map((column) => sines[column]),
+      gravity: rotation(pose.slice(3, 7))[2].map((value) => -value),
+    };
+    return Float32Array.from(robot.features.flatMap((group) => groups[group]));
   });
 }
 

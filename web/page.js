@@ -4,11 +4,13 @@
  */
 import { element, make, number } from "./bench.js";
 import { Clips } from "./clips.js";
+import { Drawings } from "./drawings.js";
 import { DapsError, readDaps, readLink } from "./daps.js";
 import { Pictures } from "./pictures.js";
 
 /** @typedef {import("./worker.js").Site} Site @typedef {import("./worker.js").Model} Model */
 
+const TABS = /** @type {const} */ (["pictures", "clips", "drawings"]);
 const LARGEST_FILE = 200e6;
 const PATIENCE = 3000; // ms that a first visit waits for the service worker, so that downloads are kept
 
@@ -49,6 +51,7 @@ export class App {
     this.worker.postMessage({ site });
     this.pictures = new Pictures(this);
     this.clips = new Clips(this);
+    this.drawings = new Drawings(this);
     this.wire();
   }
 
@@ -141,9 +144,9 @@ export class App {
 
   // ---------------------------------------------------------------------------------------------------- what comes in
 
-  /** @param {"pictures" | "clips"} name */
+  /** @param {"pictures" | "clips" | "drawings"} name */
   show(name) {
-    for (const id of ["pictures", "clips"]) {
+    for (const id of TABS) {
       const tab = element(`tab-${id}`, HTMLButtonElement);
       tab.setAttribute("aria-selected", String(id === name));
       tab.tabIndex = id === name ? 0 : -1;
@@ -223,19 +226,25 @@ export class App {
   // ------------------------------------------------------------------------------------------------------------ wiring
 
   wire() {
-    const tabs = ["pictures", "clips"].map((name) => element(`tab-${name}`, HTMLButtonElement));
+    const tabs = TABS.map((name) => element(`tab-${name}`, HTMLButtonElement));
     tabs[0].addEventListener("click", () => this.show("pictures"));
     tabs[1].addEventListener("click", () => {
       this.show("clips");
       this.clips.begin();
     });
+    tabs[2].addEventListener("click", () => {
+      this.show("drawings");
+      this.drawings.begin();
+    });
+    tabs[2].hidden = !this.site.generators.length;
     tabs[1].hidden = !this.site.models.some((model) => model.modality === "motion");
     tabs[0].hidden = !this.site.models.some((model) => model.modality === "image");
     for (const tab of tabs) {
       tab.addEventListener("keydown", (event) => {
         if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-        const other = tabs[1 - tabs.indexOf(tab)];
-        if (other.hidden) return;
+        const shown = tabs.filter((one) => !one.hidden);
+        const step = event.key === "ArrowRight" ? 1 : shown.length - 1;
+        const other = shown[(shown.indexOf(tab) + step) % shown.length];
         other.focus();
         other.click();
       });

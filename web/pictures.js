@@ -25,7 +25,7 @@ export class Pictures {
     this.original = null;
     /** @type {Uint8Array | null} */
     this.reconstruction = null;
-    /** @type {number | null} */
+    /** @type {number | null} null while it is looked for, 0 where no JPEG is as exact */
     this.jpegBytes = null;
     this.opening = 0;
     this.split = element("p-split", HTMLInputElement);
@@ -37,13 +37,6 @@ export class Pictures {
 
   wire() {
     const { app } = this;
-    const examples = element("p-examples", HTMLElement);
-    for (const [i, path] of (app.site.examples.image ?? []).entries()) {
-      const name = path.replace(/^.*\/|\.\w+$/g, "");
-      const button = make("button", { class: "thumb", "aria-label": `Example: ${name}`, title: name }, make("img", { src: path, alt: "", width: "48", height: "48" }));
-      button.addEventListener("click", () => this.example(i));
-      examples.append(button);
-    }
     const select = element("p-model", HTMLSelectElement);
     for (const model of this.models) {
       const size = `${model.inputShape[1]} × ${model.inputShape[0]}, ${number(model.numTokens)} codes`;
@@ -66,9 +59,24 @@ export class Pictures {
     this.frame.style.setProperty("--split", `${this.split.value}%`);
   }
 
+  /** Those of photographs, or of digits where the model knows no colours. */
+  get examples() {
+    const { image = [], grey = [] } = this.app.site.examples;
+    return this.model?.inputShape[2] === 1 ? grey : image;
+  }
+
   /** @param {Model} model */
   choose(model) {
     this.model = model;
+    element("p-examples", HTMLElement).replaceChildren(
+      ...this.examples.map((path, i) => {
+        const name = path.replace(/^.*\/|\.\w+$/g, "");
+        const image = make("img", { src: path, alt: "", width: "44", height: "44" });
+        const button = make("button", { class: "thumb", "aria-label": `Example: ${name}`, title: name }, image);
+        button.addEventListener("click", () => this.example(i));
+        return button;
+      }),
+    );
     element("p-model", HTMLSelectElement).value = model.name;
     const [height, width] = model.inputShape;
     for (const id of ["p-original", "p-decoded", "p-overlay"]) {
@@ -84,7 +92,7 @@ export class Pictures {
 
   /** @param {number} index */
   async example(index) {
-    const path = this.app.site.examples.image[index];
+    const path = this.examples[index];
     const response = await fetch(path).catch(() => null);
     if (!response?.ok) return this.app.error("The example cannot be downloaded: no network.");
     await this.openBlob(await response.blob(), path.replace(/^.*\/|\.\w+$/g, "")).catch((error) => this.app.refuse(error));
@@ -198,7 +206,7 @@ export class Pictures {
     const target = psnr(target8(original, model), pixels);
     const bytes = await this.bench.ask("jpeg", { pixels: original, shape: model.inputShape, target }).catch(() => null);
     if (pixels !== this.reconstruction) return;
-    this.jpegBytes = bytes;
+    this.jpegBytes = bytes ?? 0;
     this.bench.showFacts();
   }
 
@@ -211,7 +219,7 @@ export class Pictures {
     const facts = [["Codes", `${number(bench.bytes)} bytes`, codes]];
     if (this.original && this.reconstruction) {
       const times = this.jpegBytes ? `${(this.jpegBytes / bench.bytes).toFixed(1)} × the codes` : "";
-      facts.push(["JPEG at this PSNR", this.jpegBytes ? `${number(this.jpegBytes)} bytes` : "…", times]);
+      if (this.jpegBytes !== 0) facts.push(["JPEG at this PSNR", times ? `${number(this.jpegBytes ?? 0)} bytes` : "…", times]);
       facts.push(["PSNR", `${psnr(target8(this.original, model), this.reconstruction).toFixed(1)} dB`, "against the original"]);
     }
     if (bench.bits !== null) facts.push(["Surprisal", `${number(bench.bits)} bits`, "−log₂ q of all codes"]);
@@ -282,7 +290,7 @@ export class Pictures {
     [canvas.width, canvas.height] = [width, height];
     const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     const picture = pen.createImageData(width, height);
-    moved.forEach((by, i) => picture.data.set([255, 64, 129, by > SEEN ? Math.min(210, 50 + by * 6) : 0], 4 * i));
+    moved.forEach((by, i) => picture.data.set([255, 64, 129, by > SEEN ? Math.min(150, 50 + by * 5) : 0], 4 * i));
     pen.putImageData(picture, 0, 0);
     const cell = [height / effects.rows, width / effects.columns];
     const isLocal = effects.shape[1] !== this.model.inputShape[0] || effects.rows > 1;
@@ -322,7 +330,7 @@ function target8(pixels, model) {
 }
 
 /** @param {Uint8Array} pixels @param {number[]} shape */
-function toImageData(pixels, [height, width, channels]) {
+export function toImageData(pixels, [height, width, channels]) {
   const data = new Uint8ClampedArray(height * width * 4).fill(255);
   for (let i = 0; i < height * width; i++) {
     for (let c = 0; c < 3; c++) data[4 * i + c] = pixels[i * channels + (channels === 3 ? c : 0)];

@@ -5,12 +5,14 @@
  * @typedef {import("./daps.js").Tokenizer} Tokenizer
  * @typedef {{name: string, folder: string, modality: string, inputShape: number[], numTokens: number, vocabSize: number,
  *   weightsSha256: string, files: Record<string, number>}} Model
- * @typedef {{models: Model[], runtime: Record<string, number>, examples: Record<string, string[]>,
+ * @typedef {{name: string, folder: string, tokenizer: string, labels: string[], guidance: number, temperature: number,
+ *   files: Record<string, number>}} GeneratorRecord
+ * @typedef {{models: Model[], generators: GeneratorRecord[], runtime: Record<string, number>, examples: Record<string, string[]>,
  *   robot: import("./motion.js").Robot}} Site what site.json says
  * @typedef {{values: import("./daps.js").Values, shape: number[], top: number, left: number, rows: number,
  *   columns: number}} Effects a part of the codes, decoded with each choice; the first with the codes as they are
  */
-import { DapsError, fitPicture, load, psnr } from "./daps.js";
+import { DapsError, fitPicture, load, loadGenerator, psnr } from "./daps.js";
 
 const HERE = new URL(".", import.meta.url).href.replace(/\/$/, "");
 const REACH = 4; // codes around a changed one that are decoded anew; 98 % of a change is within 1
@@ -113,6 +115,20 @@ function opened(name) {
   return tokenizer;
 }
 
+const generators = /** @type {Map<string, Promise<import("./daps.js").Generator>>} */ (new Map());
+
+/** @param {string} name */
+function openedGenerator(name) {
+  let generator = generators.get(name);
+  if (!generator) {
+    runtime ??= startRuntime();
+    generator = runtime.then((ort) => loadGenerator(name, { ort, read: (file) => read(`generators/${name}/${file}`) }));
+    generator.catch(() => generators.delete(name));
+    generators.set(name, generator);
+  }
+  return generator;
+}
+
 /** The array that is known already, if it holds the same codes. @param {Tokenizer} tok @param {Int32Array} codes */
 function remembered(tok, codes) {
   const at = current.get(tok) ?? { input: null, codes: null };
@@ -148,6 +164,10 @@ const calls = {
   score: (tok, { codes }) => tok.score(input(tok), remembered(tok, codes)),
   alternatives: (tok, { codes, position }) => tok.alternatives(input(tok), remembered(tok, codes), position),
   effects: (tok, { codes, position, choices }) => effects(tok, codes, position, choices),
+  generate: async (tok, { generator, options }) => {
+    const codes = await (await openedGenerator(generator)).sample(options);
+    return { codes, values: (await tok.decode(codes)).values };
+  },
   jpeg: (_, { pixels, shape, target }) => smallestJpeg(pixels, shape, target),
 };
 
@@ -213,7 +233,7 @@ let queue = Promise.resolve();
 self.addEventListener("message", ({ data }) => {
   if (data.site) {
     const site = /** @type {Site} */ (data.site);
-    Object.assign(sizes, site.runtime, ...site.models.map((model) => model.files));
+    Object.assign(sizes, site.runtime, ...[...site.models, ...site.generators].map((one) => one.files));
     return;
   }
   queue = queue.then(async () => {

@@ -39,7 +39,7 @@ class Judge:
         self.train_images, self.train_labels = reader(data / place, "train")
         self.test_images, self.test_labels = reader(data / place, "test")
         self.epochs = epochs or _EPOCHS[self.name]
-        weights = folder / f"classifier-{place.removesuffix('.npz')}.safetensors"
+        weights = folder / f"classifier-{place.removesuffix('.npz')}-{self.epochs}-epochs.safetensors"
         self.classifier = load_or_train(
             weights, self.train_images, self.train_labels, epochs=self.epochs, seed=_SEED, mirror=self.name != "MNIST"
         )

@@ -6,9 +6,9 @@ events, the eager loop among them: the same model, weights, context and uniform 
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,16 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.latency.machine import describe_bench_machine
+from benchmarks.gpu.record import Record, reason_of
 from daps_tokenizer.backends import open_backend
 from daps_tokenizer.backends.torch import TorchBackend
-from daps_tokenizer.backends.torch_cuda import WAYS, Way, draw_with
+from daps_tokenizer.backends.torch_cuda import WAYS, Way, draw_with, fused_choice
 from daps_tokenizer.errors import DapsError
 from daps_tokenizer.evaluation.timing import synthetic_inputs
-from daps_tokenizer.files import write_bytes_atomically
-from daps_tokenizer.hub import ModelFolder, open_model
+from daps_tokenizer.hub import ModelFolder, built_in_models, open_model
 from daps_tokenizer.inputs import InputOptions
 from daps_tokenizer.modalities import open_modality
-from daps_tokenizer.model.passes import PassesDraw
+from daps_tokenizer.model.passes import ChooseFromHidden, PassesDraw
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, sample_codes
 
@@ -40,29 +39,41 @@ _RUNTIMES = [
     ("tensorrt", "cuda", "bfloat16"),
     ("onnx", "cuda", "float32"),
     ("onnx", "CUDAExecutionProvider", "float32"),
+    ("onnx", "tensorrt-rtx", "float32"),
+    ("onnx", "webgpu", "float32"),
 ]
+_ON_CPU = [("torch", "cpu", "float32"), ("onnx", "cpu", "float32")]
 _WARM_UPS, _REPEATS = 2, 7
 
 
 @click.command()
-@click.option(
-    "--model", "models", multiple=True, default=("daps-photo-256", "daps-cifar10", "daps-h1-motion"), show_default=True
-)
+@click.option("--model", "models", multiple=True, default=tuple(built_in_models()), show_default=True)
 @click.option("--batch", "batches", multiple=True, type=int, default=(1, 8, 64), show_default=True)
 @click.option("--items", default=16, show_default=True, help="Items whose codes are compared.")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
+@click.option("--parity/--no-parity", default=True, show_default=True, help="Compare codes.")
+@click.option("--drawing/--no-drawing", default=True, show_default=True, help="Time ways of drawing.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The JSON file to write.")
-def main(models: tuple[str, ...], batches: tuple[int, ...], items: int, out: Path) -> None:
+def main(
+    models: tuple[str, ...],
+    batches: tuple[int, ...],
+    items: int,
+    device: str,
+    parity: bool,
+    drawing: bool,
+    out: Path,
+) -> None:
     """Compare codes and time ways of drawing; a row that cannot be measured says why."""
-    report: dict[str, Any] = {"machine": describe_bench_machine(), "parity": [], "drawing": []}
-    for name in models:
-        folder = open_model(name)
-        report["parity"] += _parity(folder, items)
+    record = Record(out)
+    if parity:
+        for name in models:
+            for row in _parity(open_model(name), items, _RUNTIMES if device == "cuda" else _ON_CPU):
+                record.add(row)
+    for name in models if drawing else ():
         for batch in batches:
-            for dtype in ("float32", "bfloat16"):
-                report["drawing"] += _drawing(folder, batch, dtype)
-                write_bytes_atomically(out, (json.dumps(report, indent=2) + "\n").encode())  # should time run out
-    for row in [*report["parity"], *report["drawing"]]:
-        click.echo(json.dumps(row))
+            for dtype in ("float32", "bfloat16") if device == "cuda" else ("float32",):
+                for row in _drawing(open_model(name), batch, dtype, device):
+                    record.add(row)
 
 
 def _inputs(batch: int, folder: ModelFolder) -> np.ndarray:
@@ -70,14 +81,13 @@ def _inputs(batch: int, folder: ModelFolder) -> np.ndarray:
     return open_modality(folder.config).prepare(synthetic_inputs(batch, folder.config), InputOptions()).pieces
 
 
-def _parity(folder: ModelFolder, items: int) -> list[dict[str, Any]]:
+def _parity(folder: ModelFolder, items: int, runtimes: Sequence[tuple[str, str, str]]) -> Iterator[dict[str, Any]]:
     inputs = _inputs(items, folder)
     uniform = np.random.default_rng(0).random((items, folder.config.num_tokens), dtype=np.float32)
     reference = open_backend(folder, backend="onnx", device="cpu", dtype="float32")
     expected = {temperature: reference.encode(inputs, uniform, temperature) for temperature in (0.0, 1.0)}
     pixels = reference.decode(expected[0.0].codes).reconstruction.astype(int)
-    rows = []
-    for backend, device, dtype in _RUNTIMES:
+    for backend, device, dtype in runtimes:
         row: dict[str, Any] = {"model": folder.config.name, "backend": backend, "device": device, "dtype": dtype}
         try:
             opened = open_backend(folder, backend=backend, device=device, dtype=dtype)
@@ -91,68 +101,82 @@ def _parity(folder: ModelFolder, items: int) -> list[dict[str, Any]]:
             decoded = opened.decode(expected[0.0].codes).reconstruction.astype(int)
             row["levels_apart"] = int(np.abs(decoded - pixels).max())
             row["info"] = opened.info
-        except (DapsError, RuntimeError) as error:
-            row["reason"] = " ".join(str(error).split())
-        rows.append(row)
-    return rows
+        except Exception as error:  # of any runtime; the others are compared all the same
+            row["reason"] = reason_of(error)
+        yield row
 
 
-def _drawing(folder: ModelFolder, batch: int, dtype: str) -> list[dict[str, Any]]:
+def _drawing(folder: ModelFolder, batch: int, dtype: str, device: str) -> Iterator[dict[str, Any]]:
     """Milliseconds of drawing greedy codes from a context that is there, by each way of doing it."""
     common = {"model": folder.config.name, "batch": batch, "dtype": dtype}
     try:
-        backend = TorchBackend.open(folder, device="cuda", dtype=dtype)
+        backend = TorchBackend.open(folder, device=device, dtype=dtype)
     except DapsError as error:
-        return [common | {"reason": str(error)}]
+        yield common | {"reason": reason_of(error)}
+        return
     model = backend.model.recognition
     assert isinstance(model, RecognitionModel)
-    inputs = torch.from_numpy(_inputs(batch, folder)).cuda()
+    inputs = torch.from_numpy(_inputs(batch, folder)).to(device)
     with torch.inference_mode():
         context = model.context(backend.model.standardise(inputs).to(getattr(torch, dtype)))
-        uniform = torch.rand(batch, folder.config.num_tokens, device="cuda")
+        uniform = torch.rand(batch, folder.config.num_tokens, device=device)
         eager = partial(sample_codes, model, context, uniform, 0.0, max_passes=0)
-        rows = [common | {"way": "eager loop"} | _time(eager)]
+        yield common | {"way": "eager loop"} | _time(eager, device)
         expected = eager().codes
         for way in WAYS:
             try:
-                rows += [common | row for row in _draw(way, model, Draw.allocate(model, context, uniform), expected)]
+                for row in _draw(way, model, Draw.allocate(model, context, uniform), expected):
+                    yield common | row
             except Exception as error:  # a kernel that does not compile is a finding too
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
-                rows.append(common | {"way": way, "reason": reason})
-    return rows
+                yield common | {"way": way, "reason": reason_of(error)}
 
 
 def _draw(way: Way, model: RecognitionModel, draw: Draw, expected: torch.Tensor) -> list[dict[str, Any]]:
     rest = draw_with(way, model, draw)
     rest.temperature.zero_()
-    passes = PassesDraw(model, rest)
-    passes.capture()
-    run = partial(passes.run, greedy=True)
-    run()
-    left = float((passes.unsettled != 0).float().mean())
-    equal = _equal(model, passes.draw, expected)
-    rows: list[dict[str, Any]] = [{"way": f"passes, then {way}", "codes_equal": equal, "rows_left": left} | _time(run)]
+    device = draw.uniform.device.type
+    rows: list[dict[str, Any]] = []
+    choices: list[ChooseFromHidden | None] = [None]
+    if way == "fused kernel" and (fused := fused_choice(model, draw.context[0].keys.dtype, draw.uniform)) is not None:
+        choices.append(fused)
+    for choose in choices:
+        passes = PassesDraw(model, rest, choose=choose)
+        if device == "cuda":
+            passes.capture()
+        run = partial(passes.run, greedy=True)
+        run()
+        left = float((passes.unsettled != 0).float().mean())
+        found = {"codes_equal": _equal(model, passes.draw, expected), "rows_left": left} | _time(run, device)
+        rows.append({"way": f"passes, then {way}", "choice": "from logits" if choose is None else "fused"} | found)
     passes.unsettled.fill_(1)
     rest.run()
-    return [*rows, {"way": way, "codes_equal": _equal(model, rest.draw, expected)} | _time(rest.run)]
+    return [*rows, {"way": way, "codes_equal": _equal(model, rest.draw, expected)} | _time(rest.run, device)]
 
 
 def _equal(model: RecognitionModel, draw: Draw, expected: torch.Tensor) -> float:
     return float((model.windows.join(draw.codes, len(expected)) == expected).float().mean())
 
 
-def _time(call: Callable[[], Any]) -> dict[str, float]:
+def _time(call: Callable[[], Any], device: str) -> dict[str, float]:
     for _ in range(_WARM_UPS):
         call()
-    milliseconds = []
-    for _ in range(_REPEATS):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        stop.record()
-        stop.synchronize()
-        milliseconds.append(start.elapsed_time(stop))
+    milliseconds = [_milliseconds(call) if device == "cpu" else _milliseconds_of_gpu(call) for _ in range(_REPEATS)]
     return {"median_ms": statistics.median(milliseconds), "fastest_ms": min(milliseconds)}
+
+
+def _milliseconds(call: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - started)
+
+
+def _milliseconds_of_gpu(call: Callable[[], Any]) -> float:
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    stop.record()
+    stop.synchronize()
+    return float(start.elapsed_time(stop))
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def _onnx(device: str, gpu: Gpu | None) -> BackendOnDevice:
 
 
 def _plugin(device: str, gpu: Gpu | None) -> BackendOnDevice:
-    """A plugin of ONNX Runtime. WebGPU's is asked for a GPU, which may be any maker's; TensorRT's takes long to load."""
+    """A plugin of ONNX Runtime; WebGPU's is asked for its GPU, of any maker, and TensorRT's takes too long to load."""
     plugin = find_plugin(device)
     installed = f"{plugin.package} {plugin.version}" if plugin else ""
     if device == "tensorrt-rtx" and gpu is None:

@@ -2,8 +2,8 @@
 
 An encoding is the context and a few passes over all codes, one launch; the host then looks which rows have settled
 (model/sampling.py says why those have the codes of the sequential loop), and makes a few more passes while some have
-not. What is unsettled in the end is drawn by another graph, of one step for every position. Every enqueued engine has addresses of its own for
-what it reads and writes, so nothing is copied in between.
+not. What is unsettled in the end is drawn by another graph, of one step for every position. Every enqueued engine has
+addresses of its own for what it reads and writes, so nothing is copied in between.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Encoding on a GPU in PyTorch: captured passes, and for what they leave, a fused kernel or captured steps.
 
+With Triton, passes choose codes where their logits are made.
+
 Inputs and uniforms are copied to buffers on the GPU, everything else happens there without the host waiting, and codes
 stay there until they are asked for. Measured on an H200 in docs/notes/gpu.md.
 """
@@ -15,7 +17,7 @@ import torch
 
 from daps_tokenizer.backends.batching import captured_size, fill, parallel_chunk, slices
 from daps_tokenizer.model.autoencoder import Autoencoder
-from daps_tokenizer.model.passes import Drawer, PassesDraw
+from daps_tokenizer.model.passes import ChooseFromHidden, Drawer, PassesDraw
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, Sampled
 from daps_tokenizer.model.stepping import SteppedDraw
@@ -83,7 +85,8 @@ class _FixedSize:
         self._inputs = torch.zeros(size, *config.input_shape, dtype=kind, device=device)
         draw = Draw.allocate(self._recognition, self._context(), torch.rand(size, config.num_tokens, device=device))
         self._rest = draw_with("fused kernel" if fused else "captured steps", self._recognition, draw)
-        self._drawer = PassesDraw(self._recognition, self._rest)
+        choose = fused_choice(self._recognition, dtype, draw.uniform) if fused else None
+        self._drawer = PassesDraw(self._recognition, self._rest, choose=choose)
         self._context_graph: torch.cuda.CUDAGraph | None = None
         if device == "cuda":
             self._drawer.capture()
@@ -138,6 +141,32 @@ def _reason_not_to_fuse(model: Autoencoder) -> str:
         return "the package triton is not installed"
     assert isinstance(model.recognition, RecognitionModel)
     return reason_not_to_fuse(model.recognition)
+
+
+def fused_choice(recognition: RecognitionModel, dtype: torch.dtype, uniform: torch.Tensor) -> ChooseFromHidden | None:
+    """What chooses codes without logits in memory, if it chooses right here; None, with a warning, if it does not.
+
+    None too for code books, whose scores are added to the logits. ``uniform`` (rows, n) is what it is tried on.
+    """
+    from daps_tokenizer.backends.triton_step import FusedChoice
+
+    if recognition.code_books is not None:
+        return None
+    numbers = uniform[:1]
+    hidden = torch.randn(*numbers.shape, recognition.head.in_features, device=uniform.device).to(dtype)
+    try:
+        choose = FusedChoice(recognition, dtype)
+        chosen = choose(hidden, numbers, torch.ones((), device=uniform.device), False)
+        log_q = recognition.head(hidden.float()).log_softmax(-1)
+        expected = log_q.gather(-1, chosen.codes[..., None])[..., 0]
+        difference = float((chosen.log_probs - expected).abs().mean())
+        problem = "" if difference <= _TOLERANCE[dtype] else f"its log-probabilities are {difference:.2g} nats apart"
+    except Exception as error:  # as with the fused kernel
+        problem = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    if problem:
+        warnings.warn(f"not using the fused choice of codes: {problem}", RuntimeWarning, stacklevel=2)
+        return None
+    return choose
 
 
 def draw_with(way: Way, recognition: RecognitionModel, draw: Draw) -> Drawer:

@@ -1,4 +1,5 @@
-"""The kernel of :mod:`daps_tokenizer.backends.triton_step`: all positions of some rows, drawn by one program.
+"""The kernels of :mod:`daps_tokenizer.backends.triton_step`: all positions of some rows, drawn by one program; and the
+codes of one pass, chosen where their logits are made.
 
 Products take weights and activations in the model's precision and sum in float32; the residual stream, LayerNorm,
 softmax and logits are float32. Upper-case arguments are constants that the kernel is compiled for.
@@ -192,3 +193,74 @@ def draw_rows(
         tl.store(codes + rows * COUNT + t, previous, mask=is_row)
         tl.store(log_probs + rows * COUNT + t, log_q, mask=is_row)
         tl.debug_barrier()  # the logits are read before the next step overwrites them
+
+
+@triton.jit
+def _some_logits(x, weights, bias, first, HIDDEN: tl.constexpr, VOCAB: tl.constexpr, COLUMNS: tl.constexpr):
+    """Logits of the codes ``first`` to ``first + COLUMNS`` (R, COLUMNS), by the head's weights (V, H)."""
+    codes, inputs = first + tl.arange(0, COLUMNS), tl.arange(0, HIDDEN)
+    is_code = codes < VOCAB
+    matrix = tl.load(weights + codes[None, :] * HIDDEN + inputs[:, None], mask=is_code[None, :], other=0.0)
+    logit = tl.dot(x, matrix, input_precision="ieee") + tl.load(bias + codes, mask=is_code, other=0.0)[None, :]
+    return tl.where(is_code[None, :], logit, float("-inf"))
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def choose_rows(
+    hidden,
+    weights,
+    bias,
+    uniform,
+    temperature,
+    codes,
+    log_probs,
+    num_rows,
+    HIDDEN: tl.constexpr,
+    VOCAB: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    GREEDY: tl.constexpr,
+):
+    """One code for each row of hidden states (rows, H), as daps_tokenizer.model.sampling.choose_codes, with its log q.
+
+    Logits are made ``COLUMNS`` at a time and not kept: once for the highest and the sums, and for samples once more.
+    """
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    is_row = rows < num_rows
+    x = tl.load(hidden + rows[:, None] * HIDDEN + tl.arange(0, HIDDEN)[None, :], mask=is_row[:, None], other=0.0)
+    x = x.to(weights.dtype.element_ty)
+    sharpness = tl.load(temperature)
+    width = tl.maximum(sharpness, 1e-6)
+    highest = tl.full((ROWS,), float("-inf"), tl.float32)
+    best = tl.zeros((ROWS,), tl.int32)
+    total = tl.zeros((ROWS,), tl.float32)  # of exp(logit − highest), at temperature 1
+    whole = tl.zeros((ROWS,), tl.float32)  # and at the temperature asked for
+    for first in range(0, VOCAB, COLUMNS):
+        logit = _some_logits(x, weights, bias, first, HIDDEN, VOCAB, COLUMNS)
+        top = tl.max(logit, axis=1)
+        best = tl.where(top > highest, first + tl.argmax(logit, axis=1).to(tl.int32), best)
+        higher = tl.maximum(highest, top)
+        centred = logit - higher[:, None]
+        total = total * tl.exp(highest - higher) + tl.sum(tl.exp(centred), axis=1)
+        whole = whole * tl.exp((highest - higher) / width) + tl.sum(tl.exp(centred / width), axis=1)
+        highest = higher
+    chosen, chosen_logit = best, highest
+    if not GREEDY:
+        goal = tl.load(uniform + rows, mask=is_row, other=0.0) * whole
+        before = tl.zeros((ROWS,), tl.float32)
+        below = tl.zeros((ROWS,), tl.int32)
+        drawn_logit = tl.zeros((ROWS,), tl.float32)
+        for first in range(0, VOCAB, COLUMNS):
+            logit = _some_logits(x, weights, bias, first, HIDDEN, VOCAB, COLUMNS)
+            probability = tl.exp((logit - highest[:, None]) / width)
+            cumulative = before[:, None] + tl.cumsum(probability, axis=1)
+            number = first + tl.arange(0, COLUMNS)
+            below += tl.sum(((cumulative <= goal[:, None]) & (number < VOCAB)[None, :]).to(tl.int32), axis=1)
+            before += tl.sum(probability, axis=1)
+            # Of the block that holds the drawn code; the count stays as it is after that.
+            is_drawn = number[None, :] == tl.minimum(below, VOCAB - 1)[:, None]
+            drawn_logit += tl.sum(tl.where(is_drawn, logit, 0.0), axis=1)
+        chosen = tl.where(sharpness > 0.0, tl.minimum(below, VOCAB - 1), best)
+        chosen_logit = tl.where(sharpness > 0.0, drawn_logit, highest)
+    tl.store(codes + rows, chosen.to(tl.int64), mask=is_row)
+    tl.store(log_probs + rows, chosen_logit - highest - tl.log(total), mask=is_row)

@@ -14,15 +14,17 @@ import torch
 import triton
 from torch import Tensor
 
-from daps_tokenizer.backends.triton_kernel import draw_rows
+from daps_tokenizer.backends.triton_kernel import choose_rows, draw_rows
 from daps_tokenizer.model.recognition import RecognitionModel
-from daps_tokenizer.model.sampling import Draw
+from daps_tokenizer.model.sampling import Draw, Sampled
 from daps_tokenizer.model.transformer import LAYER_NORM_EPS, Memory
 
 _MAX_ROWS = 16  # of one program: the height of a tensor core's tile
 _MAX_VOCAB = 4096  # logits of a row are held at once
 _ELEMENTS = 8192  # of the keys that a program holds at once: 32 registers a thread
 _WARPS = 8
+# Rows of a program that chooses codes: a tile's height, or more where there are enough for all multiprocessors.
+_ROWS_TO_CHOOSE, _MORE_ROWS, _MANY_ROWS = 16, 64, 16384
 _COLUMNS = 128  # of a weight matrix that are multiplied at once
 # Loads in flight: float32 weights in three stages need more shared memory than there is.
 _STAGES = {torch.float32: 1, torch.float16: 3, torch.bfloat16: 3}
@@ -41,6 +43,42 @@ def reason_not_to_fuse(model: RecognitionModel) -> str:
     if odd:
         return f"{odd[0]} is not a power of two up to {_MAX_VOCAB}"
     return "" if sizes["hidden size"] >= 16 and model.vocab_size >= 16 else "the model is too small"
+
+
+class FusedChoice:
+    """Chooses the codes of a pass from its last hidden states; logits (rows, n, V) are never in memory.
+
+    The head's weights are rounded to ``dtype`` and products are summed in float32, as :class:`FusedDraw` does it.
+    """
+
+    def __init__(self, model: RecognitionModel, dtype: torch.dtype) -> None:
+        self._weights = model.head.weight.detach().to(dtype).contiguous()
+        self._bias = model.head.bias.detach().float().contiguous()
+
+    def __call__(self, hidden: Tensor, uniform: Tensor, temperature: Tensor, greedy: bool) -> Sampled:
+        """Hidden states (rows, n, H), uniforms (rows, n) and a temperature (), 0 if ``greedy`` -> codes (rows, n)."""
+        count = uniform.numel()
+        vocab_size, hidden_size = self._weights.shape
+        codes = torch.empty(uniform.shape, dtype=torch.long, device=uniform.device)
+        log_probs = torch.empty(uniform.shape, dtype=torch.float32, device=uniform.device)
+        rows = _MORE_ROWS if count >= _MANY_ROWS else _ROWS_TO_CHOOSE
+        choose_rows[(triton.cdiv(count, rows),)](
+            hidden.contiguous(),
+            self._weights,
+            self._bias,
+            uniform.contiguous(),
+            temperature,
+            codes,
+            log_probs,
+            count,
+            HIDDEN=hidden_size,
+            VOCAB=vocab_size,
+            ROWS=rows,
+            COLUMNS=min(_COLUMNS, triton.next_power_of_2(vocab_size)),
+            GREEDY=greedy,
+            num_warps=4,
+        )
+        return Sampled(codes, log_probs)
 
 
 class FusedDraw:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import click
 
 from daps_tokenizer.cli.common import Progress, Report, for_each
-from daps_tokenizer.cli.media import media_of, suffix_of
+from daps_tokenizer.cli.media import Written, media_of, suffix_of
 from daps_tokenizer.cli.options import Runtime, Tokenizers, force_option, json_option, runtime_options
 from daps_tokenizer.cli.outputs import Outputs
 from daps_tokenizer.cli.sources import is_folder, name_of, read_codes
@@ -18,11 +18,14 @@ from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.data.code_sets import CodeSet
 from daps_tokenizer.errors import CodesError
 from daps_tokenizer.hub import built_in_models
+from daps_tokenizer.motion.clip_files import Kind
 
 _AT_ONCE = 64  # items that are decoded together
 
 _OUTPUT = "Where to write the image or clip: a file, a folder that ends with /, or - for standard output."
 _MODEL = "The model that made the codes; without it, the built-in one that the codes name."
+_FPS = "The frame rate that clips are written at; without it, that of the original."
+_FORMAT = "How clips are written: CSV files as lafan or bones, NPZ files as qpos, data or mjlab."
 _ROWS = "Decode only these items, START:STOP as in Python; needed for a code set."
 
 
@@ -50,6 +53,8 @@ def _parse_rows(ctx: click.Context, parameter: click.Parameter, text: str | None
 @click.argument("sources", nargs=-1, required=True, metavar="CODES...")
 @click.option("-o", "output", metavar="OUT", help=_OUTPUT)
 @click.option("--rows", metavar="START:STOP", callback=_parse_rows, help=_ROWS)
+@click.option("--fps", type=float, help=_FPS)
+@click.option("--format", "kind", type=click.Choice(get_args(Kind)), help=_FORMAT)
 @click.option("--model", help=_MODEL)
 @runtime_options
 @force_option
@@ -58,6 +63,8 @@ def command(
     sources: tuple[str, ...],
     output: str | None,
     rows: slice | None,
+    fps: float | None,
+    kind: Kind | None,
     model: str | None,
     runtime: Runtime,
     force: bool,
@@ -87,7 +94,9 @@ def command(
         written = 0
         step = _AT_ONCE if codes.layout is None else 1  # a photograph in tiles or a long clip may be large
         for first in range(0, codes.shape[0], step):
-            decoded = media.decode(tokenizer, codes[first : first + step], suffix_of(names[0], media))
+            decoded = media.decode(
+                tokenizer, codes[first : first + step], suffix_of(names[0], media), Written(fps, kind)
+            )
             for data in decoded.files:
                 outputs.write(names[written], data)
                 written += 1

@@ -70,11 +70,11 @@ def command(
     Images become one picture, GENERATOR.png; with -o FOLDER/ a file each. Motion becomes a CSV file for each clip, or
     one GIF with -o NAME.gif. With -o NAME.daps the codes are written and not decoded.
     """
+    tokenizer: Tokenizer | None = None
     if uniform:
-        tokenizer: Tokenizer | None = Tokenizers(runtime)[generator]
-        drawing: Generator = Generator.uniform(tokenizer)
+        drawing = Generator.uniform(tokenizer := Tokenizers(runtime)[generator])
     else:
-        tokenizer, drawing = None, Generator.from_pretrained(generator, num_threads=runtime.num_threads)
+        drawing = Generator.from_pretrained(generator, num_threads=runtime.num_threads)
     if list_labels:
         for label in drawing.labels:
             print(json.dumps({"label": label}) if as_json else label)
@@ -150,4 +150,4 @@ def _animation(tokenizer: Tokenizer, codes: Codes) -> bytes:
     from daps_tokenizer.motion.draw import animate
 
     clips = tokenizer.decode_to_clips(codes)
-    return animate([clip.qpos for clip in clips], [""] * len(clips), fps=clips[0].fps)
+    return animate([clip.qpos for clip in clips], [""] * len(clips), fps=clips[0].fps, robot=clips[0].robot)

@@ -19,9 +19,11 @@ from daps_tokenizer.errors import InputError
 from daps_tokenizer.evaluation.metrics import psnr
 from daps_tokenizer.images.formats import open_image
 from daps_tokenizer.images.load import to_pil
-from daps_tokenizer.motion.clip_files import FORMATS
+from daps_tokenizer.motion.clip_files import FORMATS, Kind
 from daps_tokenizer.motion.clips import Clip
+from daps_tokenizer.motion.doubts import find_doubts
 from daps_tokenizer.motion.metrics import motion_metrics
+from daps_tokenizer.motion.robots import robot_of
 from daps_tokenizer.search.base import SearchResult
 from daps_tokenizer.tokenizer import Tokenizer
 
@@ -56,6 +58,13 @@ class DecodedFiles(NamedTuple):
     said: Said
 
 
+class Written(NamedTuple):
+    """How clips are written: at which frame rate, and in which format of :mod:`~daps_tokenizer.motion.clip_files`."""
+
+    fps: float | None = None
+    kind: Kind | None = None
+
+
 class Media(Protocol):
     """The manners of one modality."""
 
@@ -74,8 +83,12 @@ class Media(Protocol):
             InputError: it cannot be read, or an option is not for this modality.
         """
 
-    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str) -> DecodedFiles:
-        """Codes as the content of files of this type."""
+    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str, written: Written = Written()) -> DecodedFiles:
+        """Codes as the content of files of this type.
+
+        Raises:
+            InputError: what is asked for how they are written is not for this modality.
+        """
 
     def quality(self, original: np.ndarray, reconstruction: np.ndarray) -> Said:
         """How close a reconstruction is, both as :meth:`Tokenizer.decode` gives them, (1, ...)."""
@@ -99,8 +112,10 @@ class ImageMedia:
         _say_what_is_taken(source)
         return Loaded(pixels, pixels)
 
-    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str) -> DecodedFiles:
+    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str, written: Written = Written()) -> DecodedFiles:
         """Files of one of the formats."""
+        if written != Written():
+            raise InputError(f"{codes.model} is a model of images; --fps and --format are for files of motion")
         images = tokenizer.decode(codes)
         height, width, _ = images.shape[-3:]
         files = [image_file(image, suffix) for image in images.reshape(-1, *images.shape[-3:])]
@@ -126,19 +141,25 @@ class MotionMedia:
     def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> Loaded:
         """The clip, which knows its frame rate, and its poses (1, T, 26)."""
         check_not_a_folder(source)
-        fps, opened = options.get("fps"), open_source(source)
+        fps, opened, robot = options.get("fps"), open_source(source), robot_of(tokenizer.config)
         if isinstance(opened, str):
-            loaded = Clip.load(opened, fps=fps, clip=clip)
+            loaded = Clip.load(opened, fps=fps, clip=clip, robot=robot)
         else:
-            loaded = Clip.from_bytes(opened.read(), source=opened.name, fps=fps, clip=clip)
+            loaded = Clip.from_bytes(opened.read(), source=opened.name, fps=fps, clip=clip, robot=robot)
+        for doubt in find_doubts(loaded):
+            note_once(f"{loaded.name} {doubt}", f"{loaded.name}: {doubt}")
         return Loaded(loaded, loaded.qpos[None], f"{loaded.fps:g} fps assumed" if loaded.fps_is_assumed else "")
 
-    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str) -> DecodedFiles:
+    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str, written: Written = Written()) -> DecodedFiles:
         """CSV or NPZ files."""
         clips = tokenizer.decode_to_clips(codes)
+        if written.fps is not None:
+            clips = [clip.at(written.fps) for clip in clips]
         frames, fps = len(clips[0]), clips[0].fps
         said = Said(f"{frames} frames at {fps:g} fps", {"frames": frames, "fps": fps})
-        return DecodedFiles(np.stack([clip.qpos for clip in clips]), [clip.to_bytes(suffix) for clip in clips], said)
+        return DecodedFiles(
+            np.stack([clip.qpos for clip in clips]), [clip.to_bytes(suffix, kind=written.kind) for clip in clips], said
+        )
 
     def quality(self, original: np.ndarray, reconstruction: np.ndarray) -> Said:
         """Mean errors of joint angles in degrees and of the root's position in cm."""

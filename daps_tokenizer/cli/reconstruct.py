@@ -30,11 +30,11 @@ _PLOT = "Plot the joint angles of a clip; needs matplotlib, which the extra `mot
 
 def _gif(clip: Clip, decoded: list[np.ndarray]) -> bytes:
     captions = ["original", *["greedy codes"] * (len(decoded) - 1), "reconstruction"]
-    return animate([clip.qpos, *decoded], captions, fps=clip.fps)
+    return animate([clip.qpos, *decoded], captions, fps=clip.fps, robot=clip.robot)
 
 
 def _plot(clip: Clip, decoded: list[np.ndarray]) -> bytes:
-    return plot_joints(clip.qpos, decoded[-1], fps=clip.fps)
+    return plot_joints(clip.qpos, decoded[-1], fps=clip.fps, robot=clip.robot)
 
 
 _DRAW: dict[str, Callable[[Clip, list[np.ndarray]], bytes]] = {"--gif": _gif, "--plot": _plot}

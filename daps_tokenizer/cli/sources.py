@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 STANDARD_STREAM = "-"
 DEFAULT_MODEL = "daps-photo-256"
-DEFAULT_MOTION_MODEL = "daps-h1-motion"
+MOTION_MODELS = {"h1": "daps-h1-motion", "g1": "daps-g1-motion"}  # by the name of the robot
 
 _START_OF_CODES = b"DAPS"
 _START_OF_NPZ = b"PK"
@@ -81,14 +81,29 @@ def is_codes(source: str) -> bool:
 
 
 def default_model(source: str) -> str:
-    """The built-in model for a source: a file is judged by its suffix, standard input by its first bytes."""
+    """The built-in model for a source: a file is judged by its suffix, standard input by its first bytes, and a clip by
+    the robot that it is of."""
     from daps_tokenizer.motion.clip_files import FORMATS
 
     if source == STANDARD_STREAM:
-        is_clip = _looks_like_a_clip(standard_input())
-    else:
-        is_clip = Path(source).suffix.lower() in FORMATS
-    return DEFAULT_MOTION_MODEL if is_clip else DEFAULT_MODEL
+        content = standard_input()
+        return _motion_model(content, source) if _looks_like_a_clip(content) else DEFAULT_MODEL
+    if Path(source).suffix.lower() not in FORMATS:
+        return DEFAULT_MODEL
+    try:
+        return _motion_model(Path(source).read_bytes(), source)
+    except OSError:
+        return MOTION_MODELS["h1"]  # whoever reads the clip says what is wrong with it
+
+
+def _motion_model(content: bytes, source: str) -> str:
+    """The built-in model of a clip's robot."""
+    from daps_tokenizer.motion import clip_files
+
+    try:
+        return MOTION_MODELS[clip_files.read_all(content, source)[0].robot.name]
+    except InputError:
+        return MOTION_MODELS["h1"]  # whoever reads the clip says what is wrong with it
 
 
 def _looks_like_a_clip(content: bytes) -> bool:

@@ -19,7 +19,8 @@ Keys of the header: ``model`` (at most 100 letters, digits, ``.``, ``_`` and ``-
 ``weights_sha256`` (64 lower-case hexadecimal digits, or "" where unknown), ``vocab_size`` (2 to 65536), ``shape`` (list
 of positive integers, the last is the number of tokens) and ``layout``: null, or for a tiled image an object with the
 integers ``height``, ``width``, ``rows``, ``columns`` and ``overlap``, the last always 0, or for a motion clip one with
-the integers ``frames``, ``windows``, ``overlap``, the number ``fps`` and the list ``starts`` of [x, y, heading] (see
+the integers ``frames``, ``windows``, ``overlap``, the number ``fps`` and the list ``starts`` of [x, y, heading],
+and where there are any, ``anchors``, of each clip a list of [x, y, heading] steps (see
 ``layouts.py``).
 """
 
@@ -238,6 +239,8 @@ class Codes:
         content = dataclasses.asdict(self._header)
         if isinstance(self.layout, TileLayout):
             content["layout"]["overlap"] = 0
+        elif isinstance(self.layout, ClipLayout) and not self.layout.anchors:
+            del content["layout"]["anchors"]  # which earlier versions do not know
         header = json.dumps(content, separators=(",", ":")).encode()
         payload = _pack(self.values.ravel(), self._header.bits_per_code)
         body = _PREFIX.pack(_MAGIC, _VERSION, len(header)) + header + payload

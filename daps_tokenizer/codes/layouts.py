@@ -114,10 +114,12 @@ class ClipLayout:
         fps: frame rate of the original clip, frames per second, 1 to 1,000.
         starts: (x [m], y [m], heading [rad]) of the first root pose of each clip, in C order of the leading axes of its
             codes. Without any, decoded clips start at the origin and look along x.
+        anchors: for each clip where its root is at the ends of its windows, three integers each
+            (:mod:`daps_tokenizer.motion.path`). Without any, errors of the decoded path add up.
 
     Raises:
-        CodesError: a size that is not a positive integer (``overlap`` may be 0), an impossible frame rate, or a start
-            that is not three finite numbers.
+        CodesError: a size that is not a positive integer (``overlap`` may be 0), an impossible frame rate, a start that
+            is not three finite numbers, or an anchor that is not three integers.
     """
 
     frames: int
@@ -125,6 +127,7 @@ class ClipLayout:
     overlap: int
     fps: float
     starts: tuple[tuple[float, float, float], ...] = ()
+    anchors: tuple[tuple[tuple[int, int, int], ...], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("frames", "windows", "overlap"):
@@ -137,6 +140,14 @@ class ClipLayout:
         for number, start in enumerate(self.starts):
             is_start = isinstance(start, tuple) and len(start) == 3 and all(_is_finite(value) for value in start)
             require(is_start, f"layout.starts[{number}] must be x, y and heading, three finite numbers, not {start!r}")
+        for number, anchors in enumerate(self.anchors):
+            for anchor in anchors:
+                is_anchor = len(anchor) == 3 and all(type(value) is int and abs(value) < 2**31 for value in anchor)
+                require(is_anchor, f"layout.anchors[{number}] must be lists of three integers, not {anchor!r}")
+            require(
+                len(anchors) <= self.windows,
+                f"layout.anchors[{number}] has {len(anchors)} anchors for {self.windows} windows; expected one each",
+            )
 
     def __str__(self) -> str:
         return f"windows={self.windows}"
@@ -153,14 +164,17 @@ class ClipLayout:
 
     @property
     def cut(self) -> ClipLayout:
-        """The same without starts."""
-        return dataclasses.replace(self, starts=())
+        """The same without starts and anchors."""
+        return dataclasses.replace(self, starts=(), anchors=())
 
     def take(self, items: Sequence[int]) -> ClipLayout:
-        """The same with the starts of these clips."""
-        return dataclasses.replace(self, starts=tuple(self.starts[i] for i in items) if self.starts else ())
+        """The same with the starts and anchors of these clips."""
+        starts, anchors = (tuple(each[i] for i in items) if each else () for each in (self.starts, self.anchors))
+        return dataclasses.replace(self, starts=starts, anchors=anchors)
 
     def check_items(self, count: int) -> None:
-        """Refuse where there are starts, but not one for each clip."""
+        """Refuse where there are starts or anchors, but not of each clip."""
         fits = len(self.starts) in (0, count)
         require(fits, f"layout has {len(self.starts)} starts for codes of {count} clips; expected one each, or none")
+        fits = len(self.anchors) in (0, count)
+        require(fits, f"layout has anchors of {len(self.anchors)} clips for codes of {count}; expected all, or none")

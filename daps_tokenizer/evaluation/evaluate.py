@@ -75,9 +75,7 @@ def measure(
     original = tokenizer.targets(inputs)
     if tokenizer.config.motion is None:
         return found | image_metrics(original, decoded)
-    return found | motion_metrics(
-        original, decoded, fps=tokenizer.config.motion.fps, robot=robot_of(tokenizer.config)
-    )
+    return found | motion_metrics(original, decoded, fps=tokenizer.config.motion.fps, robot=robot_of(tokenizer.config))
 
 
 def evaluate(

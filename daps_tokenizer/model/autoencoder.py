@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -151,21 +151,22 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def save_weights(model: Autoencoder, path: Path) -> None:
+def save_weights(model: nn.Module, path: Path) -> None:
     """Write ``model.safetensors``: all parameters and BatchNorm statistics, float32."""
     save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, path)
 
 
-def load_weights(model: Autoencoder, path: Path) -> None:
-    """Read ``model.safetensors`` into a model of the same config.
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Read ``model.safetensors`` into a model of the same config: a tokenizer's, or a generator's.
 
     Raises:
         ModelFileError: missing, damaged, or of another model.
     """
+    config: Any = model.config
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file; expected the weights of {model.config.name}") from None
+        raise ModelFileError(f"{path}: no such file; expected the weights of {config.name}") from None
     except Exception as error:  # safetensors and torch raise many types for a file that is not what it should be
         reason = str(error).splitlines()[0]
-        raise ModelFileError(f"{path}: not the weights of {model.config.name} ({reason})") from error
+        raise ModelFileError(f"{path}: not the weights of {config.name} ({reason})") from error

@@ -4,17 +4,17 @@ What a file is decided by what it says: a header, the arrays that an archive hol
 them. Only a CSV file without a header is known by its number of columns: 26 are the H1's, 36 the G1's.
 
 ===========  =======================================================================================================
-``lafan``    CSV of the LAFAN1 retargeting data set: no header, root x y z (m), quaternion x y z w, joints (rad); 30
-             fps
-``bones``    CSV of BONES-SEED: a header, ``root_translateX`` (cm), ``root_rotateX`` (degrees, about the fixed axes x, y,
-             z in this order), ``left_hip_pitch_joint_dof`` (degrees); 120 fps
+``lafan``    CSV of the LAFAN1 retargeting data set: no header, root x y z (m), quaternion x y z w, joints (rad);
+             30 fps
+``bones``    CSV of BONES-SEED: a header, ``root_translateX`` (cm), ``root_rotateX`` (degrees, about the fixed axes x,
+             y, z in this order), ``left_hip_pitch_joint_dof`` (degrees); 120 fps
 ``qpos``     NPZ archive of ``qpos`` or ``data`` (T, 7 + joints) as in LAFAN1, and ``fps``
 ``mjlab``    NPZ archive of BeyondMimic and mjlab: ``joint_pos``, ``joint_vel``, ``body_pos_w``, ``body_quat_w``
              (w x y z), ``body_lin_vel_w``, ``body_ang_vel_w``, ``fps``; usually 50 fps
 ===========  =======================================================================================================
 
-An NPZ archive of many clips has ``data`` with ``split_points`` (clips + 1,), ``names`` (clips,) and ``fps``; or, in place
-of ``data``, ``first`` (clips, columns) and ``delta`` (columns, frames), whole numbers whose running sums are units of
+An NPZ archive of many clips has ``data`` with ``split_points`` (clips + 1,), ``names`` (clips,) and ``fps``; or, in
+place of ``data``, ``first`` (clips, columns) and ``delta`` (columns, frames), whole numbers whose running sums are units of
 1e-4. Rows and columns are counted from 1 in every message.
 """
 
@@ -63,8 +63,8 @@ PLAIN = FileLayout()
 
 
 class Content(NamedTuple):
-    """What a file holds: poses (T, 7 + joints) that are not checked yet, whose they are, its frame rate if it says so or
-    its format has one, and its layout."""
+    """What a file holds: poses (T, 7 + joints) that are not checked yet, whose they are, its frame rate if it says so,
+    its layout, and the frame rate that files of its format have."""
 
     qpos: np.ndarray
     robot: Robot
@@ -322,7 +322,7 @@ def _content(
 
 
 def _read_mjlab(arrays: dict[str, np.ndarray], fps: object, source: str, robots: Sequence[Robot]) -> Content:
-    """Joint angles and the root's pose; the order of joints is the one that puts the bodies where the archive has them."""
+    """Joint angles and the root's pose; joints in the order that puts the bodies where the archive has them."""
     joints, places, turns = (arrays.get(key, np.empty(0)) for key in ("joint_pos", "body_pos_w", "body_quat_w"))
     robot = robot_of_width(7 + joints.shape[-1] if joints.ndim == 2 else 0, robots)
     if robot is None or places.ndim != 3 or turns.shape != (*places.shape[:2], 4) or len(places) != len(joints):
@@ -341,8 +341,8 @@ def _read_mjlab(arrays: dict[str, np.ndarray], fps: object, source: str, robots:
         best, off = min(candidates, key=lambda candidate: candidate[1])
     if not off < _AGREE:
         raise InputError(
-            f"{source}: bodies are {off:.2f} m away from where joint_pos puts them on the {robot.name}; expected joints and "
-            "bodies in the robot's order or breadth first, and quaternions w x y z"
+            f"{source}: bodies are {off:.2f} m away from where joint_pos puts them on the {robot.name}; expected joints "
+            "and bodies in the robot's order or breadth first, and quaternions w x y z"
         )
     return Content(np.concatenate([root, best], axis=1), robot, fps, FileLayout("mjlab"))
 

@@ -29,8 +29,8 @@ _FARTHEST = 10_000  # metres from the origin; float32 features still tell millim
 _MOST_BYTES = 2**30  # of a file
 _FEWEST_FRAMES = 2  # a velocity needs two
 _ACCEPTED = (
-    "a path, a file's bytes, an open file, a Clip, an array or tensor (T, 26) or (T, 36) or with a batch axis, or a list "
-    "of these"
+    "a path, a file's bytes, an open file, a Clip, an array or tensor (T, 26), (T, 36) or (B, T, ...), or a list of "
+    "these"
 )
 _KINDS: dict[str, tuple[Kind, ...]] = {".csv": ("lafan", "bones"), ".npz": ("qpos", "data", "mjlab")}
 
@@ -44,8 +44,8 @@ class Clip:
     Clip('examples/walk.csv', 120 frames at 30 fps, 4.0 s)
 
     Args:
-        qpos: (T, 7 + joints) root position x y z in metres, root orientation as a unit quaternion x y z w, joint angles
-            in radians, in the order of the robot's table: 19 of the Unitree H1, 29 of the G1; T is at least 2. Kept as a
+        qpos: (T, 7 + joints) root position x y z in metres, root orientation as a unit quaternion x y z w, joint
+            angles in radians, in the order of the robot's table: 19 of the H1, 29 of the G1; T is at least 2. Kept as a
             read-only float64 copy, its quaternions at unit length exactly.
         fps: frames per second, 1 to 1,000.
         name: what errors call it.
@@ -161,8 +161,8 @@ class Clip:
 
         Args:
             suffix: ``.csv`` or ``.npz``.
-            kind: the format, see :mod:`~daps_tokenizer.motion.clip_files`: ``lafan`` or ``bones`` of CSV files, neither of
-                which says its frame rate; ``qpos``, ``data`` or ``mjlab`` of NPZ files. As it came if None, else
+            kind: the format, see :mod:`~daps_tokenizer.motion.clip_files`: ``lafan`` or ``bones`` of CSV files, neither
+                of which says its frame rate; ``qpos``, ``data`` or ``mjlab`` of NPZ files. As it came if None, else
                 ``lafan`` and ``qpos``.
 
         Raises:
@@ -180,8 +180,9 @@ class Clip:
         return clip_files.write(self.qpos, self.fps, self.robot, layout)
 
     def save(self, path: str | os.PathLike[str], *, kind: Kind | None = None, overwrite: bool = True) -> None:
-        """Write a CSV or NPZ file, as the suffix and ``kind`` say (:meth:`to_bytes`), under a temporary name, then rename
-        it.
+        """Write a CSV or NPZ file, as the suffix and ``kind`` say, under a temporary name, then rename it.
+
+        See :meth:`to_bytes`.
 
         Raises:
             InputError: another suffix, or a format that files of this suffix do not have.
@@ -271,7 +272,7 @@ def _load(item: Any, source: str, fps: float | None, robot: Robot | None) -> lis
     if isinstance(item, Clip):
         if fps is not None and check_fps(fps, item.name) != item.fps:
             raise InputError(f"{item.name}: a Clip of {item.fps:g} fps, not {fps:g}; leave fps out")
-        if robot is not None and item.robot != robot:
+        if robot is not None and item.robot.joint_names != robot.joint_names:
             raise InputError(f"{item.name}: a Clip of the {item.robot.name}; expected one of the {robot.name}")
         return [item]
     item = to_numpy(item, source)

@@ -11,6 +11,7 @@ from daps_tokenizer.inputs import Batch, InputOptions
 from daps_tokenizer.motion.clips import Clip, load_clips, to_numpy
 from daps_tokenizer.motion.features import compute_features, feature_table, standing, to_qpos
 from daps_tokenizer.motion.kinematics import heading_quaternion, split_heading
+from daps_tokenizer.motion.path import anchors_of, follow_anchors, plant_feet
 from daps_tokenizer.motion.resample import resample, resampled_length
 from daps_tokenizer.motion.robots import robot_of
 from daps_tokenizer.motion.windows import check_overlap, cut_windows, join_windows, soften_seams
@@ -31,8 +32,8 @@ class MotionInputs:
         names = feature_table(robot).names
         if config.motion is None or config.motion.feature_names != names:
             raise ConfigError(
-                f"{config.name}: config.json does not have the {len(names)} motion.feature_names of the {robot.name} in "
-                "this version of daps-tokenizer, so it can neither make its features nor read them"
+                f"{config.name}: config.json does not have the {len(names)} motion.feature_names of the "
+                f"{robot.name} in this version of daps-tokenizer, so it can neither make its features nor read them"
             )
         self._robot, self._size = robot, len(names)
         self._motion: MotionConfig = config.motion
@@ -60,13 +61,13 @@ class MotionInputs:
         fps, own_fps = clips[0].fps, self._motion.fps
         size = max(1, _FRAMES_TOGETHER // poses.shape[1])
         groups = (poses[start : start + size] for start in range(0, len(poses), size))
-        parts = [
-            compute_features(resample(group, from_fps=fps, to_fps=own_fps), fps=own_fps, robot=self._robot)
-            for group in groups
-        ]
+        resampled = [resample(group, from_fps=fps, to_fps=own_fps) for group in groups]
+        parts = [compute_features(group, fps=own_fps, robot=self._robot) for group in resampled]
         windows = cut_windows(np.concatenate(parts), self._length, overlap=overlap)
         count = windows.shape[1]
-        layout = ClipLayout(poses.shape[1], count, overlap, fps, _starts(poses))
+        ends = self._ends(resampled[0].shape[1], count, int(overlap))
+        anchors = tuple(anchors_of(each, ends) for group in resampled for each in group)
+        layout = ClipLayout(poses.shape[1], count, int(overlap), fps, _starts(poses), anchors)
         return Batch(windows.reshape(-1, *windows.shape[2:]), (len(clips), count), layout)
 
     def _check(self, options: InputOptions) -> None:
@@ -85,17 +86,18 @@ class MotionInputs:
         return np.stack([clip.qpos for clip in clips]) if clips else np.empty((0, self._length, self._robot.pose_size))
 
     def restore(self, pieces: np.ndarray, layout: TileLayout | ClipLayout | None) -> np.ndarray:
-        """Features (..., windows, frames, 127) as poses (..., T, 7 + joints) of the original's length, frame rate and place.
+        """Features (..., windows, frames, F) as poses (..., T, 7 + joints) of the original's length, rate and place.
 
         Windows fade into each other where they overlap, and where they do not, seams are softened
-        (:func:`~daps_tokenizer.motion.windows.soften_seams`). Without a layout every window (..., frames, 127) is a
+        (:func:`~daps_tokenizer.motion.windows.soften_seams`). Feet that stand are planted, and the path passes through
+        the layout's anchors (:mod:`~daps_tokenizer.motion.path`). Without a layout every window (..., frames, 127) is a
         clip of its own that starts at the origin.
 
         Raises:
             CodesError: a layout of images, or of another number of windows than such clips have.
         """
         if layout is None:
-            return to_qpos(pieces, fps=self._motion.fps, robot=self._robot)
+            return self._planted(to_qpos(pieces, fps=self._motion.fps, robot=self._robot))
         if not isinstance(layout, ClipLayout):
             raise CodesError(f"codes of a motion model have windows, not {layout.pieces}")
         frames = resampled_length(layout.frames, from_fps=layout.fps, to_fps=self._motion.fps)
@@ -108,8 +110,34 @@ class MotionInputs:
             raise CodesError(f"layout does not fit the codes: {error}") from None
         start = _poses(layout.starts or ((0.0, 0.0, 0.0),), standing(self._robot))
         poses = to_qpos(joined, fps=self._motion.fps, start=start, robot=self._robot)
+        poses = self._planted(poses)
+        if layout.anchors:
+            poses = self._anchored(poses, layout)
         clips = resample(poses, from_fps=self._motion.fps, to_fps=layout.fps, frames=layout.frames)
         return clips.reshape(*pieces.shape[:-3], *clips.shape[1:])
+
+    def _ends(self, frames: int, windows: int, overlap: int) -> np.ndarray:
+        """The frames that have anchors: the last of each window that the next one does not share."""
+        ends = np.arange(1, windows + 1) * (self._length - overlap)
+        return np.unique(np.minimum(ends, frames - 1))
+
+    def _planted(self, poses: np.ndarray) -> np.ndarray:
+        """Poses (..., T, 7 + joints) whose standing feet do not slide."""
+        flat = poses.reshape(-1, *poses.shape[-2:])
+        planted = [plant_feet(each, fps=self._motion.fps, robot=self._robot) for each in flat]
+        return np.reshape(planted, poses.shape)
+
+    def _anchored(self, poses: np.ndarray, layout: ClipLayout) -> np.ndarray:
+        """Poses (clips, T, 7 + joints) whose paths pass through the anchors of the layout."""
+        ends = self._ends(poses.shape[1], layout.windows, layout.overlap)
+        anchors = np.array([each for each in layout.anchors if len(each) == len(ends)])
+        if len(anchors) != len(layout.anchors):
+            raise CodesError(f"layout does not fit the codes: it needs {len(ends)} anchors of each clip")
+        bent = [
+            follow_anchors(each, ends, own, fps=self._motion.fps, robot=self._robot)
+            for each, own in zip(poses, anchors, strict=True)
+        ]
+        return np.stack(bent)
 
     def _load(self, inputs: object, options: InputOptions) -> list[Clip]:
         clips = load_clips(inputs, fps=options.fps, robot=self._robot)

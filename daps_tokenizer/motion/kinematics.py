@@ -197,7 +197,7 @@ def heading_quaternion(heading: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Mirror:
-    """What changes where left and right are exchanged: joint ``i`` gets ``signs[i]`` times the angle of ``joints[i]``."""
+    """What an exchange of left and right does: joint ``i`` gets ``signs[i]`` times the angle of ``joints[i]``."""
 
     joints: np.ndarray
     signs: np.ndarray

@@ -31,12 +31,8 @@ def test_an_architecture_is_written_as_compilers_write_it() -> None:
 
 def test_every_backend_is_listed_on_every_device_it_knows() -> None:
     listed = [(runtime.backend, runtime.device) for runtime in runtimes()]
-    on_gpus = [
-        ("torch", "cuda"),
-        ("tensorrt", "cuda"),
-        *(("onnx", name) for name in ("cuda", "tensorrt-rtx", "webgpu")),
-    ]
-    assert listed == [*on_gpus, ("onnx", "cpu"), ("torch", "cpu")]
+    of_onnx = [("onnx", device) for device in ("cuda", "tensorrt-rtx", "webgpu", "cpu")]
+    assert listed == [("torch", "cuda"), ("tensorrt", "cuda"), *of_onnx, ("torch", "cpu")]
 
 
 @without_gpu

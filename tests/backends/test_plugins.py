@@ -1,6 +1,6 @@
-"""Plugin execution providers: found by the name of their package, refused with a reason, and computing what the CPU does.
+"""Plugin execution providers: found by the name of their package, refused with a reason, computing what the CPU does.
 
-WebGPU's plugin is tried where it is installed and Chromium's Vulkan is there, which is software and stands in for a GPU.
+WebGPU's plugin is tried where it is installed and Chromium's Vulkan is there: software in place of a GPU.
 """
 
 import json

@@ -14,7 +14,7 @@ import torch
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import RecognitionModel
-from daps_tokenizer.model.sampling import Draw, sample_codes
+from daps_tokenizer.model.sampling import Draw, choose_with_log_q, sample_codes
 from tests.settings import TINY_GRID, TINY_MLP
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")  # read when a kernel is defined
@@ -68,6 +68,48 @@ def test_rows_that_have_settled_are_left_alone() -> None:
     fused.unsettled.zero_()
     fused.run()
     assert (draw.codes == 7).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("vocab_size", [16, 200, 512])  # within a block, no power of two, several blocks
+def test_codes_are_chosen_as_from_logits(vocab_size: int, temperature: float) -> None:
+    model, _ = model_and_inputs(replace(TINY_MLP, vocab_size=vocab_size), 1)
+    hidden = torch.randn(3, 7, model.head.in_features, device=DEVICE)  # 21 rows: the second program is not full
+    uniform, sharpness = torch.rand(3, 7, device=DEVICE), torch.tensor(temperature, device=DEVICE)
+    expected = choose_with_log_q(model.head(hidden), uniform, sharpness)
+    choose = triton_step.FusedChoice(model, torch.float32)
+    for greedy in (False, True) if temperature == 0 else (False,):
+        chosen = choose(hidden, uniform, sharpness, greedy)
+        assert torch.equal(chosen.codes, expected.codes)
+        torch.testing.assert_close(chosen.log_probs, expected.log_probs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize(("rows", "kind"), [(16, "bf16"), (64, "bf16"), (16, "fp32"), (64, "fp32")])
+def test_the_choice_compiles_for_hopper(rows: int, kind: str, greedy: bool) -> None:
+    program = f"""
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from daps_tokenizer.backends.triton_kernel import choose_rows
+
+constants = dict(HIDDEN=128, VOCAB=1024, ROWS={rows}, COLUMNS=128, GREEDY={greedy})
+pointers = dict(hidden="*{kind}", weights="*{kind}", bias="*fp32", uniform="*fp32", temperature="*fp32", codes="*i64",
+                log_probs="*fp32")
+signature = {{name: pointers.get(name, "constexpr") for name in choose_rows.arg_names}} | dict(num_rows="i32")
+source = ASTSource(choose_rows, signature=signature, constexprs=constants)
+compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=dict(num_warps=4))
+print(compiled.metadata.shared, "mma" in compiled.asm["ptx"])
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"TRITON_INTERPRET": "0"},
+    )
+    shared, uses_tensor_cores = finished.stdout.split()
+    assert int(shared) <= 227 * 1024 and (uses_tensor_cores == "True") == (kind == "bf16")
 
 
 @pytest.mark.parametrize(("count", "rows"), [(64, 1), (64, 16), (1024, 1)])

@@ -32,8 +32,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_record_names_every_file_that_is_downloaded_and_its_size(site: Path) -> None:
     record = json.loads((site / "site.json").read_text(encoding="utf-8"))
     assert [model["name"] for model in record["models"]] == ["daps-mnist", "daps-h1-motion"]
-    for path, size in {**record["runtime"], **record["models"][0]["files"], **record["models"][1]["files"]}.items():
+    assert {generator["tokenizer"] for generator in record["generators"]} == {"daps-mnist"}
+    parts = [record["runtime"], *(one["files"] for one in [*record["models"], *record["generators"]])]
+    for path, size in [item for part in parts for item in part.items()]:
         assert (site / path).stat().st_size == size
+    assert set(record["examples"]) == {"grey", "motion"}  # no photographs where no model takes them
     assert record["examples"]["motion"] == ["examples/walk.csv"] and (site / "examples" / "walk.csv").is_file()
     assert record["models"][0]["weightsSha256"] == open_model("daps-mnist").config.weights_sha256
     packed = (site / "runtime" / "ort-wasm-simd-threaded.wasm.gz").read_bytes()

@@ -9,7 +9,7 @@ import pytest
 
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.errors import ConfigError, DapsError, HubError, ModelFileError, ModelNotFoundError
-from daps_tokenizer.hub import open_model, push_folder
+from daps_tokenizer.hub import built_in_generators, open_generator, open_model, push_folder
 from tests.cli.helpers import ENVIRONMENT, on_terminal
 from tests.hub.helpers import CONFIG, FILES, MODEL, Call, client_process, contents, files_on, flip_a_bit, write_folder
 from tests.hub.hub_server import TOKEN, LocalHub
@@ -227,6 +227,14 @@ def test_a_tokenizer_pushes_its_own_files_as_it_is_told(hub: LocalHub, client: C
     pushed = files_on(hub, "org/new", "v2")
     assert {name: pushed[name] for name in MODEL} == MODEL
     assert hub.repositories["org/new"].private and "Second version" in hub.repositories["org/new"].messages
+
+
+def test_a_generator_is_pushed_and_opened_again(hub: LocalHub, client: Call, cache: Path) -> None:
+    folder = open_generator(built_in_generators()["daps-mnist-flow"])
+    client(push_folder, folder.path, "org/flow", token=TOKEN)
+    opened = client(open_generator, "org/flow", cache_dir=cache)
+    assert opened.config == folder.config and opened.origin == "hub"
+    assert opened.file("generator.onnx").read_bytes() == folder.file("generator.onnx").read_bytes()
 
 
 def test_only_files_of_the_model_are_pushed(hub: LocalHub, push: Call, folder: Path) -> None:

@@ -160,7 +160,10 @@ def test_nothing_is_overwritten_unless_it_may_be(walk_csv: Path) -> None:
         ("", r"walk\.csv: is empty; expected rows of 26 \(h1\) or 36 \(g1\) columns: root x y z, "),
         (" \n\n", r"walk\.csv: is empty"),
         ("time,x\n1,2\n", r"row 1 is a header whose 2 names are not those of the h1's or the g1's root and joints"),
-        ("1,2\n", r"row 1 has 2 columns; expected 26 \(h1\) or 36 \(g1\) columns: root x y z, root quaternion x y z w and"),
+        (
+            "1,2\n",
+            r"row 1 has 2 columns; expected 26 \(h1\) or 36 \(g1\) columns: root x y z, root quaternion x y z w and",
+        ),
         ("{good}\n\n{good}", r"row 2, column 1 \(root x\): '' is not a number$"),
         ("{good}\n{good},0.5", r"row 2 has 27 columns"),
         ("{good}\n{words}", r"row 2, column 9 \(left hip roll\): 'bent' is not a number$"),
@@ -213,7 +216,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     ("arrays", "message"),
     [
         ({}, "holds nothing; expected an NPZ archive of qpos or data"),
-        ({"motion": WALK}, r"holds motion; expected an NPZ archive of qpos or data \(T, 26 or 36\), or joint_pos and body_pos_w, and fps"),
+        (
+            {"motion": WALK},
+            r"holds motion; expected an NPZ archive of qpos or data \(T, 26 or 36\), or joint_pos and body_pos_w, and fps",
+        ),
         ({"qpos": np.array([{}], object)}, "cannot be read"),
         ({"qpos": WALK.astype(str)}, "values are of type .*; expected floating-point numbers"),
         ({"qpos": WALK[:, :25], "fps": 30}, r"an array of shape \(40, 25\); expected \(T, 26\)"),
@@ -262,7 +268,9 @@ def test_what_makes_no_array_is_refused() -> None:
     assert refusal([WALK, torch.from_numpy(WALK).bfloat16()]) == (
         "clip 2 of the list: a tensor of torch.bfloat16 has no NumPy array; expected float32"
     )
-    with pytest.raises(InputError, match=r"^the clip: cannot be read \(.*\); expected an array \(T, 26\) or \(T, 36\)$"):
+    with pytest.raises(
+        InputError, match=r"^the clip: cannot be read \(.*\); expected an array \(T, 26\) or \(T, 36\)$"
+    ):
         Clip([[1.0, 2.0], [3.0]])  # type: ignore[arg-type]
 
 

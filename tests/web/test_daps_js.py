@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daps_tokenizer import Codes, Tokenizer
-from daps_tokenizer.hub import open_model
+from daps_tokenizer import Codes, Generator, Tokenizer
+from daps_tokenizer.hub import built_in_generators, open_model
 from daps_tokenizer.images.load import fit_image, load_images
 from daps_tokenizer.motion.clips import Clip
-from daps_tokenizer.motion.features import compute_features
-from daps_tokenizer.motion.robots import H1
+from daps_tokenizer.motion.features import compute_features, standing
+from daps_tokenizer.motion.robots import G1, H1
 from export.web import robot_table
 from tests.paths import EXAMPLES
 from tests.reference.cases import CASES, SEED, Case, read_decoded, read_reference
@@ -105,6 +105,41 @@ def test_a_motion_clip_has_the_features_codes_and_poses_of_the_reference(ask: As
     assert np.abs(written - clip.qpos).max() <= 5.1e-7
     assert answer["best"]["code"] == answer["greedy"][100]
     assert answer["best"]["logProb"] == pytest.approx(answer["own"], abs=1e-3)
+
+
+def test_another_robot_has_the_features_that_it_has_in_python(ask: Ask) -> None:
+    poses = standing(G1) + np.random.default_rng(0).normal(0, 0.1, (5, G1.pose_size))
+    poses[:, 3:7] /= np.linalg.norm(poses[:, 3:7], axis=1, keepdims=True)
+    answer = ask(
+        "const answer = motion.features(given.poses, given.robot, 30).map((frame) => [...frame]);",
+        poses=poses.tolist(),
+        robot=robot_table(G1),
+    )
+    assert np.abs(np.array(answer) - compute_features(poses, fps=30.0, robot=G1)).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", built_in_generators())
+def test_a_generator_draws_the_codes_that_it_draws_in_python(ask: Ask, name: str) -> None:
+    gen = Generator.from_pretrained(name)
+    label = gen.labels[-1]
+    answer = ask(
+        """
+        const gen = await daps.loadGenerator(given.folder, { ort });
+        const answer = {
+          labels: gen.labels,
+          one: [...(await gen.sample({ label: given.label, count: 3, seed: 5, guidance: 2, temperature: 0.9 }))],
+          any: [...(await gen.sample({ count: 2, seed: 1 }))],
+          message: await gen.sample({ label: "unheard of" }).catch((error) => `${error.name}: ${error.message}`),
+        };
+        """,
+        folder=str(built_in_generators()[name]),
+        label=label,
+    )
+    expected = gen.sample(label, num_samples=3, seed=5, guidance=2.0, temperature=0.9)
+    assert answer["labels"] == list(gen.labels)
+    assert answer["one"] == expected.numpy().ravel().tolist()
+    assert answer["any"] == gen.sample(num_samples=2, seed=1).numpy().ravel().tolist()
+    assert answer["message"].startswith("DapsError: label unheard of is not known; labels are ")
 
 
 def test_a_seed_gives_the_numbers_that_it_gives_numpy(ask: Ask) -> None:

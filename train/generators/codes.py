@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,8 +130,8 @@ def _encode(config: CodesConfig, data: Path, folder: Path) -> None:
     assert config.tokenizer is not None and config.dataset is not None
     tokenizer = Tokenizer.from_pretrained(config.tokenizer)
     items = open_data(data / _PLACES[config.dataset], tokenizer.config, split="train")
-    way, shown = Sampled(config.samples) if config.samples else None, click.get_text_stream("stderr")
-    with click.progressbar(length=len(items), label=f"encoding {config.dataset}", file=shown) as bar:
+    way = Sampled(config.samples) if config.samples else None
+    with click.progressbar(length=len(items), label=f"encoding {config.dataset}", file=sys.stderr) as bar:
         write_code_set(
             tokenizer, items, folder, way, flip=config.flip, on_progress=lambda done: bar.update(done - bar.pos)
         )

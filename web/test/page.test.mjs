@@ -18,6 +18,8 @@ const skip = hasChromium ? false : "no Chromium: set $CHROMIUM or install Debian
 const reference = async (name) => JSON.parse(await readFile(`${ROOT}tests/reference/${name}.json`, "utf-8"));
 /** @type {import("../worker.js").Site} */
 let siteRecord;
+/** @type {import("../worker.js").Model} the one that is shown first */
+let model;
 /** @type {Awaited<ReturnType<typeof serve>>} */
 let host;
 /** @type {import("playwright-core").Browser} */
@@ -60,6 +62,9 @@ const pixelsOfPng = (page, png) =>
     return [...pen.getImageData(0, 0, bitmap.width, bitmap.height).data].filter((_, i) => i % 4 !== 3);
   }, [...png]);
 
+/** Of the codes of one picture. */
+const BYTES = () => Math.ceil((model.numTokens * Math.log2(model.vocabSize)) / 8);
+
 /** @param {ArrayLike<number>} a @param {ArrayLike<number>} b */
 const largestDifference = (a, b) => Array.from(a).reduce((most, value, i) => Math.max(most, Math.abs(value - b[i])), 0);
 
@@ -70,6 +75,7 @@ const open = (page, name, content) =>
 before(async () => {
   if (skip) return;
   siteRecord = JSON.parse(await readFile(`${SITE}/site.json`, "utf-8"));
+  model = siteRecord.models[0];
   host = await serve(SITE);
   browser = await launch();
 });
@@ -99,7 +105,7 @@ describe("pictures", { skip }, () => {
   });
 
   test("the example has the codes and pixels of the reference", async () => {
-    const golden = await reference("daps-photo-256.cat");
+    const golden = await reference(`${model.name}.cat`);
     assert.deepEqual([...(await codesOf(visit.page, "p")).codes], golden.greedy);
     const expected = await pixelsOfPng(visit.page, await readFile(`${ROOT}tests/reference/${golden.decoded}`));
     assert.ok(largestDifference(await pixelsOf(visit.page, "p-decoded"), expected) <= 1);
@@ -108,11 +114,11 @@ describe("pictures", { skip }, () => {
   test("the facts are those of the pixels that are shown", async () => {
     const facts = await visit.page.innerText("#p-facts");
     const exact = psnr(await pixelsOf(visit.page, "p-original"), await pixelsOf(visit.page, "p-decoded"));
-    assert.match(facts, /1,280 bytes/);
+    assert.ok(facts.includes(`${BYTES().toLocaleString("en")} bytes`), facts);
     assert.ok(facts.includes(`${exact.toFixed(1)} dB`), facts);
     await visit.page.waitForFunction(() => !document.getElementById("p-facts")?.innerText.includes("…"), null, { timeout: PATIENCE });
     const jpeg = Number(/([\d,]+) bytes\n[\d.]+ × the codes/.exec(await visit.page.innerText("#p-facts"))?.[1].replace(",", ""));
-    assert.ok(jpeg > 1280, `${jpeg} bytes`);
+    assert.ok(jpeg > BYTES(), `${jpeg} bytes`);
   });
 
   test("a first visit downloads at most 15 MB", async () => {
@@ -123,7 +129,7 @@ describe("pictures", { skip }, () => {
   });
 
   test("temperature 1 and seed 0 give the sample of the reference, another sample gives other codes", async () => {
-    const golden = await reference("daps-photo-256.cat");
+    const golden = await reference(`${model.name}.cat`);
     await visit.page.click("#p-sample"); // from temperature 0: temperature 1, seed 0
     await idle(visit.page);
     assert.deepEqual([...(await codesOf(visit.page, "p")).codes], golden.sampled);
@@ -141,25 +147,29 @@ describe("pictures", { skip }, () => {
     const shown = await pixelsOf(page, "p-decoded");
     const grid = await page.locator("#p-grid").boundingBox();
     assert.ok(grid);
-    const [row, column] = [12, 20];
-    await page.locator("#p-grid").click({ position: { x: ((column + 0.5) / 32) * grid.width, y: ((row + 0.5) / 32) * grid.height } });
+    const side = Math.sqrt(model.numTokens);
+    const [row, column] = [3, 5];
+    await page.locator("#p-grid").click({ position: { x: ((column + 0.5) / side) * grid.width, y: ((row + 0.5) / side) * grid.height } });
     await page.waitForSelector("#p-inspector button[data-code]", { timeout: PATIENCE });
     await idle(page);
-    const golden = await reference("daps-photo-256.cat");
+    const golden = await reference(`${model.name}.cat`);
     const codes = await page.locator("#p-inspector button[data-code]").evaluateAll((all) => all.map((one) => Number(one.getAttribute("data-code"))));
     const shares = await page.locator("#p-inspector button[data-code] span").allInnerTexts();
-    assert.equal(codes[0], golden.greedy[row * 32 + column]);
+    assert.equal(codes[0], golden.greedy[row * side + column]);
     assert.ok(codes.length >= 12 && parseFloat(shares[0]) > 10, shares.join());
-    assert.match(await page.innerText("#p-inspector"), /row 13, column 21/);
+    assert.match(await page.innerText("#p-inspector"), /row 4, column 6/);
     assert.match(await page.innerText("#p-inspector"), /move \d+ pixels/);
-    await page.fill("#p-inspector input", String((codes[0] + 512) % 1024));
+    await page.fill("#p-inspector input", String((codes[0] + model.vocabSize / 2) % model.vocabSize));
     await page.click("#p-inspector form button");
     await idle(page);
     const now = await pixelsOf(page, "p-decoded");
     const places = now.flatMap((value, i) => (Math.abs(value - shown[i]) > 4 ? [Math.floor(i / 3)] : []));
     assert.ok(places.length > 20, `${places.length} values changed`);
-    for (const place of places) {
-      assert.ok(Math.abs(Math.floor(place / 256) - row * 8 - 4) < 60 && Math.abs((place % 256) - column * 8 - 4) < 60, `pixel ${place}`);
+    const [, width] = model.inputShape;
+    const cell = width / side;
+    for (const place of places) { // as far as the decoder's convolutions reach
+      const away = Math.max(Math.abs(Math.floor(place / width) / cell - row - 0.5), Math.abs((place % width) / cell - column - 0.5));
+      assert.ok(away < 7.5, `pixel ${place} is ${away} codes away`);
     }
     await page.click("#p-inspector .undo");
     await idle(page);
@@ -183,7 +193,7 @@ describe("pictures", { skip }, () => {
 
   test("a link opens on another machine by decoding alone", async () => {
     const { link, codes } = await codesOf(visit.page, "p");
-    assert.equal(link.split("/")[2].length, 1707);
+    assert.equal(link.split("/")[2].length, Math.ceil((BYTES() * 4) / 3)); // 1,707 of 1,024 codes
     const other = await browser.newContext();
     const { page, errors, requests } = await watched(other);
     await page.goto(`${host.address}#${link}`);
@@ -205,22 +215,24 @@ describe("pictures", { skip }, () => {
     const file = new Uint8Array(await readFile(await download.path()));
     const { header, codes: kept } = readDaps(file);
     assert.deepEqual([...kept], [...codes]);
-    assert.deepEqual(header.shape, [1, 1024]);
+    assert.deepEqual(header.shape, [1, model.numTokens]);
     await open(page, "cat.daps", file);
     await described(page, "p");
     assert.match(await page.innerText("#p-caption"), /Opened from its codes alone/);
     assert.deepEqual([...(await codesOf(page, "p")).codes], [...codes]);
   });
 
-  test("another model shows its own grid, with numbers in it", async () => {
+  test("another model shows its own codes", async () => {
     const { page } = visit;
-    await page.selectOption("#p-model", "daps-cifar10");
+    await page.selectOption("#p-model", "daps-mnist");
     await page.click("#p-examples button");
     await described(page, "p");
-    const golden = await reference("daps-cifar10.cat");
-    assert.deepEqual([...(await codesOf(page, "p")).codes], golden.greedy);
-    await page.selectOption("#p-model", "daps-photo-256");
+    assert.match(await page.innerText("#p-title"), /8 integers/);
+    assert.deepEqual([...(await codesOf(page, "p")).codes], (await reference("daps-mnist.digit")).greedy);
+    await page.selectOption("#p-model", model.name);
+    await page.click("#p-examples button");
     await described(page, "p");
+    assert.deepEqual([...(await codesOf(page, "p")).codes], (await reference(`${model.name}.cat`)).greedy);
   });
 });
 
@@ -256,14 +268,36 @@ describe("motion", { skip }, () => {
   });
 });
 
+describe("drawings", { skip }, () => {
+  test("digits of a class are drawn, and one of them opens as codes", async () => {
+    const context = await browser.newContext();
+    const { page, errors } = await watched(context);
+    await page.goto(`${host.address}#x`);
+    await page.waitForSelector("#p-examples button", { timeout: PATIENCE });
+    await page.click("#tab-drawings");
+    await page.waitForSelector("#d-gallery button:not([disabled])", { timeout: PATIENCE });
+    const drawn = () => page.locator("#d-gallery canvas").first().evaluate((canvas) => /** @type {HTMLCanvasElement} */ (canvas).toDataURL());
+    const before = await drawn();
+    await page.click("#d-labels button:first-child");
+    await idle(page);
+    assert.notEqual(await drawn(), before);
+    assert.equal(await page.getAttribute("#d-labels button:first-child", "aria-checked"), "true");
+    await page.click("#d-gallery button:nth-child(2)");
+    await page.waitForFunction(() => document.querySelectorAll("#p-facts div").length >= 3, null, { timeout: PATIENCE });
+    await idle(page);
+    assert.equal((await codesOf(page, "p")).codes.length, siteRecord.models.find((one) => one.name === siteRecord.generators[0].tokenizer)?.numTokens);
+    assert.deepEqual(errors, []);
+    await context.close();
+  });
+});
+
 describe("what is broken or hostile", { skip }, () => {
   test("1,000 broken links and files get one line each, and nothing in the console", async () => {
     const context = await browser.newContext();
     const { page, errors } = await watched(context);
-    const model = siteRecord.models[0];
-    const codes = Array.from({ length: 1024 }, (_, i) => (i * 37) % 1024);
+    const codes = Array.from({ length: model.numTokens }, (_, i) => (i * 37) % model.vocabSize);
     const link = writeLink({ model: model.name, ...model, codes });
-    const header = { model: model.name, weights_sha256: model.weightsSha256, vocab_size: 1024, shape: [1, 1024], layout: null };
+    const header = { model: model.name, weights_sha256: model.weightsSha256, vocab_size: model.vocabSize, shape: [1, model.numTokens], layout: null };
     const file = [...writeDaps(header, codes)];
     let state = 7;
     const chance = (/** @type {number} */ most) => (state = (state * 48271) % 2147483647) % most;
@@ -299,11 +333,11 @@ describe("what is broken or hostile", { skip }, () => {
     const strange = [
       { ...header, model: "other" },
       { ...header, weights_sha256: "0".repeat(64) },
-      { ...header, vocab_size: 512 },
-      { ...header, shape: [2, 1024] },
-      { ...header, shape: [1, 1, 1024], layout: { height: 9, width: 9, rows: 1, columns: 1, overlap: 0 } },
-      { ...header, model: "daps-h1-motion", weights_sha256: "", shape: [1, 1, 1024], layout: null },
-    ].map((one) => [...writeDaps(one, Array.from({ length: one.shape.reduce((a, b) => a * b) }, (_, i) => i % 512))]);
+      { ...header, vocab_size: 2 * model.vocabSize },
+      { ...header, shape: [2, model.numTokens] },
+      { ...header, shape: [1, 1, model.numTokens], layout: { height: 9, width: 9, rows: 1, columns: 1, overlap: 0 } },
+      { ...header, model: "daps-h1-motion", weights_sha256: "", shape: [3, 64], vocab_size: 1024, layout: null },
+    ].map((one) => [...writeDaps(one, Array.from({ length: one.shape.reduce((a, b) => a * b) }, (_, i) => i % model.vocabSize))]);
     const swollen = writeDaps(header, codes);
     new DataView(swollen.buffer).setUint32(5, 0xffffffff, true);
     new DataView(swollen.buffer).setUint32(swollen.length - 4, crc32(swollen.subarray(0, -4)), true);
@@ -395,7 +429,7 @@ describe("afterwards", { skip }, () => {
     await page.reload();
     await described(page, "p");
     assert.ok(await page.evaluate(() => self.crossOriginIsolated));
-    assert.deepEqual([...(await codesOf(page, "p")).codes], (await reference("daps-photo-256.cat")).greedy);
+    assert.deepEqual([...(await codesOf(page, "p")).codes], (await reference(`${model.name}.cat`)).greedy);
     await page.click("#tab-clips"); // whose model was never downloaded
     await page.waitForSelector("#error:not([hidden])", { timeout: PATIENCE });
     assert.match(await page.innerText("#error"), /cannot be downloaded|server answers/);

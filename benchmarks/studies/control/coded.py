@@ -53,7 +53,10 @@ def coded_reference(
 
 def code_vectors(tokenizer: Tokenizer, model: str) -> Tensor:
     """The generative model's vector of each code at each position, standardised: (N, V, E)."""
-    config, table = tokenizer.config, load_file(open_model(model).file("model.safetensors"))["generative.embedding.weight"]
+    config, table = (
+        tokenizer.config,
+        load_file(open_model(model).file("model.safetensors"))["generative.embedding.weight"],
+    )
     if config.generative.kind == "spectral":  # each position has columns of its own
         vectors = table.unflatten(1, (config.num_tokens, -1)).transpose(0, 1)
     else:
@@ -62,7 +65,7 @@ def code_vectors(tokenizer: Tokenizer, model: str) -> Tensor:
 
 
 def placed(poses: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Windows (K, T, 36) from the origin, moved and turned so that each begins at the place and heading of a pose (36,)."""
+    """Windows (K, T, 36) from the origin, moved and turned so that each begins at a pose's (36,) place and heading."""
     heading, _ = split_heading(start[3:7])
     first, _ = split_heading(poses[:, 0, 3:7])
     turn = heading - first

@@ -70,3 +70,91 @@ def train(
     trainer = Trainer(tracking, policy, PPOConfig(), folder, seed=seed)
     trainer.train(max_seconds=max_seconds, max_steps=max_steps)
     click.echo(f"{trainer.steps:,.0f} control steps; {folder}")
+
+
+@control.command()
+@click.option("--run", "folder", type=_FOLDER, required=True, help="Where `control train` put the policy.")
+@click.option("--model", help="The tokenizer that it was trained with, if any.")
+@click.option("-o", "--output", type=_FOLDER, required=True, help="The ONNX file.")
+def export(folder: Path, model: str | None, output: Path) -> None:
+    """Write a trained policy as ONNX."""
+    import torch
+
+    from benchmarks.studies.control.policy import NoCondition, Policy, WindowCodes, export_policy
+    from benchmarks.studies.control.ppo import load_policy, policy_size
+    from daps_tokenizer.errors import OutputExistsError
+
+    if output.exists():
+        raise OutputExistsError(f"{output} already exists; name another file with -o")
+    condition: NoCondition | WindowCodes = NoCondition()
+    if model is not None:
+        from benchmarks.studies.control.coded import code_vectors
+        from daps_tokenizer import Tokenizer
+
+        vectors = code_vectors(Tokenizer.from_pretrained(model), model)
+        condition = WindowCodes(torch.zeros(1, len(vectors), dtype=torch.long), torch.zeros(1), vectors)
+    path = folder / "policy.safetensors"
+    policy = Policy(policy_size(path), condition)
+    load_policy(policy, path)
+    export_policy(policy, output)
+    click.echo(output)
+
+
+@control.command()
+@click.option("--model", required=True, help="A tokenizer of G1 motion.")
+@click.option("--policy", type=_FOLDER, help="Corrects the servos: ONNX, from `control export`; else servos alone.")
+@click.option("--way", "ways", multiple=True, type=click.Choice(["original", "greedy", "searched", "mpc"]))
+@click.option("--walks", type=click.IntRange(min=0), default=4, show_default=True, help="Stretches of walking.")
+@click.option("--dances", type=click.IntRange(min=0), default=3, show_default=True)
+@click.option("--runs", type=click.IntRange(min=0), default=3, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=0.2), default=5.0, show_default=True, help="Of a stretch.")
+@click.option("--candidates", type=click.IntRange(min=4), default=24, show_default=True, help="Of MPC, a round.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
+@click.option("--name", default="control", show_default=True, help="Of the report.")
+@_DATA
+def measure(
+    model: str,
+    policy: Path | None,
+    ways: tuple[str, ...],
+    walks: int,
+    dances: int,
+    runs: int,
+    seconds: float,
+    candidates: int,
+    seed: int,
+    out: Path,
+    name: str,
+    data: Path | None,
+) -> None:
+    """Follow held-out walking, dancing and running: seconds until a fall, tracking error, torque, time."""
+    from benchmarks.reports import command_line
+    from benchmarks.studies.control.follow import ExportedPolicy
+    from benchmarks.studies.control.measure import WAYS, write_measured
+    from benchmarks.studies.control.measure import measure as measure_ways
+    from benchmarks.studies.control.robot import Physics, Robot
+    from benchmarks.studies.control.search import no_correction
+    from daps_tokenizer import Tokenizer
+    from daps_tokenizer.data.place import data_folder
+    from daps_tokenizer.errors import InputError
+    from daps_tokenizer.evaluation.timing import describe_machine
+
+    counts = {kind: count for kind, count in (("walk", walks), ("dance", dances), ("run", runs)) if count}
+    if not counts:
+        raise InputError("no stretches; expected at least one of --walks, --dances, --runs")
+    place = data_folder(data)
+    tokenizer = Tokenizer.from_pretrained(model)
+    rows = measure_ways(
+        tokenizer,
+        Physics(Robot(place / "g1" / "g1_kinematics.xml")),
+        place,
+        counts=counts,
+        seconds=seconds,
+        ways=ways or WAYS,
+        seed=seed,
+        candidates=candidates,
+        control=no_correction if policy is None else ExportedPolicy(policy),
+    )
+    about = {"model": tokenizer.config.name, "policy": policy and policy.name, "seconds": seconds, "seed": seed}
+    for path in write_measured(out, name, rows, about, describe_machine(), [command_line()]):
+        click.echo(path)

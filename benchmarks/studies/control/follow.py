@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnxruntime
 
 from benchmarks.studies.control.robot import ACTIVE, CONTROL_FPS
 from benchmarks.studies.control.tracking import Tracking
+from daps_tokenizer.errors import InputError
 
 # Of observations (B, O) and frames of the reference (B,): actions (B, 15).
 Controller = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Followed(NamedTuple):
-    """Of N robots, each (N,): seconds until a fall or the end, whether it fell, and means over that time: the reward, the
-    error of joints in degrees, torques in N·m. ``poses``: (N, T, 36), NaN after a fall. ``last``: qpos and qvel (N, 71).
-    ``cpu_seconds``: of all."""
+    """Of N robots, each (N,): seconds until a fall or the end, whether it fell, and means over that time: the reward,
+    the error of joints in degrees, torques in N·m. ``poses``: (N, T, 36), NaN after a fall. ``last``: qpos and
+    qvel (N, 71). ``cpu_seconds``: of all."""
 
     seconds: np.ndarray
     fell: np.ndarray
@@ -36,7 +39,12 @@ def servos_only(observation: np.ndarray, frames: np.ndarray) -> np.ndarray:
 
 
 def follow(
-    tracking: Tracking, frames: np.ndarray, *, seconds: float, control: Controller = servos_only, state: np.ndarray | None = None
+    tracking: Tracking,
+    frames: np.ndarray,
+    *,
+    seconds: float,
+    control: Controller = servos_only,
+    state: np.ndarray | None = None,
 ) -> Followed:
     """Follow the reference from these frames until a fall or the end.
 
@@ -83,3 +91,28 @@ def follow(
         last,
         time.process_time() - began,
     )
+
+
+class ExportedPolicy:
+    """A policy from an ONNX file: the controller of robots that follow codes."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors have no common class of their own
+            raise InputError(
+                f"{path}: is no policy (ONNX) that can be read; `benchmarks control export` writes one"
+            ) from error
+
+    def __call__(self, codes: np.ndarray, length: int) -> Controller:
+        """The controller of robots that follow the windows of ``codes`` (B, N), ``length`` control steps each."""
+        codes = codes.astype(np.int64)
+
+        def control(observation: np.ndarray, frames: np.ndarray) -> np.ndarray:
+            window = np.minimum(frames // length, len(codes) - 1)
+            share = ((frames - window * length) / length).astype(np.float32)
+            inputs = {"observation": observation, "codes": codes[window], "share": share}
+            action: np.ndarray = self._session.run(["action"], inputs)[0]
+            return action
+
+        return control

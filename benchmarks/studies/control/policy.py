@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -129,3 +130,39 @@ def _mlp(size: int, hidden: tuple[int, ...], out: int, gain: float) -> nn.Sequen
     nn.init.orthogonal_(last.weight, gain)
     nn.init.zeros_(last.bias)
     return nn.Sequential(*layers, last)
+
+
+class _Exported(nn.Module):
+    """What runs on a robot: raw observations, codes and how far into their window it is, to actions."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observation: Tensor, codes: Tensor, share: Tensor) -> Tensor:
+        policy, condition = self.policy, self.policy.condition
+        if isinstance(condition, WindowCodes):
+            seen = condition.of_codes(codes, share)
+        else:  # the inputs stay inputs of the graph, so that all policies are run alike
+            seen = 0 * share[:, None] + 0 * codes[:, :1]
+        return policy(policy.normalise(observation), seen)[0]
+
+
+def export_policy(policy: Policy, path: Path, *, num_tokens: int = 64) -> None:
+    """Write the actor as ONNX: ``observation`` (B, O) float32, ``codes`` (B, N) int64, ``share`` (B,) float32 ->
+    ``action`` (B, 15). The observation is that of :meth:`Tracking.observe`, whose size must be the policy's."""
+    size = len(policy.normalise.mean)
+    arguments = (torch.zeros(2, size), torch.zeros(2, num_tokens, dtype=torch.long), torch.zeros(2))
+    names = ("observation", "codes", "share")
+    batch = torch.export.Dim("batch")
+    program = torch.onnx.export(
+        _Exported(policy).eval(),
+        arguments,
+        input_names=names,
+        output_names=["action"],
+        dynamic_shapes={name: {0: batch} for name in names},
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None  # it is written below, weights inside
+    program.save(path, external_data=False)

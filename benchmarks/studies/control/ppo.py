@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.studies.control.policy import Policy
 from benchmarks.studies.control.tracking import Tracking
+from daps_tokenizer.errors import InputError
 from daps_tokenizer.files import write_bytes_atomically
 
 
@@ -172,6 +173,17 @@ def load_policy(policy: Policy, path: Path) -> None:
     own = policy.state_dict()
     kept = {name: value for name, value in tensors.items() if own[name].shape == value.shape}
     policy.load_state_dict(own | kept)
+
+
+def policy_size(path: Path) -> int:
+    """How many numbers the observations of a policy have.
+
+    Raises:
+        InputError: there is no policy.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a policy that `benchmarks control train` wrote")
+    return len(load_file(path)["normalise.mean"])
 
 
 def _log_prob(noise: Tensor, log_deviation: Tensor) -> Tensor:

@@ -38,7 +38,9 @@ class Reference:
         return len(self.qpos)
 
     @classmethod
-    def from_clips(cls, robot: Robot, clips: Sequence[np.ndarray], *, fps: float = CLIP_FPS, on_floor: bool = True) -> Reference:
+    def from_clips(
+        cls, robot: Robot, clips: Sequence[np.ndarray], *, fps: float = CLIP_FPS, on_floor: bool = True
+    ) -> Reference:
         """From clips (T, 36) with quaternions x y z w, as LAFAN1's CSV files have them.
 
         With ``on_floor`` a clip is lifted or lowered as a whole so that its feet touch the floor where they are lowest,

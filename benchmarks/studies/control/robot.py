@@ -1,7 +1,7 @@
 """The simulated Unitree G1: its MJCF with a floor, contacts and position servos, and many of them stepped at once.
 
-A control step is 20 ms (50 Hz). Within it the servos hold their targets: torque = kp · (target − angle) − kd · velocity,
-cut at the joint's torque limit, as the robot's own motor drives do.
+A control step is 20 ms (50 Hz). Within it the servos hold their targets, as the robot's own motor drives do:
+torque = kp · (target − angle) − kd · velocity, cut at the joint's torque limit.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 import mujoco
 import numpy as np
 from mujoco.rollout import Rollout
+
+from daps_tokenizer.errors import InputError
 
 CONTROL_FPS = 50.0
 JOINTS = 29
@@ -47,8 +49,8 @@ _ARMATURES = (
 class ServoGains:
     """How stiff the servos are: kp = stiffness · torque limit, kd = damping · kp.
 
-    With 5 per radian the robot stands by its servos alone; with BeyondMimic's, about a fifth of that at the legs, it tips
-    over within two seconds, and a policy must learn to stand before it learns to follow.
+    With 5 per radian the robot stands by its servos alone. With those of BeyondMimic, a tenth of that at the hips, it
+    tips over within two seconds, and a policy must learn to stand before it learns to follow.
     """
 
     stiffness: float = 5.0  # 1/rad
@@ -67,7 +69,9 @@ class Robot:
         model: the compiled ``mujoco.MjModel``; controls are the targets of the 29 servos in radians.
     """
 
-    def __init__(self, mjcf: Path, gains: ServoGains = ServoGains(), *, substeps: int = 2) -> None:  # noqa: B008
+    def __init__(self, mjcf: Path, gains: ServoGains = ServoGains(), *, substeps: int = 2) -> None:
+        if not mjcf.is_file():
+            raise InputError(f"{mjcf}: no such file; expected the MJCF of the Unitree G1 with 29 joints")
         self.gains, self.substeps = gains, substeps
         self.model = _build(mjcf, gains, 1 / CONTROL_FPS / substeps)
         self.limits = self.model.jnt_range[1:].copy()
@@ -109,7 +113,7 @@ class Physics:
         return found[:, -1], sensors[:, -1]
 
     def run(self, state: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Hold servo targets (B, T, 29) for a control step each; states (B, T, 72) and sensors (B, T, 50) as ``step``."""
+        """Hold servo targets (B, T, 29), each for a control step; states (B, T, 72) and sensors (B, T, 50)."""
         steps = self.robot.substeps
         found, sensors = self._rollout.rollout(
             self.robot.model, self._data, state, np.repeat(targets, steps, axis=1), skip_checks=False
@@ -131,7 +135,12 @@ def _build(mjcf: Path, gains: ServoGains, timestep: float) -> mujoco.MjModel:
         geom.contype, geom.conaffinity, geom.condim = 0, int(is_foot), 3
         geom.friction[0] = 1.0
     spec.worldbody.add_geom(
-        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 0.05], contype=1, conaffinity=0, friction=[1, 0.005, 0.0001]
+        name="floor",
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
+        size=[0, 0, 0.05],
+        contype=1,
+        conaffinity=0,
+        friction=[1, 0.005, 0.0001],
     )
     for joint in spec.joints:
         if joint.type == mujoco.mjtJoint.mjJNT_FREE:
@@ -151,7 +160,5 @@ def _build(mjcf: Path, gains: ServoGains, timestep: float) -> mujoco.MjModel:
             refname="pelvis",
         )
     for joint in spec.joints[1:]:
-        spec.add_sensor(
-            type=mujoco.mjtSensor.mjSENS_JOINTACTFRC, objtype=mujoco.mjtObj.mjOBJ_JOINT, objname=joint.name
-        )
+        spec.add_sensor(type=mujoco.mjtSensor.mjSENS_JOINTACTFRC, objtype=mujoco.mjtObj.mjOBJ_JOINT, objname=joint.name)
     return spec.compile()

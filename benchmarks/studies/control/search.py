@@ -16,11 +16,15 @@ import numpy as np
 from benchmarks.studies.control.coded import placed
 from benchmarks.studies.control.follow import Controller, Followed, follow, servos_only
 from benchmarks.studies.control.reference import CLIP_FPS, Reference
-from benchmarks.studies.control.robot import CONTROL_FPS, Physics, states
+from benchmarks.studies.control.robot import ACTIVE, CONTROL_FPS, Physics, states
 from benchmarks.studies.control.tracking import Tracking
 from daps_tokenizer import Tokenizer
-from daps_tokenizer.backends.protocol import Decoded
-from daps_tokenizer.search.base import Score, Search
+from daps_tokenizer.backends.protocol import Backend, Decoded
+from daps_tokenizer.config import Robot as RobotTable
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.motion.features import compute_features, to_qpos
+from daps_tokenizer.motion.kinematics import clip_to_limits
+from daps_tokenizer.search.base import Found, Score, Search, score_of
 
 # Of codes (B, N) that robots follow, and frames of each in the reference: what corrects the servos.
 ControlOfCodes = Callable[[np.ndarray, int], Controller]
@@ -150,3 +154,73 @@ def _rows(reference: Reference, frames: np.ndarray, length: int) -> Reference:
     rows = np.minimum((frames[:, None] + np.arange(length)).ravel(), len(reference) - 1)
     ends = np.arange(len(frames) + 1) * length
     return Reference(reference.qpos[rows], reference.qvel[rows], reference.key_positions[rows], ends)
+
+
+@dataclass
+class Leaning:
+    """Sampling MPC (cross-entropy method): codes of motions whose legs and waist are moved a little, best by the score.
+
+    Samples of q(z|x) are motions that look like the original, and none of them catches a falling robot. So candidates
+    are the greedy codes of x with the angles of 15 joints shifted, from one offset at the window's first frame to
+    another at its last; the best quarter says where the next candidates are drawn. Implements
+    :class:`~daps_tokenizer.search.base.Search`.
+
+    Args:
+        score: of codes; see :class:`PhysicsScore`.
+        robot: whose features they are.
+        candidates: a round, the greedy codes and the last round's mean included.
+        rounds: how often candidates are drawn.
+        spread: of offsets at first, rad.
+        seed: of the draws.
+    """
+
+    score: Score
+    robot: RobotTable
+    candidates: int = 32
+    rounds: int = 2
+    spread: float = 0.1
+    seed: int = 0
+
+    def find(
+        self,
+        backend: Backend,
+        inputs: np.ndarray,
+        config: TokenizerConfig,
+        *,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Found:
+        """See :meth:`~daps_tokenizer.search.base.Search.find`."""
+        began, random = time.perf_counter(), np.random.default_rng(self.seed)
+        count, frames = len(inputs), inputs.shape[1]
+        qpos = to_qpos(inputs, fps=CLIP_FPS, robot=self.robot)
+        share = np.linspace(0, 1, frames)[:, None]
+        mean, spread = np.zeros((count, 2, ACTIVE)), np.full((count, 2, ACTIVE), self.spread)
+        greedy = best = first = np.empty(0)
+        for number in range(self.rounds):
+            draws = random.standard_normal((self.candidates, count, 2, ACTIVE))
+            draws[0] = 0.0
+            offsets = mean + spread * draws
+            if number == 0:
+                offsets[0] = 0.0
+            moved = np.tile(qpos, (self.candidates, 1, 1))
+            shift = offsets[:, :, 0, None] * (1 - share) + offsets[:, :, 1, None] * share
+            moved[..., 7 : 7 + ACTIVE] += shift.reshape(-1, frames, ACTIVE)
+            moved[..., 7:] = clip_to_limits(moved[..., 7:], self.robot)
+            features = compute_features(moved, fps=CLIP_FPS, robot=self.robot)
+            features = features.reshape(-1, *inputs.shape[1:])
+            codes = backend.encode(features, np.zeros((len(features), config.num_tokens), np.float32), 0.0).codes
+            values = score_of(self.score, backend, np.tile(inputs, (self.candidates, 1, 1)), codes)
+            codes, values = codes.reshape(self.candidates, count, -1), values.reshape(self.candidates, count)
+            top = values.argmax(0)
+            if number == 0:
+                greedy, first = codes[0], values[0]
+                best, value = greedy.copy(), first.copy()
+            better = values.max(0) > value
+            best[better] = codes[top, np.arange(count)][better]
+            value = np.maximum(value, values.max(0))
+            elite = np.argsort(-values, axis=0)[: max(2, self.candidates // 4)]
+            chosen = np.take_along_axis(offsets, elite[..., None, None], axis=0)
+            mean, spread = chosen.mean(0), chosen.std(0) + 0.01
+            if on_progress:
+                on_progress((number + 1) / self.rounds)
+        return Found(greedy, best, value - first, self.candidates * self.rounds, time.perf_counter() - began)

@@ -47,8 +47,8 @@ class Step(NamedTuple):
 class Tracking:
     """B robots, each on its own stretch of the reference.
 
-    Actions (B, 15) are residuals of legs and waist: servo target = reference angle of the next frame + 0.15 rad · action. All
-    other joints get the reference.
+    Actions (B, 15) are residuals of legs and waist: servo target = reference angle of the next frame + 0.15 rad ·
+    action. All other joints get the reference.
 
     Args:
         physics: that steps them.
@@ -68,7 +68,7 @@ class Tracking:
         count: int,
         *,
         seed: int = 0,
-        weights: RewardWeights = RewardWeights(),  # noqa: B008
+        weights: RewardWeights = RewardWeights(),
         noise: float = 0.5,
         restart: bool = True,
         judged: Reference | None = None,
@@ -195,7 +195,10 @@ def _local(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
 
 def _distance(qpos: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """From robots to the reference: place in the robot's heading frame (B, 2), and heading as sine and 1 − cosine."""
-    heading, other = (np.arctan2(2 * (q[:, 4] * q[:, 5] + q[:, 3] * q[:, 6]), 1 - 2 * (q[:, 5] ** 2 + q[:, 6] ** 2)) for q in (qpos, reference))
+    heading, other = (
+        np.arctan2(2 * (q[:, 4] * q[:, 5] + q[:, 3] * q[:, 6]), 1 - 2 * (q[:, 5] ** 2 + q[:, 6] ** 2))
+        for q in (qpos, reference)
+    )
     offset = reference[:, :2] - qpos[:, :2]
     c, s = np.cos(heading), np.sin(heading)
     place = np.stack([c * offset[:, 0] + s * offset[:, 1], c * offset[:, 1] - s * offset[:, 0]], 1)

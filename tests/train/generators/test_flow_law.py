@@ -87,6 +87,6 @@ def test_a_trained_network_draws_from_the_law_of_its_data(one_thread: None, tmp_
     fit(experiment, data, tmp_path / "run", show_progress=False, draw_pictures=False)
     trained = build_generator(model).eval()
     assert isinstance(trained, FlowTransformer)
-    load_weights(trained, tmp_path / "run" / "checkpoint" / "model.safetensors")  # type: ignore[arg-type]
+    load_weights(trained, tmp_path / "run" / "checkpoint" / "model.safetensors")
     with torch.no_grad():
         assert distance(law_after(trained, 60), LAW) < 0.05  # 0.01 of it are the steps; the uniform law is 0.45 away

@@ -1,0 +1,179 @@
+"""Who stays on its feet: servos that get the original motion, greedy codes, searched codes, and sampling MPC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.reports import report, table, write_report
+from benchmarks.studies.control.coded import lowered
+from benchmarks.studies.control.follow import follow
+from benchmarks.studies.control.reference import CLIP_FPS, HELD_OUT, Reference, load_g1_clips
+from benchmarks.studies.control.robot import CONTROL_FPS, Physics
+from benchmarks.studies.control.search import ControlOfCodes, Leaning, Ran, no_correction, run_codes
+from benchmarks.studies.control.tracking import Tracking
+from daps_tokenizer import LocalSearch, Tokenizer
+from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.motion.features import compute_features
+from daps_tokenizer.motion.robots import G1, robot_of
+from daps_tokenizer.search.base import Score, Search
+
+_UPRIGHT = 0.6  # m: a pelvis is above it wherever stretches are taken from
+WAYS = ("original", "greedy", "searched", "mpc")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stretch, followed in one way. ``processor_seconds``: for a second of motion, encoding and search included."""
+
+    way: str
+    kind: str
+    start: int
+    seconds: float
+    reward: float
+    joint_error: float
+    torque: float
+    processor_seconds: float
+
+
+def choose_stretches(clip: np.ndarray, count: int, frames: int, random: np.random.Generator) -> np.ndarray:
+    """First frames of ``count`` stretches of a clip (T, 36) whose pelvis is above 0.6 m throughout."""
+    upright = np.convolve(clip[:, 2] < _UPRIGHT, np.ones(frames), "valid") == 0
+    return np.sort(random.choice(np.flatnonzero(upright), count, replace=False))
+
+
+def measure(
+    tokenizer: Tokenizer,
+    physics: Physics,
+    data: Path,
+    *,
+    counts: dict[str, int],
+    seconds: float,
+    ways: tuple[str, ...] = WAYS,
+    seed: int = 0,
+    candidates: int = 24,
+    control: ControlOfCodes = no_correction,
+) -> list[Row]:
+    """Follow stretches of held-out clips in several ways.
+
+    Args:
+        tokenizer: of G1 motion.
+        physics: that simulates.
+        data: the folder with ``lafan1_g1.npz``.
+        counts: stretches of each kind: walk, dance, run.
+        seconds: of each stretch.
+        ways: of :data:`WAYS`.
+        seed: of the choice of stretches.
+        candidates: of sampling MPC, a round.
+        control: what corrects the servos where codes are followed.
+
+    Raises:
+        ConfigError: a model of other motion than the G1's.
+    """
+    if tokenizer.modality != "motion" or robot_of(tokenizer.config) != G1:
+        raise ConfigError(f"{tokenizer.config.name}: is no model of the Unitree G1's motion, which is simulated here")
+    window, random = tokenizer.config.input_shape[0], np.random.default_rng(seed)
+    frames = round(seconds * CLIP_FPS) + window
+    kinds, starts, stretches = [], [], []
+    for kind, count in counts.items():
+        (clip,) = load_g1_clips(data / "lafan1_g1.npz", [HELD_OUT[kind]])
+        clip = lowered(physics.robot, clip)
+        for start in choose_stretches(clip, count, frames, random):
+            kinds.append(kind)
+            starts.append(int(start))
+            stretches.append(clip[start : start + frames])
+    rows = []
+    for way in ways:
+        ran, _ = follow_stretches(
+            tokenizer, physics, np.stack(stretches), way, seconds=seconds, candidates=candidates, control=control
+        )
+        for place in range(len(stretches)):
+            figures = (ran.seconds, ran.reward, ran.joint_error, ran.torque)
+            values = (round(float(figure[place]), 3) for figure in figures)
+            rows.append(Row(way, kinds[place], starts[place], *values, round(ran.real_time, 3)))
+    return rows
+
+
+def follow_stretches(
+    tokenizer: Tokenizer,
+    physics: Physics,
+    stretches: np.ndarray,
+    way: str,
+    *,
+    seconds: float,
+    candidates: int = 24,
+    control: ControlOfCodes = no_correction,
+) -> tuple[Ran, np.ndarray]:
+    """Follow stretches (B, T, 36) in one of :data:`WAYS`; one that is too short for it ends with its last pose held.
+
+
+    Returns:
+        How it went, and the stretches at 50 Hz in MuJoCo's order, (B, T', 36).
+    """
+    frames = int(np.ceil(seconds * CLIP_FPS)) + tokenizer.config.input_shape[0]
+    lasting = np.take(stretches, np.minimum(np.arange(frames), stretches.shape[1] - 1), axis=1)
+    originals = Reference.from_clips(physics.robot, list(lasting), on_floor=False)
+    poses = originals.qpos.reshape(len(stretches), -1, 36)
+    if way == "original":
+        tracking = Tracking(physics, originals, len(stretches), noise=0, restart=False)
+        found = follow(tracking, originals.clip_starts[:-1], seconds=seconds)
+        spent = found.cpu_seconds / max(found.seconds.sum(), 1 / CONTROL_FPS)
+        return Ran(found.seconds, found.reward, found.joint_error, found.torque, found.poses, spent), poses
+    searches: dict[str, tuple[int, Callable[[Score], Search] | None]] = {
+        "greedy": (30, None),
+        "searched": (30, lambda score: LocalSearch(proposals=1, score=score)),
+        "mpc": (6, lambda score: Leaning(score, G1, candidates=candidates)),
+    }
+    advance, search = searches[way]
+    features = compute_features(lasting, fps=CLIP_FPS, robot=G1)
+    ran = run_codes(
+        tokenizer, physics, originals, features, seconds=seconds, advance=advance, search=search, control=control
+    )
+    return ran, poses
+
+
+def write_measured(
+    folder: Path, name: str, rows: list[Row], about: dict[str, object], machine: dict[str, str], commands: list[str]
+) -> list[Path]:
+    """Write ``NAME.json`` and ``NAME.md``; returns their paths."""
+    lines = []
+    for way in dict.fromkeys(row.way for row in rows):
+        for kind in (*dict.fromkeys(row.kind for row in rows), "all"):
+            some = [row for row in rows if row.way == way and kind in (row.kind, "all")]
+            means = {key: np.mean([getattr(row, key) for row in some]) for key in ("seconds", "reward", "joint_error")}
+            torque = np.mean([row.torque for row in some])
+            cells = (
+                f"{means['seconds']:.2f}",
+                f"{means['reward']:.2f}",
+                f"{means['joint_error']:.1f}",
+                f"{torque:.1f}",
+            )
+            lines.append((way, kind, len(some), *cells, f"{some[0].processor_seconds:.2f}"))
+    header = (
+        "targets",
+        "motion",
+        "stretches",
+        "s until a fall",
+        "reward",
+        "joints, °",
+        "torque, N·m",
+        "processor s / s",
+    )
+    text = report(
+        "Codes that a simulated robot follows",
+        commands,
+        table(header, lines),
+        "Means over stretches of clips that no model was trained on. A robot has fallen when its pelvis is 25 cm off "
+        "the original's height, tilted 47 degrees against it, or its limbs are 35 cm off. Reward, joint error and "
+        "torque (mean of 29 joints) are those until the fall. Original: servos get the angles of the clip itself. "
+        "Greedy: a window of codes a second. Searched: one sweep of local search, the simulator as the score. MPC: the "
+        "cross-entropy method over codes, anew every 0.2 s. The last column is processor time for a second of one "
+        "robot's motion.",
+        machine=machine,
+    )
+    return write_report(
+        folder, name, {"command": commands, "machine": machine, **about, "rows": [asdict(r) for r in rows]}, text
+    )

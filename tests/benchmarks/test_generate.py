@@ -1,0 +1,74 @@
+"""Generated images are measured: distances are what they are defined as, and a table is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.__main__ import main
+from benchmarks.generate.distances import Moments, frechet_distance, kernel_distance, nearest, precision_and_recall
+from tests.cli.helpers import digit
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def normal(mean: float, scale: float, count: int = 4000, size: int = 3) -> np.ndarray:
+    return mean + scale * np.random.default_rng(0).standard_normal((count, size))
+
+
+def test_the_frechet_distance_of_normal_features_is_that_of_their_moments() -> None:
+    ours, others = (
+        Moments(np.zeros(3), np.diag([1.0, 4.0, 9.0])),
+        Moments(np.array([1.0, 0, 0]), np.diag([4.0, 4.0, 1.0])),
+    )
+    assert frechet_distance(ours, others) == pytest.approx(1 + (1 - 2) ** 2 + 0 + (3 - 1) ** 2)
+    assert frechet_distance(ours, ours) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(Moments.of(normal(0, 1)), Moments.of(normal(2, 1))) == pytest.approx(12, abs=1e-6)
+
+
+def test_the_kernel_distance_of_equal_laws_is_zero_and_grows_with_the_difference() -> None:
+    features = np.random.default_rng(1).standard_normal((2000, 4))
+    assert abs(kernel_distance(features[:1000], features[1000:])) < 0.02
+    assert kernel_distance(features[:1000], features[1000:] + 1) > 0.5
+
+
+def test_precision_and_recall_tell_a_few_modes_from_all_of_them() -> None:
+    rng = np.random.default_rng(0)
+    modes = np.array([[0, 0], [10, 0], [0, 10], [10, 10]])
+    real = np.concatenate([mode + rng.standard_normal((100, 2)) for mode in modes])
+    one_mode, everywhere = rng.standard_normal((400, 2)), rng.uniform(-40, 50, (400, 2))
+    precision, recall = precision_and_recall(one_mode, real)
+    assert precision > 0.8 and 0.2 < recall < 0.3
+    precision, recall = precision_and_recall(everywhere, real)
+    assert precision < 0.2
+
+
+def test_a_copy_of_a_training_image_is_found() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), np.uint8)
+    found = nearest(images[[3, 7]] ^ np.uint8(1), images, at_once=6)
+    assert found == pytest.approx([1, 1])
+
+
+def test_the_command_writes_a_table(
+    random_generators: dict[str, Path], random_mnist_folder: Path, tmp_path: Path
+) -> None:
+    images = np.stack([np.asarray(digit(seed)) for seed in range(150)])
+    labels = (np.arange(150) % 2).astype(np.uint8)
+    np.savez(tmp_path / "mnist.npz", x_train=images, y_train=labels, x_test=images[:40], y_test=labels[:40])
+    options = {"items": 20, "sweep-items": 10, "epochs": 1, "tokenizer": random_mnist_folder, "data": tmp_path}
+    options |= {"cache": tmp_path / "cache", "out": tmp_path / "out"}
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    result = CliRunner().invoke(main, ["generate", *map(str, random_generators.values()), *arguments])
+    assert result.exit_code == 0, result.output
+    content = json.loads((tmp_path / "out" / "generate_random-mnist.json").read_text())
+    names = [row["images"] for row in content["rows"]]
+    assert names == ["real, test set", "their reconstructions", "random-flow", "random-causal", "uniform prior"]
+    assert content["rows"][3]["bits_per_item"] > 0 and content["rows"][4]["bits_per_item"] == pytest.approx(64)
+    assert content["rows"][4]["accuracy"] is None and 0 <= content["rows"][2]["accuracy"] <= 1
+    assert len(content["sweeps"]) == 3 + 4 + 4
+    assert "| random-flow | 20 |" in (tmp_path / "out" / "generate_random-mnist.md").read_text()
+    assert CliRunner().invoke(main, ["generate", "daps-mnist-flow", str(random_generators["flow"])]).exit_code == 2
