@@ -232,7 +232,12 @@ def read_mnist(path: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
     expected = "the Keras archive with x_train, y_train, x_test and y_test"
     arrays = read_npz(path, f"x_{split}", f"y_{split}", source=str(path), expected=expected)
     images, labels = arrays.values()
-    if images.ndim != 3 or labels.shape != images.shape[:1] or images.dtype != np.uint8 or labels.dtype.kind not in "iu":
+    if (
+        images.ndim != 3
+        or labels.shape != images.shape[:1]
+        or images.dtype != np.uint8
+        or labels.dtype.kind not in "iu"
+    ):
         found = f"images {images.shape} of type {images.dtype} and labels {labels.shape} of type {labels.dtype}"
         raise InputError(f"{path}: {found}; expected {expected}, all of whole numbers")
     return images[..., None], labels
@@ -259,7 +264,7 @@ def read_cifar10(folder: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
         labels = np.asarray(np.load(labels_path, allow_pickle=False))
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         raise InputError(
-            f"{labels_path}: labels of shape {labels.shape} and type {labels.dtype}; expected a whole number for each of "
-            f"{len(images)} images"
+            f"{labels_path}: labels of shape {labels.shape} and type {labels.dtype}; expected a whole number for each "
+            f"of {len(images)} images"
         )
     return images, labels
