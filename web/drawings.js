@@ -7,7 +7,7 @@ import { toImageData } from "./pictures.js";
  * @typedef {import("./worker.js").GeneratorRecord} GeneratorRecord
  */
 
-const COUNT = 18; // pictures at once
+const COUNT = 24; // pictures at once
 
 export class Drawings {
   /** @param {App} app */

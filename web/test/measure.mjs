@@ -15,7 +15,7 @@ import { CHROMIUM, launch, serve } from "./browser.mjs";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const SITE = process.env.DAPS_SITE ?? `${ROOT}site`;
-const REPEATS = 5;
+const REPEATS = 3;
 
 /** @param {import("playwright-core").Page} page @returns {Promise<Record<string, string>>} */
 const facts = (page) =>

@@ -33,7 +33,7 @@ const idle = async (page) => {
 
 /** Wait until codes of a tab are encoded, decoded and described. @param {import("playwright-core").Page} page @param {string} prefix */
 const described = async (page, prefix) => {
-  await page.waitForFunction((id) => document.querySelectorAll(`#${id}-facts div`).length >= 4, prefix, { timeout: PATIENCE });
+  await page.waitForFunction((id) => document.querySelectorAll(`#${id}-facts div`).length >= 3, prefix, { timeout: PATIENCE });
   await idle(page);
 };
 
