@@ -8,8 +8,10 @@ size, :func:`to_pil` leads back. Pixels are always uint8 arrays (height, width, 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
+import platform
 import threading
 import warnings
 from collections.abc import Iterator
@@ -38,6 +40,7 @@ _BYTES_PER_PIXEL = {"WEBP": 19, "AVIF": 13, "HEIF": 13, "TIFF": 8}
 _OF_PROGRESSIVE_JPEG, _OF_OTHERS = 8, 5
 _MOST_MEMORY = 700_000_000  # of one image
 _MEMORY_AT_ONCE = 500_000_000  # of all that the threads of a process read; an image that takes more is read alone
+_WORTH_GIVING_BACK = 50_000_000
 _STRIP = 2**22  # pixels that are converted together
 
 _ACCEPTED = "a path, a file's bytes, a file opened in binary mode, a PIL image, an array or tensor, or a list of these"
@@ -85,9 +88,17 @@ class _InFlight:
         try:
             yield
         finally:
+            if size > _WORTH_GIVING_BACK:
+                _give_back_memory()
             with self._changed:
                 self._bytes -= size
                 self._changed.notify_all()
+
+
+def _give_back_memory() -> None:
+    """Return freed memory to the system: glibc keeps some for each thread, gigabytes of eight that read images."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 _in_flight = _InFlight()

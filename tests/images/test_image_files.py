@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -193,6 +194,18 @@ def test_threads_that_read_large_images_wait_for_each_other(monkeypatch: pytest.
         for pixels in threads.map(load_one, [tmp_path / "photo.png"] * 40):
             np.testing.assert_array_equal(pixels, picture(40, 50))
     assert 0 < most <= 40 * 50 * 5 * 2 and in_flight._bytes == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_that_is_forked_while_a_thread_reads_an_image_reads_images() -> None:
+    with load._in_flight.warning_filters, load._in_flight.reserved(10**10):  # as a thread holds them
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(60)  # which ends it where it waits for a lock that nobody releases
+            os._exit(0 if load_one(png_bytes()).shape == (12, 16, 3) else 1)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_formats_whose_decoders_take_more_memory_have_a_lower_limit(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def train(
     """Train the policy with PPO on walks; run again to resume."""
     import torch
 
-    from benchmarks.studies.control.policy import NoCondition, Policy
+    from benchmarks.studies.control.policy import NoCondition, Policy, WindowCodes
     from benchmarks.studies.control.ppo import PPOConfig, Trainer
     from benchmarks.studies.control.reference import WALKS, Reference, load_g1_clips
     from benchmarks.studies.control.robot import Physics, Robot
@@ -56,6 +56,7 @@ def train(
     place = data_folder(data)
     robot = Robot(place / "g1" / "g1_kinematics.xml")
     motions = load_g1_clips(place / "lafan1_g1.npz", clips or WALKS)
+    condition: NoCondition | WindowCodes
     if model is None:
         reference, condition = Reference.from_clips(robot, motions), NoCondition()
     else:
@@ -155,6 +156,12 @@ def measure(
         candidates=candidates,
         control=no_correction if policy is None else ExportedPolicy(policy),
     )
-    about = {"model": tokenizer.config.name, "policy": policy and policy.name, "seconds": seconds, "seed": seed}
+    about: dict[str, object] = {
+        "model": tokenizer.config.name,
+        "policy": policy and policy.name,
+        "stretch_seconds": seconds,
+        "seed": seed,
+    }
+    about["candidates"] = candidates
     for path in write_measured(out, name, rows, about, describe_machine(), [command_line()]):
         click.echo(path)

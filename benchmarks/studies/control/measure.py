@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,14 +74,15 @@ def measure(
     Raises:
         ConfigError: a model of other motion than the G1's.
     """
-    if tokenizer.modality != "motion" or robot_of(tokenizer.config) != G1:
+    if tokenizer.modality != "motion" or robot_of(tokenizer.config).joint_names != G1.joint_names:
         raise ConfigError(f"{tokenizer.config.name}: is no model of the Unitree G1's motion, which is simulated here")
-    window, random = tokenizer.config.input_shape[0], np.random.default_rng(seed)
+    window = tokenizer.config.input_shape[0]
     frames = round(seconds * CLIP_FPS) + window
     kinds, starts, stretches = [], [], []
     for kind, count in counts.items():
         (clip,) = load_g1_clips(data / "lafan1_g1.npz", [HELD_OUT[kind]])
         clip = lowered(physics.robot, clip)
+        random = np.random.default_rng([seed, *kind.encode()])  # the same stretches whichever kinds are measured
         for start in choose_stretches(clip, count, frames, random):
             kinds.append(kind)
             starts.append(int(start))
@@ -92,8 +94,9 @@ def measure(
         )
         for place in range(len(stretches)):
             figures = (ran.seconds, ran.reward, ran.joint_error, ran.torque)
-            values = (round(float(figure[place]), 3) for figure in figures)
-            rows.append(Row(way, kinds[place], starts[place], *values, round(ran.real_time, 3)))
+            seconds_up, reward, error, torque = (round(float(figure[place]), 3) for figure in figures)
+            spent = round(ran.real_time, 3)
+            rows.append(Row(way, kinds[place], starts[place], seconds_up, reward, error, torque, spent))
     return rows
 
 
@@ -122,13 +125,14 @@ def follow_stretches(
         found = follow(tracking, originals.clip_starts[:-1], seconds=seconds)
         spent = found.cpu_seconds / max(found.seconds.sum(), 1 / CONTROL_FPS)
         return Ran(found.seconds, found.reward, found.joint_error, found.torque, found.poses, spent), poses
+    robot = robot_of(tokenizer.config)  # whose features the model has
     searches: dict[str, tuple[int, Callable[[Score], Search] | None]] = {
         "greedy": (30, None),
         "searched": (30, lambda score: LocalSearch(proposals=1, score=score)),
-        "mpc": (6, lambda score: Leaning(score, G1, candidates=candidates)),
+        "mpc": (6, lambda score: Leaning(score, robot, candidates=candidates)),
     }
     advance, search = searches[way]
-    features = compute_features(lasting, fps=CLIP_FPS, robot=G1)
+    features = compute_features(lasting, fps=CLIP_FPS, robot=robot)
     ran = run_codes(
         tokenizer, physics, originals, features, seconds=seconds, advance=advance, search=search, control=control
     )
@@ -136,9 +140,18 @@ def follow_stretches(
 
 
 def write_measured(
-    folder: Path, name: str, rows: list[Row], about: dict[str, object], machine: dict[str, str], commands: list[str]
+    folder: Path, name: str, rows: list[Row], about: Mapping[str, object], machine: dict[str, str], commands: list[str]
 ) -> list[Path]:
-    """Write ``NAME.json`` and ``NAME.md``; returns their paths."""
+    """Write ``NAME.json`` and ``NAME.md``; rows of other ways and motions, of the same ``about``, are kept.
+
+    Returns their paths.
+    """
+    before = json.loads((folder / f"{name}.json").read_text()) if (folder / f"{name}.json").is_file() else {}
+    if before and all(before[key] == value for key, value in about.items()):
+        measured = {(row.way, row.kind) for row in rows}
+        rows = [row for row in (Row(**row) for row in before["rows"]) if (row.way, row.kind) not in measured] + rows
+        rows.sort(key=lambda row: (WAYS.index(row.way), list(HELD_OUT).index(row.kind)))
+        commands = [*before["command"], *commands]
     lines = []
     for way in dict.fromkeys(row.way for row in rows):
         for kind in (*dict.fromkeys(row.kind for row in rows), "all"):
@@ -151,7 +164,7 @@ def write_measured(
                 f"{means['joint_error']:.1f}",
                 f"{torque:.1f}",
             )
-            lines.append((way, kind, len(some), *cells, f"{some[0].processor_seconds:.2f}"))
+            lines.append((way, kind, len(some), *cells, f"{np.mean([row.processor_seconds for row in some]):.2f}"))
     header = (
         "targets",
         "motion",
@@ -175,5 +188,5 @@ def write_measured(
         machine=machine,
     )
     return write_report(
-        folder, name, {"command": commands, "machine": machine, **about, "rows": [asdict(r) for r in rows]}, text
+        folder, name, {"command": commands, "machine": machine, **about, "rows": [asdict(row) for row in rows]}, text
     )
