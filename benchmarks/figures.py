@@ -266,10 +266,11 @@ def _table_lines(lines: list[str]) -> list[str]:
 def control_block() -> str:
     """How long the simulated robot stays on its feet, and how it tracks."""
     content = json.loads((STUDIES / "control.json").read_text(encoding="utf-8"))
-    header = ("targets", "s until a fall", "reward", "joints", "torque", "processor time for 1 s")
+    header = ("targets", "stretches", "s until a fall", "reward", "joints", "torque", "processor time for 1 s")
     rows = [
         (
             mean["way"],
+            mean["stretches"],
             f"{mean['seconds']:.2f} of {content['stretch_seconds']:g}",
             f"{mean['reward']:.2f}",
             f"{mean['joint_error']:.1f}°",
