@@ -41,7 +41,7 @@ _OF_PROGRESSIVE_JPEG, _OF_OTHERS = 8, 5
 _MOST_MEMORY = 700_000_000  # of one image
 _MEMORY_AT_ONCE = 500_000_000  # of all that the threads of a process read; an image that takes more is read alone
 _WORTH_GIVING_BACK = 50_000_000
-_STRIP = 2**22  # pixels that are converted together
+_STRIP = 2**20  # pixels that are converted together
 
 _ACCEPTED = "a path, a file's bytes, a file opened in binary mode, a PIL image, an array or tensor, or a list of these"
 # These formats hold at most 16 bits a pixel, which Pillow widens to 32 when it reads them.
@@ -284,7 +284,8 @@ def _convert_strip(image: Image.Image, channels: int, halves: tuple[int, int], i
         straight = image.convert("LA") if image.mode == "La" else image  # La converts to nothing else
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, straight.convert("RGBA"))
-    rgb = image.convert("RGB")  # by way of RGB for every mode: grey comes through unchanged
+    # By way of RGB for every mode: grey comes through unchanged. Converting RGB would copy it.
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
     if halves != (1, 1):
         rgb = rgb.reduce(halves)
     return np.asarray(rgb) if channels == 3 else np.asarray(rgb.convert("L"))[..., None]
