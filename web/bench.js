@@ -330,8 +330,7 @@ export class Bench {
       canvas.setAttribute("aria-hidden", "true");
       const meter = make("i", { class: "meter", "aria-hidden": "true" });
       meter.style.setProperty("--share", String(Math.min(1, probability)));
-      const label = `Code ${choice}, ${percent(probability)}`;
-      const button = make("button", { "data-code": String(choice), "aria-pressed": String(choice === code), "aria-label": label },
+      const button = make("button", { "data-code": String(choice), "aria-pressed": String(choice === code) },
         canvas, make("b", {}, String(choice)), make("span", {}, percent(probability)), meter);
       button.addEventListener("click", () => this.change(position, choice));
       if (effects) this.view.thumbnail(effects, i + 1, canvas);

@@ -202,7 +202,7 @@ def test_the_example_draws_the_motion_and_the_robot_that_follows_it(
     Clip(np.tile(STANDING, (40, 1)), robot=G1).save(tmp_path / "stand.csv")
     module.main([str(tmp_path / "stand.csv"), "--mjcf", str(MJCF), "--seconds", "0.4", "-o", str(tmp_path / "a.gif")])
     with Image.open(tmp_path / "a.gif") as picture:
-        assert picture.n_frames == 10 and picture.width == 480  # 0.4 s at 25 fps, two figures
+        assert picture.n_frames == 11 and picture.width == 480  # 0.4 s at 25 fps, two figures
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.images import load
+from daps_tokenizer.images.formats import webp_pixels
 from daps_tokenizer.images.load import Fitted, fit_image, load_images, to_pil
 from tests.images.helpers import load_one, noise, picture, refusal
 
@@ -209,8 +210,20 @@ def test_a_process_that_is_forked_while_a_thread_reads_an_image_reads_images() -
 
 
 def test_formats_whose_decoders_take_more_memory_have_a_lower_limit(tmp_path: Path) -> None:
-    Image.new("L", (6100, 6100)).save(tmp_path / "flat.webp", quality=1, method=0)
-    assert "6100×6100 are 37,210,000 pixels, more than the limit of 36,842,105" in refusal(tmp_path / "flat.webp")
+    Image.new("L", (60, 61)).save(tmp_path / "flat.webp")
+    content = bytearray((tmp_path / "flat.webp").read_bytes())
+    content[26:30] = np.array([6100, 6100], "<u2").tobytes()  # what its header claims
+    (tmp_path / "flat.webp").write_bytes(content)
+    assert refusal(tmp_path / "flat.webp").endswith("flat.webp: has more pixels than the limit of 36,842,105")
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0"}])
+def test_the_size_of_a_webp_is_known_before_pillow_opens_it(options: dict[str, object]) -> None:
+    buffer = io.BytesIO()
+    to_pil(noise(30, 50, 3)).save(buffer, "WEBP", **options)
+    buffer.seek(0)
+    assert webp_pixels(buffer) == 1500 and buffer.tell() == 0
+    assert webp_pixels(io.BytesIO(png_bytes())) == 0
 
 
 # The pixel limit

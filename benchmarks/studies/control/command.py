@@ -5,6 +5,7 @@ Each command imports what it runs when it is called.
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import click
@@ -135,6 +136,7 @@ def measure(
     from benchmarks.studies.control.measure import measure as measure_ways
     from benchmarks.studies.control.robot import Physics, Robot
     from benchmarks.studies.control.search import no_correction
+    from benchmarks.studies.probes import weights_sha256
     from daps_tokenizer import Tokenizer
     from daps_tokenizer.data.place import data_folder
     from daps_tokenizer.errors import InputError
@@ -156,12 +158,14 @@ def measure(
         candidates=candidates,
         control=no_correction if policy is None else ExportedPolicy(policy),
     )
+    machine = describe_machine() | {"mujoco": importlib.metadata.version("mujoco")}
     about: dict[str, object] = {
         "model": tokenizer.config.name,
+        "weights_sha256": weights_sha256(model),
         "policy": policy and policy.name,
         "stretch_seconds": seconds,
         "seed": seed,
     }
     about["candidates"] = candidates
-    for path in write_measured(out, name, rows, about, describe_machine(), [command_line()]):
+    for path in write_measured(out, name, rows, about, machine, [command_line()]):
         click.echo(path)

@@ -23,6 +23,7 @@ from daps_tokenizer.motion.robots import G1, robot_of
 from daps_tokenizer.search.base import Score, Search
 
 _UPRIGHT = 0.6  # m: a pelvis is above it wherever stretches are taken from
+_MEASURED = ("seconds", "reward", "joint_error", "torque", "processor_seconds")
 WAYS = ("original", "greedy", "searched", "mpc")
 
 
@@ -152,19 +153,13 @@ def write_measured(
         rows = [row for row in (Row(**row) for row in before["rows"]) if (row.way, row.kind) not in measured] + rows
         rows.sort(key=lambda row: (WAYS.index(row.way), list(HELD_OUT).index(row.kind)))
         commands = [*before["command"], *commands]
-    lines = []
-    for way in dict.fromkeys(row.way for row in rows):
-        for kind in (*dict.fromkeys(row.kind for row in rows), "all"):
-            some = [row for row in rows if row.way == way and kind in (row.kind, "all")]
-            means = {key: np.mean([getattr(row, key) for row in some]) for key in ("seconds", "reward", "joint_error")}
-            torque = np.mean([row.torque for row in some])
-            cells = (
-                f"{means['seconds']:.2f}",
-                f"{means['reward']:.2f}",
-                f"{means['joint_error']:.1f}",
-                f"{torque:.1f}",
-            )
-            lines.append((way, kind, len(some), *cells, f"{np.mean([row.processor_seconds for row in some]):.2f}"))
+    means = [
+        {"way": way, "motion": motion, "stretches": len(some)}
+        | {key: round(float(np.mean([getattr(row, key) for row in some])), 3) for key in _MEASURED}
+        for way in dict.fromkeys(row.way for row in rows)
+        for motion in (*dict.fromkeys(row.kind for row in rows), "all")
+        if (some := [row for row in rows if row.way == way and motion in (row.kind, "all")])
+    ]
     header = (
         "targets",
         "motion",
@@ -175,6 +170,7 @@ def write_measured(
         "torque, N·m",
         "processor s / s",
     )
+    lines = [[f"{value:.2f}" if isinstance(value, float) else value for value in mean.values()] for mean in means]
     text = report(
         "Codes that a simulated robot follows",
         commands,
@@ -188,5 +184,8 @@ def write_measured(
         machine=machine,
     )
     return write_report(
-        folder, name, {"command": commands, "machine": machine, **about, "rows": [asdict(row) for row in rows]}, text
+        folder,
+        name,
+        {"command": commands, "machine": machine, **about, "means": means, "rows": [asdict(row) for row in rows]},
+        text,
     )
