@@ -98,7 +98,8 @@ def measure(judge: Judge, generators: Iterable[Generator], items: int, sweep_ite
     sweeps = []
     for generator in generators:
         codes, asked, seconds = generated(generator, items)
-        row = judge.row(generator.name, tokenizer.decode(codes), asked, samples_per_second=items / seconds)
+        name = f"{generator.name}, guidance {generator.config.guidance:g}"
+        row = judge.row(name, tokenizer.decode(codes), asked, samples_per_second=items / seconds)
         if generator.config.kind == "causal":
             names = [generator.labels[number] for number in labels]
             row["bits_per_item"] = float(-generator.log_prob(greedy, names).mean() / math.log(2))
@@ -163,7 +164,7 @@ def write(folder: Path, content: dict[str, Any]) -> list[Path]:
         "against training images (10,000 for the Fréchet distance, as many as are generated for the others): not to be "
         "compared with FID, which is of Inception's. Nearest training image: root mean squared difference in grey "
         f"levels, of the first {_NEAREST_OF}. Bits an item: of greedy codes of the test images, given their label. "
-        "Each generator with its own defaults; as many images of each class.",
+        "As many images of each class.",
         "Sweeps, one option at a time, the others as above:",
         rows_of(content["sweeps"]),
         "Codes of FSQ and of a VQ-VAE of equal bits and equal training: not measured. Train one with "

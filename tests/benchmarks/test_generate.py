@@ -66,9 +66,14 @@ def test_the_command_writes_a_table(
     assert result.exit_code == 0, result.output
     content = json.loads((tmp_path / "out" / "generate_random-mnist.json").read_text())
     names = [row["images"] for row in content["rows"]]
-    assert names == ["real, test set", "their reconstructions", "random-flow", "random-causal", "uniform prior"]
+    assert names[:-1] == [
+        "real, test set",
+        "their reconstructions",
+        "random-flow, guidance 0.5",
+        "random-causal, guidance 0.5",
+    ]
     assert content["rows"][3]["bits_per_item"] > 0 and content["rows"][4]["bits_per_item"] == pytest.approx(64)
     assert content["rows"][4]["accuracy"] is None and 0 <= content["rows"][2]["accuracy"] <= 1
     assert len(content["sweeps"]) == 3 + 4 + 4
-    assert "| random-flow | 20 |" in (tmp_path / "out" / "generate_random-mnist.md").read_text()
+    assert "| random-flow, guidance 0.5 | 20 |" in (tmp_path / "out" / "generate_random-mnist.md").read_text()
     assert CliRunner().invoke(main, ["generate", "daps-mnist-flow", str(random_generators["flow"])]).exit_code == 2
