@@ -26,7 +26,7 @@ from benchmarks.reports import RESULTS, command_line, report, table, write_repor
 from daps_tokenizer.evaluation.timing import describe_machine
 
 _SECONDS = 600  # for any one process
-_SMALL_DISK = "size=256k"
+_SMALL_DISK = "size=64k"
 
 
 @dataclass
@@ -39,6 +39,12 @@ class Outcome:
     same: int = 0
     tracebacks: int = 0
     unexpected: list[str] = field(default_factory=list)
+
+    def note_traceback(self, said: str) -> None:
+        """Count a traceback on standard error, and keep its end."""
+        if "Traceback" in said:
+            self.tracebacks += 1
+            self.unexpected.append(said.strip()[-600:])
 
 
 class _Bench:
@@ -80,12 +86,12 @@ class _Bench:
         act(process)
         _, said = process.communicate(timeout=_SECONDS)
         outcome.times += 1
-        outcome.tracebacks += "Traceback" in said
+        outcome.note_traceback(said)
 
     def again(self, outcome: Outcome, output: Path, times: int = 1) -> None:
         """The same command once more: note whether the files are those of the undisturbed run."""
         code, said = self.run(self.images, output)
-        outcome.tracebacks += "Traceback" in said
+        outcome.note_traceback(said)
         if code == 0 and files(output) == self.whole:
             outcome.same += times
         else:
@@ -132,7 +138,7 @@ def vanished(bench: _Bench, times: int) -> Outcome:
 
 
 def full(bench: _Bench, times: int) -> Outcome:
-    """A disk of 256 KB that is made larger afterwards; needs the right to mount one."""
+    """A disk of 64 KB that is made larger afterwards; needs the right to mount one."""
     outcome = Outcome("full disk", "one line, the same command resumes when there is room")
     for number in range(times):
         disk = bench.work / f"disk-{number}"
@@ -143,7 +149,7 @@ def full(bench: _Bench, times: int) -> Outcome:
         try:
             code, said = bench.run(bench.images, disk / "codes")
             outcome.times += 1
-            outcome.tracebacks += "Traceback" in said
+            outcome.note_traceback(said)
             if code != 2 or "No space left on device" not in said:
                 outcome.unexpected.append(f"exit code {code}: {said.strip()[-300:]}")
             subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
@@ -161,7 +167,7 @@ def shared(bench: _Bench, times: int) -> Outcome:
         pair = [bench.start(bench.images, output) for _ in range(2)]
         said = [process.communicate(timeout=_SECONDS)[1] for process in pair]
         outcome.times += 1
-        outcome.tracebacks += sum("Traceback" in text for text in said)
+        outcome.note_traceback(" ".join(said))
         codes = sorted(process.returncode for process in pair)
         if codes == [0, 2] and any("writes here" in text for text in said) and files(output) == bench.whole:
             outcome.same += 1
@@ -184,7 +190,7 @@ def broken(bench: _Bench) -> Outcome:
     whole = (tars / "1.tar").read_bytes()
     (tars / "1.tar").write_bytes(whole[:1024] + b"\xff" * 4096 + whole[5120:])
     code, said = bench.run(tars, output)
-    outcome.tracebacks += "Traceback" in said
+    outcome.note_traceback(said)
     if code != 2 or "1.tar: is damaged at byte" not in said or output.exists():
         outcome.unexpected.append(f"exit code {code}: {said.strip()[-300:]}")
     (tars / "1.tar").write_bytes(whole)
@@ -196,7 +202,7 @@ def broken(bench: _Bench) -> Outcome:
 @click.command("faults")
 @click.option("--kills", type=click.IntRange(min=1), default=40, show_default=True, help="How often SIGKILL is sent.")
 @click.option("--others", type=click.IntRange(min=1), default=5, show_default=True, help="How often each other fault.")
-@click.option("--images", type=click.IntRange(min=100), default=3000, show_default=True, help="Images in a data set.")
+@click.option("--images", type=click.IntRange(min=1000), default=1000, show_default=True, help="Images in a data set.")
 @click.option("--model", default="daps-mnist", show_default=True, help="The model.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the images and the moments.")
 @click.option("--output", type=click.Path(path_type=Path), default=RESULTS, help="Where the report is written.")

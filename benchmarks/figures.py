@@ -263,6 +263,26 @@ def _table_lines(lines: list[str]) -> list[str]:
     return lines[:end]
 
 
+def control_block() -> str:
+    """How long the simulated robot stays on its feet, and how it tracks."""
+    content = json.loads((STUDIES / "control.json").read_text(encoding="utf-8"))
+    header = ("targets", "stretches", "s until a fall", "reward", "joints", "torque", "processor time for 1 s")
+    rows = [
+        (
+            mean["way"],
+            mean["stretches"],
+            f"{mean['seconds']:.2f} of {content['stretch_seconds']:g}",
+            f"{mean['reward']:.2f}",
+            f"{mean['joint_error']:.1f}°",
+            f"{mean['torque']:.1f} N·m",
+            f"{mean['processor_seconds']:.2f} s",
+        )
+        for mean in content["means"]
+        if mean["motion"] == "all"
+    ]
+    return table(header, rows)
+
+
 def source_block(*names: str) -> str:
     """Where an answer is from: file, command, date and weights of each result."""
     return "\n".join(f"- {_source(name)}" for name in names)
@@ -317,6 +337,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "search": search_block,
     "columns": columns_block,
     "source": source_block,
+    "control": control_block,
 }
 
 

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (clip,) = tokenizer.decode_to_clips(Codes.load(chosen.motion))
     else:
         clip = Clip.load(chosen.motion)
-    if clip.robot != G1:
+    if clip.robot.joint_names != G1.joint_names:
         raise InputError(f"{chosen.motion}: a motion of the {clip.robot.name}; expected one of the Unitree G1")
     control = no_correction if chosen.policy is None else ExportedPolicy(chosen.policy)
     poses = lowered(robot, clip.at(CLIP_FPS).qpos)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from benchmarks.__main__ import main
 from benchmarks.studies.control.coded import placed
@@ -20,7 +21,7 @@ from benchmarks.studies.control.reference import Reference, load_g1_clips
 from benchmarks.studies.control.robot import ACTIVE, Physics, Robot, states
 from benchmarks.studies.control.search import Leaning, PhysicsScore, run_codes
 from benchmarks.studies.control.tracking import Tracking
-from daps_tokenizer import BestOf, Tokenizer
+from daps_tokenizer import BestOf, Clip, Tokenizer
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.config import MotionConfig, NormalisationConfig
 from daps_tokenizer.errors import InputError
@@ -28,7 +29,8 @@ from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.motion.features import compute_features, feature_table
 from daps_tokenizer.motion.robots import G1
-from tests.paths import DATA
+from tests.motion.test_motion_examples import example
+from tests.paths import DATA, EXAMPLES
 from tests.settings import SMALL_MOTION
 
 MJCF = DATA / "g1" / "g1_kinematics.xml"
@@ -55,7 +57,7 @@ def walk(robot: Robot) -> Reference:
 def test_only_feet_touch_the_floor_and_torques_keep_their_limits(robot: Robot) -> None:
     model = robot.model
     touching = [i for i in range(model.ngeom) if model.geom_conaffinity[i]]
-    assert {model.geom_type[i] for i in touching} == {mujoco.mjtGeom.mjGEOM_SPHERE} and len(touching) == 8
+    assert {int(model.geom_type[i]) for i in touching} == {int(mujoco.mjtGeom.mjGEOM_SPHERE)} and len(touching) == 8
     physics = Physics(robot)
     state = states(model.qpos0[None], np.zeros((1, model.nv)))
     _, sensors = physics.run(state, np.full((1, 5, 29), 3.0))  # targets far away
@@ -162,7 +164,7 @@ def tok(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer
     config = replace(
         SMALL_MOTION,
         input_shape=(32, len(features)),
-        num_tokens=4,
+        num_tokens=64,
         normalisation=NormalisationConfig(tuple(features.tolist()), (0.02,) * len(features)),
         motion=MotionConfig(30.0, G1.joint_names, feature_table(G1).names, robot=G1),
     )
@@ -188,6 +190,19 @@ def test_codes_of_standing_are_followed_and_searched_with_physics_as_the_score(
         found = tok.search(window, search)
         (better,) = score(window, tok.decode_distribution(found.codes), found.codes.numpy())
         assert found.gain[0] >= 0 and better == pytest.approx(value + found.gain[0])
+
+
+def test_the_example_draws_the_motion_and_the_robot_that_follows_it(
+    tok: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = example("motion_control")
+    with pytest.raises(InputError, match="a motion of the h1; expected one of the Unitree G1"):
+        module.main([str(EXAMPLES / "walk.csv"), "--model", "daps-h1-motion", "--mjcf", str(MJCF)])
+    monkeypatch.setattr(Tokenizer, "from_pretrained", lambda model: tok)  # no model of random weights is shipped
+    Clip(np.tile(STANDING, (40, 1)), robot=G1).save(tmp_path / "stand.csv")
+    module.main([str(tmp_path / "stand.csv"), "--mjcf", str(MJCF), "--seconds", "0.4", "-o", str(tmp_path / "a.gif")])
+    with Image.open(tmp_path / "a.gif") as picture:
+        assert picture.n_frames == 11 and picture.width == 480  # 0.4 s at 25 fps, two figures
 
 
 @pytest.mark.parametrize(

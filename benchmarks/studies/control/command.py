@@ -5,6 +5,7 @@ Each command imports what it runs when it is called.
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import click
@@ -44,7 +45,7 @@ def train(
     """Train the policy with PPO on walks; run again to resume."""
     import torch
 
-    from benchmarks.studies.control.policy import NoCondition, Policy
+    from benchmarks.studies.control.policy import NoCondition, Policy, WindowCodes
     from benchmarks.studies.control.ppo import PPOConfig, Trainer
     from benchmarks.studies.control.reference import WALKS, Reference, load_g1_clips
     from benchmarks.studies.control.robot import Physics, Robot
@@ -56,6 +57,7 @@ def train(
     place = data_folder(data)
     robot = Robot(place / "g1" / "g1_kinematics.xml")
     motions = load_g1_clips(place / "lafan1_g1.npz", clips or WALKS)
+    condition: NoCondition | WindowCodes
     if model is None:
         reference, condition = Reference.from_clips(robot, motions), NoCondition()
     else:
@@ -134,6 +136,7 @@ def measure(
     from benchmarks.studies.control.measure import measure as measure_ways
     from benchmarks.studies.control.robot import Physics, Robot
     from benchmarks.studies.control.search import no_correction
+    from benchmarks.studies.probes import weights_sha256
     from daps_tokenizer import Tokenizer
     from daps_tokenizer.data.place import data_folder
     from daps_tokenizer.errors import InputError
@@ -155,6 +158,14 @@ def measure(
         candidates=candidates,
         control=no_correction if policy is None else ExportedPolicy(policy),
     )
-    about = {"model": tokenizer.config.name, "policy": policy and policy.name, "seconds": seconds, "seed": seed}
-    for path in write_measured(out, name, rows, about, describe_machine(), [command_line()]):
+    machine = describe_machine() | {"mujoco": importlib.metadata.version("mujoco")}
+    about: dict[str, object] = {
+        "model": tokenizer.config.name,
+        "weights_sha256": weights_sha256(model),
+        "policy": policy and policy.name,
+        "stretch_seconds": seconds,
+        "seed": seed,
+    }
+    about["candidates"] = candidates
+    for path in write_measured(out, name, rows, about, machine, [command_line()]):
         click.echo(path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from daps_tokenizer.motion.robots import G1, robot_of
 from daps_tokenizer.search.base import Score, Search
 
 _UPRIGHT = 0.6  # m: a pelvis is above it wherever stretches are taken from
+_MEASURED = ("seconds", "reward", "joint_error", "torque", "processor_seconds")
 WAYS = ("original", "greedy", "searched", "mpc")
 
 
@@ -73,14 +75,15 @@ def measure(
     Raises:
         ConfigError: a model of other motion than the G1's.
     """
-    if tokenizer.modality != "motion" or robot_of(tokenizer.config) != G1:
+    if tokenizer.modality != "motion" or robot_of(tokenizer.config).joint_names != G1.joint_names:
         raise ConfigError(f"{tokenizer.config.name}: is no model of the Unitree G1's motion, which is simulated here")
-    window, random = tokenizer.config.input_shape[0], np.random.default_rng(seed)
+    window = tokenizer.config.input_shape[0]
     frames = round(seconds * CLIP_FPS) + window
     kinds, starts, stretches = [], [], []
     for kind, count in counts.items():
         (clip,) = load_g1_clips(data / "lafan1_g1.npz", [HELD_OUT[kind]])
         clip = lowered(physics.robot, clip)
+        random = np.random.default_rng([seed, *kind.encode()])  # the same stretches whichever kinds are measured
         for start in choose_stretches(clip, count, frames, random):
             kinds.append(kind)
             starts.append(int(start))
@@ -92,8 +95,9 @@ def measure(
         )
         for place in range(len(stretches)):
             figures = (ran.seconds, ran.reward, ran.joint_error, ran.torque)
-            values = (round(float(figure[place]), 3) for figure in figures)
-            rows.append(Row(way, kinds[place], starts[place], *values, round(ran.real_time, 3)))
+            seconds_up, reward, error, torque = (round(float(figure[place]), 3) for figure in figures)
+            spent = round(ran.real_time, 3)
+            rows.append(Row(way, kinds[place], starts[place], seconds_up, reward, error, torque, spent))
     return rows
 
 
@@ -122,13 +126,14 @@ def follow_stretches(
         found = follow(tracking, originals.clip_starts[:-1], seconds=seconds)
         spent = found.cpu_seconds / max(found.seconds.sum(), 1 / CONTROL_FPS)
         return Ran(found.seconds, found.reward, found.joint_error, found.torque, found.poses, spent), poses
+    robot = robot_of(tokenizer.config)  # whose features the model has
     searches: dict[str, tuple[int, Callable[[Score], Search] | None]] = {
         "greedy": (30, None),
         "searched": (30, lambda score: LocalSearch(proposals=1, score=score)),
-        "mpc": (6, lambda score: Leaning(score, G1, candidates=candidates)),
+        "mpc": (6, lambda score: Leaning(score, robot, candidates=candidates)),
     }
     advance, search = searches[way]
-    features = compute_features(lasting, fps=CLIP_FPS, robot=G1)
+    features = compute_features(lasting, fps=CLIP_FPS, robot=robot)
     ran = run_codes(
         tokenizer, physics, originals, features, seconds=seconds, advance=advance, search=search, control=control
     )
@@ -136,22 +141,25 @@ def follow_stretches(
 
 
 def write_measured(
-    folder: Path, name: str, rows: list[Row], about: dict[str, object], machine: dict[str, str], commands: list[str]
+    folder: Path, name: str, rows: list[Row], about: Mapping[str, object], machine: dict[str, str], commands: list[str]
 ) -> list[Path]:
-    """Write ``NAME.json`` and ``NAME.md``; returns their paths."""
-    lines = []
-    for way in dict.fromkeys(row.way for row in rows):
-        for kind in (*dict.fromkeys(row.kind for row in rows), "all"):
-            some = [row for row in rows if row.way == way and kind in (row.kind, "all")]
-            means = {key: np.mean([getattr(row, key) for row in some]) for key in ("seconds", "reward", "joint_error")}
-            torque = np.mean([row.torque for row in some])
-            cells = (
-                f"{means['seconds']:.2f}",
-                f"{means['reward']:.2f}",
-                f"{means['joint_error']:.1f}",
-                f"{torque:.1f}",
-            )
-            lines.append((way, kind, len(some), *cells, f"{some[0].processor_seconds:.2f}"))
+    """Write ``NAME.json`` and ``NAME.md``; rows of other ways and motions, of the same ``about``, are kept.
+
+    Returns their paths.
+    """
+    before = json.loads((folder / f"{name}.json").read_text()) if (folder / f"{name}.json").is_file() else {}
+    if before and all(before[key] == value for key, value in about.items()):
+        measured = {(row.way, row.kind) for row in rows}
+        rows = [row for row in (Row(**row) for row in before["rows"]) if (row.way, row.kind) not in measured] + rows
+        rows.sort(key=lambda row: (WAYS.index(row.way), list(HELD_OUT).index(row.kind)))
+        commands = [*before["command"], *commands]
+    means = [
+        {"way": way, "motion": motion, "stretches": len(some)}
+        | {key: round(float(np.mean([getattr(row, key) for row in some])), 3) for key in _MEASURED}
+        for way in dict.fromkeys(row.way for row in rows)
+        for motion in (*dict.fromkeys(row.kind for row in rows), "all")
+        if (some := [row for row in rows if row.way == way and motion in (row.kind, "all")])
+    ]
     header = (
         "targets",
         "motion",
@@ -162,6 +170,7 @@ def write_measured(
         "torque, N·m",
         "processor s / s",
     )
+    lines = [[f"{value:.2f}" if isinstance(value, float) else value for value in mean.values()] for mean in means]
     text = report(
         "Codes that a simulated robot follows",
         commands,
@@ -175,5 +184,8 @@ def write_measured(
         machine=machine,
     )
     return write_report(
-        folder, name, {"command": commands, "machine": machine, **about, "rows": [asdict(r) for r in rows]}, text
+        folder,
+        name,
+        {"command": commands, "machine": machine, **about, "means": means, "rows": [asdict(row) for row in rows]},
+        text,
     )
