@@ -125,4 +125,4 @@ def _collect(rows: Iterable[dict[str, Any]], on_progress: Callable[[int], None])
         of_workers[row["worker"]] = of_workers.get(row["worker"], 0) + items_and_seconds
         on_progress(done)
     rates = [float(items / seconds) for items, seconds in of_workers.values() if items]
-    return RayReport(*totals.tolist(), rates)
+    return RayReport(int(totals[0]), int(totals[1]), int(totals[2]), rates)
