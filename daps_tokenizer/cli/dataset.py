@@ -167,7 +167,7 @@ def command(
                 model_here, data_here, output, way, seed=seed or 0, flip=flip, shard=part
             )
 
-        on_ray.encode(Path(data), output, opened, tokenizer.config.name, open_work, runtime, as_json=as_json)
+        on_ray.encode(data, output, opened, tokenizer.config.name, open_work, runtime, as_json=as_json)
         return
     total = len(shard.items(len(opened)))
     with progress_bar(total, with_text=True) as show_bar:
