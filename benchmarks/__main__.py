@@ -15,6 +15,7 @@ COMMANDS = {
     "search": "benchmarks.search.command:search",
     "generate": "benchmarks.generate.command:generate",
     "large": "benchmarks.large:large",
+    "faults": "benchmarks.faults:faults",
     "dataset": "benchmarks.dataset:dataset",
     "peers": "benchmarks.peers:peers",
     "figures": "benchmarks.figures:figures",

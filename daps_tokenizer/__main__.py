@@ -1,5 +1,10 @@
 """``python -m daps_tokenizer`` is ``daps-tokenize``."""
 
-from daps_tokenizer.cli.main import main
+import sys
 
-main(prog_name="daps-tokenize")
+try:
+    from daps_tokenizer.cli.main import main
+
+    main(prog_name="daps-tokenize")
+except KeyboardInterrupt:  # while modules are imported
+    sys.exit(130)

@@ -30,7 +30,8 @@ def check_number(name: str, value: object) -> None:
     Raises:
         InputError: naming the option and the value.
     """
-    if isinstance(value, _NO_NUMBERS) or not isinstance(value, Real) or not 0 <= value <= sys.float_info.max:
+    is_number = isinstance(value, Real) and not isinstance(value, _NO_NUMBERS)
+    if not is_number or not 0 <= value <= sys.float_info.max:  # type: ignore[operator]  # a number by now
         raise InputError(f"{name} must be a finite number of at least 0, not {value!r}")
 
 

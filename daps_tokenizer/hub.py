@@ -452,7 +452,7 @@ def _is_offline(cause: BaseException | None) -> bool:
 def _why_not_downloaded(cause: BaseException | None) -> str:
     from huggingface_hub import errors as hub
 
-    if _is_offline(cause):
+    if cause is None or _is_offline(cause):
         return "local_files_only=True or HF_HUB_OFFLINE=1 forbids a download; open it once without them"
     if isinstance(cause, hub.HfHubHTTPError):
         return f"{_answer(cause)}; try again later"

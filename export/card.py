@@ -45,10 +45,10 @@ _LIMITS = {
         "composition of ours; the paper's were never published, so its numbers are not of the same features."
     ),
     "daps-g1-motion": (
-        "It knows the motions of LAFAN1 (CC BY-NC-ND 4.0, research use) on a Unitree G1 with 29 joints at 30 frames per "
-        "second: dancing, fighting, running, walking, falling. 640 bits for a second of motion keep what the body does, "
-        "not fine detail. log p and L2 are in units of its own 85 features, of which joint angles, feet and the root's "
-        "path count more (`train/configs/models/motion_g1.yaml`); they cannot be compared with those of daps-h1-motion."
+        "It knows the motions of LAFAN1 (CC BY-NC-ND 4.0, research use) on a Unitree G1 with 29 joints at 30 frames "
+        "per second: dancing, fighting, running, walking, falling. 640 bits for a second of motion keep what the body "
+        "does, not fine detail. log p and L2 are in units of its own 85 features, of which joint angles, feet and the "
+        "root's path count more (`train/configs/models/motion_g1.yaml`); do not compare them with daps-h1-motion's."
     ),
     "daps-mnist": (
         "It knows handwritten digits in black and white, and nothing else: other pictures come back as digits."

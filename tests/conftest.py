@@ -94,15 +94,17 @@ def exported(checkpoint: Path, name: str, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def random_generators(random_mnist_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of a generator of each kind with random weights, for the codes of ``random_mnist_folder``."""
+    from click.testing import CliRunner
+
     from daps_tokenizer.hub import open_model
-    from export.generator import export_generator
+    from export.__main__ import main
     from tests.generators import random_generator_checkpoint
 
     checkpoints, folders = tmp_path_factory.mktemp("checkpoints"), tmp_path_factory.mktemp("generators")
-    tokenizer = open_model(random_mnist_folder)
-    return {
-        kind: export_generator(
-            random_generator_checkpoint(kind, tokenizer, checkpoints / kind), folders / f"random-{kind}"
-        ).path
-        for kind in ("flow", "causal")
-    }
+    made = {}
+    for kind in ("flow", "causal"):
+        checkpoint = random_generator_checkpoint(kind, open_model(random_mnist_folder), checkpoints / kind)
+        made[kind] = folders / f"random-{kind}"
+        result = CliRunner().invoke(main, ["generator", str(checkpoint), str(made[kind])])
+        assert result.exit_code == 0 and f"{made[kind]}/generator.onnx" in result.output, result.output
+    return made

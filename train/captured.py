@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from daps_tokenizer.config.code_windows import MOST_PASSES
 from daps_tokenizer.errors import ConfigError
-from train.methods import Batch, Method
+from train.methods import Batch
 from train.methods.daps import DAPS
 
 _EAGER_STEPS = 3  # that come before: libraries allocate their workspaces, and the optimiser its moments
@@ -22,7 +22,7 @@ _EAGER_STEPS = 3  # that come before: libraries allocate their workspaces, and t
 MakeStep = Callable[[Batch, torch.Generator, float], dict[str, Tensor]]
 
 
-def prepare_to_capture(method: Method, optimiser: torch.optim.Optimizer) -> None:
+def prepare_to_capture(method: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     """Let nothing of a step depend on the host: fixed passes, and learning rates on the device.
 
     Raises:
@@ -60,10 +60,11 @@ class CapturedStep:
             progress: has no effect once a graph is there, which :func:`prepare_to_capture` sees to.
         """
         if self._batch is None:
-            self._batch = Batch(*(None if given is None else given.clone() for given in batch))
-        for kept, given in zip(self._batch, batch, strict=True):
-            if kept is not None:
-                kept.copy_(given)
+            labels = None if batch.labels is None else batch.labels.clone()
+            self._batch = Batch(batch.inputs.clone(), labels)
+        self._batch.inputs.copy_(batch.inputs)
+        if self._batch.labels is not None and batch.labels is not None:
+            self._batch.labels.copy_(batch.labels)
         self._generator.manual_seed(generator.initial_seed())
         self._steps += 1
         if self._device.type != "cuda":

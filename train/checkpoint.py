@@ -27,7 +27,7 @@ from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_wei
 from train.methods.base import Learner
 from train.optimisation import AveragedWeights, parameters_of, served_weights
 
-RECORD_KEYS = {"experiment": dict, "steps": int, "seconds": (int, float), "stages_before": list}
+RECORD_KEYS: dict[str, Any] = {"experiment": dict, "steps": int, "seconds": (int, float), "stages_before": list}
 _TENSOR_FILES = ("model.safetensors", "state.safetensors")
 
 

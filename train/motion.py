@@ -150,8 +150,10 @@ def open_motion(
 
 
 def normalisation_of(clips: Sequence[np.ndarray], robot: Robot = H1) -> NormalisationConfig:
-    """Mean and standard deviation of each feature over all frames of clips, and of their mirror images where the robot's
-    two sides are alike."""
+    """Mean and standard deviation of each feature over all frames of clips.
+
+    Mirror images count too where the robot's two sides are alike.
+    """
     features = np.concatenate([compute_features(clip, fps=FPS, robot=robot) for clip in clips])
     if feature_table(robot).mirror_columns is not None:
         features = np.concatenate([features, mirror_features(features, robot)])

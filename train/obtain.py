@@ -1,7 +1,7 @@
 """``python -m train data``: MNIST, CIFAR-10 and LAFAN1, from where they are published to the files that training reads.
 
-Each can also be made of a file that is there already. Nothing is unpickled, and what is downloaded must have the
-checksum that its publisher names.
+Each can also be made of a file that is there already. Nothing is unpickled; what is downloaded must have a known sha256,
+or comes from a known commit.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ _COLUMNS = ("root_x", "root_y", "root_z", "root_qx", "root_qy", "root_qz", "root
 
 @dataclass(frozen=True)
 class Published:
-    """A file on the web, and its checksum as its publisher gives it: that of ``algorithm``."""
+    """A file on the web, and the sha256 of its content."""
 
     url: str
-    algorithm: str
-    checksum: str
+    sha256: str
 
 
 MNIST = Published(
     "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
-    "sha256",
     "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
 )
 CIFAR10 = Published(
-    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "md5", "c32a1d4ab5d03f1284b67883e8d87530"
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
 )
 LAFAN1 = "lvhaidong/LAFAN1_Retargeting_Dataset"  # on the Hugging Face Hub; CC BY-NC-ND 4.0
+LAFAN1_REVISION = "ce1572906efe6157840e8474d5a0d7aa87481e74"  # a commit, which decides every byte
 
 
 def obtain(name: str, folder: Path, source: Path | None = None) -> Path:
@@ -150,7 +150,11 @@ def _download_clips() -> Path:
     import huggingface_hub  # takes a second to import
 
     try:
-        return Path(huggingface_hub.snapshot_download(LAFAN1, repo_type="dataset", allow_patterns="h1/*.csv"))
+        return Path(
+            huggingface_hub.snapshot_download(
+                LAFAN1, repo_type="dataset", revision=LAFAN1_REVISION, allow_patterns="h1/*.csv"
+            )
+        )
     except Exception as error:  # the Hub's client has exceptions of its own and of several HTTP libraries
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{LAFAN1}: cannot be downloaded from the Hugging Face Hub ({reason}); {_BY_HAND}") from error
@@ -158,7 +162,7 @@ def _download_clips() -> Path:
 
 def _download(published: Published, target: Path) -> Path:
     """Fetch a file and compare its checksum."""
-    digest = hashlib.new(published.algorithm, usedforsecurity=False)
+    digest = hashlib.sha256()
     try:
         with urllib.request.urlopen(published.url, timeout=_TIMEOUT_SECONDS) as answer, target.open("wb") as file:
             size = int(answer.headers.get("Content-Length") or 0)
@@ -169,9 +173,9 @@ def _download(published: Published, target: Path) -> Path:
                     bar.update(len(block))
     except (OSError, ValueError) as error:
         raise InputError(f"{published.url}: cannot be downloaded ({error}); {_BY_HAND}") from error
-    if digest.hexdigest() != published.checksum:
+    if digest.hexdigest() != published.sha256:
         raise InputError(
-            f"{published.url}: was changed or damaged on the way ({published.algorithm} {digest.hexdigest()}, expected "
-            f"{published.checksum}); {_BY_HAND}"
+            f"{published.url}: was changed or damaged on the way (sha256 {digest.hexdigest()}, expected "
+            f"{published.sha256}); {_BY_HAND}"
         )
     return target

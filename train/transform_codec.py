@@ -47,9 +47,11 @@ class CodecSettings:
         prior: as how many real vectors an entry of a book counts in these.
         sharpness: nats by which a code is less probable for each unit of squared error that it adds.
         correction_steps, correction_batch, learning_rate: of the decoder's correction.
-        train_encoder: whether transform, code books and both corrections are then trained together, straight through the
+        train_encoder: whether transform, code books and both corrections are then trained together, straight through
+        the
             quantiser; else the decoder alone, on the codes of the codec.
-        commitment: how much a squared distance of coefficients from their codes counts, against log p; of ``train_encoder``.
+        commitment: how much a squared distance of coefficients from their codes counts, against log p; of
+        ``train_encoder``.
     """
 
     stride: int = 8

@@ -39,7 +39,7 @@ export function make(tag, attributes = {}, ...children) {
 export const number = (/** @type {number} */ value) => Math.round(value).toLocaleString("en");
 export const seconds = (/** @type {number} */ ms) => (ms < 950 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`);
 const percent = (/** @type {number} */ p) =>
-  p >= 0.1 ? `${(100 * p).toFixed(0)} %` : p >= 1e-3 ? `${(100 * p).toFixed(1)} %` : p >= 1e-5 ? `${(100 * p).toFixed(3)} %` : "< 0.001 %";
+  p >= 0.1 ? `${(100 * p).toFixed(0)} %` : p >= 1e-3 ? `${(100 * p).toFixed(1)} %` : p >= 1e-4 ? `${(100 * p).toFixed(2)} %` : "<0.01 %";
 
 export class Bench {
   /** @param {App} app @param {string} prefix of ids in the page @param {View} view */
@@ -230,6 +230,8 @@ export class Bench {
     const scores = await this.app.work("Asking q", this.ask("score", { codes }));
     if (!scores || turn !== this.turn || codes !== this.codes) return;
     this.logProbs = scores.logProbs;
+    const bits = this.inspector.querySelector(".chosen span");
+    if (bits && this.grid.selected >= 0) bits.textContent = `${bitsOf(scores.logProbs[this.grid.selected]).toFixed(1)} bits`;
     this.showGrid();
     this.showFacts();
   }
@@ -288,6 +290,9 @@ export class Bench {
     for (const button of this.inspector.querySelectorAll("button[data-code]")) {
       button.setAttribute("aria-pressed", String(button.getAttribute("data-code") === String(this.codes?.[position])));
     }
+    const [name, field] = [this.inspector.querySelector(".chosen b"), this.inspector.querySelector("input")];
+    if (name) name.textContent = `Code ${this.codes?.[position]}`;
+    if (field) field.value = String(this.codes?.[position]);
     const undo = this.inspector.querySelector(".undo");
     if (undo instanceof HTMLButtonElement) undo.hidden = !this.changed.size;
   }
@@ -325,8 +330,7 @@ export class Bench {
       canvas.setAttribute("aria-hidden", "true");
       const meter = make("i", { class: "meter", "aria-hidden": "true" });
       meter.style.setProperty("--share", String(Math.min(1, probability)));
-      const label = `Code ${choice}, ${percent(probability)}`;
-      const button = make("button", { "data-code": String(choice), "aria-pressed": String(choice === code), "aria-label": label },
+      const button = make("button", { "data-code": String(choice), "aria-pressed": String(choice === code) },
         canvas, make("b", {}, String(choice)), make("span", {}, percent(probability)), meter);
       button.addEventListener("click", () => this.change(position, choice));
       if (effects) this.view.thumbnail(effects, i + 1, canvas);

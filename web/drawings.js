@@ -7,7 +7,7 @@ import { toImageData } from "./pictures.js";
  * @typedef {import("./worker.js").GeneratorRecord} GeneratorRecord
  */
 
-const COUNT = 18; // pictures at once
+const COUNT = 24; // pictures at once
 
 export class Drawings {
   /** @param {App} app */
@@ -40,7 +40,7 @@ export class Drawings {
       this.seed.value = String((Number(this.seed.value) || 0) + 1);
       this.draw();
     });
-    for (let i = 0; i < COUNT; i++) this.gallery.append(make("button", { disabled: "" }, document.createElement("canvas")));
+    for (let i = 0; i < COUNT; i++) this.gallery.append(make("button", { disabled: "", "aria-label": "Not drawn yet" }, document.createElement("canvas")));
   }
 
   showOptions() {

@@ -146,6 +146,7 @@ export class App {
 
   /** @param {"pictures" | "clips" | "drawings"} name */
   show(name) {
+    if (element(name, HTMLElement).hidden) window.scrollTo(0, 0);
     for (const id of TABS) {
       const tab = element(`tab-${id}`, HTMLButtonElement);
       tab.setAttribute("aria-selected", String(id === name));

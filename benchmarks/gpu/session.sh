@@ -62,8 +62,10 @@ steps() {
         ${tiny_training[@]+"${tiny_training[@]}"}
 }
 drawing() {
+    local drawn=(--model daps-photo-256 --model daps-cifar10 --batch 1 --batch 64)
+    [ -n "${DRY_RUN:-}" ] && drawn=("${tiny_parity[@]}")
     part 60 drawing python3 -m benchmarks.gpu.parity --no-parity --device "$device" --out "$results/drawing.json" \
-        --model daps-photo-256 --model daps-cifar10 --batch 1 --batch 64 ${tiny_parity[@]+"${tiny_parity[@]}"}
+        "${drawn[@]}"
 }
 tests() {
     [ -n "${DRY_RUN:-}" ] && return

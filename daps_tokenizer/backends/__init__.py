@@ -97,6 +97,8 @@ def _open_fastest(folder: ModelFolder, *, device: str | None, dtype: str, num_th
     usable = [runtime for runtime in wanted if not runtime.missing]
     if not usable and wanted:
         reasons = "; ".join(f"{runtime.backend}: {runtime.missing}" for runtime in wanted)
+        if device is None:
+            raise BackendError(f"no backend works here ({reasons}); see `daps-tokenize doctor`")
         raise BackendError(f"device {device!r} cannot be used by any backend ({reasons}); use device='cpu'")
     failures = []
     for runtime in usable:

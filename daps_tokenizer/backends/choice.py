@@ -97,7 +97,7 @@ def _onnx(device: str, gpu: Gpu | None) -> BackendOnDevice:
     try:
         check_onnxruntime()
     except BackendError as error:
-        return BackendOnDevice("onnx", device, "", str(error))
+        return BackendOnDevice("onnx", device, "onnxruntime", str(error))
     import onnxruntime
 
     missing = _missing_on(device, gpu)

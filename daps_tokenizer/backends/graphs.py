@@ -18,8 +18,8 @@ _UINT8, _FLOAT, _INT32, _INT64 = "tensor(uint8)", "tensor(float)", "tensor(int32
 class _Graph(NamedTuple):
     """ONNX's name of the type, and the shape, of each input and output."""
 
-    inputs: dict[str, tuple[str, _Shape]]
-    outputs: dict[str, tuple[str, _Shape]]
+    inputs: Mapping[str, tuple[str, _Shape]]
+    outputs: Mapping[str, tuple[str, _Shape]]
 
 
 def _described(config: TokenizerConfig, graph: str, fed: Mapping[str, np.ndarray] | None = None) -> _Graph | None:

@@ -61,7 +61,9 @@ class FusedChoice:
         vocab_size, hidden_size = self._weights.shape
         codes = torch.empty(uniform.shape, dtype=torch.long, device=uniform.device)
         log_probs = torch.empty(uniform.shape, dtype=torch.float32, device=uniform.device)
-        rows = _MORE_ROWS if count >= _MANY_ROWS else _ROWS_TO_CHOOSE
+        # Without tensor cores a tile of 64 float32 rows is unrolled into 8,000 products: half a minute to compile.
+        is_wide = count >= _MANY_ROWS and self._weights.dtype != torch.float32
+        rows = _MORE_ROWS if is_wide else _ROWS_TO_CHOOSE
         choose_rows[(triton.cdiv(count, rows),)](
             hidden.contiguous(),
             self._weights,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import sys
 import time
@@ -17,11 +19,14 @@ from daps_tokenizer.cli.common import note_once, print_error, progress_bar
 from daps_tokenizer.cli.dataset_ray import RAY_OPTIONS, ray_workers
 from daps_tokenizer.cli.options import Command, Runtime, add_options, force_option, json_option, runtime_options
 from daps_tokenizer.cli.sources import DEFAULT_MODEL
+from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.data.clips import open_clip_windows
 from daps_tokenizer.data.code_set_files import WHOLE, Shard, ShardFiles
 from daps_tokenizer.data.code_set_writer import write_code_set
 from daps_tokenizer.data.code_sets import merge_shards, read_lines
-from daps_tokenizer.data.datasets import Split, open_data
+from daps_tokenizer.data.datasets import Data, ImageFiles, Split, open_data, read_labels, with_labels
 from daps_tokenizer.data.ray import Work
+from daps_tokenizer.data.sources import FileSource
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import open_model
 from daps_tokenizer.images.load import Fit
@@ -29,6 +34,7 @@ from daps_tokenizer.search.local import LocalSearch
 from daps_tokenizer.ways import Sampled, Way
 
 _SHOWN_BROKEN = 5
+_M_MMAP_THRESHOLD = -3  # of glibc's mallopt: what is larger is not kept
 _MAX_SAMPLES = 1024
 _SMALL = 2**16  # bytes of an array that is read whole; a file without rows cannot be mapped
 SECONDS_BETWEEN_LINES = 30.0  # of progress, where standard error is not a terminal
@@ -55,10 +61,11 @@ def _options(command: Command) -> Command:
     samples = "Draw K encodings of each image from q(z|x) in place of its greedy codes."
     temperature = "The temperature of what is drawn; default: 1."
     search = "Improve the greedy codes by local search with N proposals for each; 2 is a good start."
+    labels = "A CSV file with the columns item and label, in place of the labels that DATA has."
     flip = "Follow each image's row by one of its mirror image."
     shard = "Encode only part I of N, counted from 0; other processes encode the others into the same FOLDER."
     merge = "Join the shards in the folder DATA to one code set in FOLDER."
-    options = [
+    options: list[Callable[[Command], Command]] = [
         click.option("-o", "output", type=click.Path(path_type=Path), metavar="FOLDER", required=True, help=folder),
         click.option("--model", default=DEFAULT_MODEL, show_default=True, help=models),
         click.option("--fit", type=click.Choice(get_args(Fit)), default="crop", show_default=True, help=fits),
@@ -68,6 +75,7 @@ def _options(command: Command) -> Command:
         click.option("--temperature", type=click.FloatRange(min=0), help=temperature),
         click.option("--seed", type=click.IntRange(min=0), help="The seed of what is drawn; default: 0."),
         click.option("--search", type=click.IntRange(min=1), metavar="N", help=search),
+        click.option("--labels", type=click.Path(path_type=Path), metavar="CSV", help=labels),
         click.option("--flip", is_flag=True, help=flip),
         click.option("--shard", metavar="I/N", callback=_parse_shard, help=shard),
         click.option("--merge", is_flag=True, help=merge),
@@ -77,13 +85,13 @@ def _options(command: Command) -> Command:
 
 
 @click.command("dataset")
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data")
 @_options
 @runtime_options
 @force_option
 @json_option
 def command(
-    data: Path,
+    data: str,
     output: Path,
     model: str,
     fit: Fit,
@@ -96,6 +104,7 @@ def command(
     flip: bool,
     shard: Shard,
     merge: bool,
+    labels: Path | None,
     ray: str | None,
     workers: int | None,
     gpus_per_worker: float | None,
@@ -105,8 +114,9 @@ def command(
 ) -> None:
     """Encode all images of DATA as one array, to train a generative model on.
 
-    DATA is a folder of images or of tar files, a tar file, mnist.npz, or a folder of CIFAR-10 mosaics. Images are files
-    named .png, .jpg, .jpeg or .webp; others are ignored.
+    DATA is image files, tar files of images, parquet files with a column of images, or with a motion model files of
+    clips: one file, a folder that is searched to any depth, or a pattern in quotes; on the disk, or an address such as
+    s3://bucket/folder. Or it is mnist.npz, or a folder of CIFAR-10 mosaics. Files of other kinds are ignored.
 
     FOLDER gets codes.npy, one row per image and of the smallest unsigned type; labels.npy; items.jsonl, which says what
     each row was made of; skipped.jsonl, the images that could not be read, which make the exit code 2; and
@@ -115,9 +125,10 @@ def command(
     With --shard, FOLDER is filled by N runs, at the same time or one after the other, on one machine or many. With
     --ray, the workers of a Ray cluster fill it; FOLDER and DATA are on a file system that all of its machines see.
     """
+    _return_memory_at_once()
     on_ray = ray_workers(ray, workers, gpus_per_worker, shard, force=force, merge=merge)
     if merge:
-        _merge(data, output, shard, force=force, as_json=as_json)
+        _merge(Path(data), output, shard, force=force, as_json=as_json)
         return
     if samples is not None and search is not None:
         raise click.UsageError("--samples and --search exclude each other.")
@@ -126,10 +137,20 @@ def command(
     if force and shard.count > 1:
         raise click.UsageError("--force does not replace shards; name a new folder with -o, or remove this one.")
     folder = open_model(model)
-    if folder.config.modality != "image":
-        raise InputError(f"{model} is a motion model; dataset is for images, and `daps-tokenize encode` for clips")
     tokenizer = runtime.open(folder)
-    opened = open_data(data, tokenizer.config, fit=fit, split=split, limit=limit)
+
+    def open_items(config: TokenizerConfig) -> Data:
+        if config.modality == "motion":
+            found: Data = open_clip_windows(data, config, split=split, limit=limit)
+        else:
+            found = open_data(data, config, fit=fit, split=split, limit=limit)
+        return found if labels is None else with_labels(found, read_labels(labels, found))
+
+    opened = open_items(tokenizer.config)
+    if isinstance(opened, ImageFiles) and isinstance(opened.source, FileSource) and opened.source.ignored:
+        note_once(
+            "ignored", f"{data}: {opened.source.ignored:,} files are ignored, whose names end with no image format"
+        )
     way: Way = None
     if samples is not None:
         way = Sampled(samples, 1.0 if temperature is None else temperature)
@@ -141,12 +162,12 @@ def command(
 
         def open_work() -> Work:
             model_here = on_ray.runtime(runtime).open(open_model(model))
-            data_here = open_data(data, model_here.config, fit=fit, split=split, limit=limit)
+            data_here = open_items(model_here.config)
             return lambda part: write_code_set(
                 model_here, data_here, output, way, seed=seed or 0, flip=flip, shard=part
             )
 
-        on_ray.encode(data, output, opened, tokenizer.config.name, open_work, runtime, as_json=as_json)
+        on_ray.encode(Path(data), output, opened, tokenizer.config.name, open_work, runtime, as_json=as_json)
         return
     total = len(shard.items(len(opened)))
     with progress_bar(total, with_text=True) as show_bar:
@@ -179,6 +200,12 @@ def command(
         click.get_current_context().exit(2)
 
 
+def _return_memory_at_once() -> None:
+    """Have glibc give back the memory of an image, which it would keep for each of the threads that read."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another system's C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
+
+
 def _merge(source: Path, output: Path, shard: Shard, *, force: bool, as_json: bool) -> None:
     if shard.count > 1:
         raise click.UsageError("--merge and --shard exclude each other.")
@@ -187,7 +214,7 @@ def _merge(source: Path, output: Path, shard: Shard, *, force: bool, as_json: bo
     _print_report(source, output / "codes.npy", merged["model"], "merged", record, as_json=as_json)
 
 
-def _print_report(data: Path, path: Path, model: str, took: str, record: dict[str, Any], *, as_json: bool) -> None:
+def _print_report(data: object, path: Path, model: str, took: str, record: dict[str, Any], *, as_json: bool) -> None:
     codes = np.load(path, allow_pickle=False, mmap_mode="r" if path.stat().st_size > _SMALL else None)
     if as_json:
         about = {"output": str(path.parent), "model": model, "shape": codes.shape, "type": str(codes.dtype)}

@@ -79,7 +79,9 @@ class RayWorkers:
             sizes = " x ".join(f"{size:,}" for size in shape)
             print(f"{data} -> {output}  {sizes} codes in {shards} shards, {model}, {seconds:.0f} s, {rates}")
         if report.skipped:
-            print_error(f"{report.skipped} items could not be read; {output} names them in skipped-*.jsonl")
+            print_error(
+                f"{output}: {report.skipped} of {len(opened)} items could not be read; skipped-*.jsonl name them"
+            )
             click.get_current_context().exit(2)
 
 

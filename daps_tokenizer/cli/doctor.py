@@ -44,7 +44,8 @@ def examine() -> dict[str, Any]:
     sharing = [name for name in packages if _OF_ONNX_RUNTIME.fullmatch(name)]
     clash = f"{' and '.join(sharing)} write to one folder; what was installed last is used" if len(sharing) > 1 else ""
     tried = [_tried(runtime) for runtime in runtimes()]
-    mend = [ONNX_ON_CPU if gpu is None else ONNX_ON_GPU] if clash or not sharing else []
+    on_cpu = next(row for row in tried if (row["backend"], row["device"]) == ("onnx", "cpu"))
+    mend = [ONNX_ON_CPU if gpu is None else ONNX_ON_GPU] if clash or not on_cpu["works"] else []
     if gpu is not None and not any(row["works"] and row["device"] != "cpu" for row in tried):
         mend.append(install_command("torch"))
     capability = "" if gpu is None else "{}.{}".format(*gpu.compute_capability)
@@ -60,7 +61,7 @@ def examine() -> dict[str, Any]:
 
 def _packages() -> dict[str, str]:
     """What is installed of all that runs models, with versions."""
-    found = {}
+    found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = re.sub(r"[-_.]+", "-", distribution.name or "").lower()
         if _PACKAGES.fullmatch(name):
@@ -86,8 +87,8 @@ def _auto(tried: list[dict[str, Any]]) -> str:
         warnings.simplefilter("ignore")  # what they say is in the rows
         try:
             taken = open_backend(open_model(_TRIED_WITH), backend="auto", device=None, dtype="float32")
-        except DapsError as error:
-            return f"nothing: {error}"
+        except DapsError:
+            return "nothing, as none works"
     before = []
     for row in tried:
         if (row["backend"], row["device"]) == (taken.name, taken.device):

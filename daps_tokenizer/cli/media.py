@@ -65,6 +65,9 @@ class Written(NamedTuple):
     kind: Kind | None = None
 
 
+AS_IT_CAME = Written()
+
+
 class Media(Protocol):
     """The manners of one modality."""
 
@@ -83,7 +86,7 @@ class Media(Protocol):
             InputError: it cannot be read, or an option is not for this modality.
         """
 
-    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str, written: Written = Written()) -> DecodedFiles:
+    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str, written: Written = AS_IT_CAME) -> DecodedFiles:
         """Codes as the content of files of this type.
 
         Raises:
@@ -112,9 +115,9 @@ class ImageMedia:
         _say_what_is_taken(source)
         return Loaded(pixels, pixels)
 
-    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str, written: Written = Written()) -> DecodedFiles:
+    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str, written: Written = AS_IT_CAME) -> DecodedFiles:
         """Files of one of the formats."""
-        if written != Written():
+        if written != AS_IT_CAME:
             raise InputError(f"{codes.model} is a model of images; --fps and --format are for files of motion")
         images = tokenizer.decode(codes)
         height, width, _ = images.shape[-3:]
@@ -150,7 +153,7 @@ class MotionMedia:
             note_once(f"{loaded.name} {doubt}", f"{loaded.name}: {doubt}")
         return Loaded(loaded, loaded.qpos[None], f"{loaded.fps:g} fps assumed" if loaded.fps_is_assumed else "")
 
-    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str, written: Written = Written()) -> DecodedFiles:
+    def decode(self, tokenizer: Tokenizer, codes: Codes, suffix: str, written: Written = AS_IT_CAME) -> DecodedFiles:
         """CSV or NPZ files."""
         clips = tokenizer.decode_to_clips(codes)
         if written.fps is not None:

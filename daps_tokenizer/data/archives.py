@@ -33,7 +33,7 @@ def read_npz(file: Path | BinaryIO, *names: str, source: str, expected: str) -> 
         if not isinstance(archive, NpzFile):
             raise InputError(f"{source}: is one array and not an NPZ archive; expected {expected}")
         with archive:
-            members = archive.zip.infolist()
+            members = archive.zip.infolist()  # type: ignore[union-attr]  # it is None once it is closed
             packed, unpacked = sum(m.compress_size for m in members), sum(m.file_size for m in members)
             if unpacked > _ALWAYS_BYTES + _MOST_RATIO * packed:
                 raise InputError(

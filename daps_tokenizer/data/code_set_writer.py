@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,8 +25,8 @@ from daps_tokenizer.data.code_set_files import (
     writing,
 )
 from daps_tokenizer.data.code_sets import changes, prepare, read_lines
-from daps_tokenizer.data.datasets import ArrayData, Data
-from daps_tokenizer.data.sources import SourceError
+from daps_tokenizer.data.datasets import ArrayData, Data, ImageFiles
+from daps_tokenizer.data.storage import SourceError
 from daps_tokenizer.errors import InputError, OutputExistsError
 from daps_tokenizer.tokenizer import Tokenizer
 from daps_tokenizer.ways import Sampled, Way, describe_way, make_codes
@@ -156,7 +157,8 @@ def _hash_items(data: Data) -> str:
     digest = hashlib.sha256()
     if isinstance(data, ArrayData):
         digest.update(data.array.tobytes())
-    for name, size in data.entries():
+    containers = data.source.containers() if isinstance(data, ImageFiles) else ()
+    for name, size in itertools.chain(containers, data.entries()):
         digest.update(f"{json.dumps(name)} {size}\n".encode())
     return digest.hexdigest()
 

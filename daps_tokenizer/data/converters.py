@@ -178,9 +178,11 @@ def convert(
     Raises:
         OutputExistsError: the folder is there, or is not a conversion.
         InputError: more files than rows, or the libraries of the format are not installed.
-        CodesError: codes and start tokens do not fit into uint16.
+        CodesError: there are no rows, or codes and start tokens do not fit into uint16.
         DapsError: the folder cannot be written to.
     """
+    if not len(rows):
+        raise CodesError("there are no rows to convert; every item of this code set was skipped")
     _check_free(folder, replace)
     meta: dict[str, Any] = {
         "converted_to": to,

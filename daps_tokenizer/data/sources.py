@@ -1,32 +1,37 @@
-"""Where photographs come from: tar files as webdataset writes them, folders, and Hugging Face datasets.
+"""Where images come from: files, tar files as webdataset writes them, parquet files, and Hugging Face datasets.
 
-A source knows where each photograph is and reads one when asked, still encoded. Only this index is in memory, and it
-travels to the worker processes; files are opened anew for each photograph, so there are no handles to carry along.
+A source knows where each image is and reads one when asked, still encoded. Only this index is in memory, and it
+travels to the worker processes; files are opened anew for each image, so there are no handles to carry along.
 """
 
 from __future__ import annotations
 
-import glob
-import os
-import tarfile
-from collections.abc import Iterable
+import functools
+import json
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from daps_tokenizer.data.archives import reading
+from daps_tokenizer.data.storage import Entry, SourceError, below, is_remote, list_files, open_file
+from daps_tokenizer.data.tars import EXPECTED, Member, read_members
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.files import read_regular_file
 from daps_tokenizer.install import install_command
 
-Entry = tuple[str, int]  # what records call an item, from the folder that was listed on; its bytes, −1 if not known
 SourceKind = Literal["tar", "folder", "huggingface"]
-SUFFIXES = (".webp", ".jpg", ".jpeg", ".png")
+SUFFIXES = (".webp", ".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".heic", ".heif")
+MOST_BYTES = 2**28  # of an image file
 _SUFFIXES_TEXT = ", ".join(SUFFIXES)
-
-
-class SourceError(InputError):
-    """An item was listed and cannot be fetched now: it is gone, or its storage fails."""
+_MOST_BYTES_OF_A_GROUP = 2**29  # of rows of a parquet file, which are read together
+_LABEL = re.compile(rb"\s*-?\d{1,18}\s*")
+_LONGEST_LABEL = 64  # bytes of KEY.cls
 
 
 class Labels(NamedTuple):
@@ -55,13 +60,17 @@ class Source(Protocol):
         """What records say of all of them, in their order; files are looked through once."""
         ...
 
+    def containers(self) -> Iterable[Entry]:
+        """The files that they lie in, where these hold many."""
+        ...
+
     def labels(self) -> Labels | None:
         """Their labels, where there are any; files are looked through once."""
         ...
 
 
 def open_source(kind: SourceKind, patterns: tuple[str, ...], folder: Path, *, image_column: str = "image") -> Source:
-    """List the photographs that patterns name.
+    """List the images that patterns name.
 
     Args:
         kind: ``tar``: uncompressed tar files; ``folder``: folders, searched to any depth; ``huggingface``:
@@ -71,75 +80,165 @@ def open_source(kind: SourceKind, patterns: tuple[str, ...], folder: Path, *, im
         image_column: of a Hugging Face dataset.
 
     Raises:
-        InputError: nothing there, no photographs in it, damaged, or ``datasets`` is not installed.
+        InputError: nothing there, no images in it, damaged, or ``datasets`` is not installed.
     """
     if kind == "huggingface":
         return HuggingFaceSource.load(patterns, image_column)
-    paths = [path for pattern in patterns for path in _matching(pattern, folder)]
-    return TarSource.index(paths, folder) if kind == "tar" else FolderSource.index(paths, folder)
+    base, entries = str(folder), list[Entry]()
+    for pattern in patterns:
+        found = list_files(str(folder / pattern))
+        if kind == "tar":
+            entries += found
+            continue
+        if (folder / pattern).is_file():
+            raise InputError(f"{folder / pattern}: is not a folder; expected a folder of images, or data.kind: tar")
+        images = FileSource.of(found, base, str(folder / pattern))
+        entries += zip(images.paths, images.sizes.tolist(), strict=True)
+    return TarSource.index(entries, base) if kind == "tar" else FileSource.of(entries, base, str(folder))
 
 
-def _matching(pattern: str, folder: Path) -> list[Path]:
-    found = sorted(glob.glob(pattern, root_dir=folder))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    if not found:
-        raise InputError(f"{folder / pattern}: nothing there; expected files or folders that the pattern matches")
-    return [folder / path for path in found]
+def open_files(entries: Sequence[Entry], base: str, source: str) -> Source:
+    """The images in files: image files, tar files, or parquet files.
+
+    Args:
+        entries: their paths and sizes.
+        base: where names begin.
+        source: what errors call all of them.
+
+    Raises:
+        InputError: none of these, several of these, or damaged.
+    """
+    kinds = [
+        [entry for entry in entries if entry[0].lower().endswith(suffixes)]
+        for suffixes in (SUFFIXES, (".tar",), (".parquet",))
+    ]
+    if sum(map(bool, kinds)) > 1:
+        held = [name for name, kind in zip(("images", "tar files", "parquet files"), kinds, strict=True) if kind]
+        raise InputError(f"{source}: holds both {' and '.join(held)}; expected a folder of one of them")
+    if kinds[1]:
+        return TarSource.index(kinds[1], base)
+    return ParquetSource.index(kinds[2], base) if kinds[2] else FileSource.of(entries, base, source)
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Image files, in folders or not."""
+
+    paths: tuple[str, ...]
+    sizes: np.ndarray
+    base: str  # where names begin
+    ignored: int  # files that are named otherwise
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry], base: str, source: str) -> FileSource:
+        """The images among files, by their names.
+
+        Raises:
+            InputError: there are none; ``source`` is what it calls the files.
+        """
+        images = [entry for entry in entries if entry[0].lower().endswith(SUFFIXES)]
+        if not images:
+            raise InputError(f"{source}: holds no images; expected files named *{_SUFFIXES_TEXT}")
+        paths, sizes = zip(*images, strict=True)
+        return cls(paths, np.array(sizes, np.int64), base, len(entries) - len(images))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> bytes:
+        """See :meth:`Source.read`."""
+        path = self.paths[index]
+        try:
+            if not is_remote(path):
+                return read_regular_file(path, most_bytes=MOST_BYTES)
+        except OSError as error:
+            kind = InputError if Path(path).exists() else SourceError
+            raise kind(f"{path}: cannot be read ({error.strerror}); expected the image that was there") from None
+        with open_file(path, most_bytes=MOST_BYTES) as file:
+            return file.read()
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return self.paths[index]
+
+    def entries(self) -> Iterable[Entry]:
+        """See :meth:`Source.entries`."""
+        return ((below(self.base, path), size) for path, size in zip(self.paths, self.sizes.tolist(), strict=True))
+
+    def containers(self) -> Iterable[Entry]:
+        """See :meth:`Source.containers`."""
+        return ()
+
+    def labels(self) -> Labels | None:
+        """See :meth:`Source.labels`: the folders directly in the one that was listed are classes, in their order."""
+        parts = [below(self.base, path).split("/") for path in self.paths]
+        classes = sorted({names[1] for names in parts if len(names) > 2})
+        numbers = {name: number for number, name in enumerate(classes)}
+        found = [numbers[names[1]] if len(names) > 2 else -1 for names in parts]
+        return Labels(np.array(found, np.int64), tuple(classes)) if classes else None
 
 
 @dataclass(frozen=True)
 class TarSource:
-    """Members of uncompressed tar files: for each photograph which file, where it begins, and its bytes."""
+    """Members of uncompressed tar files: for each image which file, where it begins, and its bytes."""
 
-    paths: tuple[Path, ...]
-    root: Path  # where names begin
+    paths: tuple[str, ...]
+    path_sizes: tuple[int, ...]
+    base: str  # where names begin
     files: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
 
     @classmethod
-    def index(cls, paths: list[Path], root: Path) -> TarSource:
-        """Read the headers of tar files once; members that are no photographs are left out.
+    def index(cls, entries: Sequence[Entry], base: str) -> TarSource:
+        """Read the headers of tar files once; members that are no images are left out.
 
         Raises:
-            InputError: not an uncompressed tar file, damaged, or without photographs.
+            InputError: not an uncompressed tar file, damaged, or without images.
         """
-        members = [(number, *place) for number, path in enumerate(paths) for place in _photographs(path)]
+        members: list[tuple[int, int, int]] = []
+        for number, (path, _) in enumerate(entries):
+            found = [(number, member.offset, member.size) for member in _members(path) if _is_image(member)]
+            if not found:
+                raise InputError(f"{path}: holds no images; expected members named *{_SUFFIXES_TEXT}")
+            members += found
         files, offsets, sizes = np.array(members, np.int64).T
-        return cls(tuple(paths), root, files, offsets, sizes)
+        paths, path_sizes = zip(*entries, strict=True)
+        return cls(paths, path_sizes, base, files, offsets, sizes)
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def read(self, index: int) -> bytes:
         """See :meth:`Source.read`."""
-        size = int(self.sizes[index])
-        path = self.paths[self.files[index]]
-        try:
-            with path.open("rb") as file:
-                file.seek(self.offsets[index])
-                content = file.read(size)
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be read ({error.strerror}); expected the tar file as it was") from None
+        size, path = int(self.sizes[index]), self.paths[self.files[index]]
+        if size > MOST_BYTES:
+            raise InputError(f"{path}: an image of {size:,} bytes; expected at most {MOST_BYTES:,}")
+        with open_file(path) as file:
+            file.seek(int(self.offsets[index]))
+            content = file.read(size)
         if len(content) != size:
-            raise SourceError(f"{path}: has become shorter; expected the tar file as it was when training began")
+            raise SourceError(f"{path}: has become shorter; expected the tar file as it was")
         return content
 
     def name(self, index: int) -> str:
         """File and member; looked up again, because names would be most of the index."""
         path = self.paths[self.files[index]]
         try:
-            with tarfile.open(path, "r:") as archive:
-                found = (member.name for member in archive if member.offset_data == self.offsets[index])
-                return f"{path}, {next(found, 'a member that no longer exists')}"
-        except (OSError, tarfile.TarError):
-            return str(path)
+            found = (member.name for member in _members(path) if member.offset == self.offsets[index])
+            return f"{path}, {next(found, 'a member that no longer exists')}"
+        except InputError:
+            return path
 
     def entries(self) -> Iterable[Entry]:
         """See :meth:`Source.entries`; file and member."""
         for path in self.paths:
-            name = _below(self.root, path)
-            with tarfile.open(path, "r:") as archive:
-                yield from ((f"{name}, {m.name}", m.size) for m in archive if _is_photograph(m))
+            name = below(self.base, path)
+            yield from ((f"{name}, {member.name}", member.size) for member in _members(path) if _is_image(member))
+
+    def containers(self) -> Iterable[Entry]:
+        """See :meth:`Source.containers`."""
+        return ((below(self.base, path), size) for path, size in zip(self.paths, self.path_sizes, strict=True))
 
     def labels(self) -> Labels | None:
         """See :meth:`Source.labels`: what the member ``KEY.cls`` says of ``KEY.jpg``, as webdataset has it.
@@ -150,125 +249,168 @@ class TarSource:
         found: list[int] = []
         for path in self.paths:
             keys, labels = _keys_and_labels(path)
-            found += [labels.get(key, -1) for key in keys]
+            found += [max(-1, labels.get(key, -1)) for key in keys]
         return Labels(np.array(found, np.int64)) if any(label >= 0 for label in found) else None
 
 
-def _photographs(path: Path) -> list[tuple[int, int]]:
-    """(offset, size) of every photograph in a tar file."""
-    expected = "an uncompressed tar file, as webdataset writes it"
-    places, end = [], 0
+def _members(path: str) -> Iterator[Member]:
+    """The files in a tar file; errors name it and what was expected."""
     try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                data_size = member.size if member.isreg() else 0
-                end = member.offset_data + -(-data_size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                if _is_photograph(member):
-                    places.append((member.offset_data, member.size))
-        with path.open("rb") as file:
-            file.seek(end)
-            after = file.read(tarfile.BLOCKSIZE)
-    except (OSError, tarfile.TarError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); expected {expected}") from None
-    if after.strip(b"\0"):  # tarfile takes a damaged header for the end
-        raise InputError(f"{path}: is damaged at byte {end}; expected {expected}")
-    if not places:
-        raise InputError(f"{path}: holds no photographs; expected members named *{_SUFFIXES_TEXT}")
-    return places
+        with open_file(path) as file:
+            yield from read_members(file, path)
+    except SourceError as error:
+        raise InputError(f"{str(error).partition(';')[0]}; expected {EXPECTED}") from None
 
 
-def _keys_and_labels(path: Path) -> tuple[list[str], dict[str, int]]:
-    """The key of every photograph in a tar file, and the label of every key that has one."""
+def _keys_and_labels(path: str) -> tuple[list[str], dict[str, int]]:
+    """The key of every image in a tar file, and the label of every key that has one."""
     keys, labels = list[str](), dict[str, int]()
-    with tarfile.open(path, "r:") as archive:
-        for member in archive:
+    with open_file(path) as file:
+        for member in list(read_members(file, path)):
             folder, _, name = member.name.rpartition("/")
             stem, _, suffix = name.partition(".")  # a key ends at the first dot
             key = f"{folder}/{stem}"
-            if _is_photograph(member):
+            if _is_image(member):
                 keys.append(key)
-            elif suffix == "cls" and member.isreg() and (content := archive.extractfile(member)) is not None:
-                text = content.read(20).strip()
-                if not text.isdigit() or len(text) > 18:  # int would also take 1_0, and more than 64 bits
-                    raise InputError(f"{path}, {member.name}: is {text!r}; expected a class's number")
+            elif suffix == "cls":
+                file.seek(member.offset)
+                text = file.read(min(member.size, _LONGEST_LABEL))
+                if member.size > _LONGEST_LABEL or not _LABEL.fullmatch(text):
+                    raise InputError(f"{path}, {member.name}: is {text[:20]!r}; expected a class's number")
                 labels[key] = int(text)
     return keys, labels
 
 
-def _is_photograph(member: tarfile.TarInfo) -> bool:
-    return member.isreg() and member.name.lower().endswith(SUFFIXES)
-
-
-def has_photographs(folder: Path) -> bool:
-    """Whether there is an image file in a folder, at any depth."""
-    return any(name.lower().endswith(SUFFIXES) for _, _, files in os.walk(folder) for name in files)
-
-
-def _below(root: Path, path: Path | str) -> str:
-    """A path from ``root`` on; the whole path of what does not lie there."""
-    text, start = str(path), os.path.join(root, "")  # noqa: PTH118
-    return text.removeprefix(start)
-
-
-def _size_of(path: str) -> int:
-    """A file's bytes; −1 of one that is gone."""
-    try:
-        return os.stat(path).st_size  # noqa: PTH116 - twice as fast as Path.stat
-    except OSError:
-        return -1
+def _is_image(member: Member) -> bool:
+    return member.name.lower().endswith(SUFFIXES)
 
 
 @dataclass(frozen=True)
-class FolderSource:
-    """Image files in folders."""
+class ParquetSource:
+    """The images in a column of parquet files: bytes, or as Hugging Face writes them, bytes and a path."""
 
     paths: tuple[str, ...]
-    root: Path  # where names begin
+    path_sizes: tuple[int, ...]
+    base: str  # where names begin
+    column: str
+    ends: np.ndarray  # of the rows of each file, counted over all
 
     @classmethod
-    def index(cls, folders: list[Path], root: Path) -> FolderSource:
-        """List the image files in folders and their subfolders, in the order of their names.
+    def index(cls, entries: Sequence[Entry], base: str) -> ParquetSource:
+        """Read the metadata of parquet files.
 
         Raises:
-            InputError: not a folder, or no photographs in it.
+            InputError: pyarrow is not installed, not a parquet file, without a column of images, without rows.
         """
-        found: list[str] = []
-        for folder in folders:
-            if not folder.is_dir():
-                raise InputError(f"{folder}: is not a folder; expected a folder of photographs, or data.kind: tar")
-            names = [os.path.join(place, name) for place, _, files in os.walk(folder) for name in files]  # noqa: PTH118
-            photographs = sorted(name for name in names if name.lower().endswith(SUFFIXES))
-            if not photographs:
-                raise InputError(f"{folder}: holds no photographs; expected files named *{_SUFFIXES_TEXT}")
-            found += photographs
-        return cls(tuple(found), root)
+        paths, path_sizes = zip(*entries, strict=True)
+        columns, counts = [], []
+        for path in paths:
+            with _parquet(path) as file:
+                columns.append(_image_column(path, file.schema_arrow))
+                counts.append(file.metadata.num_rows)
+        if len(set(columns)) > 1 or not sum(counts):
+            raise InputError(
+                f"{paths[0]}: has no rows, or other columns than {paths[-1]}; expected files of one dataset"
+            )
+        return cls(paths, path_sizes, base, columns[0], np.cumsum(counts))
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return int(self.ends[-1])
 
     def read(self, index: int) -> bytes:
         """See :meth:`Source.read`."""
-        path = Path(self.paths[index])
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be read ({error.strerror}); expected the image that was there") from None
+        place, row = self._place(index)
+        with _one_group_at_a_time:
+            start, cells = _read_group(self.paths[place], self.column, row)
+        cell = cells[row - start].as_py()
+        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(content, bytes):
+            raise InputError(f"{self.name(index)}: has no bytes of an image in column {self.column}")
+        return content
 
     def name(self, index: int) -> str:
-        """The file's path."""
-        return self.paths[index]
+        """File and row, counted from 0."""
+        place, row = self._place(index)
+        return f"{self.paths[place]}, row {row}"
 
     def entries(self) -> Iterable[Entry]:
-        """See :meth:`Source.entries`; the files' paths."""
-        return ((_below(self.root, path), _size_of(path)) for path in self.paths)
+        """See :meth:`Source.entries`; file and row."""
+        for path, end, start in zip(self.paths, self.ends, [0, *self.ends[:-1]], strict=True):
+            yield from ((f"{below(self.base, path)}, row {row}", -1) for row in range(end - start))
+
+    def containers(self) -> Iterable[Entry]:
+        """See :meth:`Source.containers`."""
+        return ((below(self.base, path), size) for path, size in zip(self.paths, self.path_sizes, strict=True))
 
     def labels(self) -> Labels | None:
-        """See :meth:`Source.labels`: the folders directly in the one that was listed are classes, in their order."""
-        parts = [_below(self.root, path).split("/") for path in self.paths]
-        classes = sorted({names[1] for names in parts if len(names) > 2})
-        numbers = {name: number for number, name in enumerate(classes)}
-        found = [numbers[names[1]] if len(names) > 2 else -1 for names in parts]
-        return Labels(np.array(found, np.int64), tuple(classes)) if classes else None
+        """See :meth:`Source.labels`: the column ``label``, and the names that Hugging Face keeps of its classes."""
+        found, classes = [], None
+        for path in self.paths:
+            with _parquet(path) as file:
+                if "label" not in file.schema_arrow.names:
+                    return None
+                values = file.read(columns=["label"]).column("label").to_pylist()
+                about = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+            classes = about.get("info", {}).get("features", {}).get("label", {}).get("names")
+            if not all(value is None or (isinstance(value, int) and abs(value) < 2**62) for value in values):
+                raise InputError(f"{path}: column label holds what is no class's number; expected whole numbers")
+            found += [-1 if value is None else max(-1, value) for value in values]
+        return Labels(np.array(found, np.int64), None if classes is None else tuple(map(str, classes)))
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Which file a row lies in, and its number there."""
+        place = int(np.searchsorted(self.ends, index, side="right"))
+        return place, index - (int(self.ends[place - 1]) if place else 0)
+
+
+_one_group_at_a_time = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def _group_of(path: str, column: str, group: int) -> Any:
+    with _parquet(path) as file:
+        size = file.metadata.row_group(group).total_byte_size
+        if size > _MOST_BYTES_OF_A_GROUP:
+            raise InputError(
+                f"{path}: has {size:,} bytes in a row group; expected at most {_MOST_BYTES_OF_A_GROUP:,}: write it "
+                "with fewer rows in each"
+            )
+        return file.read_row_group(group, columns=[column]).column(column)
+
+
+@functools.lru_cache(maxsize=1)
+def _group_starts(path: str) -> np.ndarray:
+    with _parquet(path) as file:
+        counts = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    return np.cumsum([0, *counts])
+
+
+def _read_group(path: str, column: str, row: int) -> tuple[int, Any]:
+    """The rows that are stored together with one: the number of the first, and their cells."""
+    starts = _group_starts(path)
+    group = int(np.searchsorted(starts, row, side="right")) - 1
+    return int(starts[group]), _group_of(path, column, group)
+
+
+@contextmanager
+def _parquet(path: str) -> Iterator[Any]:
+    """An open parquet file; whatever its reader raises names it."""
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise InputError(
+            f"{path}: reading parquet needs pyarrow; install it with {install_command('datasets')}"
+        ) from None
+    with open_file(path) as opened, reading(path, "a parquet file with a column of images"):
+        yield parquet.ParquetFile(opened)
+
+
+def _image_column(path: str, schema: Any) -> str:
+    """``image``, or the only column of bytes or of bytes and paths."""
+    found = [field.name for field in schema if str(field.type).startswith(("struct<bytes", "binary", "large_binary"))]
+    if "image" in found or len(found) == 1:
+        return "image" if "image" in found else str(found[0])
+    raise InputError(f"{path}: has {len(found)} columns that may be images; expected one, or one named image")
 
 
 @dataclass(frozen=True)
@@ -330,6 +472,10 @@ class HuggingFaceSource:
     def entries(self) -> Iterable[Entry]:
         """See :meth:`Source.entries`; datasets and rows."""
         return ((self.name(index), -1) for index in range(len(self)))
+
+    def containers(self) -> Iterable[Entry]:
+        """See :meth:`Source.containers`."""
+        return ()
 
     def labels(self) -> None:
         """Only the column of images is read."""

@@ -52,3 +52,18 @@ def _readable() -> tuple[str, ...]:
         with suppress(ImportError):  # AVIF came with Pillow 11.3
             import_module(f"PIL.{name.capitalize().replace('Webp', 'WebP')}ImagePlugin")
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def webp_pixels(file: BinaryIO) -> int:
+    """The pixels of a WebP file, by its header, and 0 of another: Pillow takes memory for them when it opens it."""
+    start = file.read(30)
+    file.seek(0)
+    kind = start[12:16] if start[:4] == b"RIFF" and start[8:12] == b"WEBP" and len(start) == 30 else b""
+    if kind == b"VP8X":
+        return (1 + int.from_bytes(start[24:27], "little")) * (1 + int.from_bytes(start[27:30], "little"))
+    if kind == b"VP8L":
+        bits = int.from_bytes(start[21:25], "little")
+        return (1 + (bits & 0x3FFF)) * (1 + (bits >> 14 & 0x3FFF))
+    if kind == b"VP8 ":
+        return (int.from_bytes(start[26:28], "little") & 0x3FFF) * (int.from_bytes(start[28:30], "little") & 0x3FFF)
+    return 0

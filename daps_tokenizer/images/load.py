@@ -8,8 +8,10 @@ size, :func:`to_pil` leads back. Pixels are always uint8 arrays (height, width, 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
+import platform
 import threading
 import warnings
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from daps_tokenizer.data.archives import read_opened
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.files import open_regular_file
 from daps_tokenizer.images.arrays import ValueRange, as_bytes, check_value_range, is_tensor
-from daps_tokenizer.images.formats import open_image
+from daps_tokenizer.images.formats import open_image, webp_pixels
 
 Fit = Literal["crop", "pad", "stretch"]
 
@@ -38,7 +40,8 @@ _BYTES_PER_PIXEL = {"WEBP": 19, "AVIF": 13, "HEIF": 13, "TIFF": 8}
 _OF_PROGRESSIVE_JPEG, _OF_OTHERS = 8, 5
 _MOST_MEMORY = 700_000_000  # of one image
 _MEMORY_AT_ONCE = 500_000_000  # of all that the threads of a process read; an image that takes more is read alone
-_STRIP = 2**22  # pixels that are converted together
+_WORTH_GIVING_BACK = 50_000_000
+_STRIP = 2**20  # pixels that are converted together
 
 _ACCEPTED = "a path, a file's bytes, a file opened in binary mode, a PIL image, an array or tensor, or a list of these"
 # These formats hold at most 16 bits a pixel, which Pillow widens to 32 when it reads them.
@@ -85,9 +88,17 @@ class _InFlight:
         try:
             yield
         finally:
+            if size > _WORTH_GIVING_BACK:
+                _give_back_memory()
             with self._changed:
                 self._bytes -= size
                 self._changed.notify_all()
+
+
+def _give_back_memory() -> None:
+    """Return freed memory to the system: glibc keeps some for each thread, gigabytes of eight that read images."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 _in_flight = _InFlight()
@@ -182,14 +193,21 @@ def _load(image: object, source: str, target: _Target) -> list[np.ndarray]:
 
 
 def _decode_file(file: BinaryIO, source: str, target: _Target) -> np.ndarray:
-    with _in_flight.warning_filters, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides, with an error
-        opened = open_image(file, source)
-    with opened as image:
-        _check_size(image.height, image.width, source, min(target.max_pixels, _MOST_MEMORY // _bytes_per_pixel(image)))
+    with contextlib.ExitStack() as held:
+        early = webp_pixels(file) * _BYTES_PER_PIXEL["WEBP"]
+        if early > _MOST_MEMORY:
+            raise InputError(
+                f"{source}: has more pixels than the limit of {_MOST_MEMORY // _BYTES_PER_PIXEL['WEBP']:,}"
+            )
+        held.enter_context(_in_flight.reserved(early))
+        with _in_flight.warning_filters, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels decides, with an error
+            image = held.enter_context(open_image(file, source))
+        limit = _MOST_MEMORY // _bytes_per_pixel(image)
+        _check_size(image.height, image.width, source, min(target.max_pixels, limit))
         if _halves(image, target) == (2, 2):
             image.draft(None, (image.width // 2, image.height // 2))  # which only JPEG has
-        return _decode(image, source, target)
+        return _decode(image, source, target, is_own=True, is_reserved=early > 0)
 
 
 @contextlib.contextmanager
@@ -223,13 +241,15 @@ def _damaged(source: str, error: Exception) -> InputError:
     return InputError(f"{source}: cannot be read as an image ({reason}); expected an undamaged file")
 
 
-def _decode(image: Image.Image, source: str, target: _Target, *, is_own: bool = False) -> np.ndarray:
+def _decode(
+    image: Image.Image, source: str, target: _Target, *, is_own: bool = False, is_reserved: bool = False
+) -> np.ndarray:
     """A PIL image of any mode, decoded yet or not, as (H, W, channels) uint8 of its final size; closed if is_own."""
     _check_size(image.height, image.width, source, target.max_pixels)
     if image.mode in ("I", "F") and not _is_16_bit(image):
         kind = "32-bit integer" if image.mode == "I" else "floating-point"
         raise InputError(f"{source}: {kind} pixels have no agreed range; expected 8-bit pixels or 16-bit greyscale")
-    with _in_flight.reserved(image.height * image.width * _bytes_per_pixel(image)):
+    with _in_flight.reserved(0 if is_reserved else image.height * image.width * _bytes_per_pixel(image)):
         image.load()
         _check_size(image.height, image.width, source, target.max_pixels)  # a header may lie about the size
         pixels = _convert(image, target.channels, _halves(image, target))
@@ -273,7 +293,8 @@ def _convert_strip(image: Image.Image, channels: int, halves: tuple[int, int], i
         straight = image.convert("LA") if image.mode == "La" else image  # La converts to nothing else
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, straight.convert("RGBA"))
-    rgb = image.convert("RGB")  # by way of RGB for every mode: grey comes through unchanged
+    # By way of RGB for every mode: grey comes through unchanged. Converting RGB would copy it.
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
     if halves != (1, 1):
         rgb = rgb.reduce(halves)
     return np.asarray(rgb) if channels == 3 else np.asarray(rgb.convert("L"))[..., None]

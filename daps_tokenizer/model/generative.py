@@ -165,8 +165,8 @@ class SpectralGenerator(GenerativeModel):
     """Codes to coefficients of a transform, a correction of all of them together, the transform back: motion.
 
     Each code has columns of the table of its own: ``embedding`` (V, coefficients) is as many code books side by side. A
-    linear decoder would stop there; what hidden layers add is that coefficients say something of each other; what the refinement
-    of frames adds is that the features of a frame do.
+    linear decoder would stop there; what hidden layers add is that coefficients say something of each other; what
+    the refinement of frames adds is that the features of a frame do.
     """
 
     def __init__(self, config: TokenizerConfig, num_parameters: int) -> None:

@@ -14,8 +14,8 @@ them. Only a CSV file without a header is known by its number of columns: 26 are
 ===========  =======================================================================================================
 
 An NPZ archive of many clips has ``data`` with ``split_points`` (clips + 1,), ``names`` (clips,) and ``fps``; or, in
-place of ``data``, ``first`` (clips, columns) and ``delta`` (columns, frames), whole numbers whose running sums are units of
-1e-4. Rows and columns are counted from 1 in every message.
+place of ``data``, ``first`` (clips, columns) and ``delta`` (columns, frames), whole numbers whose running sums are
+units of 1e-4. Rows and columns are counted from 1 in every message.
 """
 
 from __future__ import annotations
@@ -272,7 +272,8 @@ def _read_row(line: str, number: int, columns: Sequence[str], source: str, expec
             row.append(_number(cell))
         except ValueError:
             raise InputError(
-                f"{source}: row {number}, column {column} ({columns[column - 1]}): {cell.strip()[:40]!r} is not a number"
+                f"{source}: row {number}, column {column} ({columns[column - 1]}): "
+                f"{cell.strip()[:40]!r} is not a number"
             ) from None
     if len(cells) != len(columns):
         raise InputError(f"{source}: row {number} has {len(cells)} columns; expected {expected}")
@@ -341,8 +342,8 @@ def _read_mjlab(arrays: dict[str, np.ndarray], fps: object, source: str, robots:
         best, off = min(candidates, key=lambda candidate: candidate[1])
     if not off < _AGREE:
         raise InputError(
-            f"{source}: bodies are {off:.2f} m away from where joint_pos puts them on the {robot.name}; expected joints "
-            "and bodies in the robot's order or breadth first, and quaternions w x y z"
+            f"{source}: bodies are {off:.2f} m away from where joint_pos puts them on the {robot.name}; expected "
+            "joints and bodies in the robot's order or breadth first, and quaternions w x y z"
         )
     return Content(np.concatenate([root, best], axis=1), robot, fps, FileLayout("mjlab"))
 

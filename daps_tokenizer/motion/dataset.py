@@ -86,7 +86,7 @@ def open_motion_data(
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in FORMATS) if path.is_dir() else [path]
     if not files:
         raise InputError(f"{path}: holds no clips; expected {' or '.join(FORMATS)} files")
-    choose = functools.partial(_names_of, split)
+    choose = functools.partial(names_of, split)
     clips = [clip for file in files for clip in Clip.load_all(file, choose, robot=robot)]
     features = [
         compute_features(resample(clip.qpos, from_fps=clip.fps, to_fps=fps), fps=fps, robot=robot) for clip in clips
@@ -111,7 +111,7 @@ def draw_windows(starts: np.ndarray) -> np.ndarray:
     return starts[random.choice(len(starts), min(VALIDATION_WINDOWS, len(starts)), replace=False)]
 
 
-def _names_of(split: str, names: list[str]) -> list[str]:
+def names_of(split: str, names: list[str]) -> list[str]:
     """Those of the clips in an archive that belong to a split."""
     if not set(VALIDATION_CLIPS) < set(names):
         return names

@@ -29,8 +29,8 @@ def find_doubts(clip: Clip) -> list[str]:
     if (beyond > _OFTEN).any():
         worst = int(beyond.argmax())
         doubts.append(
-            f"{robot.columns[7 + worst]} is beyond its limits in {100 * beyond[worst]:.0f} % of the frames; are the joints "
-            f"in the order of the {robot.name}?"
+            f"{robot.columns[7 + worst]} is beyond its limits in {100 * beyond[worst]:.0f} % of the frames; are the "
+            f"joints in the order of the {robot.name}?"
         )
     upright = _upright(poses[:, 3:7])
     if upright < _LEAST_UPRIGHT and _upright(poses[:, [4, 5, 6, 3]]) > _UPRIGHT:

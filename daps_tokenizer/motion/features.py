@@ -21,7 +21,8 @@ gravity                3,  3  the direction down in the root's frame
 
 These are 127 of the H1 and 85 of the G1: its table leaves out joint velocities and rotations, which follow from the
 joint angles and would take bits from these (``Robot.features``). The paper (section 5.4) has 127 features of the H1 too
-but does not say which; its authors did not publish them. This composition counts as many, from the same sites as LocoMuJoCo's mimic goals.
+but does not say which; its authors did not publish them. This composition counts as many, from the same sites as
+LocoMuJoCo's mimic goals.
 
 What a path is made of (root_velocity_x and _y, root_angular_velocity_z) are differences to the next frame, so that
 adding them up gives the path back exactly; the last frame repeats the one before it. All other velocities are of
@@ -181,7 +182,8 @@ def to_qpos(features: np.ndarray, *, fps: float, start: np.ndarray | None = None
         features: (..., T, F), in their own units.
         fps: frames per second.
         robot: whose features.
-        start: poses (..., 7 + joints) whose place and heading the first frames get; the origin, facing along x, if None.
+        start: poses (..., 7 + joints) whose place and heading the first frames get; the origin, facing along x, if
+        None.
 
     Returns:
         (..., T, 7 + joints) float64.

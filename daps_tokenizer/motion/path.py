@@ -6,8 +6,8 @@ and of the leg. Two corrections follow the decoder:
 - **Planted feet** (:func:`plant_feet`): while a decoded foot is low and slow, the root moves so that this foot does
   not.
 - **Anchors** (:func:`anchors_of`, :func:`follow_anchors`): where the root was and which way it faced at the end of
-  every window, in whole centimetres and half degrees from the anchor before. They are part of a clip's layout, three small
-  integers a window; the path is bent to pass through them, most where no foot stands.
+  every window, in whole centimetres and half degrees from the anchor before. They are part of a clip's layout, three
+  small integers a window; the path is bent to pass through them, most where no foot stands.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -80,8 +81,9 @@ def attack(kind: str, cases: int, seed: int) -> Result:
 
 
 def _forward(stream: IO[str], lines: queue.SimpleQueue[str]) -> None:
-    for line in stream:
-        lines.put(line)
+    with suppress(ValueError):  # closed, since the process was given up
+        for line in stream:
+            lines.put(line)
     lines.put("")  # the process has ended
 
 
@@ -106,9 +108,11 @@ def _try(kind: str, case: int, seed: int) -> str:
 def _main(kind: str, first: int, last: int, seed: int) -> None:
     warnings.simplefilter("ignore")  # of Pillow and NumPy, about damaged files
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
+    outcomes = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries print to it
     for case in range(first, last):
-        print(_try(kind, case, seed), flush=True)
-        print("memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, flush=True)
+        print(_try(kind, case, seed), file=outcomes, flush=True)
+        print("memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=outcomes, flush=True)
 
 
 if __name__ == "__main__":

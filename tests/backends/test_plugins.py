@@ -168,9 +168,11 @@ def test_a_folder_of_onnxruntime_that_is_half_removed_is_an_error_with_the_comma
     told = refusal("onnx", "cpu", tmp_path)
     assert "ONNX Runtime cannot be used (module 'onnxruntime' has no attribute 'get_available_providers')" in told
     assert "install it again with pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime" in told
-    rows = json.loads(run(DOCTOR, tmp_path))["runtimes"]
-    (row,) = [row for row in rows if (row["backend"], row["device"]) == ("onnx", "cpu")]
+    found = json.loads(run(DOCTOR, tmp_path))
+    (row,) = [row for row in found["runtimes"] if (row["backend"], row["device"]) == ("onnx", "cpu")]
     assert not row["works"] and "ONNX Runtime cannot be used" in row["why"]
+    assert found["exit_code"] == 1
+    assert found["mend"] == ["pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"]
 
 
 # --- the plugin itself

@@ -85,7 +85,7 @@ def test_codes_are_chosen_as_from_logits(vocab_size: int, temperature: float) ->
 
 
 @pytest.mark.parametrize("greedy", [True, False])
-@pytest.mark.parametrize(("rows", "kind"), [(16, "bf16"), (64, "bf16"), (16, "fp32"), (64, "fp32")])
+@pytest.mark.parametrize(("rows", "kind"), [(16, "bf16"), (64, "bf16"), (16, "fp32")])
 def test_the_choice_compiles_for_hopper(rows: int, kind: str, greedy: bool) -> None:
     program = f"""
 import triton

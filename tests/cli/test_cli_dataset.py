@@ -13,8 +13,11 @@ from daps_tokenizer import LocalSearch, Tokenizer
 from daps_tokenizer.cli import dataset as cli_dataset
 from daps_tokenizer.data import code_set_writer
 from daps_tokenizer.data.code_set_files import WHOLE, writing
+from daps_tokenizer.data.code_sets import CodeSet
+from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.ways import Made, make_codes
 from tests.cli.helpers import digit, refusal, run, run_well
+from tests.motion.motions import smooth_motion
 
 COUNT = 5
 
@@ -125,9 +128,35 @@ def test_options_that_do_not_go_together_are_refused(
     assert refusal("dataset", images, "-o", "codes", "--model", model, *options).startswith(message)
 
 
-def test_a_motion_model_is_refused(workplace: Path) -> None:
-    said = refusal("dataset", workplace, "-o", "codes", "--model", "daps-h1-motion")
-    assert said == "daps-h1-motion is a motion model; dataset is for images, and `daps-tokenize encode` for clips"
+def test_clips_become_windows_in_a_row_with_their_kind_as_label(random_motion_folder: Path, workplace: Path) -> None:
+    (workplace / "clips").mkdir()
+    for name, frames in (("walk1_a", 70), ("run2", 40), ("walk2", 31)):
+        Clip(smooth_motion(frames)).save(workplace / "clips" / f"{name}.csv")
+    (workplace / "clips" / "broken.csv").write_text("no numbers")
+    result = run("dataset", "clips", "-o", "codes", "--model", random_motion_folder)
+    assert result.exit_code == 2 and "3 x 64 codes" in result.stdout
+    (error,) = result.stderr.splitlines()
+    assert error.startswith("error: clips/broken.csv: ")
+    found = CodeSet.open("codes")
+    assert [line["item"] for line in found.items()] == [
+        "clips/run2.csv, frames 0 to 31",
+        "clips/walk1_a.csv, frames 0 to 31",
+        "clips/walk1_a.csv, frames 32 to 63",
+    ]
+    assert found.classes == ["run", "walk"] and found.labels[:].tolist() == [0, 1, 1]
+    tok = Tokenizer.from_pretrained(random_motion_folder)
+    whole = tok.encode(workplace / "clips" / "walk1_a.csv").numpy()
+    np.testing.assert_array_equal(found.values[1:], whole[0, :2])
+
+
+def test_labels_of_a_file_and_files_that_are_ignored(model: str, images: Path) -> None:
+    (images / "notes.txt").write_text("mine")
+    Path("labels.csv").write_text("item,label\nimages/1.png,seven\n3.png,one\n")
+    result = run_well("dataset", images, "-o", "codes", "--model", model, "--labels", "labels.csv")
+    assert result.stderr == f"note: {images}: 1 files are ignored, whose names end with no image format\n"
+    found = CodeSet.open("codes")
+    assert found.classes == ["one", "seven"] and found.labels[:].tolist() == [-1, 1, -1, 0, -1]
+    assert "of 2 classes" in run_well("info", "codes").stdout
 
 
 def test_shards_are_described_decoded_and_merged(model: str, tok: Tokenizer, images: Path) -> None:

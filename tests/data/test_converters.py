@@ -88,6 +88,12 @@ def test_codes_that_do_not_fit_a_bin_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_set_without_rows_is_refused(tmp_path: Path) -> None:
+    rows = Rows(np.zeros((0, TOKENS), np.uint8), None, None, lambda: [], ABOUT)
+    with pytest.raises(CodesError, match="there are no rows to convert"):
+        convert(rows, "bin", tmp_path / "codes")
+
+
 @pytest.mark.parametrize("samples", [None, 3])
 def test_jsonl_is_as_rar_reads_it(samples: int | None, tmp_path: Path) -> None:
     rows = some_rows(samples=samples)

@@ -15,7 +15,7 @@ PYTHON = sys.executable
 SHELL = f'daps-tokenize() {{ {PYTHON} -m daps_tokenizer "$@"; }}; python() {{ {PYTHON} "$@"; }}; set -e\n'
 BLOCKS = [("start", 0), ("start", 1), ("cli", 0), ("data", -1), ("generate", 0), ("motion", 0)]
 # Not of a folder with examples alone: pip, a data set that is not in the repository, and what needs another package.
-ELSEWHERE = ("pip install", "daps-tokenize evaluate daps-h1-motion lafan1_h1.npz")
+ELSEWHERE = ("pip install", "daps-tokenize evaluate daps-g1-motion lafan1_g1.npz")
 
 
 @pytest.mark.slow

@@ -14,11 +14,10 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from daps_tokenizer import Generator
-from daps_tokenizer.hub import open_generator, open_model
+from daps_tokenizer.hub import open_generator
 from daps_tokenizer.model.generators import build_generator
 from export.__main__ import main
 from export.generator import draw_with_torch
-from tests.generators import random_generator_checkpoint
 
 
 @pytest.mark.parametrize("kind", ["flow", "causal"])
@@ -53,21 +52,18 @@ def test_there_is_one_copy_of_the_weights_and_no_name_of_this_machine(random_gen
         assert "On codes of codes, 64 items" in (folder / "README.md").read_text()
 
 
-def test_the_command_writes_a_folder_once(random_mnist_folder: Path, tmp_path: Path) -> None:
-    checkpoint = random_generator_checkpoint("causal", open_model(random_mnist_folder), tmp_path / "checkpoint")
-    (tmp_path / "notes").mkdir()
-
-    def run(*arguments: object) -> tuple[int, str]:
+def test_what_cannot_be_written_gets_one_line(random_generators: dict[str, Path], tmp_path: Path) -> None:
+    def refusal(*arguments: object) -> str:
         result = CliRunner().invoke(main, ["generator", *map(str, arguments)])
-        return result.exit_code, result.output
+        assert result.exit_code == 2
+        return result.output
 
-    assert run(checkpoint, tmp_path / "notes", "--force") == (2, f"error: {tmp_path}/notes already exists; choose "
-        "another folder, or pass --force to replace a generator\n")  # fmt: skip
-    assert run(tmp_path / "nothing", tmp_path / "out") == (2, f"error: {tmp_path}/nothing: no config.json; expected a "
-        "checkpoint folder\n")  # fmt: skip
-    code, printed = run(checkpoint, tmp_path / "out", "--name", "mine")
-    assert code == 0 and "scorer.onnx" in printed
-    assert Generator.from_pretrained(tmp_path / "out").name == "mine"
+    (tmp_path / "notes").mkdir()
+    refused = "already exists; choose another folder, or pass --force to replace a generator\n"
+    assert refusal(tmp_path, tmp_path / "notes", "--force") == f"error: {tmp_path}/notes {refused}"
+    assert refusal(tmp_path, random_generators["flow"]) == f"error: {random_generators['flow']} {refused}"
+    missing = f"error: {tmp_path}/none: no config.json; expected a checkpoint folder\n"
+    assert refusal(tmp_path / "none", tmp_path / "out") == missing
 
 
 def test_a_record_keeps_every_setting_but_the_model(random_generators: dict[str, Path]) -> None:

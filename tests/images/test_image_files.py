@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.images import load
+from daps_tokenizer.images.formats import webp_pixels
 from daps_tokenizer.images.load import Fitted, fit_image, load_images, to_pil
 from tests.images.helpers import load_one, noise, picture, refusal
 
@@ -195,9 +197,33 @@ def test_threads_that_read_large_images_wait_for_each_other(monkeypatch: pytest.
     assert 0 < most <= 40 * 50 * 5 * 2 and in_flight._bytes == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_that_is_forked_while_a_thread_reads_an_image_reads_images() -> None:
+    with load._in_flight.warning_filters, load._in_flight.reserved(10**10):  # as a thread holds them
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(60)  # which ends it where it waits for a lock that nobody releases
+            os._exit(0 if load_one(png_bytes()).shape == (12, 16, 3) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
 def test_formats_whose_decoders_take_more_memory_have_a_lower_limit(tmp_path: Path) -> None:
-    Image.new("L", (6100, 6100)).save(tmp_path / "flat.webp", quality=1, method=0)
-    assert "6100×6100 are 37,210,000 pixels, more than the limit of 36,842,105" in refusal(tmp_path / "flat.webp")
+    Image.new("L", (60, 61)).save(tmp_path / "flat.webp")
+    content = bytearray((tmp_path / "flat.webp").read_bytes())
+    content[26:30] = np.array([6100, 6100], "<u2").tobytes()  # what its header claims
+    (tmp_path / "flat.webp").write_bytes(content)
+    assert refusal(tmp_path / "flat.webp").endswith("flat.webp: has more pixels than the limit of 36,842,105")
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0"}])
+def test_the_size_of_a_webp_is_known_before_pillow_opens_it(options: dict[str, object]) -> None:
+    buffer = io.BytesIO()
+    to_pil(noise(30, 50, 3)).save(buffer, "WEBP", **options)
+    buffer.seek(0)
+    assert webp_pixels(buffer) == 1500 and buffer.tell() == 0
+    assert webp_pixels(io.BytesIO(png_bytes())) == 0
 
 
 # The pixel limit

@@ -218,7 +218,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ({}, "holds nothing; expected an NPZ archive of qpos or data"),
         (
             {"motion": WALK},
-            r"holds motion; expected an NPZ archive of qpos or data \(T, 26 or 36\), or joint_pos and body_pos_w, and fps",
+            r"holds motion; expected an NPZ archive of qpos or data \(T, 26 or 36\), or joint_pos and body_pos_w",
         ),
         ({"qpos": np.array([{}], object)}, "cannot be read"),
         ({"qpos": WALK.astype(str)}, "values are of type .*; expected floating-point numbers"),

@@ -27,7 +27,8 @@ from daps_tokenizer.motion.robots import G1, H1
 from tests.motion.motions import random_poses
 from tests.paths import DATA
 
-# The H1's MJCF has names of LocoMuJoCo's in place of Unitree's, in the same order; hip pitch has the URDF's limits here.
+# The H1's MJCF has names of LocoMuJoCo's in place of Unitree's, in the same order; hip pitch has the URDF's limits
+# here.
 HIP_PITCH = [H1.joint_names.index(f"{side}_hip_pitch") for side in ("left", "right")]
 ROBOTS = pytest.mark.parametrize("robot", [H1, G1], ids=lambda robot: robot.name)
 

@@ -42,6 +42,7 @@ CASES = (
     Case("daps-cifar10", EXAMPLES / "coffee.webp"),
     Case("daps-mnist", EXAMPLES / "digit.png"),
     Case("daps-h1-motion", EXAMPLES / "walk.csv"),
+    Case("daps-g1-motion", EXAMPLES / "walk_g1.csv"),
 )
 
 

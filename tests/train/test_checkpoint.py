@@ -111,7 +111,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(name: str, tmp_path: Path, one_t
 def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint", TINY_MLP)
     (checkpoint / "training.json").write_text(json.dumps(RECORD | {"files": {"model.safetensors": "0" * 64}}))
-    with pytest.raises(ModelFileError, match="checkpoint/model.safetensors: is damaged"):
+    with pytest.raises(ModelFileError, match=r"checkpoint/model\.safetensors: is damaged"):
         config_to_export(checkpoint)
 
 

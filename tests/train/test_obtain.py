@@ -101,7 +101,7 @@ def test_a_download_is_checked_and_kept(
     keras_archive: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checksum = hashlib.sha256(keras_archive.read_bytes()).hexdigest()
-    monkeypatch.setattr(module, "MNIST", module.Published(f"{server}/downloaded.npz", "sha256", checksum))
+    monkeypatch.setattr(module, "MNIST", module.Published(f"{server}/downloaded.npz", checksum))
     obtain("mnist", tmp_path / "data")
     assert (tmp_path / "data" / "mnist.npz").read_bytes() == keras_archive.read_bytes()
 

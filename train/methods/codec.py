@@ -3,8 +3,8 @@
 The codec is fitted when the run begins. Its code books are in both models, so that greedy codes are the codec's. Then
 either the generative model is trained by maximum likelihood on those codes; or, with ``train_encoder``, transform, code
 books and the networks around them are trained together as a VQ-VAE with a code book for each position is: by the
-gradient of log p, passed straight through the quantiser (van den Oord et al., 2017). The autoregressive network stays as
-it is in both cases.
+gradient of log p, passed straight through the quantiser (van den Oord et al., 2017). The autoregressive network
+stays as it is in both cases.
 """
 
 from __future__ import annotations

@@ -4,18 +4,16 @@
  * Times are those that the page shows. Where other programs keep the machine busy, compare the CPU time in Node, which
  * runs the same WebAssembly in one thread.
  */
-import { execFileSync } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import os from "node:os";
 import { fileURLToPath } from "node:url";
 import * as ort from "onnxruntime-web/wasm";
 import { load } from "../daps.js";
-import { CHROMIUM, launch, serve } from "./browser.mjs";
+import { launch, serve } from "./browser.mjs";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const SITE = process.env.DAPS_SITE ?? `${ROOT}site`;
-const REPEATS = 5;
+const REPEATS = 3;
 
 /** @param {import("playwright-core").Page} page @returns {Promise<Record<string, string>>} */
 const facts = (page) =>
@@ -77,6 +75,7 @@ async function inNode() {
 
 const host = await serve(SITE);
 const browser = await launch();
+const browserVersion = browser.version();
 const context = await browser.newContext();
 let bytes = 0;
 context.on("response", async (response) => {
@@ -111,9 +110,9 @@ const record = {
   node_one_thread: await inNode(),
   machine: { cpu: os.cpus()[0].model, cores: os.cpus().length, load_average: os.loadavg()[0] },
   versions: {
-    chromium: execFileSync(CHROMIUM, ["--version"], { encoding: "utf-8" }).trim(),
+    chromium: browserVersion,
     node: process.version,
-    "onnxruntime-web": createRequire(import.meta.url)("onnxruntime-web/package.json").version,
+    "onnxruntime-web": ort.env.versions.web,
   },
   date: new Date().toISOString().slice(0, 10),
 };

@@ -1,8 +1,8 @@
 """Tables of the built-in robots, each made from an MJCF by the command in docs/motion.md.
 
 ``h1`` and ``g1`` are the Unitree H1 (19 joints) and G1 (29 joints). Lengths, axes and limits are those of the MJCF
-models that Unitree and LocoMuJoCo publish under the BSD-3-Clause licence. One limit of the H1 is Unitree's URDF's: hip pitch
-reaches from −3.14 to 2.53 there, ±1.57 in the MJCF, and motions retargeted to the H1 use the former.
+models that Unitree and LocoMuJoCo publish under the BSD-3-Clause licence. One limit of the H1 is Unitree's URDF's:
+hip pitch reaches from −3.14 to 2.53 there, ±1.57 in the MJCF, and motions retargeted to the H1 use the former.
 """
 
 from __future__ import annotations

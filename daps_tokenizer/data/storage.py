@@ -1,0 +1,132 @@
+"""Files wherever they are: on the disk, or in an object store that fsspec reads, such as s3://, gs:// or hf://."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+from daps_tokenizer.errors import DapsError, InputError
+from daps_tokenizer.files import open_regular_file
+from daps_tokenizer.install import install_command
+
+Entry = tuple[str, int]  # what records call an item or file, or its path; its bytes, −1 if not known
+_UNBOUNDED = 2**63
+_MAGIC = ("*", "?", "[")
+
+
+class SourceError(InputError):
+    """An item was listed and cannot be fetched now: it is gone, or its storage fails."""
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is in an object store."""
+    return "://" in path
+
+
+def list_files(path: str) -> list[Entry]:
+    """The regular files that a path names, in the order of their names: itself, a folder's to any depth, a pattern's.
+
+    Links are followed to files and not to folders. Pipes, devices and sockets are left out.
+
+    Raises:
+        InputError: nothing is there, or the storage cannot be reached.
+    """
+    if is_remote(path):
+        found = _list_remote(path)
+    elif os.path.lexists(path) or not any(mark in path for mark in _MAGIC):
+        found = _list_local(path)
+    else:
+        found = [entry for match in glob.glob(path, recursive=True) for entry in _list_local(match)]  # noqa: PTH207
+    if not found:
+        raise InputError(f"{path}: no such file or folder, or nothing in it; expected files, a folder or a pattern")
+    return sorted(set(found))
+
+
+def base_of(path: str) -> str:
+    """The folder above the one that a path names, a pattern's up to its first mark: names of items begin there."""
+    parts = path.rstrip("/").split("/")
+    if is_remote(path) or not os.path.lexists(path):
+        plain = next((place for place, part in enumerate(parts) if any(mark in part for mark in _MAGIC)), len(parts))
+        parts = parts[:plain]
+    return "/".join(parts[:-1])
+
+
+def below(base: str, path: str) -> str:
+    """A path from a folder on; the whole path of what does not lie there."""
+    return path.removeprefix(base + "/") if base else path
+
+
+@contextmanager
+def open_file(path: str, *, most_bytes: int | None = None) -> Iterator[BinaryIO]:
+    """A regular file or a remote one, to be read; of a size that is bounded.
+
+    Raises:
+        SourceError: it is gone, or its storage fails.
+        InputError: it is larger, or no regular file.
+    """
+    try:
+        if not is_remote(path):
+            with open_regular_file(path, most_bytes=_UNBOUNDED if most_bytes is None else most_bytes) as file:
+                yield file
+            return
+        with _file_system(path).open(path, "rb", cache_type="readahead") as file:
+            if most_bytes is not None and file.size > most_bytes:
+                raise InputError(f"{path}: is {file.size:,} bytes long; expected at most {most_bytes:,}")
+            yield file
+    except DapsError:
+        raise
+    except Exception as error:  # an object store's client raises errors of its own
+        raise SourceError(f"{path}: cannot be read ({_reason(error)}); expected the file that was there") from error
+
+
+def _list_local(path: str) -> list[Entry]:
+    try:
+        about = os.stat(path)  # noqa: PTH116 - twice as fast as Path.stat
+    except OSError:
+        return []
+    if not stat.S_ISDIR(about.st_mode):
+        return [(path, about.st_size)] if stat.S_ISREG(about.st_mode) else []
+    places = (os.path.join(place, name) for place, _, names in os.walk(path) for name in names)  # noqa: PTH118
+    return [entry for place in places for entry in _list_local(place)]
+
+
+def _list_remote(path: str) -> list[Entry]:
+    try:
+        system = _file_system(path)
+        if any(mark in path for mark in _MAGIC):
+            start = base_of(path)
+            found = system.find(start, detail=True)
+            pattern = system._strip_protocol(path)
+            found = {name: about for name, about in found.items() if fnmatch.fnmatchcase(name, pattern)}
+        else:
+            found = system.find(path, detail=True)
+        return [(system.unstrip_protocol(name), int(about.get("size") or -1)) for name, about in found.items()]
+    except DapsError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: cannot be listed ({_reason(error)})") from error
+
+
+def _file_system(path: str) -> Any:
+    protocol = path.partition("://")[0]
+    try:
+        import fsspec
+
+        return fsspec.core.url_to_fs(path)[0]
+    except ImportError as error:
+        raise InputError(
+            f"{path}: reading {protocol}:// needs a package that is not installed ({_reason(error)}); install it, "
+            f"for s3:// with {install_command('s3')}"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path}: {_reason(error)}; expected a file, a folder, or an address such as s3://") from error
+
+
+def _reason(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(str(said).split()) or type(error).__name__
