@@ -87,10 +87,10 @@ class Stages:
 
 def write_jpegs(path: Path, count: int, size: tuple[int, int]) -> Path:
     """A tar file of ``count`` JPEG files of (width, height), crops of the photographs in examples/, with labels."""
-    photos = []
+    photos: list[Image.Image] = []
     for name in ("astronaut.webp", "coffee.webp", "rocket.webp"):
-        with Image.open(ROOT / "examples" / name) as photo:
-            photos.append(photo.convert("RGB"))
+        with Image.open(ROOT / "examples" / name) as opened:
+            photos.append(opened.convert("RGB"))
     random = np.random.default_rng(0)
     with tarfile.open(path, "w") as archive:
         for number in range(count):
@@ -200,7 +200,8 @@ def measure_stages(data: Path, model: str, limit: int) -> Stages:
     decode_small = _timed(lambda: [_decoded(content) for content in small]).seconds
     times = [1e3 * seconds / count for seconds in (read, decode, prepare - decode, encode, write, decode_small)]
     sizes = [sum(map(len, files)) / count for files in (contents, small)]
-    return Stages(*times, *sizes, row_bytes)
+    measured = [*times, *sizes, row_bytes]
+    return Stages(*measured)
 
 
 class _Timed(NamedTuple):

@@ -79,7 +79,7 @@ class _Bench:
         _, said = process.communicate(timeout=_SECONDS)
         return process.returncode, said
 
-    def disturb(self, outcome: Outcome, output: Path, act: Callable[[subprocess.Popen[str]], None]) -> None:
+    def disturb(self, outcome: Outcome, output: Path, act: Callable[[subprocess.Popen[str]], object]) -> None:
         """Run, act at a random moment, and note how the process ended."""
         process = self.start(self.images, output)
         time.sleep(float(self.draws.uniform(0, self.seconds)))
@@ -131,7 +131,7 @@ def vanished(bench: _Bench, times: int) -> Outcome:
     away = bench.work / "away"
     for number in range(times):
         output = bench.work / f"vanished-{number}"
-        bench.disturb(outcome, output, lambda _: bench.images.rename(away) and None)
+        bench.disturb(outcome, output, lambda _: shutil.move(bench.images, away))
         away.rename(bench.images)
         bench.again(outcome, output)
     return outcome

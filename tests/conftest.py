@@ -14,7 +14,6 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
 from tests.settings import MNIST, SMALL_MOTION, TINY_GRID
 
-
 _LIMIT_SECONDS = 900  # of a test, on a machine that does much else: nothing here waits for ever
 
 if threading.current_thread() is threading.main_thread():

@@ -60,8 +60,8 @@ def load_dataset(
     validation_items: int = 0,
     robot: Robot = H1,
 ) -> Dataset:
-    """Load MNIST (``mnist.npz``), CIFAR-10 (``cifar10/*.webp`` mosaics) or motion (``lafan1_h1.npz`` or others), or list
-    photographs to be read later.
+    """Load MNIST (``mnist.npz``), CIFAR-10 (``cifar10/*.webp`` mosaics) or motion (``lafan1_h1.npz`` or that of another
+    robot), or list photographs to be read later.
 
     Args:
         kind: which dataset.
@@ -102,7 +102,8 @@ def open_trained_data(experiment: dict[str, Any], config: TokenizerConfig, folde
     Raises:
         InputError, ConfigError: the data is not there, or the settings are not known.
     """
-    kind, photos, motion = (experiment.get(key) for key in ("dataset", "data", "motion"))
+    kind: DatasetKind = experiment["dataset"]
+    photos, motion = experiment.get("data"), experiment.get("motion")
     return load_dataset(
         kind,
         folder or default_folder() if kind == "photos" else data_folder(folder),

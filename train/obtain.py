@@ -1,7 +1,7 @@
 """``python -m train data``: MNIST, CIFAR-10 and LAFAN1, from where they are published to the files that training reads.
 
-Each can also be made of a file that is there already. Nothing is unpickled; what is downloaded must have a known sha256,
-or comes from a known commit.
+Each can also be made of a file that is there already. Nothing is unpickled; what is downloaded must have a known
+sha256, or comes from a known commit.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daps_tokenizer.config import TokenizerConfig
@@ -113,7 +113,7 @@ def fit_codec(model: Autoencoder, windows: MotionWindows, settings: CodecSetting
         recognition.code_books.transform.load_state_dict(generative.transform.state_dict())
         recognition.code_books.table.copy_(generative.embedding.weight)
         recognition.code_books.log_sharpness.fill_(float(np.log(settings.sharpness)))
-        last = [recognition.head, generative.correction, recognition.code_books.correction]
+        last: list[nn.Module | None] = [recognition.head, generative.correction, recognition.code_books.correction]
         last.append(None if generative.refinement is None else generative.refinement.output)
         for layer in last:
             for parameter in [] if layer is None else layer.parameters():

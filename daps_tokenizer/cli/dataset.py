@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import sys
 import time
@@ -32,6 +34,7 @@ from daps_tokenizer.search.local import LocalSearch
 from daps_tokenizer.ways import Sampled, Way
 
 _SHOWN_BROKEN = 5
+_M_MMAP_THRESHOLD = -3  # of glibc's mallopt: what is larger is not kept
 _MAX_SAMPLES = 1024
 _SMALL = 2**16  # bytes of an array that is read whole; a file without rows cannot be mapped
 SECONDS_BETWEEN_LINES = 30.0  # of progress, where standard error is not a terminal
@@ -122,6 +125,7 @@ def command(
     With --shard, FOLDER is filled by N runs, at the same time or one after the other, on one machine or many. With
     --ray, the workers of a Ray cluster fill it; FOLDER and DATA are on a file system that all of its machines see.
     """
+    _return_memory_at_once()
     on_ray = ray_workers(ray, workers, gpus_per_worker, shard, force=force, merge=merge)
     if merge:
         _merge(Path(data), output, shard, force=force, as_json=as_json)
@@ -163,7 +167,7 @@ def command(
                 model_here, data_here, output, way, seed=seed or 0, flip=flip, shard=part
             )
 
-        on_ray.encode(Path(data), output, opened, tokenizer.config.name, open_work, runtime, as_json=as_json)
+        on_ray.encode(data, output, opened, tokenizer.config.name, open_work, runtime, as_json=as_json)
         return
     total = len(shard.items(len(opened)))
     with progress_bar(total, with_text=True) as show_bar:
@@ -194,6 +198,12 @@ def command(
     _print_report(data, files.codes, tokenizer.config.name, took, record, as_json=as_json)
     if report.skipped:
         click.get_current_context().exit(2)
+
+
+def _return_memory_at_once() -> None:
+    """Have glibc give back the memory of an image, which it would keep for each of the threads that read."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another system's C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 def _merge(source: Path, output: Path, shard: Shard, *, force: bool, as_json: bool) -> None:

@@ -42,7 +42,7 @@ class RayWorkers:
 
     def encode(
         self,
-        data: Path,
+        data: str | Path,
         output: Path,
         opened: Data,
         model: str,

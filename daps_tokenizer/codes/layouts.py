@@ -169,7 +169,8 @@ class ClipLayout:
 
     def take(self, items: Sequence[int]) -> ClipLayout:
         """The same with the starts and anchors of these clips."""
-        starts, anchors = (tuple(each[i] for i in items) if each else () for each in (self.starts, self.anchors))
+        starts = tuple(self.starts[i] for i in items) if self.starts else ()
+        anchors = tuple(self.anchors[i] for i in items) if self.anchors else ()
         return dataclasses.replace(self, starts=starts, anchors=anchors)
 
     def check_items(self, count: int) -> None:

@@ -118,7 +118,7 @@ class Robot:
             require_choice(f"robot {self.name}: features", group, FeatureGroup)
         require(
             set(_NEEDED) <= set(self.features)
-            and list(self.features) == sorted(set(self.features), key=FEATURE_GROUPS.index),  # type: ignore[arg-type]
+            and list(self.features) == sorted(set(self.features), key=FEATURE_GROUPS.index),
             f"robot {self.name}: features must hold {', '.join(_NEEDED)}, each group once and in the order of "
             f"{', '.join(FEATURE_GROUPS)}",
         )

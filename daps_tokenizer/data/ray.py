@@ -6,6 +6,7 @@ lost costs the shards that it had not finished, and others encode those anew.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -91,7 +92,7 @@ def encode_on_ray(
         raise InputError(f"Ray is not installed; install it with {install_command('ray')}") from None
     connected = ray.is_initialized()
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
@@ -124,5 +125,4 @@ def _collect(rows: Iterable[dict[str, Any]], on_progress: Callable[[int], None])
         of_workers[row["worker"]] = of_workers.get(row["worker"], 0) + items_and_seconds
         on_progress(done)
     rates = [float(items / seconds) for items, seconds in of_workers.values() if items]
-    rows, skipped, done_now = totals.tolist()
-    return RayReport(rows, skipped, done_now, rates)
+    return RayReport(int(totals[0]), int(totals[1]), int(totals[2]), rates)

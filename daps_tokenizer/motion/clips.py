@@ -280,9 +280,9 @@ def _load(item: Any, source: str, fps: float | None, robot: Robot | None) -> lis
         raise InputError(f"{source}: expected {_ACCEPTED}, not {type(item).__name__}")
     rate = FPS if fps is None else fps
     if item.ndim != 3:
-        return [Clip(item, rate, source, robot=robot)]
+        return [Clip(item, rate, source, robot=robot)]  # type: ignore[arg-type]
     names = [source] if len(item) == 1 else [f"{source}, number {number}" for number in range(1, len(item) + 1)]
-    return [Clip(poses, rate, name, robot=robot) for poses, name in zip(item, names, strict=True)]
+    return [Clip(poses, rate, name, robot=robot) for poses, name in zip(item, names, strict=True)]  # type: ignore[arg-type]
 
 
 def _checked(qpos: np.ndarray, name: str, robots: Sequence[Robot]) -> tuple[np.ndarray, Robot]:

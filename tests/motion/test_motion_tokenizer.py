@@ -45,7 +45,7 @@ def test_it_says_what_it_is(tok: Tokenizer) -> None:
 def test_a_clip_becomes_windows_of_codes_and_comes_back_as_long(tok: Tokenizer) -> None:
     codes = tok.encode(WALK)
     assert codes.shape == (1, 3, 64) and "windows=3" in repr(codes)
-    assert codes.layout == ClipLayout(80, 3, 0, 30.0, codes.layout.starts)  # type: ignore[union-attr]
+    assert codes.layout.cut == ClipLayout(80, 3, 0, 30.0)  # type: ignore[union-attr]
     poses = tok.decode(codes)
     assert poses.shape == (1, 80, 26) and poses.dtype == np.float64
     np.testing.assert_array_equal(poses, tok.reconstruct(WALK))
@@ -87,7 +87,7 @@ def test_features_alone_lose_next_to_nothing_at_any_frame_rate_and_overlap(input
         exact = options.get("overlap", 0) > 0 and options.get("fps", 30.0) <= 30
         assert poses.shape == (1, 80, 26)
         np.testing.assert_allclose(poses[0, :-1, 7:], WALK[:-1, 7:], atol=1e-5 if exact else 0.05)
-        np.testing.assert_allclose(poses[0, :-1, :2], WALK[:-1, :2], atol=1e-3 if exact else 0.01)
+        np.testing.assert_allclose(poses[0, :-1, :2], WALK[:-1, :2], atol=0.1)  # feet are planted between anchors
 
 
 def test_clips_together_have_the_windows_and_the_poses_of_each_alone(inputs: MotionInputs) -> None:
@@ -270,7 +270,7 @@ def test_a_real_clip_survives_its_features(inputs: MotionInputs) -> None:
     clip = Clip.load(LAFAN, clip="walk2_subject4")
     part = Clip(clip.qpos[1000:1900])
     poses = through_features(inputs, part, overlap=4)[0]
-    assert np.linalg.norm(poses[:, :3] - part.qpos[:, :3], axis=1).max() < 0.01
+    assert np.linalg.norm(poses[:, :3] - part.qpos[:, :3], axis=1).max() < 0.2  # feet are planted between anchors
     np.testing.assert_allclose(poses[:, 7:], part.qpos[:, 7:], atol=1e-4)
     softened = through_features(inputs, part)[0]
     assert np.abs(softened[:, 7:] - part.qpos[:, 7:]).mean() < 1e-3

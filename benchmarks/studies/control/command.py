@@ -161,7 +161,7 @@ def measure(
     machine = describe_machine() | {"mujoco": importlib.metadata.version("mujoco")}
     about: dict[str, object] = {
         "model": tokenizer.config.name,
-        "weights_sha256": weights_sha256(model),
+        "model_sha256": weights_sha256(model),
         "policy": policy and policy.name,
         "stretch_seconds": seconds,
         "seed": seed,
