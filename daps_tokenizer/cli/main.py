@@ -36,7 +36,7 @@ COMMANDS = {
     "convert": "Write codes in the formats of other loaders.",
     "evaluate": "Measure a model on a dataset.",
     "info": "Describe a model, codes, or this installation.",
-    "doctor": "Say which runtimes and devices work here, and how to mend the others.",
+    "doctor": "Say which runtimes work here, and how to mend the others.",
     "models": "List the built-in models and their quality.",
     "bench": "Time a model on this machine.",
 }
