@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,11 @@ from daps_tokenizer.config.robot import FEATURE_GROUPS, FeatureGroup
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.motion.dataset import VALIDATION_CLIPS
+
+if TYPE_CHECKING:
+    from train.data import Dataset
+    from train.experiment import Experiment
+    from train.loop import AnyExperiment
 
 
 @click.group(cls=OneLineErrors)
@@ -37,7 +43,7 @@ _TRACK = "A point: NAME=BODY, NAME=SITE or NAME=BODY@x,y,z with a place in the b
 
 
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What ``fit`` and ``distil`` have in common."""
+    """What ``fit``, ``distil`` and ``generator`` have in common."""
     options = (
         click.argument("config", type=click.Path(path_type=Path)),
         click.option("--run", "run_folder", type=click.Path(path_type=Path), help="The folder; default: runs/NAME."),
@@ -46,9 +52,6 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help=_SET),
         click.option("--max-seconds", type=float, help="Stop, evaluate and save after this long; run again to resume."),
         click.option("--quiet", is_flag=True, help="No progress bar, no TensorBoard, no dashboard.png."),
-        click.option(
-            "--cuda-graph", is_flag=True, help="Every step is one CUDA graph: counterfactual DAPS on one GPU."
-        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -148,21 +151,42 @@ def motion_model(
 
 @main.command()
 @_run_options
+@click.option("--cuda-graph", is_flag=True, help="Every step is one CUDA graph: counterfactual DAPS on one GPU.")
 def fit(config: Path, **options: Any) -> None:
     """Run the experiment in CONFIG, from its last checkpoint if there is one."""
-    _run(config, None, **options)
+    _run(config, _open_tokenizer, **options)
 
 
 @main.command()
 @_run_options
 def distil(config: Path, **options: Any) -> None:
     """Fit the autoregressive recognition model to the codes of a VQ-VAE by maximum likelihood."""
-    _run(config, "distil", **options)
+    _run(config, functools.partial(_open_tokenizer, required_method="distil"), **options)
+
+
+@main.command()
+@_run_options
+def generator(config: Path, **options: Any) -> None:
+    """Train the generator in CONFIG on codes, from its last checkpoint if there is one."""
+    from train.generators.experiment import open_generator
+
+    _run(config, open_generator, **options)
+
+
+def _open_tokenizer(
+    config: Path, changes: tuple[str, ...], data: Path | None, *, required_method: str | None = None
+) -> tuple[Experiment, Dataset]:
+    from train.experiment import load_experiment, open_dataset
+
+    experiment = load_experiment(config, changes)
+    if required_method not in (None, experiment.method):
+        raise ConfigError(f"{config}: method is {experiment.method}, not {required_method}; run it with `fit`")
+    return experiment, open_dataset(experiment, data)
 
 
 def _run(
     config: Path,
-    required_method: str | None,
+    open_run: Callable[[Path, tuple[str, ...], Path | None], tuple[AnyExperiment, Dataset]],
     *,
     run_folder: Path | None,
     data: Path | None,
@@ -172,18 +196,14 @@ def _run(
     quiet: bool,
     cuda_graph: bool = False,
 ) -> int:
-    """Run one experiment; returns the step that it reached."""
-    from train.experiment import load_experiment, open_dataset
+    """Train one model; returns the step that it reached."""
     from train.loop import fit as run_experiment
     from train.processes import describe_processes, join_processes
 
-    experiment = load_experiment(config, changes)
-    if required_method not in (None, experiment.method):
-        raise ConfigError(f"{config}: method is {experiment.method}, not {required_method}; run it with `fit`")
+    experiment, dataset = open_run(config, changes, data)
     if start_from is not None:
         experiment = dataclasses.replace(experiment, start_from=str(start_from))
     folder = run_folder or Path("runs") / experiment.name
-    dataset = open_dataset(experiment, data)
     accelerator = join_processes(experiment.precision)
     if accelerator.is_main_process:
         click.echo(f"{experiment.name}: {describe_processes(accelerator)}", err=True)
@@ -200,42 +220,6 @@ def _run(
     if "validation" in record:  # only the main process evaluates
         click.echo(json.dumps({"run": str(folder), "steps": record["steps"], **record["validation"]}))
     return int(record["steps"])
-
-
-@main.command()
-@_run_options
-def generator(
-    config: Path,
-    run_folder: Path | None,
-    data: Path | None,
-    start_from: Path | None,
-    changes: tuple[str, ...],
-    max_seconds: float | None,
-    quiet: bool,
-) -> None:
-    """Train the generator in CONFIG on codes, from its last checkpoint if there is one."""
-    from train.generators.experiment import open_generator
-    from train.loop import fit as run_experiment
-    from train.processes import describe_processes, join_processes
-
-    experiment, dataset = open_generator(config, changes, data)
-    if start_from is not None:
-        experiment = dataclasses.replace(experiment, start_from=str(start_from))
-    accelerator = join_processes(experiment.precision)
-    if accelerator.is_main_process:
-        click.echo(f"{experiment.name}: {describe_processes(accelerator)}", err=True)
-    folder = run_folder or Path("runs") / experiment.name
-    record = run_experiment(
-        experiment,
-        dataset,
-        folder,
-        max_seconds=max_seconds,
-        show_progress=not quiet,
-        draw_pictures=not quiet,
-        accelerator=accelerator,
-    )
-    if "validation" in record:
-        click.echo(json.dumps({"run": str(folder), "steps": record["steps"], **record["validation"]}))
 
 
 @main.command()
@@ -261,7 +245,14 @@ def chain(
             click.echo(f"out of time before {stage.name}; run the same command again to resume")
             return
         steps = _run(
-            config, None, run_folder=None, data=data, start_from=None, changes=changes, max_seconds=left, quiet=quiet
+            config,
+            _open_tokenizer,
+            run_folder=None,
+            data=data,
+            start_from=None,
+            changes=changes,
+            max_seconds=left,
+            quiet=quiet,
         )
         if steps < stage.steps:
             click.echo(f"{stage.name} is at step {steps} of {stage.steps}; run the same command again to resume")

@@ -6,16 +6,19 @@ import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
 from benchmarks.reports import RESULTS, command_line, report, table, write_report
-from daps_tokenizer import Generator, InputError, Tokenizer
+from daps_tokenizer import InputError, Tokenizer
 from daps_tokenizer.data.datasets import read_cifar10, read_mnist
 from daps_tokenizer.data.place import data_folder
 from daps_tokenizer.evaluation.timing import describe_machine
+
+if TYPE_CHECKING:
+    from daps_tokenizer.generator import Generator
 
 _READERS: dict[tuple[int, ...], tuple[str, Any, str]] = {
     (28, 28, 1): ("MNIST", read_mnist, "mnist.npz"),
@@ -109,6 +112,8 @@ def measure(judge: Judge, generators: Iterable[Generator], items: int, sweep_ite
             name = f"{generator.name}, {option} {value}"
             swept = judge.row(name, tokenizer.decode(codes), asked, nearest=False)
             sweeps.append(swept | {option: value, "samples_per_second": sweep_items / seconds})
+    from daps_tokenizer.generator import Generator
+
     prior = Generator.uniform(tokenizer)
     codes = prior.sample(num_samples=items, seed=_SEED).numpy()
     bits = float(-prior.log_prob(codes[:1])[0] / math.log(2))
@@ -201,6 +206,8 @@ def generate(
     import torch
 
     torch.set_num_threads(num_threads)
+    from daps_tokenizer.generator import Generator
+
     generators = [Generator.from_pretrained(name, num_threads=num_threads) for name in names]
     references = {generator.tokenizer for generator in generators}
     if len(references) > 1:

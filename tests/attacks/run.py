@@ -19,6 +19,7 @@ from typing import IO
 import numpy as np
 
 from daps_tokenizer.errors import DapsError
+from daps_tokenizer.evaluation.timing import peak_memory_mb
 from tests.paths import ROOT
 
 HANGS_AFTER_SECONDS = 120
@@ -112,7 +113,7 @@ def _main(kind: str, first: int, last: int, seed: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries print to it
     for case in range(first, last):
         print(_try(kind, case, seed), file=outcomes, flush=True)
-        print("memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=outcomes, flush=True)
+        print("memory", int(peak_memory_mb()), file=outcomes, flush=True)
 
 
 if __name__ == "__main__":

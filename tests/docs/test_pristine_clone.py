@@ -38,7 +38,7 @@ def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(mosaics):
             pixels = np.random.default_rng(number).integers(0, 256, (800, 1280, 3), np.uint8)
             Image.fromarray(pixels).save(folder / "cifar10" / f"{split}_{number:02}.webp", lossless=True)
-        np.save(folder / "cifar10" / f"{split}_labels.npy", np.zeros(1000 * mosaics))
+        np.save(folder / "cifar10" / f"{split}_labels.npy", np.zeros(1000 * mosaics, np.int64))
     return folder
 
 

@@ -281,10 +281,10 @@ import sys; sys.path.insert(0, {root!r})
 import torch
 from pathlib import Path
 from tests.train.test_training import experiment, run
-import train.loop as loop
+import train.experiment as experiments
 made = []
-build = loop.build_method
-loop.build_method = lambda *arguments: made.append(build(*arguments)) or made[-1]
+build = experiments.build_method
+experiments.build_method = lambda *arguments: made.append(build(*arguments)) or made[-1]
 settings = experiment(method="vqvae", steps=5, settings={{"revive_every": 2, "revive_below": 0.9}})
 for seconds in (0, None):
     print(run(settings, Path({folder!r}), max_seconds=seconds)["steps"])
