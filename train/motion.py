@@ -117,7 +117,8 @@ def open_motion(
 
     Raises:
         ConfigError: a model with other features, or a clip that is too short for what is held out of it.
-        InputError: a file that cannot be read, or that lacks a clip to hold out or others to train on.
+        InputError: a file that cannot be read, or that lacks a clip to hold out or others to train on, or only clips
+            shorter than a window.
     """
     augmentation = augmentation or MotionAugmentation()
     features = len(feature_table(robot))
@@ -146,6 +147,9 @@ def open_motion(
     ]
     windows = replace(windows_of(played, length, robot), mirror=augmentation.mirror)
     test = windows_of([clips[name] for name in augmentation.held_out], length, robot)
+    for found, purpose in ((windows, "train"), (test, "test")):
+        if not len(found):
+            raise InputError(f"{path}: all clips to {purpose} on are shorter than a window of {length} frames")
     return MotionSplits(windows, replace(test, starts=draw_windows(test.starts)), held_out)
 
 

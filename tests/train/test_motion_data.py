@@ -78,7 +78,7 @@ def test_clips_shorter_than_a_window_have_none() -> None:
 
 def test_a_model_with_other_features_is_refused(tmp_path: Path) -> None:
     folder = write_archive(tmp_path, ("walk1_subject1", *VALIDATION_CLIPS))
-    with pytest.raises(ConfigError, match=r"motion has items of \(frames, 127\), not \[32, 126\]"):
+    with pytest.raises(ConfigError, match=r"motion has items of \(frames, 127\) of the h1, not \[32, 126\]"):
         load_dataset("motion", folder, input_shape=(32, 126))
 
 
@@ -89,13 +89,31 @@ def test_a_model_of_another_frame_rate_is_refused() -> None:
         Experiment("fast", fast, "motion", "daps", steps=1, batch_size=1)
 
 
-@pytest.mark.parametrize("wrong", [{"fps": 60}, {"columns": 25}, {"names": ("walk1_subject1", "run1_subject2")}])
-def test_another_file_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
+def test_clips_of_another_frame_rate_are_brought_to_30_frames_per_second(tmp_path: Path) -> None:
+    folder = write_archive(tmp_path, ("walk1_subject1", *VALIDATION_CLIPS), frames=80, fps=60)
+    train = load_dataset("motion", folder, input_shape=(32, 127)).train
+    clip = compute_features(smooth_motion(80).astype(np.float32)[::2], fps=30.0)
+    assert len(train) == 41 - 31  # the last frame of 80 lies half a frame past the 40th
+    np.testing.assert_allclose(train.read(np.array([0]), seed=(0,))[0], clip[:32], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"fps": 60}, "all clips to train on are shorter than a window of 32 frames"),
+        ({"columns": 25}, r"an array of shape \(40, 25\); expected \(T, 26\) of the h1"),
+        (
+            {"names": ("walk1_subject1", "run1_subject2")},
+            r"cannot be read \(not dance2_subject2, .* expected clips of the LAFAN1 data set with their names",
+        ),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, wrong: dict[str, object], reason: str) -> None:
     folder = write_archive(tmp_path, **({"names": ("walk1_subject1", *VALIDATION_CLIPS)} | wrong))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"lafan1_h1\.npz: cannot be read .* expected the LAFAN1 clips of the H1"):
+    with pytest.raises(InputError, match=rf"lafan1_h1\.npz: {reason}"):
         load_dataset("motion", folder, input_shape=(32, 127))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"lafan1_h1\.npz: no such file; expected the LAFAN1 clips"):
+    with pytest.raises(InputError, match=r"lafan1_h1\.npz: no such file; expected clips of the LAFAN1 data set"):
         load_dataset("motion", tmp_path, input_shape=(32, 127))

@@ -272,7 +272,7 @@ def test_cifar10_mosaics_are_cut_row_by_row(tmp_path: Path) -> None:
     for split, labels in (("train", 1000), ("test", 1000)):
         name = f"cifar10/{split}_00.webp"
         (tmp_path / name).symlink_to(DATA / name)
-        np.save(tmp_path / f"cifar10/{split}_labels.npy", np.zeros(labels))
+        np.save(tmp_path / f"cifar10/{split}_labels.npy", np.zeros(labels, np.uint8))
     mosaic = np.asarray(Image.open(DATA / "cifar10" / "train_00.webp").convert("RGB"))
     train, _ = arrays(load_dataset("cifar10", tmp_path))
     np.testing.assert_array_equal(train[1], mosaic[:32, 32:64])
@@ -318,7 +318,7 @@ def test_a_damaged_cifar10_is_refused(damage: str, tmp_path: Path) -> None:
     mosaic = Image.fromarray(np.zeros((800, 1280, 3), np.uint8))
     for split in ("train", "test"):
         mosaic.save(folder / f"{split}_00.webp", lossless=True)
-        np.save(folder / f"{split}_labels.npy", np.zeros(1000))
+        np.save(folder / f"{split}_labels.npy", np.zeros(1000, np.uint8))
     assert arrays(load_dataset("cifar10", tmp_path))[0].shape == (1000, 32, 32, 3)
     victim = folder / ("train_labels.npy" if "labels" in damage else "test_00.webp")
     if damage.startswith("no"):
