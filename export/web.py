@@ -21,7 +21,8 @@ _PAGE = _ROOT / "web"
 _EXAMPLES = {
     "image": ("cat.png", "coffee.webp", "astronaut.webp", "rocket.webp"),
     "grey": ("digit.png",),
-    "motion": ("walk.csv",),
+    "h1": ("walk.csv",),
+    "g1": ("walk_g1.csv",),
 }
 _RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 _GRAPHS = ("encoder", "decoder", "scorer", "encoder_context", "encoder_pass")
@@ -76,7 +77,6 @@ def export_site(models: list[ModelFolder], out: Path, *, overwrite: bool = False
             "generators": [_copy_generator(generator, folder) for generator in _generators_of(models)],
             "runtime": sizes(folder / "runtime", folder),
             "examples": _copy_examples({_kind_of(model) for model in models}, folder),
-            "robot": next((robot_table(robot_of(model.config)) for model in models if model.config.motion), None),
         }
         (folder / "site.json").write_text(json.dumps(site) + "\n", encoding="utf-8")
         files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
@@ -108,6 +108,7 @@ def _copy_model(model: ModelFolder, folder: Path) -> dict[str, Any]:
         "vocabSize": config.vocab_size,
         "weightsSha256": config.weights_sha256,
         "files": sizes(target, folder),
+        "robot": robot_table(robot_of(config)) if config.motion else None,
     }
 
 
@@ -137,8 +138,10 @@ def _copy_generator(generator: GeneratorFolder, folder: Path) -> dict[str, Any]:
 
 
 def _kind_of(model: ModelFolder) -> str:
-    """Which examples a model is shown with."""
-    return "grey" if model.config.modality == "image" and model.config.input_shape[-1] == 1 else model.config.modality
+    """Which examples a model is shown with: a kind of images, or the name of the robot."""
+    if model.config.motion:
+        return robot_of(model.config).name
+    return "grey" if model.config.input_shape[-1] == 1 else "image"
 
 
 def _copy_examples(kinds: set[str], folder: Path) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
 /** The tab of motion: a clip as a stick figure, its codes, and what they decode to. */
-import { Bench, element, number, seconds } from "./bench.js";
+import { Bench, element, make, number, seconds } from "./bench.js";
 import { DapsError } from "./daps.js";
-import { about, cutWindows, features, joinWindows, kinematics, product, readClip, startOf, times, toPoses, writeClip } from "./motion.js";
+import { about, anchorsOf, cutWindows, features, followAnchors, joinWindows, kinematics, plantFeet, product, readClip, startOf, times, toPoses, writeClip } from "./motion.js";
 
 /**
  * @typedef {import("./page.js").App} App
@@ -20,8 +20,9 @@ export class Clips {
   constructor(app) {
     this.app = app;
     this.name = "clip";
-    this.model = app.site.models.find((model) => model.modality === "motion") ?? null;
-    this.robot = app.site.robot;
+    this.models = app.site.models.filter((model) => model.robot);
+    /** @type {Model | null} */
+    this.model = null;
     /** @type {Vector[] | null} */
     this.poses = null;
     /** @type {Vector[] | null} */
@@ -32,15 +33,27 @@ export class Clips {
     this.fps = 30;
     /** @type {number[]} */
     this.start = [0, 0, 0];
+    /** @type {number[][] | null} */
+    this.anchors = null;
     this.isPlaying = false;
     this.hasBegun = false;
     this.slider = element("c-frame", HTMLInputElement);
     this.canvas = element("c-figure", HTMLCanvasElement);
     this.bench = new Bench(app, "c", this);
     this.wire();
+    if (this.models.length) this.choose(this.models[0]);
   }
 
   wire() {
+    const select = element("c-model", HTMLSelectElement);
+    for (const model of this.models) {
+      select.append(make("option", { value: model.name }, `${model.name.replace(/^daps-/, "")}: Unitree ${model.robot?.name}`));
+    }
+    element("c-models", HTMLElement).hidden = this.models.length < 2;
+    select.addEventListener("change", () => {
+      this.choose(this.models[select.selectedIndex]);
+      this.example();
+    });
     element("c-example", HTMLButtonElement).addEventListener("click", () => this.example());
     element("c-open", HTMLButtonElement).addEventListener("click", () => this.app.pickFile(".csv"));
     element("c-csv", HTMLButtonElement).addEventListener("click", () => {
@@ -54,13 +67,33 @@ export class Clips {
     });
     new ResizeObserver(() => this.draw()).observe(this.canvas);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
-    if (!this.model) return;
-    this.bench.begin(this.model);
-    const [length, width] = this.model.inputShape;
-    element("c-title", HTMLElement).textContent = `${length} frames of motion as ${number(this.model.numTokens)} integers`;
+  }
+
+  /** The robot of the model that is open. */
+  get robot() {
+    return /** @type {import("./motion.js").Robot} */ (this.model?.robot);
+  }
+
+  /** Paths of clips of the robot. */
+  get examples() {
+    return this.app.site.examples[this.robot.name.toLowerCase()] ?? [];
+  }
+
+  /** @param {Model} model */
+  choose(model) {
+    this.play(false);
+    [this.poses, this.decodedPoses, this.windows] = [null, null, null];
+    this.model = model;
+    this.bench.begin(model);
+    element("c-csv", HTMLButtonElement).disabled = true;
+    element("c-model", HTMLSelectElement).value = model.name;
+    element("c-example", HTMLElement).hidden = !this.examples.length;
+    const [length, width] = model.inputShape;
+    element("c-title", HTMLElement).textContent = `${length} frames of motion as ${number(model.numTokens)} integers`;
     element("c-about", HTMLElement).textContent =
       `A clip is cut into windows of ${length} frames at ${this.fps} a second, each of ${width} numbers. Clips are CSV: ` +
       `${this.robot.columns.length} numbers a row (Unitree ${this.robot.name}).`;
+    this.draw();
   }
 
   /** When the tab is first shown. */
@@ -70,7 +103,8 @@ export class Clips {
   }
 
   async example() {
-    const path = this.app.site.examples.motion[0];
+    const path = this.examples[0];
+    if (!path) return;
     const response = await fetch(path).catch(() => null);
     if (!response?.ok) return this.app.error("The example cannot be downloaded: no network.");
     const name = path.replace(/^.*\/|\.\w+$/g, "");
@@ -85,11 +119,16 @@ export class Clips {
   /** @param {string} text @param {string} name @param {string} source what errors call it */
   async openText(text, name, source) {
     if (!this.model) throw new DapsError(`${source}: this page has no model of motion`);
-    const poses = readClip(text, this.robot, source);
+    const columns = text.split("\n", 1)[0].split(",").length; // which tell the robot, where the page has one of so many
+    const fits = (/** @type {Model} */ one) => one.robot?.columns.length === columns;
+    const model = fits(this.model) ? this.model : (this.models.find(fits) ?? this.model);
+    const poses = readClip(text, /** @type {import("./motion.js").Robot} */ (model.robot), source);
     this.app.forgetLink();
+    if (model !== this.model) this.choose(model);
     this.reset(name, poses.length, startOf(poses[0]));
     this.poses = poses;
-    this.windows = cutWindows(features(poses, this.robot, this.fps), this.model.inputShape[0]);
+    this.anchors = anchorsOf(poses, model.inputShape[0]);
+    this.windows = cutWindows(features(poses, this.robot, this.fps), model.inputShape[0]);
     this.draw();
     this.bench.give(this.windows);
     await this.bench.encode();
@@ -102,7 +141,7 @@ export class Clips {
     this.app.show("clips");
     this.play(false);
     [this.poses, this.decodedPoses, this.windows] = [null, null, null];
-    [this.name, this.frames, this.start] = [name, frames, start];
+    [this.name, this.frames, this.start, this.anchors] = [name, frames, start, null];
     this.slider.max = String(frames - 1);
     this.slider.value = "0";
     this.bench.begin(/** @type {Model} */ (this.model));
@@ -119,7 +158,7 @@ export class Clips {
       throw new DapsError(`${name}.daps: windows overlap or are not at ${this.fps} frames a second; daps-tokenize decode reads it`);
     }
     if (layout ? layout.windows !== windows : windows !== 1) throw new DapsError(`${name}.daps: holds several clips; this page opens one`);
-    await this.openWindows(model, codes, layout ? layout.frames : model.inputShape[0], name, layout?.starts[0]);
+    await this.openWindows(model, codes, layout ? layout.frames : model.inputShape[0], name, layout?.starts[0], layout?.anchors?.[0]);
   }
 
   /** @param {Model} model @param {Int32Array} codes @param {number} frames */
@@ -127,14 +166,16 @@ export class Clips {
     await this.openWindows(model, codes, frames, "clip");
   }
 
-  /** @param {Model} model @param {Int32Array} codes @param {number} frames @param {string} name @param {number[]} [start] */
-  async openWindows(model, codes, frames, name, start = [0, 0, 0]) {
+  /** @param {Model} model @param {Int32Array} codes @param {number} frames @param {string} name @param {number[]} [start] @param {number[][]} [anchors] */
+  async openWindows(model, codes, frames, name, start = [0, 0, 0], anchors) {
     const windows = codes.length / model.numTokens;
     const length = model.inputShape[0];
     if (Math.max(1, Math.ceil(frames / length)) !== windows || windows > 57) {
       throw new DapsError(`${name}: ${windows} windows of ${length} frames are no clip of ${frames} frames, or more than a minute`);
     }
+    if (model !== this.model) this.choose(model);
     this.reset(name, frames, start);
+    this.anchors = anchors ?? null;
     await this.bench.open(model, codes);
   }
 
@@ -149,7 +190,9 @@ export class Clips {
     const [length, width] = /** @type {Model} */ (this.model).inputShape;
     const frames = joinWindows(/** @type {Float32Array} */ (values), length, width, this.frames);
     const isFirst = !this.decodedPoses;
-    this.decodedPoses = toPoses(frames, this.robot, this.fps, this.start);
+    const planted = plantFeet(toPoses(frames, this.robot, this.fps, this.start), this.robot, this.fps);
+    const { anchors } = this;
+    this.decodedPoses = anchors ? followAnchors(planted, anchors, length, this.robot, this.fps) : planted;
     if (!this.windows && isFirst) this.bench.give(values);
     element("c-csv", HTMLButtonElement).disabled = false;
     this.draw();
@@ -181,7 +224,7 @@ export class Clips {
     const model = /** @type {Model} */ (this.model);
     const windows = (this.bench.codes?.length ?? 0) / model.numTokens;
     const starts = [this.start.map((value) => Math.round(value * 1e6) / 1e6)];
-    const layout = { frames: this.frames, windows, overlap: 0, fps: this.fps, starts };
+    const layout = { frames: this.frames, windows, overlap: 0, fps: this.fps, starts, ...(this.anchors && { anchors: [this.anchors] }) };
     return { shape: [1, windows, model.numTokens], layout, frames: this.frames };
   }
 

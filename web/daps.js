@@ -17,7 +17,7 @@
  * @typedef {{codes: Int32Array, logProbs: Float32Array, passes: number}} Encoded logProbs in nats, one a code
  * @typedef {{logProbs: Float32Array, topCodes: Int32Array, k: number}} Scores topCodes are k codes a position
  * @typedef {{code: number, logProb: number}} Alternative
- * @typedef {{frames: number, windows: number, overlap: number, fps: number, starts: number[][]}} ClipLayout
+ * @typedef {{frames: number, windows: number, overlap: number, fps: number, starts: number[][], anchors?: number[][][]}} ClipLayout
  * @typedef {{height: number, width: number, rows: number, columns: number, overlap: number}} TileLayout
  * @typedef {{model: string, weights_sha256: string, vocab_size: number, shape: number[],
  *   layout: ClipLayout | TileLayout | null}} Header of a .daps file
@@ -573,13 +573,21 @@ function checkHeader(header, refuse) {
     }
     return;
   }
-  if (found !== "fps,frames,overlap,starts,windows") return refuse("its layout is neither of tiles nor of a clip");
+  if (found.replace(/^anchors,/, "") !== "fps,frames,overlap,starts,windows") return refuse("its layout is neither of tiles nor of a clip");
   const { frames, windows, overlap, fps, starts } = layout;
   const isStart = (/** @type {unknown} */ start) =>
     Array.isArray(start) && start.length === 3 && start.every((x) => Number.isFinite(x));
   const isClip =
     isSize(frames) && isSize(windows) && Number.isSafeInteger(overlap) && overlap >= 0 && windows === shape.at(-2) &&
     Number.isFinite(fps) && fps >= 1 && fps <= 10000 && Array.isArray(starts) && starts.every(isStart);
+  const { anchors = [] } = layout;
+  const isAnchor = (/** @type {unknown} */ anchor) =>
+    Array.isArray(anchor) && anchor.length === 3 && anchor.every((x) => Number.isSafeInteger(x) && Math.abs(x) < 2 ** 31);
+  const hasAnchors =
+    Array.isArray(anchors) &&
+    (anchors.length === 0 || anchors.length === shape.slice(0, -2).reduce((/** @type {number} */ a, /** @type {number} */ b) => a * b, 1)) &&
+    anchors.every((own) => Array.isArray(own) && own.length <= windows && own.every(isAnchor));
+  if (!hasAnchors) refuse("its anchors are not valid or do not fit its shape");
   if (!isClip) refuse("its layout of a clip is not valid or does not fit its shape");
 }
 
@@ -740,6 +748,11 @@ export function fitPicture(rgba, width, height, [rows, columns, channels]) {
   if (Math.min(height / rows, width / columns) === 1) [left, top] = [Math.floor(left), Math.floor(top)]; // whole pixels
   const across = lanczos(width, left, left + boxWidth, columns);
   const down = lanczos(height, top, top + boxHeight, rows);
+  // Which direction comes first shows where a pass is clipped to 0 and 255; this is the order of Pillow 13.
+  if (height > rows && height - rows > 2 * (width - columns)) {
+    const low = transposedResample(pixels, down, width * channels);
+    return resample(low, across, { lines: rows, step: channels, line: width * channels, channels });
+  }
   const narrow = resample(pixels, across, { lines: height, step: channels, line: width * channels, channels });
   return transposedResample(narrow, down, columns * channels);
 }

@@ -126,6 +126,139 @@ export function toPoses(frames, robot, fps, [x, y, heading] = [0, 0, 0]) {
   });
 }
 
+/**
+ * Poses whose root moves along the ground so that feet that stand, which are low and slow, do not.
+ *
+ * @param {Vector[]} poses @param {Robot} robot @param {number} fps
+ * @returns {Vector[]}
+ */
+export function plantFeet(poses, robot, fps) {
+  const { weights, velocity } = standing(poses, robot, fps);
+  let [x, y] = [0, 0];
+  return poses.map((pose, t) => {
+    if (t === 0) return [...pose];
+    const own = weights[t - 1];
+    const sum = own.reduce((a, b) => a + b, 0);
+    const slide = (/** @type {number} */ axis) =>
+      own.reduce((all, weight, foot) => all + weight * velocity(t - 1, foot, axis), 0) / Math.max(sum, 1e-6);
+    x -= (Math.min(sum, 1) * slide(0)) / fps;
+    y -= (Math.min(sum, 1) * slide(1)) / fps;
+    return [pose[0] + x, pose[1] + y, ...pose.slice(2)];
+  });
+}
+
+/**
+ * Where the root was at the end of every window, in steps from the anchor before: whole centimetres and half degrees.
+ *
+ * @param {Vector[]} poses @param {number} length of a window
+ * @returns {number[][]}
+ */
+export function anchorsOf(poses, length) {
+  const places = placesOf(poses);
+  let last = places[0];
+  return endsOf(poses.length, length).map((end) => {
+    const step = minus(places[end], last);
+    step[2] = wrapped(step[2]);
+    const units = step.map((value, i) => Math.round(value / ANCHOR_UNITS[i]) + 0);
+    last = last.map((value, i) => value + units[i] * ANCHOR_UNITS[i]);
+    return units;
+  });
+}
+
+/**
+ * Poses bent so that the root passes through its anchors, most where no foot stands.
+ *
+ * @param {Vector[]} poses @param {number[][]} anchors @param {number} length of a window @param {Robot} robot
+ * @param {number} fps
+ * @returns {Vector[]}
+ */
+export function followAnchors(poses, anchors, length, robot, fps) {
+  const ends = endsOf(poses.length, length);
+  if (anchors.length !== ends.length) throw new DapsError(`the clip has ${anchors.length} anchors; expected ${ends.length}`);
+  const places = placesOf(poses);
+  let target = places[0];
+  const targets = anchors.map((anchor) => (target = target.map((value, i) => value + anchor[i] * ANCHOR_UNITS[i])));
+  const knots = [0, ...ends];
+  const off = unwrap([0, ...ends.map((end, i) => wrapped(targets[i][2] - places[end][2]))]);
+  const turned = poses.map((_, t) => interpolated(t, knots, off));
+  let [x, y] = poses[0];
+  const bent = poses.map((pose, t) => {
+    if (t) {
+      const step = times(about(2, turned[t - 1]), [pose[0] - poses[t - 1][0], pose[1] - poses[t - 1][1], 0]);
+      [x, y] = [x + step[0], y + step[1]];
+    }
+    return [x, y, pose[2], ...multiply(headingQuaternion(turned[t]), pose.slice(3, 7)), ...pose.slice(7)];
+  });
+  let share = 0;
+  const done = [0]; // how much of the correction each frame has had
+  for (const feet of standing(bent, robot, fps).weights) {
+    share += 1.05 - Math.min(feet.reduce((a, b) => a + b, 0), 1);
+    done.push(share);
+  }
+  const at = knots.map((knot) => done[knot]);
+  const missing = [0, 1].map((axis) => [0, ...ends.map((end, i) => targets[i][axis] - bent[end][axis])]);
+  return bent.map((pose, t) => {
+    const [dx, dy] = missing.map((values) => interpolated(done[t], at, values));
+    return [pose[0] + dx, pose[1] + dy, ...pose.slice(2)];
+  });
+}
+
+const ANCHOR_UNITS = [0.01, 0.01, Math.PI / 360]; // metres, metres and radians
+
+/** The last frame of each window. @param {number} frames @param {number} length */
+const endsOf = (frames, length) => {
+  const ends = Array.from({ length: Math.max(1, Math.ceil(frames / length)) }, (_, i) => Math.min((i + 1) * length, frames - 1));
+  return ends.filter((end, i) => end !== ends[i - 1]);
+};
+
+/** An angle from −π to π. @param {number} angle */
+const wrapped = (angle) => angle - 2 * Math.PI * Math.floor((angle + Math.PI) / (2 * Math.PI));
+
+/** x, y and heading, continuous over time. @param {Vector[]} poses */
+function placesOf(poses) {
+  const headings = unwrap(poses.map((pose) => startOf(pose)[2]));
+  return poses.map((pose, t) => [pose[0], pose[1], headings[t]]);
+}
+
+/** Along straight lines between knots. @param {number} at @param {number[]} knots @param {number[]} values */
+function interpolated(at, knots, values) {
+  const next = knots.findIndex((knot) => knot > at);
+  if (next < 1) return values[next < 0 ? values.length - 1 : 0];
+  return values[next - 1] + ((values[next] - values[next - 1]) * (at - knots[next - 1])) / (knots[next] - knots[next - 1]);
+}
+
+/**
+ * How surely each foot stands between a frame and the next, from 0 to 1, and how fast it moves along the ground.
+ *
+ * @param {Vector[]} poses @param {Robot} robot @param {number} fps
+ */
+function standing(poses, robot, fps) {
+  const feet = robot.feet.map((foot) => robot.sites.findIndex(([name]) => name === foot));
+  const places = poses.map((pose) => {
+    const { positions } = kinematics(pose, robot);
+    return feet.map((foot) => positions[foot]);
+  });
+  const last = poses.length - 2; // of the steps from a frame to the next
+  const velocity = (/** @type {number} */ t, /** @type {number} */ foot, /** @type {number} */ axis) => {
+    const step = Math.max(0, Math.min(t, last));
+    return (places[step + 1][foot][axis] - places[step][foot][axis]) * fps;
+  };
+  const reach = Math.max(1, Math.ceil((5 * fps) / 60 - 0.5)); // a Hann window of five frames at 30 a second
+  const hann = Array.from({ length: 2 * reach + 1 }, (_, i) => 0.5 - 0.5 * Math.cos((Math.PI * (i + 1)) / (reach + 1)));
+  const total = hann.reduce((sum, weight) => sum + weight, 0);
+  const below = (/** @type {number} */ value, /** @type {number} */ limit, /** @type {number} */ soft) =>
+    1 / (1 + Math.exp(Math.max(-50, Math.min(50, (value - limit) / soft))));
+  const weights = places.slice(1).map((after, t) =>
+    feet.map((_, foot) => {
+      const smooth = (/** @type {number} */ axis) =>
+        hann.reduce((sum, weight, i) => sum + weight * velocity(t + i - reach, foot, axis), 0) / total;
+      const height = Math.max(places[t][foot][2], after[foot][2]);
+      return below(height, 0.08, 0.02) * below(Math.hypot(smooth(0), smooth(1)), 0.8, 0.1);
+    }),
+  );
+  return { weights, velocity };
+}
+
 /** x, y and heading of a pose. @param {Vector} pose */
 export const startOf = (pose) => [pose[0], pose[1], splitHeading(pose.slice(3, 7)).heading];
 

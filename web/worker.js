@@ -4,11 +4,12 @@
  *
  * @typedef {import("./daps.js").Tokenizer} Tokenizer
  * @typedef {{name: string, folder: string, modality: string, inputShape: number[], numTokens: number, vocabSize: number,
- *   weightsSha256: string, files: Record<string, number>}} Model
+ *   weightsSha256: string, files: Record<string, number>, robot: import("./motion.js").Robot | null}} Model robot: of a
+ *   model of motion
  * @typedef {{name: string, folder: string, tokenizer: string, labels: string[], guidance: number, temperature: number,
  *   files: Record<string, number>}} GeneratorRecord
- * @typedef {{models: Model[], generators: GeneratorRecord[], runtime: Record<string, number>, examples: Record<string, string[]>,
- *   robot: import("./motion.js").Robot}} Site what site.json says
+ * @typedef {{models: Model[], generators: GeneratorRecord[], runtime: Record<string, number>, examples: Record<string, string[]>}} Site
+ *   what site.json says; examples by what they are, those of motion by the name of the robot
  * @typedef {{values: import("./daps.js").Values, shape: number[], top: number, left: number, rows: number,
  *   columns: number}} Effects a part of the codes, decoded with each choice; the first with the codes as they are
  */

@@ -36,8 +36,9 @@ def test_the_record_names_every_file_that_is_downloaded_and_its_size(site: Path)
     parts = [record["runtime"], *(one["files"] for one in [*record["models"], *record["generators"]])]
     for path, size in [item for part in parts for item in part.items()]:
         assert (site / path).stat().st_size == size
-    assert set(record["examples"]) == {"grey", "motion"}  # no photographs where no model takes them
-    assert record["examples"]["motion"] == ["examples/walk.csv"] and (site / "examples" / "walk.csv").is_file()
+    assert set(record["examples"]) == {"grey", "h1"}  # no photographs where no model takes them
+    assert record["examples"]["h1"] == ["examples/walk.csv"] and (site / "examples" / "walk.csv").is_file()
+    assert record["models"][0]["robot"] is None and record["models"][1]["robot"]["name"] == "H1"
     assert record["models"][0]["weightsSha256"] == open_model("daps-mnist").config.weights_sha256
     packed = (site / "runtime" / "ort-wasm-simd-threaded.wasm.gz").read_bytes()
     assert gzip.decompress(packed)[:4] == b"\0asm"

@@ -14,14 +14,15 @@ from daps_tokenizer.hub import built_in_generators, open_model
 from daps_tokenizer.images.load import fit_image, load_images
 from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.motion.features import compute_features, standing
-from daps_tokenizer.motion.robots import G1, H1
+from daps_tokenizer.motion.robots import G1, H1, robot_of
 from export.web import robot_table
 from tests.paths import EXAMPLES
 from tests.reference.cases import CASES, SEED, Case, read_decoded, read_reference
 from tests.web.conftest import Ask
 
 PICTURES = [case for case in CASES if case.example.suffix != ".csv"]
-WALK = CASES[-1]
+CLIPS = [case for case in CASES if case.example.suffix == ".csv"]
+WALK = next(case for case in CLIPS if case.model == "daps-h1-motion")
 
 
 @pytest.mark.parametrize("case", PICTURES, ids=lambda case: f"{case.model}-{case.example.stem}")
@@ -70,8 +71,10 @@ def test_a_picture_has_the_codes_and_pixels_of_the_reference(ask: Ask, case: Cas
     assert len({one["code"] for one in answer["alternatives"]}) == 5
 
 
-def test_a_motion_clip_has_the_features_codes_and_poses_of_the_reference(ask: Ask) -> None:
-    model = open_model(WALK.model)
+@pytest.mark.parametrize("case", CLIPS, ids=lambda case: case.model)
+def test_a_motion_clip_has_the_features_codes_and_poses_of_the_reference(ask: Ask, case: Case) -> None:
+    model = open_model(case.model)
+    robot = robot_of(model.config)
     answer = ask(
         """
         const tok = await daps.load(given.folder, { ort });
@@ -83,7 +86,9 @@ def test_a_motion_clip_has_the_features_codes_and_poses_of_the_reference(ask: As
         const sampled = await tok.sample(windows, { seed: given.seed });
         const { values } = await tok.decode(greedy.codes);
         const joined = motion.joinWindows(values, length, width, poses.length);
-        const decoded = motion.toPoses(joined, given.robot, 30, motion.startOf(poses[0]));
+        const path = motion.toPoses(joined, given.robot, 30, motion.startOf(poses[0]));
+        const planted = motion.plantFeet(path, given.robot, 30);
+        const decoded = motion.followAnchors(planted, motion.anchorsOf(poses, length), length, given.robot, 30);
         const [best] = await tok.alternatives(windows, greedy.codes, 100, 3);
         const answer = {
           features: frames.map((frame) => [...frame]), greedy: [...greedy.codes], sampled: [...sampled.codes], decoded,
@@ -91,16 +96,16 @@ def test_a_motion_clip_has_the_features_codes_and_poses_of_the_reference(ask: As
         };
         """,
         folder=str(model.path),
-        csv=WALK.example.read_text(encoding="utf-8"),
-        robot=robot_table(H1),
+        csv=case.example.read_text(encoding="utf-8"),
+        robot=robot_table(robot),
         seed=SEED,
     )
-    clip = Clip.load(WALK.example)
-    assert np.abs(np.array(answer["features"]) - compute_features(clip.qpos, fps=30.0)).max() < 1e-5
-    reference = read_reference(WALK)
+    clip = Clip.load(case.example, robot=robot)
+    assert np.abs(np.array(answer["features"]) - compute_features(clip.qpos, fps=30.0, robot=robot)).max() < 1e-5
+    reference = read_reference(case)
     assert answer["greedy"] == np.ravel(reference["greedy"]).tolist()
     assert answer["sampled"] == np.ravel(reference["sampled"]).tolist()
-    assert np.abs(np.array(answer["decoded"]) - read_decoded(WALK)).max() < 1e-4
+    assert np.abs(np.array(answer["decoded"]) - read_decoded(case)).max() < 1e-4
     written = np.loadtxt(answer["csv"].splitlines(), delimiter=",")
     assert np.abs(written - clip.qpos).max() <= 5.1e-7
     assert answer["best"]["code"] == answer["greedy"][100]
@@ -149,7 +154,7 @@ def test_a_seed_gives_the_numbers_that_it_gives_numpy(ask: Ask) -> None:
         assert np.array_equal(np.float32(numbers), np.random.default_rng(seed).random(7, dtype=np.float32))
 
 
-@pytest.mark.parametrize("width, height", [(400, 300), (31, 100), (32, 50), (33, 33), (1, 5)])
+@pytest.mark.parametrize("width, height", [(400, 300), (31, 100), (40, 48), (40, 49), (32, 50), (33, 33), (1, 5)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_picture_is_fitted_as_in_python(ask: Ask, width: int, height: int, channels: int) -> None:
     rgba = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
