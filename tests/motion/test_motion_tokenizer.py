@@ -206,7 +206,7 @@ def test_what_does_not_fit_is_refused(tok: Tokenizer) -> None:
         for method in (tok.encode, tok.targets):
             with pytest.raises(InputError, match="overlap must be an integer from 0 to 31 frames"):
                 method(WALK, overlap=overlap)
-    with pytest.raises(InputError, match="fps must be a number from 1 to 10000, not 0"):
+    with pytest.raises(InputError, match="fps must be a number from 1 to 1000, not 0"):
         tok.encode(WALK, fps=0)
     with pytest.raises(InputError, match="decode_to_pil is for image models; random-motion is one of motion"):
         tok.decode_to_pil(tok.encode(WALK))
@@ -242,10 +242,10 @@ def test_a_layout_of_something_else_is_refused(tok: Tokenizer, random_mnist_fold
         ({"frames": 0}, "layout.frames must be an integer from 1 to"),
         ({"windows": 1.5}, "layout.windows must be an integer from 1 to"),
         ({"overlap": -1}, "layout.overlap must be an integer from 0 to"),
-        ({"fps": 0.0}, "layout.fps must be a number from 1 to 10000, not 0.0"),
-        ({"fps": float("nan")}, "layout.fps must be a number from 1 to 10000, not nan"),
-        ({"fps": "30"}, "layout.fps must be a number from 1 to 10000, not '30'"),
-        ({"fps": None}, "layout.fps must be a number from 1 to 10000, not None"),
+        ({"fps": 0.0}, "layout.fps must be a number from 1 to 1000, not 0.0"),
+        ({"fps": float("nan")}, "layout.fps must be a number from 1 to 1000, not nan"),
+        ({"fps": "30"}, "layout.fps must be a number from 1 to 1000, not '30'"),
+        ({"fps": None}, "layout.fps must be a number from 1 to 1000, not None"),
         ({"starts": ((0.0, 0.0),)}, r"layout.starts\[0\] must be x, y and heading, three finite numbers"),
         ({"starts": ((0.0, 0.0, float("inf")),)}, r"layout.starts\[0\] must be x, y and heading"),
         ({"starts": ((0.0, 0.0, 10**400),)}, r"layout.starts\[0\] must be x, y and heading"),
