@@ -37,7 +37,7 @@ def test_result_and_records_are_files_and_agree(model: str, tok: Tokenizer, imag
     content = json.loads(Path("r.json").read_text())
     assert json.loads(stdout) == content and list(content["results"]) == ["greedy"]
     records = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
-    assert [record["item"] for record in records] == [str(images / f"{seed}.png") for seed in range(COUNT)]
+    assert [record["item"] for record in records] == [f"images/{seed}.png" for seed in range(COUNT)]
     originals = [str(images / f"{seed}.png") for seed in range(COUNT)]
     expected = psnr(tok.targets(originals), tok.reconstruct(originals))
     np.testing.assert_allclose([record["psnr"] for record in records], expected, rtol=1e-6)
@@ -81,7 +81,9 @@ def test_a_result_that_cannot_be_written_is_still_printed(
 
 
 def test_bad_data_is_said_in_one_line(model: str, images: Path) -> None:
-    assert refusal("evaluate", model, "none").startswith("none: no such file or folder; expected a folder of images")
+    assert refusal("evaluate", model, "none").startswith(
+        "none: no such file or folder, or nothing in it; expected files"
+    )
     (images / "x.png").write_bytes(b"")
     assert refusal("evaluate", model, images).startswith(f"{images / 'x.png'}: not an image")
 

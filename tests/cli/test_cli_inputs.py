@@ -11,6 +11,7 @@ import pytest
 from daps_tokenizer import Codes, Tokenizer
 from daps_tokenizer.cli.encoding import Encoding
 from daps_tokenizer.images import inputs as image_inputs
+from daps_tokenizer.images import load as image_load
 from daps_tokenizer.images.load import fit_image, load_images
 from daps_tokenizer.install import install_command
 from tests.cli.helpers import digit, refusal, run_well
@@ -90,6 +91,6 @@ def test_an_image_is_read_and_fitted_once(model: str, monkeypatch: pytest.Monkey
         return fit_image(image, height, width, **options)
 
     monkeypatch.setattr(image_inputs, "load_images", load)
-    monkeypatch.setattr(image_inputs, "fit_image", fit)
+    monkeypatch.setattr(image_load, "fit_image", fit)
     run_well("reconstruct", "large.png", "--search", 1, "--compare", "--model", model)
     assert read == ["large.png"] and scaled == [(56, 56, 1)]

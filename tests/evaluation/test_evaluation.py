@@ -165,8 +165,8 @@ def test_what_is_no_dataset_or_damaged_is_named(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("none")
     for path, reason in (
-        (tmp_path / "none", "no such file or folder; expected a folder of images or of tar files, a tar file"),
-        (text, "not a dataset; expected a folder of images"),
+        (tmp_path / "none", "no such file or folder, or nothing in it; expected files, a folder or a pattern"),
+        (text, "holds no images; expected files named"),
         (tmp_path / "none.npz", "no such file; expected the Keras archive"),
     ):
         with pytest.raises(InputError, match=reason) as caught:
