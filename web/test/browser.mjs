@@ -53,6 +53,7 @@ export async function watched(context) {
   /** @type {string[]} */
   const requests = [];
   page.on("console", (message) => {
+    if (message.text().includes("willReadFrequently")) return; // the tests themselves read the page's canvases
     if (message.type() === "error" || message.type() === "warning") errors.push(message.text());
   });
   page.on("pageerror", (error) => errors.push(String(error)));
