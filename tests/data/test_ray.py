@@ -1,6 +1,7 @@
 """A code set on a Ray cluster: shards are spread over its nodes, and a node that is lost costs only time."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,10 @@ from daps_tokenizer.ways import Sampled
 from tests.cli.helpers import digit, run
 
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed")
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("DAPS_RAY_TESTS" not in os.environ, reason="starts clusters of Ray: DAPS_RAY_TESTS=1 runs it"),
+]
 
 SHARDS = 8
 
