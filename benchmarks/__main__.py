@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "benchmarks.studies.commands:compare",
     "controls": "benchmarks.studies.commands:controls",
     "control": "benchmarks.studies.control.command:control",
+    "path": "benchmarks.studies.commands:path",
     "prior": "benchmarks.studies.commands:prior",
     "reward": "benchmarks.studies.commands:reward",
     "seams": "benchmarks.studies.commands:seams",

@@ -1,4 +1,4 @@
-"""``python -m benchmarks task``, ``reward``, ``controls``, ``prior``, ``seams``, ``compare`` and ``table``.
+"""``python -m benchmarks task``, ``reward``, ``controls``, ``prior``, ``seams``, ``path``, ``compare`` and ``table``.
 
 Each imports what it measures with when it is called.
 """
@@ -288,6 +288,32 @@ def seams(model: str, data: Path, images: str | None, seed: int, out: Path) -> N
     }
     for path in write_seams(out, Path(model).name, content):
         click.echo(path)
+
+
+@click.command()
+@click.option("--model", required=True, help="Built-in name or model folder, of motion.")
+@click.option("--data", required=True, type=_FOLDER, help="lafan1_h1.npz or lafan1_g1.npz.")
+@click.option("--seconds", default=30.0, show_default=True, help="Of each held-out clip.")
+@click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
+def path(model: str, data: Path, seconds: float, out: Path) -> None:
+    """Measure the path of long clips: velocities added up, with planted feet, and with anchors."""
+    from benchmarks.studies.path import held_out_stretches, measure_path, write_path
+
+    tokenizer = Tokenizer.from_pretrained(model)
+    if tokenizer.modality != "motion":
+        raise InputError(f"{tokenizer.config.name} is of images; a path is of motion")
+    clips = held_out_stretches(data, tokenizer, seconds)
+    content = {
+        "command": command_line(),
+        "machine": describe_machine(),
+        "model": tokenizer.config.name,
+        "weights_sha256": tokenizer.config.weights_sha256,
+        "clips": len(clips),
+        "seconds": seconds,
+        "rows": measure_path(tokenizer, clips),
+    }
+    for written in write_path(out, content):
+        click.echo(written)
 
 
 @click.command()

@@ -90,7 +90,7 @@ class MotionInputs:
 
         Windows fade into each other where they overlap, and where they do not, seams are softened
         (:func:`~daps_tokenizer.motion.windows.soften_seams`). Feet that stand are planted, and the path passes through
-        the layout's anchors (:mod:`~daps_tokenizer.motion.path`). Without a layout every window (..., frames, 127) is a
+        the layout's anchors (:mod:`~daps_tokenizer.motion.path`). Without a layout every window (..., frames, F) is a
         clip of its own that starts at the origin.
 
         Raises:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from daps_tokenizer.errors import ConfigError
-from daps_tokenizer.model.generators import CausalTransformer, CodeTransformer, FlowTransformer
+from daps_tokenizer.model.generators import CausalTransformer, FlowTransformer
 from train.generators.codes import CodeItems
 from train.methods.base import Batch, Learner, Losses
 
@@ -31,15 +30,13 @@ class GeneratorSettings:
 class GeneratorMethod(Learner):
     """A network together with the loss that trains it."""
 
-    network_type: ClassVar[type[CodeTransformer]]
-
     def __init__(self, model: FlowTransformer | CausalTransformer, settings: GeneratorSettings) -> None:
         super().__init__()
         self.model, self.settings = model, settings
 
     @abstractmethod
     def nats(self, codes: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """What is descended, of each code in nats: codes (B, N) and labels (B,) -> (B, N).
+        """The loss of each code in nats: codes (B, N) and labels (B,) -> (B, N).
 
         ``generator`` is the only source of randomness, on the device of the codes.
         """

@@ -7,14 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from daps_tokenizer.model.generators import CausalTransformer
 from train.generators.base import GeneratorMethod
 
 
 class Causal(GeneratorMethod):
     """Trains :class:`CausalTransformer`."""
-
-    network_type = CausalTransformer
 
     def nats(self, codes: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """−log p(z_t | z_<t, label)."""

@@ -10,14 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from daps_tokenizer.model.generators import FlowTransformer
 from train.generators.base import GeneratorMethod
 
 
 class Flow(GeneratorMethod):
     """Trains :class:`FlowTransformer`."""
-
-    network_type = FlowTransformer
 
     def nats(self, codes: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """−log p(z_1 | z_t, t, label) at a time that is uniform in [0, 1), the same share of it for every item."""

@@ -11,7 +11,9 @@ import numpy as np
 
 from benchmarks.studies.control.robot import CONTROL_FPS, Robot
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.motion.resample import resample
+from daps_tokenizer.motion.robots import G1
 
 CLIP_FPS = 30.0
 WALKS = ("walk1_subject1", "walk1_subject2", "walk1_subject5", "walk2_subject1", "walk2_subject3", "walk3_subject2")
@@ -58,18 +60,14 @@ def load_g1_clips(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     Raises:
         InputError: the file is not there, or has no such clip.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected lafan1_g1.npz")
-    with np.load(path) as archive:
-        known = [str(name) for name in archive["names"]]
-        points, first, delta = archive["split_points"], archive["first"], archive["delta"]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise InputError(f"{path}: no clip {unknown[0]!r}; expected one of {', '.join(known)}")
-    places = [known.index(name) for name in names]
-    return [
-        (first[i] + np.cumsum(delta[:, points[i] : points[i + 1]].T.astype(np.int32), axis=0)) * 1e-4 for i in places
-    ]
+
+    def choose(known: list[str]) -> list[str]:
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise InputError(f"{path}: no clip {unknown[0]!r}; expected one of {', '.join(known)}")
+        return list(names)
+
+    return [clip.qpos for clip in Clip.load_all(path, choose, robot=G1)]
 
 
 def _of_clip(robot: Robot, clip: np.ndarray, fps: float, on_floor: bool) -> tuple[np.ndarray, ...]:
