@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from daps_tokenizer.backends.batching import physical_cores, slices
 from daps_tokenizer.backends.workers import Workers
 from daps_tokenizer.checks import check_integer, check_number
 from daps_tokenizer.codes.codes import Codes
-from daps_tokenizer.config.generator import TokenizerReference
+from daps_tokenizer.config.generator import Condition, TokenizerReference
 from daps_tokenizer.errors import CodesError, InputError, ModelFileError, UnsupportedError
 from daps_tokenizer.hub import GeneratorFolder, open_generator
 from daps_tokenizer.search.base import draw_uniform
@@ -108,6 +108,7 @@ class Generator:
         steps: int | None = None,
         guidance: float | None = None,
         temperature: float | None = None,
+        conditions: Mapping[str, np.ndarray] | None = None,
     ) -> Codes:
         """Draw codes.
 
@@ -119,6 +120,9 @@ class Generator:
             steps: of a flow: more are slower and closer to its law. None takes the generator's own, as below.
             guidance: how far to move away from codes of any class, 0 for not at all; needs a label.
             temperature: what logits are divided by; below 1 draws what is more probable.
+            conditions: what else the generator is told, by the names in ``config.conditions``: numbers (size,), or
+                (items, size) with a row for each item that is drawn. One that is left out is not known. Descriptions
+                and paths become such numbers in :func:`daps_tokenizer.motion.commands.sample_motion`.
 
         Returns:
             Codes (S, N); (labels · S, N) of a list, those of a label next to each other.
@@ -143,21 +147,34 @@ class Generator:
         else:
             uniform = draw_uniform(rows, seed)
         any_class = np.full_like(numbers, self.config.no_label)
-        asked = np.stack([numbers, any_class]) if guidance > 0 and label is not None else numbers[None]
+        values = self._conditions(conditions, len(numbers))
+        is_guided = label is not None or any(each.guided and each.name in (conditions or {}) for each in self._told)
+        asked = np.stack([numbers, any_class]) if guidance > 0 and is_guided else numbers[None]
+        values = {name: np.stack([value] * len(asked)) for name, value in values.items()}
+        if "known" in values:
+            values["known"][1:, :, [number for number, each in enumerate(self._told) if each.guided]] = 0
         given = {"guidance": np.array(guidance, np.float32), "temperature": np.array(temperature, np.float32)}
         parts = []
         for part in slices(len(numbers), max(1, _CODES_AT_ONCE // self.num_tokens)):
             noise = uniform[:, part] if self.config.kind == "flow" else uniform[part]
             feed = {"uniform": np.ascontiguousarray(noise), "labels": np.ascontiguousarray(asked[:, part])}
-            parts.append(self._graphs.run("generator", feed | given))
+            told = {name: np.ascontiguousarray(value[:, part]) for name, value in values.items()}
+            parts.append(self._graphs.run("generator", feed | told | given))
         return self._codes(np.concatenate(parts))
 
-    def log_prob(self, codes: Codes | np.ndarray, label: str | int | Sequence[str | int] | None = None) -> np.ndarray:
-        """log p(z | label) in nats, (B,) float64, of codes (B, N).
+    def log_prob(
+        self,
+        codes: Codes | np.ndarray,
+        label: str | int | Sequence[str | int] | None = None,
+        *,
+        conditions: Mapping[str, np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """log p(z | label, conditions) in nats, (B,) float64, of codes (B, N).
 
         Args:
             codes: Codes of the generator's tokenizer, or integers.
             label: of all items, or a list with one for each; None asks for log p(z) as learned without labels.
+            conditions: as of :meth:`sample`.
 
         Raises:
             UnsupportedError: a flow, which has no probabilities of codes.
@@ -177,12 +194,56 @@ class Generator:
                 )
         else:
             numbers = np.full(len(values), self._number(label), np.int64)
+        told = self._conditions(conditions, len(values))
         parts = [
-            self._graphs.run("scorer", {"codes": values[part], "labels": numbers[part]})
+            self._graphs.run(
+                "scorer",
+                {"codes": values[part], "labels": numbers[part]} | {name: each[part] for name, each in told.items()},
+            )
             for part in slices(len(values), max(1, _CODES_AT_ONCE // self.num_tokens))
         ]
         log_p: np.ndarray = np.concatenate(parts).sum(axis=1, dtype=np.float64)
         return log_p
+
+    @property
+    def _told(self) -> tuple[Condition, ...]:
+        """What it can be told besides a label."""
+        return self.config.conditions
+
+    def _conditions(self, given: Mapping[str, np.ndarray] | None, rows: int) -> dict[str, np.ndarray]:
+        """Values (rows, size) of every condition, zeros where it is not given, and ``known`` (rows, conditions).
+
+        Raises:
+            InputError: one that the generator does not have, or values of another shape, or not finite, or no codes.
+        """
+        given = given or {}
+        names = [each.name for each in self._told]
+        for name in given:
+            if name not in names:
+                known = f"conditions are {', '.join(names)}" if names else "it has no conditions"
+                raise InputError(f"condition {name!r} is not known to {self.name}; {known}")
+        values = {each.name: self._values(each, given.get(each.name), rows) for each in self._told}
+        if values:
+            values["known"] = np.tile(np.array([name in given for name in names], np.float32), (rows, 1))
+        return values
+
+    def _values(self, condition: Condition, value: np.ndarray | None, rows: int) -> np.ndarray:
+        kind, size = np.int64 if condition.codes else np.float32, condition.size
+        if value is None:
+            return np.zeros((rows, size), kind)
+        array = np.asarray(value)
+        if array.shape not in ((size,), (rows, size)):
+            raise InputError(
+                f"condition {condition.name}: numbers of shape {array.shape}; expected ({size},) or ({rows}, {size})"
+            )
+        if condition.codes:
+            if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= self.vocab_size:
+                raise InputError(
+                    f"condition {condition.name}: expected codes, integers from 0 to {self.vocab_size - 1}"
+                )
+        elif array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+            raise InputError(f"condition {condition.name}: expected finite numbers")
+        return np.ascontiguousarray(np.broadcast_to(array, (rows, size)).astype(kind))
 
     def _number(self, label: object) -> int:
         if label is None:
@@ -243,17 +304,26 @@ class _UniformGenerator(Generator):
         steps: int | None = None,
         guidance: float | None = None,
         temperature: float | None = None,
+        conditions: Mapping[str, np.ndarray] | None = None,
     ) -> Codes:
         check_integer("num_samples", num_samples, least=1)
-        for name, value in (("label", label), ("steps", steps), ("guidance", guidance), ("temperature", temperature)):
+        options = {"label": label, "steps": steps, "guidance": guidance, "temperature": temperature}
+        for name, value in (options | {"conditions": conditions}).items():
             if value is not None:
                 raise InputError(f"the uniform prior has no {name}")
         uniform = draw_uniform((num_samples, self.num_tokens), seed)
         return self._codes((uniform * self.vocab_size).astype(np.int32))
 
-    def log_prob(self, codes: Codes | np.ndarray, label: str | int | Sequence[str | int] | None = None) -> np.ndarray:
-        if label is not None:
-            raise InputError("the uniform prior has no label")
+    def log_prob(
+        self,
+        codes: Codes | np.ndarray,
+        label: str | int | Sequence[str | int] | None = None,
+        *,
+        conditions: Mapping[str, np.ndarray] | None = None,
+    ) -> np.ndarray:
+        for name, value in (("label", label), ("conditions", conditions)):
+            if value is not None:
+                raise InputError(f"the uniform prior has no {name}")
         return np.full(len(self._check(codes)), -self.num_tokens * math.log(self.vocab_size))
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from daps_tokenizer.errors import ModelFileError, OutputExistsError
 from daps_tokenizer.files import new_folder
 from daps_tokenizer.generator import Generator
 from daps_tokenizer.hub import GeneratorFolder
+from daps_tokenizer.model.conditions import Conditions
 from daps_tokenizer.model.autoencoder import load_weights
 from daps_tokenizer.model.generators import CausalTransformer, FlowTransformer, build_generator, causal_step, flow_step
 from daps_tokenizer.model.transformer import Memory
@@ -36,7 +38,7 @@ from daps_tokenizer.search.base import draw_uniform
 from export.generator_card import generator_card
 from export.modules import FUSED
 from export.onnx_graphs import export_graph
-from export.splicing import constant, find, node, value_info
+from export.splicing import constant, find, node, renamed, value_info
 
 WEIGHTS = "model.safetensors"
 _SMALLEST_SHARED = 1024  # bytes; smaller tensors stay in the graph, where shape inference finds them
@@ -65,6 +67,25 @@ class FlowStep(nn.Module):
         return flow_step(self.network, codes, step, steps, uniform, labels, guidance, temperature).to(torch.int32)
 
 
+class CausalStart(nn.Module):
+    """What is computed once before the loop of a causal model."""
+
+    def __init__(self, network: CausalTransformer) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, labels: Tensor, values: list[Tensor], known: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, list[Memory]]:
+        """Labels (G, B), values (G, B, size) of each condition, ``known`` (G, B, conditions) -> condition (G, B, H),
+        and where there are conditions the memories (G, B, tokens, H) of what stands before the codes."""
+        if known is None:
+            return self.network.encode(labels.flatten(), None)[0].reshape(*labels.shape, -1)
+        conditions = Conditions([each.flatten(0, 1) for each in values], known.flatten(0, 1))
+        condition, memories = self.network.begin(labels.flatten(), conditions)
+        return condition.reshape(*labels.shape, -1), _unflattened(memories, labels)
+
+
 class CausalStep(nn.Module):
     """One position of a causal model: :func:`daps_tokenizer.model.generators.causal_step`."""
 
@@ -77,15 +98,15 @@ class CausalStep(nn.Module):
         position: Tensor,
         previous: Tensor,
         uniform: Tensor,
-        labels: Tensor,
+        condition: Tensor,
         guidance: Tensor,
         temperature: Tensor,
         past: list[Memory],
     ) -> tuple[Tensor, list[Memory]]:
         """Codes int32 (B,), and the memories (G, B, positions, H) with this position."""
         flat = [Memory(*(part.flatten(0, 1) for part in memory)) for memory in past]
-        codes, memories = causal_step(self.network, previous, position, uniform, labels, guidance, temperature, flat)
-        return codes.to(torch.int32), [Memory(*(p.reshape(*labels.shape, *p.shape[1:]) for p in m)) for m in memories]
+        codes, memories = causal_step(self.network, previous, position, uniform, condition, guidance, temperature, flat)
+        return codes.to(torch.int32), _unflattened(memories, condition)
 
 
 class CausalScorer(nn.Module):
@@ -95,9 +116,14 @@ class CausalScorer(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
-        """Codes int32 (B, N) and labels int64 (B,) -> (B, N)."""
-        return self.network.log_prob(codes, labels)
+    def forward(self, codes: Tensor, labels: Tensor, values: list[Tensor], known: Tensor | None = None) -> Tensor:
+        """Codes int32 (B, N), labels int64 (B,), and conditions (B, size) with ``known`` (B, conditions) -> (B, N)."""
+        return self.network.log_prob(codes, labels, None if known is None else Conditions(values, known))
+
+
+def _unflattened(memories: list[Memory], like: Tensor) -> list[Memory]:
+    """Rows (G · B, ...) as (G, B, ...)."""
+    return [Memory(*(part.unflatten(0, like.shape[:2]) for part in memory)) for memory in memories]
 
 
 def export_generator(
@@ -205,7 +231,7 @@ def _flow_loop(network: FlowTransformer) -> onnx.ModelProto:
         constant("vocab_size", network.config.vocab_size, np.float32),
     ]
     uniform = value_info("uniform", TensorProto.FLOAT, ["rows_of_noise", "batch", num_tokens])
-    return _model(step, nodes, uniform, initializers, num_tokens)
+    return _model(step, nodes, [uniform, find(step.graph.input, "labels")], initializers, num_tokens)
 
 
 def _causal_loop(network: CausalTransformer) -> onnx.ModelProto:
@@ -215,12 +241,14 @@ def _causal_loop(network: CausalTransformer) -> onnx.ModelProto:
     past, present = ([f"{when}_{part}_{i}" for i in layers for part in ("keys", "values")] for when in ("past", "now"))
     example_past = [Memory(*(torch.zeros(_GUIDED, _BATCH, _PAST, size) for _ in range(2))) for _ in layers]
     first, numbers = (torch.tensor(1), torch.zeros(_BATCH, dtype=torch.int32)), _example_numbers()
-    examples = (*first, torch.zeros(_BATCH), _example_labels(), *numbers, example_past)
+    examples = (*first, torch.zeros(_BATCH), torch.zeros(_GUIDED, _BATCH, size), *numbers, example_past)
     axes: Any = {0: "guided", 1: "batch", 2: "earlier"}
     of_past: Any = [Memory(axes, axes) for _ in layers]
     dynamic: Any = ({}, {0: "batch"}, {0: "batch"}, {0: "guided", 1: "batch"}, {}, {}, of_past)
-    names = ["position", "previous", "uniform.step", "labels", "guidance", "temperature", *past]
+    names = ["position", "previous", "uniform.step", "condition", "guidance", "temperature", *past]
     step = export_graph(CausalStep(network), examples, dynamic, names, ["drawn", *present])
+    start, given = _causal_start(network, ["condition", *[f"first.{name}" for name in past]])
+    begun = [f"first.{name}" for name in past] if config.conditions else ["memory"] * len(past)
     memory_info = [
         [value_info(name, TensorProto.FLOAT, [None, None, None, size]) for name in of] for of in (past, present)
     ]
@@ -249,6 +277,7 @@ def _causal_loop(network: CausalTransformer) -> onnx.ModelProto:
     no_int = helper.make_tensor("value", TensorProto.INT32, [1], [0])
     no_float = helper.make_tensor("value", TensorProto.FLOAT, [1], [0.0])
     nodes = [
+        *start.node,
         node("Shape", ["labels"], "guided_batch"),
         node("Concat", ["guided_batch", "nothing_yet"], "memory_shape", axis=0),
         node("ConstantOfShape", ["memory_shape"], "memory", value=no_float),
@@ -256,7 +285,7 @@ def _causal_loop(network: CausalTransformer) -> onnx.ModelProto:
         node("ConstantOfShape", ["batch_size"], "no_codes", value=no_int),
         helper.make_node(
             "Loop",
-            ["num_steps", "", "no_codes", *["memory"] * len(past)],
+            ["num_steps", "", "no_codes", *begun],
             ["last", *[f"{name}.last" for name in past], "columns"],
             name="loop",
             body=body,
@@ -265,17 +294,41 @@ def _causal_loop(network: CausalTransformer) -> onnx.ModelProto:
     ]
     initializers = [
         *step.graph.initializer,
+        *start.initializer,
         constant("nothing_yet", [0, size]),
         constant("num_steps", config.num_tokens),
     ]
     uniform = value_info("uniform", TensorProto.FLOAT, ["batch", config.num_tokens])
-    return _model(step, nodes, uniform, initializers, config.num_tokens)
+    return _model(step, nodes, [uniform, *given], initializers, config.num_tokens)
+
+
+def _causal_start(network: CausalTransformer, outputs: list[str]) -> tuple[GraphProto, list[Any]]:
+    """The graph of :class:`CausalStart` with these outputs, and its inputs, which are inputs of the whole."""
+    values, known = _example_conditions(network.config, (_GUIDED, _BATCH))
+    rows: Any = {0: "guided", 1: "batch"}
+    names = ["labels", *(each.name for each in network.config.conditions)]
+    examples: tuple[Any, ...] = (_example_labels(), values)
+    dynamic: tuple[Any, ...] = (rows, [rows] * len(values))
+    if values:
+        examples, dynamic, names = (*examples, known), (*dynamic, rows), [*names, "known"]
+    else:
+        outputs = outputs[:1]
+    graph = export_graph(CausalStart(network), examples, dynamic, names, outputs).graph
+    kept = {name: name for name in [*names, *outputs]}
+    return renamed(graph, "start.", kept), [find(graph.input, name) for name in names]
+
+
+def _example_conditions(config: GeneratorConfig, rows: tuple[int, ...]) -> tuple[list[Tensor], Tensor]:
+    """Values of each condition, (*rows, size), and which are known, (*rows, conditions)."""
+    kinds = [torch.int64 if each.codes else torch.float32 for each in config.conditions]
+    values = [torch.zeros(*rows, each.size, dtype=kind) for each, kind in zip(config.conditions, kinds, strict=True)]
+    return values, torch.ones(*rows, len(values))
 
 
 def _model(
-    step: onnx.ModelProto, nodes: list[Any], uniform: Any, initializers: list[TensorProto], num_tokens: int
+    step: onnx.ModelProto, nodes: list[Any], own: list[Any], initializers: list[TensorProto], num_tokens: int
 ) -> onnx.ModelProto:
-    inputs = [uniform, *(find(step.graph.input, name) for name in ("labels", "guidance", "temperature"))]
+    inputs = [*own, *(find(step.graph.input, name) for name in ("guidance", "temperature"))]
     outputs = [value_info("codes", TensorProto.INT32, ["batch", num_tokens])]
     graph = helper.make_graph(nodes, "generator", inputs, outputs, initializers)
     return helper.make_model(graph, opset_imports=step.opset_import, ir_version=step.ir_version)
@@ -284,9 +337,14 @@ def _model(
 def _scorer(network: CausalTransformer) -> onnx.ModelProto:
     """``codes`` (B, N) and ``labels`` (B,) -> ``log_probs`` (B, N)."""
     codes = torch.zeros(_BATCH, network.config.num_tokens, dtype=torch.int32)
-    examples = (codes, torch.zeros(_BATCH, dtype=torch.int64))
-    batch = {0: "batch"}
-    return export_graph(CausalScorer(network), examples, (batch, batch), ["codes", "labels"], ["log_probs"])
+    values, known = _example_conditions(network.config, (_BATCH,))
+    batch: Any = {0: "batch"}
+    names = ["codes", "labels", *(each.name for each in network.config.conditions)]
+    examples: tuple[Any, ...] = (codes, torch.zeros(_BATCH, dtype=torch.int64), values)
+    dynamic: tuple[Any, ...] = (batch, batch, [batch] * len(values))
+    if values:
+        examples, dynamic, names = (*examples, known), (*dynamic, batch), [*names, "known"]
+    return export_graph(CausalScorer(network), examples, dynamic, names, ["log_probs"])
 
 
 def _example_labels() -> Tensor:
@@ -347,7 +405,7 @@ def _compare(folder: GeneratorFolder, model: FlowTransformer | CausalTransformer
         ModelFileError: codes differ in more than one of a hundred, or log p by more than rounding.
     """
     opened, config = Generator(folder, num_threads=1), folder.config
-    options: dict[str, Any] = {"guidance": 1.5, "temperature": 0.9}
+    options: dict[str, Any] = {"guidance": 1.5, "temperature": 0.9, "conditions": _conditions_to_check(config)}
     labels = config.labels[:1] or (None,)
     steps = _SELF_CHECK_STEPS if config.kind == "flow" else None
     drawn = opened.sample(labels[0], _SELF_CHECK_ITEMS, seed=0, steps=steps, **options).numpy()
@@ -358,10 +416,33 @@ def _compare(folder: GeneratorFolder, model: FlowTransformer | CausalTransformer
     if isinstance(model, CausalTransformer):
         with torch.no_grad():
             numbers = torch.full((len(drawn),), config.no_label)
-            ours = model.log_prob(torch.tensor(drawn).long(), numbers).double().sum(1).numpy()
-        difference = float(np.abs(ours - opened.log_prob(drawn)).max())
+            given = conditions_of(config, options["conditions"], (len(drawn),))
+            ours = model.log_prob(torch.tensor(drawn).long(), numbers, given).double().sum(1).numpy()
+        difference = float(np.abs(ours - opened.log_prob(drawn, conditions=options["conditions"])).max())
         if not difference <= 1e-3 * config.num_tokens:
             raise ModelFileError(f"{checkpoint}: the exported graph's log p differs from torch's by {difference:.2g}")
+
+
+def _conditions_to_check(config: GeneratorConfig) -> dict[str, np.ndarray] | None:
+    """Some values of every condition but the last."""
+    random = np.random.default_rng(0)
+    kinds = {True: lambda size: random.integers(config.vocab_size, size=size), False: random.standard_normal}
+    return {each.name: kinds[each.codes](each.size) for each in config.conditions[:-1]} or None
+
+
+def conditions_of(
+    config: GeneratorConfig, given: Mapping[str, np.ndarray] | None, rows: tuple[int, ...]
+) -> Conditions | None:
+    """What torch takes for what :meth:`Generator.sample` takes: values repeated for all rows."""
+    if not config.conditions:
+        return None
+    values, known = _example_conditions(config, rows)
+    for number, condition in enumerate(config.conditions):
+        if condition.name in (given or {}):
+            values[number] += torch.as_tensor(given[condition.name])  # type: ignore[index]
+        else:
+            known[..., number] = 0
+    return Conditions(values, known)
 
 
 @torch.no_grad()
@@ -374,10 +455,13 @@ def draw_with_torch(
     steps: int | None,
     guidance: float,
     temperature: float,
+    conditions: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
     """What :meth:`Generator.sample` draws, by torch: codes (S, N); arguments as there."""
     config, weight, heat = model.config, torch.tensor(guidance), torch.tensor(temperature)
-    asked = [config.no_label] if label is None else [config.labels.index(label), config.no_label]
+    asked = [config.no_label if label is None else config.labels.index(label)]
+    if label is not None or conditions:
+        asked.append(config.no_label)
     labels = torch.tensor(asked)[:, None].expand(-1, num_samples)
     if isinstance(model, FlowTransformer):
         assert steps is not None
@@ -389,9 +473,18 @@ def draw_with_torch(
         return codes.numpy()
     uniform = torch.from_numpy(draw_uniform((num_samples, config.num_tokens), seed))
     past: list[Memory] = []
+    given = conditions_of(config, conditions, tuple(labels.shape))
+    if given is None:
+        condition = model.encode(labels.flatten(), None)[0]
+    else:
+        guided = [number for number, each in enumerate(config.conditions) if each.guided]
+        given.known[1:, :, guided] = 0
+        flat = Conditions([value.flatten(0, 1) for value in given.values], given.known.flatten(0, 1))
+        condition, past = model.begin(labels.flatten(), flat)
+    condition = condition.unflatten(0, labels.shape)
     previous, columns = torch.zeros(num_samples, dtype=torch.long), []
     for position in range(config.num_tokens):
         where = torch.tensor(position)
-        previous, past = causal_step(model, previous, where, uniform[:, position], labels, weight, heat, past)
+        previous, past = causal_step(model, previous, where, uniform[:, position], condition, weight, heat, past)
         columns.append(previous)
     return torch.stack(columns, dim=1).numpy()

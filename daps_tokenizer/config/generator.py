@@ -46,6 +46,28 @@ class TransformerConfig:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """Something that a causal generator is told besides a label, as numbers; it may be left out.
+
+    Args:
+        name: as ``text``.
+        size: how many numbers.
+        tokens: positions before the first code that it takes up, to which all codes attend.
+        codes: whether the numbers are codes of another item of the same tokenizer.
+        guided: whether guidance moves away from what is drawn without it.
+    """
+
+    name: str
+    size: int
+    tokens: int = 1
+    codes: bool = False
+    guided: bool = False
+
+    def __post_init__(self) -> None:
+        require_positive(f"condition {self.name}", size=self.size, tokens=self.tokens)
+
+
+@dataclass(frozen=True)
 class GeneratorConfig:
     """One generator of codes.
 
@@ -56,6 +78,9 @@ class GeneratorConfig:
         num_tokens, vocab_size: N and V of that tokenizer.
         network: the transformer.
         labels: names of the classes; none where codes were not labelled.
+        conditions: what else it is told; of a causal generator alone.
+        book_size: numbers of an entry of the tokenizer's code books (:mod:`daps_tokenizer.model.transform`), which
+            the generator reads codes by; 0 where the tokenizer has none.
         steps: of a flow, unless the caller says otherwise.
         guidance: away from codes of any class, unless the caller says otherwise; 0 for none.
         temperature: what logits are divided by, unless the caller says otherwise.
@@ -73,6 +98,8 @@ class GeneratorConfig:
     vocab_size: int
     network: TransformerConfig = field(default_factory=TransformerConfig)
     labels: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    book_size: int = 0
     steps: int = 20
     guidance: float = 0.0
     temperature: float = 1.0
@@ -89,6 +116,12 @@ class GeneratorConfig:
         require_positive("config", num_tokens=self.num_tokens, vocab_size=self.vocab_size, steps=self.steps)
         require(2 <= self.vocab_size <= 65536, f"vocab_size must be between 2 and 65536, not {self.vocab_size}")
         require(len(set(self.labels)) == len(self.labels), f"labels must differ: {', '.join(self.labels)}")
+        names = [condition.name for condition in self.conditions]
+        require(len(set(names)) == len(names), f"names of conditions must differ: {', '.join(names)}")
+        require(self.kind == "causal" or not (names or self.book_size), "conditions and code books need kind causal")
+        for condition in self.conditions:
+            fits = not condition.codes or (self.book_size > 0 and condition.size == self.num_tokens)
+            require(fits, f"condition {condition.name}: codes are {self.num_tokens}, and need a book_size")
         for name in ("guidance", "temperature"):
             require(getattr(self, name) >= 0, f"{name} must be at least 0, not {getattr(self, name)}")
 

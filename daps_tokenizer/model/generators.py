@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daps_tokenizer.config.generator import GeneratorConfig, TransformerConfig
+from daps_tokenizer.model.conditions import BookReader, ConditionEncoder, Conditions
 from daps_tokenizer.model.transformer import LAYER_NORM_EPS, Attention, FeedForward, Memory
 
 _TIME_CHANNELS = 128
@@ -81,15 +82,27 @@ class CodeTransformer(nn.Module):
         self, x: Tensor, condition: Tensor, *, causal: bool = False, past: Sequence[Memory] = ()
     ) -> tuple[Tensor, list[Memory]]:
         """Embedded codes (R, T, H) and what they are conditioned on (R, H) -> logits (R, T, V) and memories."""
-        condition = F.silu(condition)
-        of_blocks = self.condition(condition).unflatten(-1, (6, -1))
+        x, memories = self.transform(x, condition, causal=causal, past=past)
+        return self.logits(x, condition), memories
+
+    def transform(
+        self, x: Tensor, condition: Tensor, *, causal: bool = False, past: Sequence[Memory] = ()
+    ) -> tuple[Tensor, list[Memory]]:
+        """The blocks: (R, T, H) -> hidden states (R, T, H) and memories."""
+        of_blocks = self.condition(F.silu(condition)).unflatten(-1, (6, -1))
         memories = []
         for number, block in enumerate(self.blocks):
             x, memory = block(x, of_blocks, causal=causal, past=past[number] if past else None)
             memories.append(memory)
-        shift, scale = self.head_modulation(condition)[:, None].chunk(2, dim=-1)
-        x = _normalise(x) * (1 + scale) + shift
-        return self.head(x.flatten(0, 1)).unflatten(0, x.shape[:2]), memories
+        return x, memories
+
+    def logits(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Hidden states (R, T, H) -> (R, T, V)."""
+        return self.head(self._shifted(x, condition).flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    def _shifted(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = self.head_modulation(F.silu(condition))[:, None].chunk(2, dim=-1)
+        return _normalise(x) * (1 + scale) + shift
 
 
 class FlowTransformer(CodeTransformer):
@@ -114,39 +127,89 @@ class FlowTransformer(CodeTransformer):
 
 
 class CausalTransformer(CodeTransformer):
-    """p(z | label) = Π p(z_t | z_<t, label)."""
+    """p(z | label, conditions) = Π p(z_t | z_<t, label, conditions).
+
+    Conditions add to what blocks are conditioned on, and stand before the first code as positions of their own.
+    """
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__(config)
-        self.start = nn.Parameter(torch.empty(config.network.hidden_size))  # stands before the first code
+        size = config.network.hidden_size
+        self.start = nn.Parameter(torch.empty(size))  # stands before the first code
         nn.init.normal_(self.start)
+        self.books = None
+        if config.book_size:
+            self.books = BookReader(config.num_tokens, config.vocab_size, config.book_size, size)
+        if config.conditions:
+            self.conditions = nn.ModuleList()
+            for each in config.conditions:
+                numbers = each.size * config.book_size if each.codes else each.size
+                self.conditions.append(ConditionEncoder(each, numbers, size).apply(_initialise))
+            tokens = sum(each.tokens for each in config.conditions)
+            self.condition_positions = nn.Parameter(torch.randn(tokens, size) * 0.02)
 
-    def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, codes: Tensor, labels: Tensor, conditions: Conditions | None = None) -> Tensor:
         """Codes (R, N) and labels (R,) -> logits (R, N, V); those of position t are given codes before t."""
+        condition, prefix = self.encode(labels, conditions)
         before = self.codes(codes[:, :-1])
+        if self.books is not None:
+            before = before + self.books.embed(codes[:, :-1])
         x = torch.cat([self.start.expand(codes.shape[0], 1, -1), before], dim=1) + self.positions
-        return self.decode(x, self.labels(labels), causal=True)[0]
+        x, _ = self.transform(torch.cat([prefix, x], dim=1), condition, causal=True)
+        return self._all_logits(x[:, prefix.shape[1] :], condition, None)
+
+    def encode(self, labels: Tensor, conditions: Conditions | None) -> tuple[Tensor, Tensor]:
+        """What blocks are conditioned on, (R, H), and what stands before the codes, (R, tokens, H)."""
+        condition = self.labels(labels)
+        if conditions is None:
+            return condition, condition.new_zeros(condition.shape[0], 0, condition.shape[1])
+        tokens = []
+        for each, encoder, values, known in zip(
+            self.config.conditions, self.conditions, conditions.values, conditions.known.unbind(1), strict=True
+        ):
+            if each.codes:
+                assert self.books is not None  # checked by the config
+                values = self.books.entries(values).flatten(1)
+            share, positions = encoder(values, known).tensor_split([1], dim=1)
+            condition = condition + share[:, 0]
+            tokens.append(positions)
+        return condition, torch.cat(tokens, dim=1) + self.condition_positions
+
+    def begin(self, labels: Tensor, conditions: Conditions) -> tuple[Tensor, list[Memory]]:
+        """What :meth:`step` needs before the first position: the condition (R, H), and memories of what stands there."""
+        condition, prefix = self.encode(labels, conditions)
+        return condition, self.transform(prefix, condition, causal=True)[1]
 
     def step(
-        self, previous: Tensor, position: Tensor, labels: Tensor, past: Sequence[Memory]
+        self, previous: Tensor, position: Tensor, condition: Tensor, past: Sequence[Memory]
     ) -> tuple[Tensor, list[Memory]]:
         """Logits of one position (R, V), and the memories with it.
 
         Args:
             previous: codes of the position before, (R,); any at position 0.
             position: its index, int64 ().
-            labels: (R,).
+            condition: (R, H), see :meth:`encode`.
             past: keys and values of earlier positions, for each block.
         """
-        before = torch.where(position > 0, self.codes(previous), self.start)
+        code = self.codes(previous)
+        if self.books is not None:
+            code = code + self.books.embed_one(previous, (position - 1).clamp_min(0))
+        before = torch.where(position > 0, code, self.start)
         x = (before + self.positions.index_select(0, position[None]))[:, None]
-        logits, memories = self.decode(x, self.labels(labels), past=past)
-        return logits[:, 0], memories
+        x, memories = self.transform(x, condition, past=past)
+        return self._all_logits(x, condition, position)[:, 0], memories
 
-    def log_prob(self, codes: Tensor, labels: Tensor) -> Tensor:
-        """log p(z_t | z_<t, label) in nats, (R, N), of codes (R, N) and labels (R,)."""
-        log_p = self.forward(codes, labels).float().log_softmax(-1)
+    def log_prob(self, codes: Tensor, labels: Tensor, conditions: Conditions | None = None) -> Tensor:
+        """log p(z_t | z_<t, ...) in nats, (R, N), of codes (R, N) and labels (R,)."""
+        log_p = self.forward(codes, labels, conditions).float().log_softmax(-1)
         return log_p.gather(-1, codes.long()[..., None])[..., 0]
+
+    def _all_logits(self, x: Tensor, condition: Tensor, position: Tensor | None) -> Tensor:
+        """With what the code books say, where there are any."""
+        logits = self.logits(x, condition)
+        if self.books is None:
+            return logits
+        return logits.float() + self.books.logits(self._shifted(x, condition), position)
 
 
 def build_generator(config: GeneratorConfig) -> FlowTransformer | CausalTransformer:
@@ -218,7 +281,7 @@ def causal_step(
     previous: Tensor,
     position: Tensor,
     uniform: Tensor,
-    labels: Tensor,
+    condition: Tensor,
     guidance: Tensor,
     temperature: Tensor,
     past: Sequence[Memory],
@@ -230,15 +293,16 @@ def causal_step(
         previous: codes of the position before, (B,); any at position 0.
         position: its index, int64 ().
         uniform: (B,) in [0, 1).
-        labels, guidance, temperature: as of :func:`flow_step`.
+        condition: (G, B, H): of what is asked for, and where G is 2 of what guidance moves away from.
+        guidance, temperature: as of :func:`flow_step`.
         past: keys and values of earlier positions of G · B rows, for each block; none at position 0.
 
     Returns:
         Codes int64 (B,), and the memories with this position.
     """
-    rows = previous.expand(labels.shape[0], -1).reshape(-1)
-    logits, memories = network.step(rows, position, labels.reshape(-1), past)
-    guided = guide(logits.float().reshape(*labels.shape, -1), guidance)
+    rows = previous.expand(condition.shape[0], -1).reshape(-1)
+    logits, memories = network.step(rows, position, condition.flatten(0, 1), past)
+    guided = guide(logits.float().reshape(*condition.shape[:2], -1), guidance)
     return choose(sharpen(guided, temperature), uniform), memories
 
 
