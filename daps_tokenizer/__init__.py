@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from daps_tokenizer.generator import Generator
     from daps_tokenizer.motion.clips import Clip
+    from daps_tokenizer.motion.commands import sample_motion
     from daps_tokenizer.search.base import Search, SearchResult
     from daps_tokenizer.search.best_of import BestOf
     from daps_tokenizer.search.local import LocalSearch
@@ -63,6 +64,7 @@ _MODULES = {
     "Tokenizer": "tokenizer",
     "TokenizerConfig": "config",
     "UnsupportedError": "errors",
+    "sample_motion": "motion.commands",
 }
 
 __all__ = [
@@ -92,6 +94,7 @@ __all__ = [
     "TokenizerConfig",
     "UnsupportedError",
     "__version__",
+    "sample_motion",
 ]
 
 

@@ -41,6 +41,8 @@ class Generator:
     """The classes that can be asked for; none where the generator was trained without labels."""
     tokenizer: TokenizerReference
     """Name of the tokenizer that decodes the codes, and the sha256 of its weights."""
+    conditions: tuple[Condition, ...]
+    """What else it can be told, each with its name and how many numbers it is."""
     num_tokens: int
     """N, codes of an item."""
     vocab_size: int
@@ -49,6 +51,7 @@ class Generator:
     def __init__(self, folder: GeneratorFolder, *, num_threads: int | None = None) -> None:
         self.config = folder.config
         self.labels, self.tokenizer = self.config.labels, self.config.tokenizer
+        self.conditions = self.config.conditions
         self.num_tokens, self.vocab_size = self.config.num_tokens, self.config.vocab_size
         self._graphs = _Graphs(folder, num_threads or physical_cores())
 
@@ -148,18 +151,20 @@ class Generator:
             uniform = draw_uniform(rows, seed)
         any_class = np.full_like(numbers, self.config.no_label)
         values = self._conditions(conditions, len(numbers))
-        is_guided = label is not None or any(each.guided and each.name in (conditions or {}) for each in self._told)
+        is_guided = label is not None or any(
+            each.guided and each.name in (conditions or {}) for each in self.conditions
+        )
         asked = np.stack([numbers, any_class]) if guidance > 0 and is_guided else numbers[None]
         values = {name: np.stack([value] * len(asked)) for name, value in values.items()}
         if "known" in values:
-            values["known"][1:, :, [number for number, each in enumerate(self._told) if each.guided]] = 0
-        given = {"guidance": np.array(guidance, np.float32), "temperature": np.array(temperature, np.float32)}
+            values["known"][1:, :, [number for number, each in enumerate(self.conditions) if each.guided]] = 0
+        numbers_of_all = {"guidance": np.array(guidance, np.float32), "temperature": np.array(temperature, np.float32)}
         parts = []
         for part in slices(len(numbers), max(1, _CODES_AT_ONCE // self.num_tokens)):
             noise = uniform[:, part] if self.config.kind == "flow" else uniform[part]
             feed = {"uniform": np.ascontiguousarray(noise), "labels": np.ascontiguousarray(asked[:, part])}
             told = {name: np.ascontiguousarray(value[:, part]) for name, value in values.items()}
-            parts.append(self._graphs.run("generator", feed | told | given))
+            parts.append(self._graphs.run("generator", feed | told | numbers_of_all))
         return self._codes(np.concatenate(parts))
 
     def log_prob(
@@ -205,11 +210,6 @@ class Generator:
         log_p: np.ndarray = np.concatenate(parts).sum(axis=1, dtype=np.float64)
         return log_p
 
-    @property
-    def _told(self) -> tuple[Condition, ...]:
-        """What it can be told besides a label."""
-        return self.config.conditions
-
     def _conditions(self, given: Mapping[str, np.ndarray] | None, rows: int) -> dict[str, np.ndarray]:
         """Values (rows, size) of every condition, zeros where it is not given, and ``known`` (rows, conditions).
 
@@ -217,12 +217,12 @@ class Generator:
             InputError: one that the generator does not have, or values of another shape, or not finite, or no codes.
         """
         given = given or {}
-        names = [each.name for each in self._told]
+        names = [each.name for each in self.conditions]
         for name in given:
             if name not in names:
                 known = f"conditions are {', '.join(names)}" if names else "it has no conditions"
                 raise InputError(f"condition {name!r} is not known to {self.name}; {known}")
-        values = {each.name: self._values(each, given.get(each.name), rows) for each in self._told}
+        values = {each.name: self._values(each, given.get(each.name), rows) for each in self.conditions}
         if values:
             values["known"] = np.tile(np.array([name in given for name in names], np.float32), (rows, 1))
         return values
@@ -287,7 +287,7 @@ class _UniformGenerator(Generator):
     """The uniform prior; has no labels and no files."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.labels = ()
+        self.labels, self.conditions = (), ()
         self.tokenizer = TokenizerReference(tokenizer.config.name, tokenizer.config.weights_sha256)
         self.num_tokens, self.vocab_size = tokenizer.num_tokens, tokenizer.vocab_size
 

@@ -30,8 +30,8 @@ from daps_tokenizer.errors import ModelFileError, OutputExistsError
 from daps_tokenizer.files import new_folder
 from daps_tokenizer.generator import Generator
 from daps_tokenizer.hub import GeneratorFolder
-from daps_tokenizer.model.conditions import Conditions
 from daps_tokenizer.model.autoencoder import load_weights
+from daps_tokenizer.model.conditions import Conditions
 from daps_tokenizer.model.generators import CausalTransformer, FlowTransformer, build_generator, causal_step, flow_step
 from daps_tokenizer.model.transformer import Memory
 from daps_tokenizer.search.base import draw_uniform

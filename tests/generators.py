@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,23 +12,34 @@ from daps_tokenizer.config.generator import GeneratorConfig, GeneratorKind, Toke
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import save_weights
 from daps_tokenizer.model.generators import build_generator
+from daps_tokenizer.motion.commands import motion_conditions
 
 NETWORK = TransformerConfig(hidden_size=32, num_layers=2, num_heads=2)
 
 
-def random_generator_checkpoint(kind: GeneratorKind, tokenizer: ModelFolder, folder: Path) -> Path:
-    """A checkpoint as training writes it, for the codes of a tokenizer; labels are ``round`` and ``square``."""
+def random_generator_checkpoint(
+    kind: GeneratorKind, tokenizer: ModelFolder, folder: Path, *, of_motion: bool = False
+) -> Path:
+    """A checkpoint as training writes it, for the codes of a tokenizer.
+
+    Labels are ``round`` and ``square``; one ``of_motion`` has none, and is told a text, a path and the window before.
+    """
     own = tokenizer.config
     reference = TokenizerReference(own.name, own.weights_sha256)
     labels = ("round", "square")
     config = GeneratorConfig(
         f"random-{kind}", kind, reference, own.num_tokens, own.vocab_size, NETWORK, labels, steps=3, guidance=0.5
     )
+    if of_motion:
+        told = motion_conditions(own.num_tokens)
+        config = replace(config, name="random-text", labels=(), conditions=told, book_size=2)
     torch.manual_seed(0)
     model = build_generator(config)
     with torch.no_grad():
         for parameter in model.parameters():  # what begins as zero too, so that no part goes untested
             parameter.add_(0.2 * torch.randn_like(parameter))
+        for buffer in model.buffers():  # code books, of a generator of motion
+            buffer.normal_()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(config.to_json())
     save_weights(model, folder / "model.safetensors")

@@ -1,4 +1,4 @@
-"""``python -m benchmarks task``, ``reward``, ``controls``, ``prior``, ``seams``, ``path``, ``compare`` and ``table``.
+"""``python -m benchmarks task``, ``reward``, ``controls``, ``prior``, ``seams``, ``path``, ``language``, ``table``, ...
 
 Each imports what it measures with when it is called.
 """
@@ -313,6 +313,34 @@ def path(model: str, data: Path, seconds: float, out: Path) -> None:
         "rows": measure_path(tokenizer, clips),
     }
     for written in write_path(out, content):
+        click.echo(written)
+
+
+@click.command()
+@click.argument("generator")
+@click.option("--data", required=True, type=_FOLDER, help="lafan1_g1.npz, or that of another robot.")
+@click.option("--model", help="The tokenizer; default: the one that the generator names.")
+@click.option("--samples", default=24, show_default=True, type=click.IntRange(min=2), help="Motions of each kind.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--out", type=_FOLDER, default=RESULTS, show_default="benchmarks/results")
+def language(generator: str, data: Path, model: str | None, samples: int, seed: int, out: Path) -> None:
+    """Measure motion that GENERATOR draws by a text and a path: whether it is what was said, and where it goes."""
+    from benchmarks.studies.language import measure_language, write_language
+    from daps_tokenizer import Generator
+
+    gen = Generator.from_pretrained(generator)
+    tokenizer = Tokenizer.from_pretrained(model or gen.tokenizer.name)
+    content = {
+        "command": command_line(),
+        "machine": describe_machine(),
+        "generator": gen.name,
+        "model": tokenizer.config.name,
+        "weights": f"{gen.name} {gen.config.files['model.safetensors'][:12]}, "
+        f"{tokenizer.config.name} {tokenizer.config.weights_sha256[:12]}",
+        "seed": seed,
+        **measure_language(gen, tokenizer, data, samples=samples, seed=seed),
+    }
+    for written in write_language(out, content):
         click.echo(written)
 
 

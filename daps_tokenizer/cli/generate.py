@@ -1,4 +1,4 @@
-"""``daps-tokenize generate``: codes of a class, drawn by a generator and decoded to images or motion."""
+"""``daps-tokenize generate``: codes of a class or of a text and a path, drawn and decoded to images or motion."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.generator import Generator
 from daps_tokenizer.hub import built_in_models
+from daps_tokenizer.motion.commands import sample_motion
 from daps_tokenizer.tokenizer import Tokenizer
 
 _CODES, _GIF = ".daps", ".gif"
 
 _OUTPUT = "Where to write: one picture, NAME.daps for the codes, or a folder that ends with / for a file each."
 _LABEL = "What to draw, a name that --labels lists; repeatable: each has its own row in the picture."
-_COUNT = "How many of each label."
+_TEXT = "What motion to draw, in words: 'a slow walk, turning left'."
+_PATH = "The way of the root, a CSV file: x and y in metres at 30 rows a second, or t, x and y."
+_SECONDS = "How long the motion is; default: as long as the path, or 6."
+_COUNT = "How many of each label; default: 16, or 1 of a text."
 _STEPS = "Steps of a flow; more are slower and closer to its law."
 _GUIDANCE = "How far to move away from what has any label; 0 for not at all."
 _TEMPERATURE = "Below 1 draws what is more probable."
@@ -37,7 +41,10 @@ _UNIFORM = "Draw from the uniform prior of a tokenizer: GENERATOR is its name."
 @click.command("generate")
 @click.argument("generator", metavar="GENERATOR")
 @click.option("--label", "labels", multiple=True, help=_LABEL)
-@click.option("-n", "count", type=click.IntRange(min=1), default=16, show_default=True, help=_COUNT)
+@click.option("--text", help=_TEXT)
+@click.option("--path", help=_PATH)
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help=_SECONDS)
+@click.option("-n", "count", type=click.IntRange(min=1), help=_COUNT)
 @click.option("-o", "output", metavar="OUT", help=_OUTPUT)
 @click.option("--seed", type=click.IntRange(min=0), help="The same number draws the same; without it, anew each time.")
 @click.option("--steps", type=click.IntRange(min=1), help=_STEPS)
@@ -52,7 +59,10 @@ _UNIFORM = "Draw from the uniform prior of a tokenizer: GENERATOR is its name."
 def command(
     generator: str,
     labels: tuple[str, ...],
-    count: int,
+    text: str | None,
+    path: str | None,
+    seconds: float | None,
+    count: int | None,
     output: str | None,
     seed: int | None,
     steps: int | None,
@@ -65,7 +75,8 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Draw codes with GENERATOR, and decode them: `daps-tokenize generate daps-cifar10-flow --label horse`.
+    """Draw codes with GENERATOR, and decode them: `daps-tokenize generate daps-cifar10-flow --label horse`, or
+    `daps-tokenize generate daps-g1-text --text "a slow walk, turning left" --seconds 6 -o walk.csv`.
 
     Images become one picture, GENERATOR.png; with -o FOLDER/ a file each. Motion becomes a CSV file for each clip, or
     one GIF with -o NAME.gif. With -o NAME.daps the codes are written and not decoded.
@@ -79,6 +90,13 @@ def command(
         for label in drawing.labels:
             print(json.dumps({"label": label}) if as_json else label)
         return
+    told = {"text": text, "path": path, "seconds": seconds}
+    is_told = bool(drawing.conditions) or any(value is not None for value in told.values())
+    if is_told and (labels or steps is not None):
+        raise InputError(
+            "--text, --path and --seconds are for generators of motion, which take no --label and no --steps"
+        )
+    number = count or (1 if is_told else 16)
     outputs = Outputs([], output, force=force, as_json=as_json)
     named = None if output is None or output == STANDARD_STREAM or is_folder_name(output) else Path(output)
     is_codes = named is not None and named.suffix.lower() == _CODES
@@ -87,20 +105,28 @@ def command(
         started = time.perf_counter()
         options: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance, "temperature": temperature}
         stem = Path(source).name if not uniform else f"{drawing.tokenizer.name}-uniform"
-        items = count * max(1, len(labels))
+        items = number * max(1, len(labels))
+        opened = tokenizer
+        if opened is None and (is_told or not is_codes):
+            opened = _tokenizer_of(drawing, model, runtime)
         if is_codes:
             names, contents_of = outputs.claim(stem, endings=(_CODES,)), lambda codes: [codes.to_bytes()]
         else:
-            opened = tokenizer or _tokenizer_of(drawing, model, runtime)
+            assert opened is not None
             names, contents_of = _plan(opened, items, outputs, stem, len(labels), output)
-        codes = drawing.sample(list(labels) or None, count, **options)
+        if is_told:
+            assert opened is not None
+            options.pop("steps")
+            codes = sample_motion(drawing, opened, num_samples=number, **told, **options)
+        else:
+            codes = drawing.sample(list(labels) or None, number, **options)
         contents = contents_of(codes)
         for done, (name, content) in enumerate(zip(names, contents, strict=True), start=1):
             outputs.write(name, content)
             progress(done / len(names))
         seconds = time.perf_counter() - started
         shown = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
-        of = f" of {', '.join(labels)}" if labels else ""
+        of = f" of {', '.join(labels)}" if labels else "" if text is None else f" of {text!r}"
         line = (
             f"{drawing.name} -> {name_of(shown, stream='standard output')}  {items} items{of}, "
             f"{drawing.tokenizer.name}, {seconds:.1f} s"
@@ -111,7 +137,7 @@ def command(
             "outputs": names,
             "labels": list(labels),
             "items": items,
-            **{name: value for name, value in options.items() if value is not None},
+            **{name: value for name, value in (told | options).items() if value is not None},
             "seconds": seconds,
         }
         return Report(line, record)

@@ -176,7 +176,7 @@ class CausalTransformer(CodeTransformer):
         return condition, torch.cat(tokens, dim=1) + self.condition_positions
 
     def begin(self, labels: Tensor, conditions: Conditions) -> tuple[Tensor, list[Memory]]:
-        """What :meth:`step` needs before the first position: the condition (R, H), and memories of what stands there."""
+        """What :meth:`step` needs at the first position: the condition (R, H), and memories of what stands before."""
         condition, prefix = self.encode(labels, conditions)
         return condition, self.transform(prefix, condition, causal=True)[1]
 

@@ -18,11 +18,12 @@ from daps_tokenizer.errors import CodesFileError, ConfigError
 from daps_tokenizer.tokenizer import Tokenizer
 from daps_tokenizer.ways import Sampled
 from train.data import Dataset
+from train.generators.described import DescribedCodes, open_described
 from train.items import split_places
 
-NamedDataset = Literal["mnist", "cifar10", "motion"]
+NamedDataset = Literal["mnist", "cifar10", "motion", "described"]
 
-_PLACES = {"mnist": "mnist.npz", "cifar10": "cifar10", "motion": "lafan1_h1.npz"}
+_PLACES = {"mnist": "mnist.npz", "cifar10": "cifar10", "motion": "lafan1_h1.npz", "described": "lafan1_*.npz"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class CodesConfig:
     Args:
         folder: of a code set, as `daps-tokenize dataset` writes it.
         tokenizer: built-in name, folder or ``org/name`` of the tokenizer that encodes ``dataset``.
-        dataset: its training images, or windows of its training clips.
+        dataset: its training images, or windows of its training clips; ``described``: with descriptions and paths, of
+            the tokenizer's robot (``train/generators/described.py``).
         samples: how many codes are drawn of q(z|x) for each item; 0 takes the greedy ones.
         flip: whether images are also encoded with left and right exchanged.
     """
@@ -52,6 +54,8 @@ class CodesConfig:
             raise ConfigError(f"codes: samples must be at least 0, not {self.samples}")
         if self.dataset is None and (self.samples or self.flip):
             raise ConfigError("codes: samples and flip say how a dataset is encoded; a code set is as it is")
+        if self.dataset == "described" and (self.samples or self.flip):
+            raise ConfigError("codes: described motion has greedy codes and mirror images, no samples or flip")
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class LabelledCodes:
         return Dataset(train, watched, train_labels=train.labels, test_labels=watched.labels, validation=watched)
 
 
-def open_codes(config: CodesConfig, data: Path) -> LabelledCodes:
+def open_codes(config: CodesConfig, data: Path) -> LabelledCodes | DescribedCodes:
     """The codes that a generator is trained on, encoded first where they are not there.
 
     Args:
@@ -113,6 +117,9 @@ def open_codes(config: CodesConfig, data: Path) -> LabelledCodes:
         DapsError: errors of encoding.
     """
     folder = Path(config.folder)
+    if config.dataset == "described":
+        assert config.tokenizer is not None  # checked by the config
+        return open_described(config.tokenizer, data, folder)
     if config.dataset is not None:
         _encode(config, data, folder)
     code_set = CodeSet.open(folder)

@@ -8,12 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
+from safetensors import safe_open
+from torch import Tensor
+
 from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.config.generator import GeneratorConfig, GeneratorKind, TokenizerReference, TransformerConfig
 from daps_tokenizer.data.place import data_folder
 from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.hub import open_model
 from daps_tokenizer.model.autoencoder import load_weights
+from daps_tokenizer.model.conditions import standardised_books
 from daps_tokenizer.model.generators import CausalTransformer, FlowTransformer, build_generator
+from daps_tokenizer.motion.commands import motion_conditions
 from train.dashboard import Curves, draw_dashboard
 from train.data import Dataset
 from train.experiment import Precision, check_counts, read_changed
@@ -23,6 +29,7 @@ from train.generators.codes import CodesConfig, open_codes
 from train.items import Items
 from train.optimisation import OptimiserConfig
 
+_TABLE = "recognition.code_books.table"
 CURVES: Curves = (("nats a code", ("nats_per_code",)), ("bits an item", ("bits_per_item",)))
 
 
@@ -81,7 +88,10 @@ class GeneratorExperiment:
     def build_model(self) -> FlowTransformer | CausalTransformer:
         """The network, with random weights."""
         assert self.model is not None  # open_generator has made it
-        return build_generator(self.model)
+        model = build_generator(self.model)
+        if isinstance(model, CausalTransformer) and model.books is not None and self.codes.tokenizer is not None:
+            model.books.books.copy_(_code_books(self.codes.tokenizer))
+        return model
 
     def build_method(self, model: FlowTransformer | CausalTransformer) -> GeneratorMethod:
         """The network with its loss."""
@@ -125,6 +135,29 @@ def open_generator(
         codes.record["vocab_size"],
         experiment.network,
         codes.classes,
+        **_told(experiment.codes),
         **experiment.defaults,
     )
     return dataclasses.replace(experiment, model=model), codes.split(experiment.validation_items)
+
+
+def _told(codes: CodesConfig) -> dict[str, Any]:
+    """What a generator of described motion is told, and that it reads code books, where the tokenizer has them."""
+    if codes.dataset != "described":
+        return {}
+    assert codes.tokenizer is not None  # checked by the config
+    books = _code_books(codes.tokenizer)
+    return {"conditions": motion_conditions(books.shape[0]), "book_size": books.shape[2]}
+
+
+def _code_books(tokenizer: str) -> Tensor:
+    """The standardised code books of a tokenizer, (N, V, D).
+
+    Raises:
+        ConfigError: it has none.
+    """
+    folder = open_model(tokenizer)
+    with safe_open(folder.file("model.safetensors"), "pt") as weights:
+        if _TABLE not in weights.keys():  # noqa: SIM118 - it is no mapping
+            raise ConfigError(f"codes: {tokenizer} has no code books, which a generator of described motion reads")
+        return standardised_books(weights.get_tensor(_TABLE), folder.config.num_tokens)

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from daps_tokenizer.model.conditions import Conditions
 from train.generators.base import GeneratorMethod
 
 
 class Flow(GeneratorMethod):
     """Trains :class:`FlowTransformer`."""
 
-    def nats(self, codes: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def nats(
+        self, codes: Tensor, labels: Tensor, generator: torch.Generator, conditions: Conditions | None = None
+    ) -> Tensor:
         """−log p(z_1 | z_t, t, label) at a time that is uniform in [0, 1), the same share of it for every item."""
         device, (count, num_tokens) = codes.device, codes.shape
         # One time in each B-th of [0, 1), in a random order: a batch's loss varies less than with independent times.

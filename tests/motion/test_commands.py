@@ -1,0 +1,154 @@
+"""Motion by a text and a path: what is drawn depends on both, windows follow each other, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daps_tokenizer import Generator, Tokenizer, sample_motion
+from daps_tokenizer.errors import InputError
+from daps_tokenizer.motion import commands
+from daps_tokenizer.motion.commands import approach, read_path, relative_path
+
+
+@pytest.fixture(autouse=True)
+def embeddings_without_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every text has an embedding of its own."""
+
+    def encode(texts: list[str]) -> np.ndarray:
+        made = [np.random.default_rng(list(text.encode())).normal(size=384) for text in texts]
+        return np.stack(made).astype(np.float32)
+
+    monkeypatch.setattr(commands, "sentence_encoder", lambda: encode)
+
+
+@pytest.fixture(scope="module")
+def gen(random_text_generator: Path) -> Generator:
+    return Generator.from_pretrained(random_text_generator, num_threads=1)
+
+
+@pytest.fixture(scope="module")
+def tok(random_motion_folder: Path) -> Tokenizer:
+    return Tokenizer.from_pretrained(random_motion_folder)
+
+
+def line(seconds: float, *, speed: float = 1.0, angle: float = 0.0) -> np.ndarray:
+    along = np.arange(round(30 * seconds)) / 30 * speed
+    return along[:, None] * np.array([np.cos(angle), np.sin(angle)])
+
+
+def test_clips_have_the_length_that_was_asked_for_and_a_seed_repeats_them(gen: Generator, tok: Tokenizer) -> None:
+    codes = sample_motion(gen, tok, "a walk", seconds=2.5, num_samples=2, seed=0)
+    assert codes.shape == (2, 3, tok.num_tokens)  # 75 frames are two windows of 32 and a part of a third
+    assert tok.decode(codes).shape == (2, 75, 26)
+    assert codes == sample_motion(gen, tok, "a walk", seconds=2.5, num_samples=2, seed=0)
+    assert codes != sample_motion(gen, tok, "a walk", seconds=2.5, num_samples=2, seed=1)
+    assert sample_motion(gen, tok, "a walk", seconds=0.1).shape == (1, 1, tok.num_tokens)
+
+
+def test_text_path_and_the_window_before_decide_what_is_drawn(gen: Generator, tok: Tokenizer) -> None:
+    walk, run, anything = (sample_motion(gen, tok, text, seconds=2, seed=0) for text in ("a walk", "a run", None))
+    assert walk != run and walk != anything
+    straight, curved = line(3), line(3)
+    curved[:, 1] += 2 * np.linspace(0, 1, 90) ** 2
+    ahead, left = (sample_motion(gen, tok, "a walk", path=path, seed=0) for path in (straight, curved))
+    assert ahead != left and ahead != sample_motion(gen, tok, "a walk", seconds=3, seed=0)
+    embedding = commands.sentence_encoder()(["a walk"])[0]
+    first = gen.sample(num_samples=1, seed=5, conditions={"text": embedding})
+    alone = gen.sample(num_samples=1, seed=6, conditions={"text": embedding})
+    after = gen.sample(num_samples=1, seed=6, conditions={"text": embedding, "before": first.numpy()[0]})
+    assert after != alone
+
+
+def test_a_motion_starts_where_its_path_does_and_looks_along_it(gen: Generator, tok: Tokenizer) -> None:
+    path = line(4, angle=np.pi / 2) + np.array([3.0, -1.0])
+    codes = sample_motion(gen, tok, path=path, num_samples=2, seed=0)
+    assert codes.layout is not None and codes.layout.frames == 120
+    assert np.allclose(codes.layout.starts, [[3.0, -1.0, np.pi / 2]] * 2, atol=1e-5)
+    assert np.allclose(tok.decode(codes)[:, 0, :2], [3.0, -1.0], atol=1e-5)
+
+
+def test_a_path_looks_the_same_from_everywhere() -> None:
+    points = np.random.default_rng(0).normal(size=(64, 2))
+    seen = relative_path(points, np.array([1.0, 2.0]), np.array(0.5))
+    turn = np.array([[np.cos(1.2), -np.sin(1.2)], [np.sin(1.2), np.cos(1.2)]])
+    elsewhere = relative_path(points @ turn.T + [5, 6], turn @ [1.0, 2.0] + [5, 6], np.array(0.5 + 1.2))
+    assert np.allclose(seen, elsewhere, atol=1e-5)
+    ahead = relative_path(np.tile([0.0, 1.0], (64, 1)), np.zeros(2), np.array(np.pi / 2))
+    assert np.allclose(ahead.reshape(64, 2), [1, 0], atol=1e-6)  # what lies ahead is along x
+
+
+def test_one_who_strayed_comes_back_within_a_window() -> None:
+    path = line(32 / 30)
+    moved = approach(path, np.array([0.0, 0.5]), np.array([0.0, 0.0]))
+    assert np.allclose(moved[-1], path[-1]) and 0.45 < moved[0, 1] < 0.5
+
+
+def test_paths_are_read_by_frame_or_by_time(tmp_path: Path) -> None:
+    (tmp_path / "frames.csv").write_text("x,y\n0,0\n0.1,0\n0.2,0.1\n")
+    assert np.allclose(read_path(tmp_path / "frames.csv", fps=30), [[0, 0], [0.1, 0], [0.2, 0.1]])
+    (tmp_path / "times.csv").write_text("t,x,y\n0,0,0\n1,1,0\n2,1,1\n")
+    points = read_path(tmp_path / "times.csv", fps=30)
+    assert len(points) == 61 and np.allclose(points[[15, 30, 45, 60]], [[0.5, 0], [1, 0], [1, 0.5], [1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x,y\n0,0\n", "1 points; a path has at least 2"),
+        ("x,y\n0,0\n1,north\n", r"row 3: '1, north'; expected finite numbers"),
+        ("0,0\n0,nan\n", r"row 2: '0, nan'; expected finite numbers"),
+        ("0,0\n0,0,0,0\n", "row 2 has 4 columns; expected x and y, or t, x and y"),
+        ("0\n1\n", "row 1 has 1 columns"),
+        ("0,0,0\n1,0,0\n1,1,0\n", "row 3: t does not rise"),
+        ("0,0,0\n1e9,0,0\n", "expected at most 120"),
+        ("0,0\n5,0\n", r"150 m/s after point 1; expected at most 12, with 30 points a second"),
+        ("", "0 points"),
+    ],
+)
+def test_a_path_that_is_none_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "path.csv").write_text(content)
+    with pytest.raises(InputError, match=f"path.csv: .*{message}"):
+        read_path(tmp_path / "path.csv", fps=30)
+    with pytest.raises(InputError, match=r"nothing.csv: cannot be read"):
+        read_path(tmp_path / "nothing.csv", fps=30)
+
+
+def test_what_cannot_be_drawn_is_refused(
+    gen: Generator, tok: Tokenizer, random_generators: dict[str, Path], random_mnist_folder: Path
+) -> None:
+    with pytest.raises(InputError, match="random-flow draws single items and takes labels: round, square"):
+        sample_motion(Generator.from_pretrained(random_generators["flow"]), tok, "a walk")
+    with pytest.raises(InputError, match="uniform draws single items and takes no text"):
+        sample_motion(Generator.uniform(tok), tok, "a walk")
+    with pytest.raises(InputError, match=r"random-text draws codes of random-motion \(weights .*not of random-mnist"):
+        sample_motion(gen, Tokenizer.from_pretrained(random_mnist_folder), "a walk")
+    with pytest.raises(InputError, match=r"the path has 30 points, which are 1.0 s, not 2 s"):
+        sample_motion(gen, tok, path=line(1), seconds=2)
+    with pytest.raises(InputError, match=r"expected \(points, 2\)"):
+        sample_motion(gen, tok, path=np.zeros((5, 3)))
+    for seconds in (0, 121, float("nan"), True):
+        with pytest.raises(InputError, match="seconds must be"):
+            sample_motion(gen, tok, seconds=seconds)
+    for name in ("num_samples", "seed", "guidance", "temperature"):
+        with pytest.raises(InputError, match=name):
+            sample_motion(gen, tok, "a walk", seconds=1, **{name: -1})
+
+
+def test_conditions_that_do_not_fit_are_refused(gen: Generator, random_generators: dict[str, Path]) -> None:
+    causal = Generator.from_pretrained(random_generators["causal"])
+    with pytest.raises(InputError, match="condition 'text' is not known to random-causal; it has no conditions"):
+        causal.sample(conditions={"text": np.zeros(384)})
+    with pytest.raises(InputError, match="condition 'colour' is not known to random-text; conditions are text, path"):
+        gen.sample(conditions={"colour": np.zeros(3)})
+    with pytest.raises(InputError, match=r"condition text: numbers of shape \(3,\); expected \(384,\) or \(2, 384\)"):
+        gen.sample(num_samples=2, conditions={"text": np.zeros(3)})
+    with pytest.raises(InputError, match="condition path: expected finite numbers"):
+        gen.sample(conditions={"path": np.full(128, np.nan)})
+    for codes in (np.zeros(gen.num_tokens), np.full(gen.num_tokens, gen.vocab_size)):
+        with pytest.raises(InputError, match="condition before: expected codes, integers from 0 to"):
+            gen.sample(conditions={"before": codes})
+    with pytest.raises(InputError, match="label 'walk' is not known to random-text"):
+        gen.sample("walk")

@@ -1,0 +1,191 @@
+"""Windows of motion as codes, with what a generator is told of each: descriptions, the path, and the window before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.language import sentence_encoder
+from daps_tokenizer.motion.commands import REACH, approach, relative_path
+from daps_tokenizer.motion.dataset import VALIDATION_CLIPS
+from daps_tokenizer.motion.features import compute_features, mirror_features
+from daps_tokenizer.motion.kinematics import mirrored, split_heading
+from daps_tokenizer.motion.robots import robot_of
+from daps_tokenizer.tokenizer import Tokenizer
+from train.data import Dataset
+from train.generators.descriptions import Group, activities, sentences, turned_round
+from train.motion import load_clips
+
+HIDDEN = {"text": 0.15, "path": 0.4, "before": 0.1}  # how often a condition is hidden
+_STRIDE = 16  # frames between windows; divides the length of a window
+_SMOOTH = 31  # frames over which a path is averaged, twice
+_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class DescribedItems:
+    """Windows to train on; a row is everything that :func:`train.generators.base.unpack` takes apart again.
+
+    Args:
+        codes: (windows, N).
+        before: the row of the window before in ``codes``, −1 where there is none.
+        paths: (windows, 2, 128): as it was, and with a smooth future.
+        groups: (windows, 2): the rows of ``texts`` for the exact description, and for that of the activity alone.
+        texts: (groups, sentences): rows of ``embeddings``, repeated where there are fewer sentences.
+        embeddings: (sentences, 384).
+        share: (windows,): how far into its clip a window begins, from 0 to 1.
+        chosen: which windows these items are.
+    """
+
+    codes: np.ndarray
+    before: np.ndarray
+    paths: np.ndarray
+    groups: np.ndarray
+    texts: np.ndarray
+    embeddings: np.ndarray
+    share: np.ndarray
+    chosen: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(items,): there are none."""
+        return np.full(len(self), -1, np.int64)
+
+    def read(self, indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
+        """Rows (B, N + 384 + 128 + N + 3) float32: one sentence of each, and conditions hidden as often as
+        :data:`HIDDEN` says; see :meth:`train.data.Items.read`."""
+        random = np.random.default_rng([*seed, int(indices[0])])
+        count = len(indices)
+        known = np.stack([random.random(count) >= HIDDEN[name] for name in ("text", "path", "before")], axis=1)
+        return self._rows(indices, random.integers(0, 2**31, (count, 3)), known)
+
+    def read_first(self, indices: Sequence[int]) -> np.ndarray:
+        """Rows of an exact description and the path as it was, nothing hidden: for measuring."""
+        return self._rows(np.array(indices), np.zeros((len(indices), 3), np.int64), np.ones((len(indices), 3), bool))
+
+    def _rows(self, indices: np.ndarray, choices: np.ndarray, known: np.ndarray) -> np.ndarray:
+        rows = self.chosen[indices]
+        groups = self.groups[rows, (choices[:, 0] % 3 == 2).astype(int)]  # the exact one two times of three
+        text = self.embeddings[self.texts[groups, choices[:, 1] % self.texts.shape[1]]]
+        paths = self.paths[rows, choices[:, 2] % 2].copy()
+        before = self.before[rows]
+        known = known.copy()
+        known[:, 2] &= before >= 0
+        paths[~known[:, 2], : 2 * REACH] = 0  # what begins has no past
+        parts = (self.codes[rows], text, paths, self.codes[np.maximum(before, 0)], known)
+        return np.concatenate([part.astype(np.float32) for part in parts], axis=1)
+
+
+@dataclass(frozen=True)
+class DescribedCodes:
+    """What :class:`train.generators.codes.LabelledCodes` is for codes with labels."""
+
+    items: DescribedItems
+    record: dict[str, Any]
+    classes: tuple[str, ...] = ()
+
+    def split(self, validation_items: int) -> Dataset:
+        """Items to train on, and those held out: at the end of every clip, so that no frame is in both."""
+        items = self.items
+        if not 0 < validation_items < len(items):
+            raise ConfigError(f"validation_items must be from 1 to {len(items) - 1}, not {validation_items}")
+        ordered = np.sort(items.share)
+        limit, gap = ordered[-validation_items], 80 / 3000  # frames of the shortest clip
+        train = replace(items, chosen=np.flatnonzero(items.share < limit - gap))
+        watched = replace(items, chosen=np.flatnonzero(items.share >= limit))
+        return Dataset(train, watched, train_labels=train.labels, test_labels=watched.labels, validation=watched)
+
+
+def open_described(tokenizer_name: str, data: Path, folder: Path) -> DescribedCodes:
+    """Codes of the training clips and of their mirror images, made once and kept in ``folder``.
+
+    Raises:
+        ConfigError: a tokenizer of something else than motion.
+        DapsError: errors of clips, of the tokenizer and of the sentence encoder.
+    """
+    tokenizer = Tokenizer.from_pretrained(tokenizer_name)
+    config = tokenizer.config
+    if config.motion is None:
+        raise ConfigError(f"codes: described motion needs a tokenizer of motion; {config.name} is one of images")
+    record = {
+        "model": config.name,
+        "weights_sha256": config.weights_sha256,
+        "num_tokens": config.num_tokens,
+        "vocab_size": config.vocab_size,
+        "stride": _STRIDE,
+    }
+    kept, said = folder / "described.npz", folder / "described.json"
+    if said.is_file() and json.loads(said.read_text()) == record:
+        with np.load(kept, allow_pickle=False) as arrays:
+            return DescribedCodes(DescribedItems(**{name: arrays[name] for name in arrays.files}), record)
+    items = _make(tokenizer, data / f"lafan1_{robot_of(config).name}.npz")
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(kept, **{field.name: getattr(items, field.name) for field in fields(items)})
+    write_bytes_atomically(said, json.dumps(record).encode(), overwrite=True)
+    return DescribedCodes(items, record)
+
+
+def _make(tokenizer: Tokenizer, path: Path) -> DescribedItems:
+    assert tokenizer.config.motion is not None
+    robot, fps, length = robot_of(tokenizer.config), tokenizer.config.motion.fps, tokenizer.config.input_shape[0]
+    clips = {name: clip for name, clip in load_clips(path, robot).items() if name not in VALIDATION_CLIPS}
+    numbers: dict[Group, int] = {}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("codes", "before", "paths", "groups", "share")}
+    total = 0
+    with click.progressbar(
+        clips.items(), label="encoding described motion", file=click.get_text_stream("stderr")
+    ) as bar:
+        for name, clip in bar:
+            starts = np.arange(0, len(clip) - max(length, REACH) - 1, _STRIDE)
+            features = compute_features(clip, fps=fps, robot=robot)
+            shown = [activities(name, clip[s : s + length + 1], fps=fps, robot=robot) for s in starts]
+            for poses, own, described in (
+                (clip, features, shown),
+                (mirrored(clip, robot), mirror_features(features, robot), [turned_round(both) for both in shown]),
+            ):
+                windows = own[starts[:, None] + np.arange(length)]
+                codes = [tokenizer.encode(windows[i : i + _AT_ONCE]).numpy() for i in range(0, len(windows), _AT_ONCE)]
+                parts["codes"].append(np.concatenate(codes).astype(np.int32))
+                back = np.arange(len(starts)) - length // _STRIDE
+                parts["before"].append(np.where(back >= 0, back + total, -1))
+                parts["paths"].append(paths_around(poses, starts))
+                parts["groups"].append(
+                    np.array([[numbers.setdefault(group, len(numbers)) for group in both] for both in described])
+                )
+                parts["share"].append(starts / len(poses))
+                total += len(starts)
+    of_groups = [sentences(group) for group in numbers]
+    texts = {text: number for number, text in enumerate(sorted({text for some in of_groups for text in some}))}
+    most = max(map(len, of_groups))
+    rows = np.array([[texts[some[place % len(some)]] for place in range(most)] for some in of_groups])
+    with click.progressbar(list(texts), label="embedding descriptions", file=click.get_text_stream("stderr")) as bar:
+        embeddings = np.concatenate([sentence_encoder()([text]) for text in bar])
+    made = {name: np.concatenate(values) for name, values in parts.items()}
+    return DescribedItems(**made, texts=rows, embeddings=embeddings, chosen=np.arange(total))
+
+
+def paths_around(poses: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The path around some frames as seen from there, (starts, 2, 128): as it was, and with a smooth future."""
+    ground = poses[:, :2]
+    smooth = ground
+    for _ in range(2):
+        padded = np.pad(smooth, [(_SMOOTH // 2, _SMOOTH // 2), (0, 0)], mode="edge")
+        summed = np.concatenate([np.zeros((1, 2)), np.cumsum(padded, axis=0)])
+        smooth = (summed[_SMOOTH:] - summed[:-_SMOOTH]) / _SMOOTH
+    heading = split_heading(poses[starts, 3:7])[0]
+    past = ground[np.maximum(starts[:, None] + np.arange(-REACH, 0), 0)]
+    after = starts[:, None] + np.arange(1, REACH + 1)
+    futures = (ground[after], approach(smooth[after], ground[starts], smooth[starts]))
+    both = [relative_path(np.concatenate([past, future], axis=1), ground[starts], heading) for future in futures]
+    return np.stack(both, axis=1)
