@@ -1,5 +1,6 @@
-"""A clip or its codes, followed by a simulated Unitree G1, as a GIF of both.
+"""A clip, its codes, or motion that a text asks for, followed by a simulated Unitree G1, as a GIF of both.
 
+    PYTHONPATH=. python examples/motion_control.py --text "walk forward" --way mpc -o followed.gif
     PYTHONPATH=. python examples/motion_control.py walk.daps --policy policy.onnx -o followed.gif
     PYTHONPATH=. python examples/motion_control.py walk.csv --model MODEL --way mpc -o followed.gif
 
@@ -22,7 +23,7 @@ from benchmarks.studies.control.measure import WAYS, follow_stretches
 from benchmarks.studies.control.reference import CLIP_FPS
 from benchmarks.studies.control.robot import CONTROL_FPS, Physics, Robot
 from benchmarks.studies.control.search import no_correction
-from daps_tokenizer import Clip, Codes, Tokenizer
+from daps_tokenizer import Clip, Codes, Generator, Tokenizer, sample_motion
 from daps_tokenizer.data.place import default_folder
 from daps_tokenizer.errors import DapsError, InputError
 from daps_tokenizer.files import write_bytes_atomically
@@ -33,7 +34,10 @@ from daps_tokenizer.motion.robots import G1
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the example."""
     parser = argparse.ArgumentParser(description="A simulated G1 that follows a clip or codes.")
-    parser.add_argument("motion", type=Path, help="a clip of a G1 (CSV, NPZ), or its codes (.daps)")
+    parser.add_argument("motion", type=Path, nargs="?", help="a clip of a G1 (CSV, NPZ), or its codes (.daps)")
+    parser.add_argument("--text", help="in place of a clip: a description, of which a generator draws codes")
+    parser.add_argument("--generator", default="daps-g1-text", help="draws the codes of --text")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--model", default="daps-g1-motion", help="the tokenizer")
     parser.add_argument("--way", choices=WAYS, default="greedy", help="what the servos get")
     parser.add_argument("--policy", type=Path, help="ONNX, from `python -m benchmarks control export`")
@@ -42,7 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("followed.gif"))
     chosen = parser.parse_args(arguments)
     tokenizer, robot = Tokenizer.from_pretrained(chosen.model), Robot(chosen.mjcf)
-    if chosen.motion.suffix == ".daps":
+    if (chosen.motion is None) == (chosen.text is None):
+        raise InputError("expected either a clip or codes to follow, or --text")
+    if chosen.text is not None:
+        generator = Generator.from_pretrained(chosen.generator)
+        codes = sample_motion(generator, tokenizer, chosen.text, seconds=chosen.seconds, seed=chosen.seed)
+        (clip,) = tokenizer.decode_to_clips(codes)
+    elif chosen.motion.suffix == ".daps":
         (clip,) = tokenizer.decode_to_clips(Codes.load(chosen.motion))
     else:
         clip = Clip.load(chosen.motion)

