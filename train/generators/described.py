@@ -25,7 +25,7 @@ from train.generators.descriptions import Group, activities, sentences, turned_r
 from train.motion import load_clips
 
 HIDDEN = {"text": 0.15, "path": 0.4, "before": 0.1}  # how often a condition is hidden
-_STRIDE = 32  # frames between windows; divides the length of a window
+_STRIDE = 16  # frames between windows; divides the length of a window
 _SMOOTH = 31  # frames over which a path is averaged, twice
 _AT_ONCE = 512
 
