@@ -54,7 +54,8 @@ def generator_card(config: GeneratorConfig) -> str:
 
 def _told(config: GeneratorConfig) -> str:
     if config.conditions:
-        told = ", ".join(f"{each.name} ({each.size} {'codes' if each.codes else 'numbers'})" for each in config.conditions)
+        kinds = {True: "codes", False: "numbers"}
+        told = ", ".join(f"{each.name} ({each.size} {kinds[each.codes]})" for each in config.conditions)
         return f"It is told, each only if given: {told}."
     return f"Labels: {', '.join(config.labels) or 'none'}."
 
