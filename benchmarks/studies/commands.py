@@ -362,8 +362,8 @@ def language(generator: str, data: Path, model: str | None, samples: int, seed: 
         "machine": describe_machine(),
         "generator": gen.name,
         "model": tokenizer.config.name,
-        "weights": f"{gen.name} {gen.config.files['model.safetensors'][:12]}, "
-        f"{tokenizer.config.name} {tokenizer.config.weights_sha256[:12]}",
+        "weights": f"{gen.name} {gen.config.files['model.safetensors'][:12]}",
+        "models": {tokenizer.config.name: f"weights {tokenizer.config.weights_sha256[:12]}"},
         "seed": seed,
         **measure_language(gen, tokenizer, data, samples=samples, seed=seed),
     }

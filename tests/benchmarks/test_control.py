@@ -21,7 +21,7 @@ from benchmarks.studies.control.reference import Reference, load_g1_clips
 from benchmarks.studies.control.robot import ACTIVE, Physics, Robot, states
 from benchmarks.studies.control.search import Leaning, PhysicsScore, run_codes
 from benchmarks.studies.control.tracking import Tracking
-from daps_tokenizer import BestOf, Clip, Tokenizer
+from daps_tokenizer import BestOf, Clip, Codes, Tokenizer
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.config import MotionConfig, NormalisationConfig
 from daps_tokenizer.errors import InputError
@@ -203,6 +203,19 @@ def test_the_example_draws_the_motion_and_the_robot_that_follows_it(
     module.main([str(tmp_path / "stand.csv"), "--mjcf", str(MJCF), "--seconds", "0.4", "-o", str(tmp_path / "a.gif")])
     with Image.open(tmp_path / "a.gif") as picture:
         assert picture.n_frames == 11 and picture.width == 480  # 0.4 s at 25 fps, two figures
+
+    def draw(generator: object, tokenizer: Tokenizer, text: str, *, seconds: float, seed: int) -> Codes:
+        assert (generator, text, seconds, seed) == ("the generator", "stand still", 0.4, 3)
+        return tokenizer.encode(tmp_path / "stand.csv")
+
+    monkeypatch.setattr(module, "sample_motion", draw)
+    monkeypatch.setattr(module.Generator, "from_pretrained", lambda name: "the generator")
+    words = ["--text", "stand still", "--seed", "3", "--mjcf", str(MJCF), "--seconds", "0.4"]
+    module.main([*words, "-o", str(tmp_path / "b.gif")])
+    assert (tmp_path / "b.gif").is_file()
+    for neither_or_both in ([], [str(tmp_path / "stand.csv"), *words]):
+        with pytest.raises(InputError, match="expected either a clip or codes to follow, or --text"):
+            module.main(neither_or_both)
 
 
 @pytest.mark.parametrize(

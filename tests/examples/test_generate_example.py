@@ -32,5 +32,6 @@ def test_a_built_in_generator_draws_codes_of_the_built_in_tokenizer(name: str) -
     assert (config.num_tokens, config.vocab_size) == (tokenizer.num_tokens, tokenizer.vocab_size)
     assert sum(path.stat().st_size for path in folder.path.iterdir()) < 10e6
     steps = 2 if config.kind == "flow" else None
-    codes = Generator.from_pretrained(name).sample(config.labels[0], 2, seed=0, steps=steps)
+    label = config.labels[0] if config.labels else None
+    codes = Generator.from_pretrained(name).sample(label, 2, seed=0, steps=steps)
     assert codes.shape == (2, tokenizer.num_tokens)
