@@ -345,18 +345,21 @@ def _held_out(model: str, data: Path, seconds: float) -> tuple[Tokenizer, list[C
 
 @click.command()
 @click.argument("generator")
-@click.option("--data", required=True, type=_FOLDER, help="lafan1_g1.npz, or that of another robot.")
+@click.option("--data", type=_FOLDER, help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--model", help="The tokenizer; default: the one that the generator names.")
 @click.option("--samples", default=24, show_default=True, type=click.IntRange(min=2), help="Motions of each kind.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--out", type=_FOLDER, default=RESULTS, show_default="benchmarks/results")
-def language(generator: str, data: Path, model: str | None, samples: int, seed: int, out: Path) -> None:
+def language(generator: str, data: Path | None, model: str | None, samples: int, seed: int, out: Path) -> None:
     """Measure motion that GENERATOR draws by a text and a path: whether it is what was said, and where it goes."""
     from benchmarks.studies.language import measure_language, write_language
     from daps_tokenizer import Generator
+    from daps_tokenizer.motion.robots import robot_of
+    from train.data import data_folder
 
     gen = Generator.from_pretrained(generator)
     tokenizer = Tokenizer.from_pretrained(model or gen.tokenizer.name)
+    clips = data_folder(data) / f"lafan1_{robot_of(tokenizer.config).name}.npz"
     content = {
         "command": command_line(),
         "machine": describe_machine(),
@@ -365,7 +368,7 @@ def language(generator: str, data: Path, model: str | None, samples: int, seed: 
         "weights": f"{gen.name} {gen.config.files['model.safetensors'][:12]}",
         "models": {tokenizer.config.name: f"weights {tokenizer.config.weights_sha256[:12]}"},
         "seed": seed,
-        **measure_language(gen, tokenizer, data, samples=samples, seed=seed),
+        **measure_language(gen, tokenizer, clips, samples=samples, seed=seed),
     }
     for written in write_language(out, content):
         click.echo(written)
