@@ -31,7 +31,7 @@ EMBEDDING_SIZE = 384
 
 _DEFAULT_SECONDS, _MOST_SECONDS = 6.0, 120.0
 _FASTEST = 12.0  # m/s that a path may ask for
-_SEEN = 3  # windows that are decoded to know where the robot is
+_SEEN = 8  # windows that are decoded to know where the robot is
 _FIRST_STEP = 0.3  # m from the start of a path to the point that the robot looks at
 
 
