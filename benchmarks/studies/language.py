@@ -6,6 +6,7 @@ clips, one whose description is nearest to the text, or whose path is nearest to
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -125,7 +126,7 @@ def _texts(kind: str, samples: int) -> list[str]:
 def _cut(clips: dict[str, np.ndarray], frames: int, stride: int) -> Stretches:
     parts, kinds = [], []
     for name, clip in clips.items():
-        own = next(k for k, of in enumerate(KINDS.values()) if name.rstrip("0123456789_subject").startswith(of))
+        own = next(number for number, of in enumerate(KINDS.values()) if name[: re.search(r"\d", name).start()] in of)
         for start in range(0, len(clip) - frames, stride):
             parts.append(clip[start : start + frames])
             kinds.append(own)
