@@ -64,7 +64,8 @@ def _training(config: GeneratorConfig) -> str:
     record = config.training
     experiment, held_out = record["experiment"], record.get("validation", {})
     codes = experiment["codes"]
-    items = f"{codes['dataset'] or codes['folder']}, {record['train_items']:,} items"
+    named = {"described": "described windows of LAFAN1"}.get(codes["dataset"], codes["dataset"] or codes["folder"])
+    items = f"{named}, {record['train_items']:,} items"
     said = (
         f"On codes of {items}: {record['steps']:,} steps of {experiment['batch_size']} in "
         f"{record['seconds'] / 60:.0f} minutes ({record['versions']['device']}, torch {record['versions']['torch']})."

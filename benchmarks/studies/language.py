@@ -246,12 +246,14 @@ def _measure_paths(
     names = list(KINDS)
     chosen = np.flatnonzero(np.isin(held_out.kinds, [names.index("walk"), names.index("run")]))
     asked = held_out.poses[chosen, :, :2]
-    told, open_ended = [], []
+    told, told_once, open_ended = [], [], []
     for number, place in enumerate(chosen):
         text = _texts(names[held_out.kinds[place]], number + 1)[number]
         options: dict[str, Any] = {"seed": seed + number}
         codes = sample_motion(generator, tokenizer, text, path=asked[number], **options)
         told.append(tokenizer.decode(codes)[0, :, :2])
+        codes = sample_motion(generator, tokenizer, text, path=asked[number], candidates=1, **options)
+        told_once.append(tokenizer.decode(codes)[0, :, :2])
         codes = sample_motion(generator, tokenizer, text, seconds=asked.shape[1] / 30, **options)
         open_ended.append(tokenizer.decode(codes)[0, :, :2])
     decoded = tokenizer.decode(_encode(tokenizer, held_out.poses[chosen]))[:, :, :2]
@@ -261,6 +263,7 @@ def _measure_paths(
     nearest = [known[int(np.argmin(np.linalg.norm(known - path, axis=-1).mean(1)))] for path in targets]
     found = {
         "path told": _turned(np.array(told), ahead),
+        "path told, one draw of each window": _turned(np.array(told_once), ahead),
         "path not told": np.array(open_ended),
         "nearest clip": np.array(nearest),
         "reconstruction of the original": _turned(decoded, ahead),

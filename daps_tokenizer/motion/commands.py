@@ -31,6 +31,7 @@ EMBEDDING_SIZE = 384
 
 _DEFAULT_SECONDS, _MOST_SECONDS = 6.0, 120.0
 _FASTEST = 12.0  # m/s that a path may ask for
+_JUDGED = 1  # windows before one that is judged, which are decoded with it
 _SEEN = 8  # windows that are decoded to know where the robot is
 _FIRST_STEP = 0.3  # m from the start of a path to the point that the robot looks at
 
@@ -146,6 +147,7 @@ def sample_motion(
     seed: int | None = None,
     guidance: float | None = None,
     temperature: float | None = None,
+    candidates: int = 8,
 ) -> Codes:
     """Draw motion that does what a text says, along a path.
 
@@ -161,6 +163,7 @@ def sample_motion(
         seconds: how long, at most 120; None is as long as the path, or 6 s without one.
         num_samples: S, different motions.
         seed, guidance, temperature: as of :meth:`Generator.sample`.
+        candidates: with a path, of so many draws of each window the one is taken that stays nearest to it.
 
     Returns:
         Codes (S, windows, N) of clips.
@@ -170,8 +173,7 @@ def sample_motion(
             used, or a time that is out of range or longer than the path.
         UnsupportedError: a text, and the packages that read it are not installed.
     """
-    told = {condition.name for condition in generator.conditions}
-    if not {TEXT, PATH, BEFORE} <= told:
+    if not {TEXT, PATH, BEFORE} <= {condition.name for condition in generator.conditions}:
         takes = f"labels: {', '.join(generator.labels[:10])}" if generator.labels else "no text, path or length"
         raise InputError(f"{generator.name} draws single items and takes {takes}; daps-g1-text takes a text and a path")
     if generator.tokenizer.weights_sha256 != tokenizer.config.weights_sha256 or tokenizer.config.motion is None:
@@ -180,6 +182,7 @@ def sample_motion(
             f"{generator.tokenizer.weights_sha256[:12]}), not of {tokenizer.config.name}"
         )
     check_integer("num_samples", num_samples, least=1)
+    check_integer("candidates", candidates, least=1)
     fps, length = tokenizer.config.motion.fps, tokenizer.config.input_shape[0]
     points = None
     if path is not None:
@@ -195,10 +198,14 @@ def sample_motion(
             conditions[PATH] = follower.look(drawn)
         if window:
             conditions[BEFORE] = drawn[:, -1]
+        draws = 1 if follower is None else candidates
+        told = {name: value.repeat(draws, axis=0) if value.ndim > 1 else value for name, value in conditions.items()}
         codes = generator.sample(
-            None, num_samples, seed=own_seed, guidance=guidance, temperature=temperature, conditions=conditions
+            None, num_samples * draws, seed=own_seed, guidance=guidance, temperature=temperature, conditions=told
         )
-        drawn = np.concatenate([drawn, codes.numpy()[:, None]], axis=1)
+        drawn = np.concatenate([drawn.repeat(draws, axis=0), codes.numpy()[:, None]], axis=1)
+        if follower is not None and draws > 1:
+            drawn = follower.nearest(drawn, draws)
     starts = () if follower is None else follower.starts(0)
     return _codes_of(tokenizer, drawn, ClipLayout(frames, windows, 0, fps, starts))
 
@@ -224,9 +231,7 @@ class _Follower:
         window = codes.shape[1]
         past = np.zeros((len(codes), REACH, 2))
         if window:
-            first = max(0, window - _SEEN)
-            shown = ClipLayout((window - first) * self._length, window - first, 0, self._fps, self.starts(first))
-            poses = self._tokenizer.decode(_codes_of(self._tokenizer, codes[:, first:], shown))
+            poses = self._decode(codes, max(0, window - _SEEN), 1)
             past = poses[:, -REACH:, :2]
             headings = np.unwrap(split_heading(poses[:, -2:, 3:7])[0])
             places = np.concatenate([poses[:, -2:, :2], headings[..., None]], axis=-1)
@@ -237,6 +242,22 @@ class _Follower:
         frame = window * self._length
         future = approach(self._points[frame + 1 : frame + 1 + REACH], place, self._points[frame])
         return relative_path(np.concatenate([past, future], axis=1), place, heading)
+
+    def nearest(self, codes: np.ndarray, draws: int) -> np.ndarray:
+        """Of every ``draws`` rows of (S · draws, windows, N) the one whose last window is nearest to the path."""
+        window = codes.shape[1] - 1
+        poses = self._decode(codes, max(0, window - _JUDGED), draws)[:, -self._length :, :2]
+        targets = self._points[window * self._length : (window + 1) * self._length]
+        off = np.linalg.norm(poses - targets, axis=-1).mean(1).reshape(-1, draws)
+        chosen: np.ndarray = codes[np.arange(len(off)) * draws + off.argmin(1)]
+        return chosen
+
+    def _decode(self, codes: np.ndarray, first: int, draws: int) -> np.ndarray:
+        """Poses of the windows from ``first`` on, of rows of which ``draws`` in a row began alike."""
+        windows = codes.shape[1] - first
+        starts = tuple(start for start in self.starts(first) for _ in range(draws))
+        layout = ClipLayout(windows * self._length, windows, 0, self._fps, starts)
+        return self._tokenizer.decode(_codes_of(self._tokenizer, codes[:, first:], layout))
 
 
 def _codes_of(tokenizer: Tokenizer, values: np.ndarray, layout: ClipLayout) -> Codes:

@@ -70,6 +70,15 @@ def test_a_motion_starts_where_its_path_does_and_looks_along_it(gen: Generator, 
     assert np.allclose(tok.decode(codes)[:, 0, :2], [3.0, -1.0], atol=1e-5)
 
 
+def test_of_several_draws_the_one_nearest_to_the_path_is_taken(gen: Generator, tok: Tokenizer) -> None:
+    path = line(64 / 30, speed=0.5)
+    off = []
+    for candidates in (1, 16):
+        codes = sample_motion(gen, tok, path=path, num_samples=4, seed=0, candidates=candidates)
+        off.append(np.linalg.norm(tok.decode(codes)[..., :2] - path, axis=-1).mean())
+    assert off[1] < off[0]
+
+
 def test_a_path_looks_the_same_from_everywhere() -> None:
     points = np.random.default_rng(0).normal(size=(64, 2))
     seen = relative_path(points, np.array([1.0, 2.0]), np.array(0.5))
@@ -132,7 +141,7 @@ def test_what_cannot_be_drawn_is_refused(
     for seconds in (0, 121, float("nan"), True):
         with pytest.raises(InputError, match="seconds must be"):
             sample_motion(gen, tok, seconds=seconds)
-    for name in ("num_samples", "seed", "guidance", "temperature"):
+    for name in ("num_samples", "seed", "guidance", "temperature", "candidates"):
         with pytest.raises(InputError, match=name):
             sample_motion(gen, tok, "a walk", seconds=1, **{name: -1})
 
