@@ -49,7 +49,7 @@ def checkpoint(folder: Path, kind: str, methods: list[str]) -> Path:
     return folder
 
 
-def test_methods_stand_side_by_side_with_all_their_stages(one_thread: None, data: Path, tmp_path: Path) -> None:
+def test_methods_stand_side_by_side_with_all_their_stages(data: Path, tmp_path: Path) -> None:
     folders = [
         checkpoint(data / "a", "nearest", ["vqvae"]),
         checkpoint(data / "b", "autoregressive", ["vqvae", "daps"]),
@@ -80,9 +80,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(data: Path) -> None:
         compare_checkpoints([data], data, limit=None, seed=0)
 
 
-def test_checkpoints_of_different_datasets_are_refused(
-    one_thread: None, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoints_of_different_datasets_are_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [checkpoint(data / name, "nearest", ["vqvae"]) for name in ("a", "b")]
     opened = compare.open_checkpoint
 

@@ -19,8 +19,6 @@ from train.data import Dataset
 from train.experiment import Experiment, Precision
 from train.items import ArrayItems
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:

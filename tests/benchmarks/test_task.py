@@ -25,7 +25,6 @@ from train.data import Dataset
 from train.items import ArrayItems
 
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def stripes(count: int = 60) -> Dataset:

@@ -101,7 +101,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors"])
-def test_a_flipped_bit_in_a_checkpoint_is_found(name: str, tmp_path: Path, one_thread: None) -> None:
+def test_a_flipped_bit_in_a_checkpoint_is_found(name: str, tmp_path: Path) -> None:
     run(experiment(steps=1), tmp_path)
     flip_a_bit(tmp_path / "checkpoint" / name)
     with pytest.raises(ModelFileError, match=rf"checkpoint/{name}: is damaged, its sha256 is not the recorded one"):

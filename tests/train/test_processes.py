@@ -27,8 +27,6 @@ from train.loop import check_shares, fit
 from train.processes import describe_processes, join_processes, locked
 from train.recorder import read_metrics
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_one_process_says_that_it_is_alone() -> None:
     assert describe_processes(Accelerator(cpu=True)) == "1 process on CPU"
@@ -162,8 +160,8 @@ def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path: Path
         one, two = losses(tmp_path / "one", name), losses(tmp_path / "two", name)
         assert len(one) == len(two) == 20 and {"loss", "log_p"} <= one[0].keys()
         for alone, together in zip(one, two, strict=True):
-            # Sums of floats in another order move a draw, or a nearest code, over an edge sooner or later: after 8 steps
-            # on one processor, not in 20 on another.
+            # Sums of floats in another order move a draw, or a nearest code, over an edge sooner or later: after 8
+            # steps on one processor, not in 20 on another.
             tolerance = 1e-4 if alone["step"] <= 5 else 1e-2
             assert together == pytest.approx(alone, rel=tolerance, abs=1e-6), (name, alone["step"])
 
@@ -176,7 +174,9 @@ def test_when_one_process_is_killed_the_others_say_so_and_another_number_resumes
         while not checkpoint.exists() and time.monotonic() < deadline:
             time.sleep(0.2)
         processes[1].send_signal(signal.SIGKILL)
-        errors = [process.communicate(timeout=600)[1].strip().splitlines()[-1] for process in (processes[0], *processes[2:])]
+        errors = [
+            process.communicate(timeout=600)[1].strip().splitlines()[-1] for process in (processes[0], *processes[2:])
+        ]
     expected = f"ProcessLost: {tmp_path / 'daps'}: another process of this training has ended, so this one stops too"
     assert all(line.startswith(expected) for line in errors), errors
     assert not (tmp_path / "daps" / ".lock").exists()

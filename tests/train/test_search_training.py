@@ -24,8 +24,6 @@ from train.methods.base import Batch, sum_neighbourhood
 from train.methods.daps import DAPS, DAPSSettings
 from train.methods.search import SearchSettings, SearchTraining
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # Few enough codes to try all 6⁴ combinations.
 ENUMERABLE = dataclasses.replace(TINY_GRID, name="enumerable", input_shape=(8, 8, 3), num_tokens=4, vocab_size=6)
 

@@ -21,8 +21,6 @@ from train.methods.counterfactual import (
 )
 from train.methods.daps import DAPS, DAPSSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ETA, BETA = torch.tensor(2.0, dtype=torch.float64), 0.7
 VOCAB_SIZE = 6
 

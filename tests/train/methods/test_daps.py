@@ -27,8 +27,6 @@ from train.methods.daps import (
     importance_weights,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 BETA, ETA = 0.7, torch.tensor(2.0, dtype=torch.float64)
 
 

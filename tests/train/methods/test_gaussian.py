@@ -12,8 +12,6 @@ from train.evaluate import evaluate
 from train.items import ArrayItems
 from train.methods.gaussian import GaussianVAE, GaussianVAESettings, Posterior
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def gaussian(config: TokenizerConfig = TINY_MLP) -> GaussianVAE:
     torch.manual_seed(0)

@@ -15,8 +15,6 @@ from train.methods.base import entropy_of
 from train.methods.gr_mck import GRMCKSettings, conditional_perturbations, rao_straight_through
 from train.methods.gumbel import GumbelSettings, GumbelSoftmax, straight_through
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LOGITS = torch.tensor([0.3, -1.0, 0.9, 0.1], dtype=torch.float64)
 LINEAR = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
 DRAWS = 40_000

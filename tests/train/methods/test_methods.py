@@ -21,8 +21,6 @@ from train.methods import METHODS as BY_NAME
 from train.methods import Batch, build_method
 from train.optimisation import OptimiserConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LEARNED = {"beta_initial": 0.5, "beta_final": 0.05}
 METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "daps": ("daps", "autoregressive", LEARNED | {"num_samples": 4, "eta_initial": 5.0}),

@@ -14,8 +14,6 @@ from train.methods.base import Batch
 from train.methods.ppo import PPO, PPOSettings, adapt, clipped_objective
 from train.methods.reinforce import Reinforce, ReinforceSettings, leave_one_out, score_loss
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 REWARDS = torch.tensor([-3.0, 1.0, 0.5, -7.0], dtype=torch.float64)
 BETA = 0.3
 

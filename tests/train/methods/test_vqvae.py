@@ -15,8 +15,6 @@ from train.methods.base import Batch, Method
 from train.methods.distil import Distillation, DistillationSettings
 from train.methods.vqvae import NEXT_CODES, VQVAE, VQVAESettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 configs = pytest.mark.parametrize("config", [TINY_MLP, TINY_GRID], ids=lambda config: config.name)
 
 
