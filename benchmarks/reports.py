@@ -28,7 +28,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
-def report(title: str, commands: Sequence[str], *paragraphs: str, machine: dict[str, str]) -> str:
+def report(title: str, commands: Sequence[str], *paragraphs: str, machine: dict[str, str] | None) -> str:
     """A whole Markdown file.
 
     Args:
@@ -36,10 +36,19 @@ def report(title: str, commands: Sequence[str], *paragraphs: str, machine: dict[
         commands: that measured, one a line.
         paragraphs: tables and notes.
         machine: as from :func:`~daps_tokenizer.evaluation.timing.describe_machine`, without which no
-            number is a measurement.
+            number is a measurement; None where a paragraph names it.
     """
     quoted = "\n".join(f"`{command}`" for command in commands)
-    return "\n\n".join([f"# {title}", quoted, *paragraphs, f"{machine_line(machine)}."]) + "\n"
+    ending = [] if machine is None else [f"{machine_line(machine)}."]
+    return "\n\n".join([f"# {title}", quoted, *paragraphs, *ending]) + "\n"
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure of this size in inches, whatever the screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    return FigureCanvasAgg(Figure((width, height), layout="constrained")).figure
 
 
 def png_of(figure: Any) -> bytes:

@@ -16,14 +16,14 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.motion.features import FPS
 from daps_tokenizer.motion.robots import robot_of
-from train.checkpoint import read_config
+from train.checkpoint import load_checkpoint, read_config
 from train.dashboard import CURVES, draw_dashboard, pictures_of
 from train.data import Dataset, DatasetKind, load_dataset
 from train.evaluate import evaluate
 from train.items import Items
 from train.methods import Method, build_method, method_settings
 from train.motion import MotionAugmentation
-from train.optimisation import OptimiserConfig
+from train.optimisation import OptimiserConfig, build_optimiser
 from train.photos import PhotosConfig
 from train.widen import is_smaller, load_widened
 
@@ -102,6 +102,12 @@ class Experiment:
     def build_method(self, model: Autoencoder) -> Method:
         """The method around it."""
         return build_method(self.method, model, self.settings)
+
+    def trained(self, run_folder: Path) -> Method:
+        """The method with what its last checkpoint holds; errors of :func:`train.checkpoint.load_checkpoint`."""
+        method = self.build_method(self.build_model())
+        load_checkpoint(run_folder / "checkpoint", method, build_optimiser(method, self.optimiser))
+        return method
 
     def load_start(self, model: Autoencoder, source: Path) -> None:
         """Take the weights of a checkpoint or model folder, which may be of a smaller model."""

@@ -15,21 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.reports import json_bytes, png_of, report, table, write_report
+from benchmarks.reports import json_bytes, new_figure, png_of, report, table, write_report
 from benchmarks.studies.probes import choose_labelled, codes_of, one_hot, probe_accuracy
 from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.files import write_bytes_atomically
-from daps_tokenizer.model.autoencoder import Autoencoder
-from train.checkpoint import load_checkpoint
 from train.data import Dataset
 from train.evaluate import evaluate
 from train.experiment import Experiment
 from train.loop import fit
-from train.methods import build_method
 from train.methods.daps import DAPS
 from train.methods.rewards import ClassReward
-from train.optimisation import build_optimiser
 
 PROBE_ITEMS = 12_000  # from which the probe gets as many of each class as can be
 PROBE_LABELS = 10_000
@@ -121,8 +117,7 @@ def _kept(path: Path, experiment: Experiment) -> RewardRow | None:
 def _measure(
     experiment: Experiment, dataset: Dataset, folder: Path, reward: str, weight: float, *, seconds: float
 ) -> RewardRow:
-    method = build_method(experiment.method, Autoencoder(experiment.model), experiment.settings)
-    load_checkpoint(folder / "checkpoint", method, build_optimiser(method, experiment.optimiser))
+    method = experiment.trained(folder)
     assert isinstance(method, DAPS) and dataset.train_labels is not None and dataset.test_labels is not None
     (classifier,) = (module for module in method.rewards.rewards if isinstance(module, ClassReward))
     method.eval()
@@ -204,11 +199,7 @@ def _spread(rows: list[RewardRow], name: str, scale: float, digits: int) -> str:
 
 def _plot(experiment: Experiment, rows: list[RewardRow]) -> bytes:
     """Accuracy over log p, a point for each weight."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.5, 4.5)
     axes = figure.subplots()
     for reward in dict.fromkeys(row.reward for row in rows):
         points = []

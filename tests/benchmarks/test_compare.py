@@ -59,7 +59,7 @@ def test_methods_stand_side_by_side_with_all_their_stages(data: Path, tmp_path: 
     assert [row["crops"] for row in rows] == [40, 80] and [row["seconds"] for row in rows] == [2.5, 5.0]
     expected = evaluate(TrainedModel(_load(folders[1])), load_dataset("mnist", data).test, limit=6)
     assert rows[1]["greedy_log_p"]["mean"] == pytest.approx(expected["greedy_log_p"])
-    assert rows[1]["codes_used"] == expected["codes_used"] and rows[0]["items"] == 6
+    assert rows[0]["items"] == 6 and "sampled_log_p" in rows[1] and "sampled_log_p" not in rows[0]
     assert rows[0]["gain"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     difference = rows[1]["greedy_log_p"]["mean"] - rows[0]["greedy_log_p"]["mean"]
     assert rows[1]["gain"]["mean"] == pytest.approx(difference, abs=1e-3)
@@ -82,14 +82,14 @@ def test_a_folder_that_is_no_checkpoint_is_refused(data: Path) -> None:
 
 def test_checkpoints_of_different_datasets_are_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [checkpoint(data / name, "nearest", ["vqvae"]) for name in ("a", "b")]
-    opened = compare.open_checkpoint
+    measure = compare.measure_checkpoint
 
-    def open_as_another(folder: Path, where: Path) -> tuple[Any, ...]:
-        model, record, test = opened(folder, where)
-        record["experiment"]["dataset"] = {"a": "mnist", "b": "cifar10"}[folder.name]
-        return model, record, test
+    def measure_as_another(folder: Path, where: Path, **options: Any) -> Any:
+        found = measure(folder, where, **options)
+        found.record["experiment"]["dataset"] = {"a": "mnist", "b": "cifar10"}[folder.name]
+        return found
 
-    monkeypatch.setattr(compare, "open_checkpoint", open_as_another)
+    monkeypatch.setattr(compare, "measure_checkpoint", measure_as_another)
     with pytest.raises(InputError, match=r"b: its data are cifar10, and those of .*a mnist"):
         compare_checkpoints(folders, data, limit=6, seed=0)
 

@@ -28,7 +28,7 @@ from tests.paths import DATA, ROOT
 from tests.settings import TINY_MLP
 from train.__main__ import main
 from train.data import Dataset, data_folder, load_dataset
-from train.evaluate import EVALUATION_BATCH, evaluate, evaluate_checkpoint
+from train.evaluate import BATCH, evaluate, evaluate_checkpoint
 from train.experiment import Experiment, load_experiment
 from train.items import ArrayItems
 from train.loop import fit
@@ -137,7 +137,7 @@ def test_a_checkpoint_and_the_model_that_is_exported_from_it_have_one_result(
 def test_an_evaluation_is_the_mean_over_items_whatever_the_batches() -> None:
     torch.manual_seed(0)
     model = Autoencoder(TINY_MLP)
-    items = np.random.default_rng(0).integers(0, 256, (EVALUATION_BATCH + 3, 28, 28, 1), dtype=np.uint8)
+    items = np.random.default_rng(0).integers(0, 256, (BATCH + 3, 28, 28, 1), dtype=np.uint8)
     found = evaluate(TrainedModel(model), ArrayItems(items))
     with torch.no_grad():
         x = model.standardise(torch.from_numpy(items))

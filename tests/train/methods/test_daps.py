@@ -301,8 +301,8 @@ def test_a_short_run_learns_codes_that_tell_images_apart() -> None:
     method = tiny_daps(TINY_MLP, num_samples=6, beta_initial=0.1, ess_target=0.5)
     groups = [{"params": method.model.parameters(), "lr": 1e-2}, {"params": [method.log_eta], "lr": 5e-2}]
     optimiser, inputs = torch.optim.AdamW(groups), images(TINY_MLP, 4)
-    for step in range(150):
-        losses = method(Batch(inputs), torch.Generator().manual_seed(step), step / 150)
+    for step in range(100):
+        losses = method(Batch(inputs), torch.Generator().manual_seed(step), step / 100)
         optimiser.zero_grad()
         losses.total.backward()
         optimiser.step()
