@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import re
 import time
@@ -43,7 +42,7 @@ _TRACK = "A point: NAME=BODY, NAME=SITE or NAME=BODY@x,y,z with a place in the b
 
 
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What ``fit``, ``distil`` and ``generator`` have in common."""
+    """What ``fit`` and ``generator`` have in common."""
     options = (
         click.argument("config", type=click.Path(path_type=Path)),
         click.option("--run", "run_folder", type=click.Path(path_type=Path), help="The folder; default: runs/NAME."),
@@ -159,13 +158,6 @@ def fit(config: Path, **options: Any) -> None:
 
 @main.command()
 @_run_options
-def distil(config: Path, **options: Any) -> None:
-    """Fit the autoregressive recognition model to the codes of a VQ-VAE by maximum likelihood."""
-    _run(config, functools.partial(_open_tokenizer, required_method="distil"), **options)
-
-
-@main.command()
-@_run_options
 def generator(config: Path, **options: Any) -> None:
     """Train the generator in CONFIG on codes, from its last checkpoint if there is one."""
     from train.generators.experiment import open_generator
@@ -173,14 +165,10 @@ def generator(config: Path, **options: Any) -> None:
     _run(config, open_generator, **options)
 
 
-def _open_tokenizer(
-    config: Path, changes: tuple[str, ...], data: Path | None, *, required_method: str | None = None
-) -> tuple[Experiment, Dataset]:
+def _open_tokenizer(config: Path, changes: tuple[str, ...], data: Path | None) -> tuple[Experiment, Dataset]:
     from train.experiment import load_experiment, open_dataset
 
     experiment = load_experiment(config, changes)
-    if required_method not in (None, experiment.method):
-        raise ConfigError(f"{config}: method is {experiment.method}, not {required_method}; run it with `fit`")
     return experiment, open_dataset(experiment, data)
 
 

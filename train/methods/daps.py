@@ -80,7 +80,7 @@ class DAPSSettings:
         num_samples: K, samples of each item; counterfactual credit needs one.
         beta_initial, beta_final: the entropy bonus, which decays exponentially.
         credit: ``global``, the paper's one weight per sample; ``local``, a weight per code from log p(x|z) summed over
-            the ``neighbourhood`` × ``neighbourhood`` codes around it; ``counterfactual``, a better policy per code.
+            the 3 × 3 codes around it; ``counterfactual``, a better policy per code.
         trust_region: ``learned``, as in the paper, η follows its target by gradient descent from ``eta_initial`` with
             ``eta_learning_rate``; ``solved``, η is found in every step.
         ess_target: effective sample size, as a share of K; for global and local credit.
@@ -97,7 +97,6 @@ class DAPSSettings:
     beta_initial: float = 6.0
     beta_final: float = 0.01
     credit: Credit = "global"
-    neighbourhood: int = 3
     trust_region: TrustRegion = "learned"
     ess_target: float = 0.33
     kl_target: float = 0.003
@@ -135,8 +134,6 @@ class DAPSSettings:
         if self.credit == "counterfactual" and (self.search is not None or self.rewards):
             raise ConfigError("daps: counterfactual credit takes no search and no further rewards")
         check_batch_norm(self.batch_norm)
-        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
-            raise ConfigError(f"neighbourhood must be odd, not {self.neighbourhood}")
         check_weights(self.rewards)
         if self.num_classes < 2 or self.reward_learning_rate <= 0:
             raise ConfigError("daps needs num_classes of at least 2 and a positive reward_learning_rate")
@@ -240,7 +237,7 @@ class DAPS(PolicyMethod):
         else:
             grid = model.config.token_grid
             assert grid is not None  # checked in __init__
-            rewards = sum_neighbourhood(model.sum_cells(log_p.detach()), grid, settings.neighbourhood)
+            rewards = sum_neighbourhood(model.sum_cells(log_p.detach()), grid)
             paid = log_q
         samples_last = (-1, settings.num_samples)
         return rewards.unflatten(0, samples_last).transpose(1, 2), paid.unflatten(0, samples_last).transpose(1, 2)
