@@ -28,6 +28,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
+def short(value: float) -> str:
+    """A time with about three digits."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
 def report(title: str, commands: Sequence[str], *paragraphs: str, machine: dict[str, str] | None) -> str:
     """A whole Markdown file.
 

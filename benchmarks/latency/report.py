@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.latency.floor import Peaks
 from benchmarks.latency.measure import Row
-from benchmarks.reports import new_figure, png_of, report, table, write_report
+from benchmarks.reports import new_figure, png_of, report, short, table, write_report
 from daps_tokenizer.evaluation.timing import machine_line
 
 _COLUMNS = (
@@ -96,7 +96,7 @@ def _plot(rows: Sequence[Row]) -> bytes:
             places = [place + 0.4 - height * (number + 0.5) for place, model in enumerate(models) if model in chosen]
             values = [chosen[model] for model in models if model in chosen]
             bars = axes.barh(places, values, height * 0.9, label=name)
-            axes.bar_label(bars, [_milliseconds(value) for value in values], padding=3)
+            axes.bar_label(bars, [short(value or 0.0) for value in values], padding=3)
         axes.set(title=f"{action}, ms a call", xlabel="", xticks=[], yticks=range(len(models)), yticklabels=models)
         axes.margins(x=0.15)
         axes.spines[["top", "right", "bottom"]].set_visible(False)
@@ -104,10 +104,6 @@ def _plot(rows: Sequence[Row]) -> bytes:
     items = "one image or window" if batch == 1 else f"batches of {batch}"
     figure.suptitle(f"{items}, {threads} thread{'s' * (threads > 1)}, shorter is better")
     return png_of(figure)
-
-
-def _milliseconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
 def _series(row: Row) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.reports import report, table, write_report
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.evaluation.metrics import summarise
+from daps_tokenizer.evaluation.metrics import interval_text, summarise
 from daps_tokenizer.model.autoencoder import Autoencoder
 from train.evaluate import measure_checkpoint
 
@@ -101,10 +101,7 @@ def write_comparison(folder: Path, name: str, content: dict[str, Any]) -> list[P
             f"{row['crops']:,}",
             f"{row['parameters']:,}",
             f"{row['bits']:.1f}",
-            *(
-                "{mean:.{d}f} [{low:.{d}f}, {high:.{d}f}]".format(d=digits, **row[column]) if column in row else "–"
-                for column, (_, digits) in _COLUMNS.items()
-            ),
+            *(interval_text(row[column], digits) if column in row else "–" for column, (_, digits) in _COLUMNS.items()),
             f"{row['code_perplexity']:.1f}",
             row["codes_used"],
         ]

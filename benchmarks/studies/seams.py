@@ -19,7 +19,7 @@ from daps_tokenizer.backends.tiled import can_be_one_grid
 from daps_tokenizer.codes.layouts import TileLayout
 from daps_tokenizer.data.datasets import Data
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.evaluation.metrics import summarise
+from daps_tokenizer.evaluation.metrics import interval_text, summarise
 from daps_tokenizer.images.tiles import join_tiles
 
 # Distances from the nearest border in pixels, each up to the next; 0 touches it.
@@ -109,7 +109,7 @@ def write_seams(folder: Path, model: str, content: dict[str, Any]) -> list[Path]
     rows = [
         (
             _title(key, following),
-            *("{mean:.0f} [{low:.0f}, {high:.0f}]".format(**results[view][key]) for view in views),
+            *(interval_text(results[view][key], 0) for view in views),
         )
         for key, following in zip(keys, [*keys[1:], None], strict=True)
     ]

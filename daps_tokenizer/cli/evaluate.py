@@ -15,6 +15,7 @@ from daps_tokenizer.cli.outputs import is_there
 from daps_tokenizer.data.datasets import Data, Split, open_data
 from daps_tokenizer.errors import DapsError, OutputExistsError
 from daps_tokenizer.evaluation.evaluate import Evaluated, describe_protocol, evaluate, ways_to_encode
+from daps_tokenizer.evaluation.metrics import interval_text
 from daps_tokenizer.evaluation.timing import machine_line
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import open_model
@@ -155,7 +156,7 @@ def _print_results(content: dict[str, Any]) -> None:
     with_fid = any("fid" in result for result in results.values())
     rows = []
     for way, result in results.items():
-        cells = ["{mean:.{d}f} [{low:.{d}f}, {high:.{d}f}]".format(d=_DIGITS[name], **result[name]) for name in metrics]
+        cells = [interval_text(result[name], _DIGITS[name]) for name in metrics]
         usage = [f"{result['code_perplexity']:.1f}", str(result["codes_used"]), str(result["dead_codes"])]
         rows.append([way, *cells, *([f"{result['fid']:.2f}"] if with_fid else []), *usage])
     print_table(["codes", *metrics, *(["fid"] if with_fid else []), "perplexity", "used", "dead"], rows)
