@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,11 +78,12 @@ def random_grid_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(checkpoint, "random-grid", tmp_path_factory)
 
 
-def random_checkpoint(config: TokenizerConfig, folder: Path) -> Path:
+def random_checkpoint(config: TokenizerConfig, folder: Path, record: dict[str, Any] | None = None) -> Path:
     torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
     save_weights(Autoencoder(config), folder / "model.safetensors")
     (folder / "config.json").write_text(config.to_json())
-    (folder / "training.json").write_text('{"steps": 0}')
+    (folder / "training.json").write_text(json.dumps(record or {"steps": 0}))
     return folder
 
 

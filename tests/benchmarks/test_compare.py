@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.studies import compare
 from benchmarks.studies.compare import compare_checkpoints, write_comparison
 from daps_tokenizer.errors import InputError, ModelFileError
 from daps_tokenizer.evaluation.timing import describe_machine
-from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
+from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from tests.conftest import random_checkpoint
 from tests.paths import ROOT
 from tests.settings import TINY_MLP, of_kind
 from train.data import load_dataset
@@ -32,21 +32,9 @@ def data(tmp_path: Path) -> Path:
 
 
 def checkpoint(folder: Path, kind: str, methods: list[str]) -> Path:
-    torch.manual_seed(0)
-    config = of_kind(TINY_MLP, kind)
-    folder.mkdir()
-    save_weights(Autoencoder(config), folder / "model.safetensors")
-    (folder / "config.json").write_text(config.to_json())
-    stages = [
-        {
-            "experiment": {"name": folder.name, "method": method, "dataset": "mnist", "batch_size": 4},
-            "steps": 10,
-            "seconds": 2.5,
-        }
-        for method in methods
-    ]
-    (folder / "training.json").write_text(json.dumps({**stages[-1], "stages_before": stages[:-1]}))
-    return folder
+    about = {"name": folder.name, "dataset": "mnist", "batch_size": 4}
+    stages = [{"experiment": about | {"method": method}, "steps": 10, "seconds": 2.5} for method in methods]
+    return random_checkpoint(of_kind(TINY_MLP, kind), folder, {**stages[-1], "stages_before": stages[:-1]})
 
 
 def test_methods_stand_side_by_side_with_all_their_stages(data: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from daps_tokenizer.errors import ConfigError, InputError, ModelFileError
 from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
 from daps_tokenizer.motion.features import standing
+from tests.conftest import random_checkpoint
 from tests.settings import CIFAR10, TINY_GRID, TINY_MLP
 from tests.train.test_training import experiment
 from train.code_search import CodeSearch
@@ -39,11 +40,7 @@ def stripes(count: int = 60) -> Dataset:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(0)
-    save_weights(Autoencoder(TINY_MLP), folder / "model.safetensors")
-    (folder / "config.json").write_text(TINY_MLP.to_json())
-    return folder
+    return random_checkpoint(TINY_MLP, tmp_path_factory.mktemp("checkpoint"))
 
 
 # --- features and probes

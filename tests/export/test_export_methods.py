@@ -19,7 +19,7 @@ from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.errors import BackendError, UnsupportedError
 from daps_tokenizer.evaluation.evaluate import measure, ways_to_encode
 from daps_tokenizer.hub import ModelFolder, open_model
-from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
+from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.search.best_of import BestOf
 from daps_tokenizer.search.local import LocalSearch
 from export.__main__ import main
@@ -27,6 +27,7 @@ from export.check import compare, random_inputs
 from export.differences import choice_gap
 from export.folder import export_folder
 from tests.cli.helpers import digit, refusal, run_well
+from tests.conftest import random_checkpoint
 from tests.settings import TINY_GRID, TINY_MLP, of_kind
 
 KINDS = ("independent", "nearest", "levels")
@@ -34,12 +35,7 @@ QUANTISERS = pytest.mark.parametrize("kind", ["nearest", "levels"])
 
 
 def checkpoint(kind: str, folder: Path) -> Path:
-    torch.manual_seed(0)
-    model = Autoencoder(dataclasses.replace(of_kind(TINY_MLP, kind), name=f"tiny-{kind}"))
-    folder.mkdir(parents=True)
-    save_weights(model, folder / "model.safetensors")
-    (folder / "config.json").write_text(model.config.to_json())
-    return folder
+    return random_checkpoint(dataclasses.replace(of_kind(TINY_MLP, kind), name=f"tiny-{kind}"), folder, {})
 
 
 @pytest.fixture(scope="module")
