@@ -6,11 +6,12 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import yaml
 
 from daps_tokenizer.config import TokenizerConfig, config_from_dict
+from daps_tokenizer.config.checks import require_choice
 from daps_tokenizer.data.place import data_folder, default_folder
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
@@ -28,11 +29,6 @@ from train.photos import PhotosConfig
 from train.widen import is_smaller, load_widened
 
 Precision = Literal["fp32", "bf16"]
-
-
-def _require_choice(name: str, value: object, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -77,8 +73,8 @@ class Experiment:
     status: ClassVar[tuple[str, str]] = ("log p", "log_p")  # what the progress bar shows: a title and a metric
 
     def __post_init__(self) -> None:
-        _require_choice("dataset", self.dataset, DatasetKind)
-        _require_choice("precision", self.precision, Precision)
+        require_choice("dataset", self.dataset, DatasetKind)
+        require_choice("precision", self.precision, Precision)
         method_settings(self.method, self.settings)
         check_counts(self)
         if (self.dataset == "photos") != (self.data is not None):

@@ -17,11 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from daps_tokenizer.config.checks import require_choice
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sweep import DeviceGroup, objective_of, on_device
@@ -111,9 +112,8 @@ class DAPSSettings:
     reward_learning_rate: float = 3e-3
 
     def __post_init__(self) -> None:
-        for name, value, choices in (("credit", self.credit, Credit), ("trust_region", self.trust_region, TrustRegion)):
-            if value not in get_args(choices):
-                raise ConfigError(f"daps: {name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+        require_choice("daps: credit", self.credit, Credit)
+        require_choice("daps: trust_region", self.trust_region, TrustRegion)
         least = 1 if self.credit == "counterfactual" else 2
         if self.num_samples < least:
             raise ConfigError(
