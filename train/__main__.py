@@ -176,12 +176,12 @@ def _run(
     config: Path,
     open_run: Callable[[Path, tuple[str, ...], Path | None], tuple[AnyExperiment, Dataset]],
     *,
-    run_folder: Path | None,
     data: Path | None,
-    start_from: Path | None,
     changes: tuple[str, ...],
     max_seconds: float | None,
     quiet: bool,
+    run_folder: Path | None = None,
+    start_from: Path | None = None,
     cuda_graph: bool = False,
 ) -> int:
     """Train one model; returns the step that it reached."""
@@ -232,16 +232,7 @@ def chain(
         if left is not None and left <= 0:
             click.echo(f"out of time before {stage.name}; run the same command again to resume")
             return
-        steps = _run(
-            config,
-            _open_tokenizer,
-            run_folder=None,
-            data=data,
-            start_from=None,
-            changes=changes,
-            max_seconds=left,
-            quiet=quiet,
-        )
+        steps = _run(config, _open_tokenizer, data=data, changes=changes, max_seconds=left, quiet=quiet)
         if steps < stage.steps:
             click.echo(f"{stage.name} is at step {steps} of {stage.steps}; run the same command again to resume")
             return

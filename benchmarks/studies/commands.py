@@ -407,16 +407,14 @@ def table(
 def autoregression(models: tuple[str, ...], data: Path, images: int, seed: int, out: Path) -> None:
     """Measure how much of log q(z|x) comes from previous codes, and how many passes drawing takes."""
     from benchmarks.studies.autoregression import measure_autoregression, write_autoregression
-    from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+    from benchmarks.studies.probes import load_autoencoder
 
     rows, description = [], ""
     for name in models:
         folder = open_model(name)
         opened = open_data(data, folder.config, limit=images)
         description = f"{len(opened)} items of {opened.description}"
-        model = Autoencoder(folder.config).eval()
-        load_weights(model, folder.path / "model.safetensors")
-        found = measure_autoregression(model, opened.read(np.arange(len(opened))), seed=seed)
+        found = measure_autoregression(load_autoencoder(name), opened.read(np.arange(len(opened))), seed=seed)
         rows.append({"model": folder.config.name, "weights_sha256": folder.config.weights_sha256, **found._asdict()})
     content = {"command": command_line(), "machine": describe_machine(), "data": description, "rows": rows}
     for path in write_autoregression(out, content):

@@ -106,9 +106,9 @@ def run_rewards(
 
 def _kept(path: Path, experiment: Experiment) -> RewardRow | None:
     """What was measured of an experiment; None where that was not, or of another one."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if "experiment" not in content:  # as it was before it said of which experiment it is
+    if not path.is_file():
         return None
+    content = json.loads(path.read_text(encoding="utf-8"))
     # A setting that the file does not have, because it is newer, had its default then.
     same = config_from_dict(Experiment, content["experiment"], source=str(path)) == experiment
     return RewardRow(**content["row"]) if same else None
