@@ -56,7 +56,7 @@ def measure_path(tokenizer: Tokenizer, clips: list[Clip]) -> list[dict[str, Any]
             codes.weights_sha256,
             dataclasses.replace(layout, anchors=()),
         )
-        features = join_windows(soften_seams(_features(tokenizer, codes)), len(clip))
+        features = join_windows(soften_seams(decoded_features(tokenizer, codes)), len(clip))
         start = tokenizer.decode(free)[:, 0]
         decoded = {
             WAYS[0]: to_qpos(features, fps=clip.fps, start=start, robot=robot),
@@ -75,8 +75,8 @@ def measure_path(tokenizer: Tokenizer, clips: list[Clip]) -> list[dict[str, Any]
     ]
 
 
-def _features(tokenizer: Tokenizer, codes: Codes) -> np.ndarray:
-    """Decoded features (1, windows, frames, F), in their own units."""
+def decoded_features(tokenizer: Tokenizer, codes: Codes) -> np.ndarray:
+    """Decoded features (clips, windows, frames, F), in their own units."""
     mean = tokenizer.decode_distribution(codes).mean
     scale = tokenizer.config.normalisation
     features: np.ndarray = mean * np.asarray(scale.std, np.float32) + np.asarray(scale.mean, np.float32)
