@@ -140,7 +140,6 @@ def _digits(model: str) -> str:
 
 
 def _models() -> list[str]:
-    """Largest first."""
     return sorted(built_in_models(), key=lambda model: -open_model(model).config.bits_per_item)
 
 

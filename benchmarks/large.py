@@ -52,7 +52,6 @@ def measure_large(model: str, sizes: list[tuple[int, int]], *, threads: int) -> 
 
 
 def measure_here(model: str, width: int, height: int, threads: int) -> LargeRow:
-    """Measure one size in this process."""
     tokenizer = Tokenizer.from_pretrained(model, num_threads=threads)
     photo = generated_photo(height, width, tokenizer.input_shape[2])
     started = time.process_time()

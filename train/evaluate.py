@@ -46,11 +46,9 @@ class TestData:
         return len(self.items) if self.limit is None else min(self.limit, len(self.items))
 
     def entries(self) -> Iterable[tuple[str, int]]:
-        """Their numbers."""
         return ((str(number), -1) for number in range(len(self)))
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """See :meth:`daps_tokenizer.data.datasets.Data.read`."""
         return self.items.read(indices * len(self.items) // len(self), seed=(0,))
 
 

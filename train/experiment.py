@@ -92,11 +92,9 @@ class Experiment:
             raise ConfigError(f"dataset motion has {FPS:g} frames per second; set motion.fps to it, not {schema.fps:g}")
 
     def build_model(self) -> Autoencoder:
-        """The model, with random weights."""
         return Autoencoder(self.model)
 
     def build_method(self, model: Autoencoder) -> Method:
-        """The method around it."""
         return build_method(self.method, model, self.settings)
 
     def trained(self, run_folder: Path) -> Method:
@@ -111,7 +109,6 @@ class Experiment:
         load_source(model, source / "model.safetensors")
 
     def evaluate(self, method: Method, items: Items) -> dict[str, float]:
-        """See :func:`train.evaluate.evaluate`."""
         return evaluate(method, items, limit=self.evaluation_items)
 
     def draw(self, path: Path, metrics_file: Path, method: Method, items: Items) -> None:

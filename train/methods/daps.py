@@ -160,7 +160,6 @@ class DAPS(PolicyMethod):
         self._groups: list[DeviceGroup] | None = None
 
     def start(self) -> None:
-        """Sharpen what was loaded."""
         sharpen(self.model, self.settings.start_sharpness)
 
     def extra_parameters(self) -> list[dict[str, Any]]:

@@ -61,7 +61,6 @@ class SearchTraining(Method):
         require_kind(model, "search", "autoregressive", "independent")
 
     def start(self) -> None:
-        """Sharpen what was loaded."""
         sharpen(self.model, self.settings.start_sharpness)
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
