@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from daps_tokenizer.evaluation.timing import machine_line
+import click
+
+from daps_tokenizer.evaluation.timing import describe_machine, machine_line
 from daps_tokenizer.files import write_files_of_one_name
 
 RESULTS = Path(__file__).parent / "results"  # of the shipped weights
@@ -20,6 +22,17 @@ STUDIES = RESULTS / "studies"  # made once, each with the weights it names
 def command_line() -> str:
     """The command that is running, as reports quote it."""
     return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+
+
+def with_command(**content: Any) -> dict[str, Any]:
+    """What a report holds, with the command that is running and the machine."""
+    return {"command": command_line(), "machine": describe_machine(), **content}
+
+
+def show(paths: Iterable[Path]) -> None:
+    """Print where the files of a report are."""
+    for path in paths:
+        click.echo(path)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -29,7 +29,6 @@ the mean over windows (docs/notes/speed.md)."""
 def write_latency(
     folder: Path, rows: Sequence[Row], machine: dict[str, str], sources: dict[str, str], peaks: Peaks, command: str
 ) -> list[Path]:
-    """Write ``latency.json`` (see ``latency.schema.json``), ``latency.md`` and ``latency.png``; returns their paths."""
     content = {
         "command": command,
         "machine": machine,

@@ -171,7 +171,6 @@ def summarise_codecs(records: Records, candidate: Candidate, images: Sequence[in
 
 
 def write_quality(folder: Path, name: str, content: dict[str, Any]) -> list[Path]:
-    """Write ``quality_NAME.json`` and ``quality_NAME.md``; returns their paths."""
     return write_report(folder, f"quality_{name}", content, _text(name, content))
 
 

@@ -89,7 +89,6 @@ def _method(experiment: dict[str, Any], config: TokenizerConfig) -> str:
 
 
 def write_comparison(folder: Path, name: str, content: dict[str, Any]) -> list[Path]:
-    """Write ``NAME.json`` and ``NAME.md``; returns their paths."""
     rows = content["rows"]
     titles = [title for title, _ in _COLUMNS.values()]
     header = ["method", "steps", "items seen", "parameters", "bits", *titles, "perplexity", "codes used"]

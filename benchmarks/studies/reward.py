@@ -149,7 +149,6 @@ def _measure(
 def write_rewards(
     folder: Path, experiment: Experiment, rows: list[RewardRow], machine: dict[str, str], command: str
 ) -> list[Path]:
-    """Write ``reward_NAME.json``, ``.md`` and ``.png``, with the cells that are there; returns their paths."""
     stem = f"reward_{experiment.name}"
     json_path = folder / f"{stem}.json"
     settings = json.loads(json.dumps(asdict(experiment)))  # tuples are lists, as in the file

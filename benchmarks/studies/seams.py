@@ -103,7 +103,6 @@ def _distance(size: int, border: int) -> np.ndarray:
 
 
 def write_seams(folder: Path, model: str, content: dict[str, Any]) -> list[Path]:
-    """Write ``seams_MODEL.json`` and ``seams_MODEL.md``; returns their paths."""
     results = content["results"]
     keys, views = list(results["apart"]), ("apart", "one grid", "no border")
     rows = [

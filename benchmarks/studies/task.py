@@ -149,7 +149,6 @@ def run_task(
 def write_task(
     folder: Path, name: str, dataset: str, rows: list[TaskRow], machine: dict[str, str], commands: Sequence[str]
 ) -> list[Path]:
-    """Write ``NAME.json``, ``.md`` and ``.png``; returns their paths."""
     counts = sorted({row.labels for row in rows})
     header = ("codes", "bits", "features", "probe", *(f"{count:,} labels" for count in counts))
     lines = []
