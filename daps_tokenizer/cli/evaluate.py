@@ -16,6 +16,7 @@ from daps_tokenizer.data.datasets import Data, Split, open_data
 from daps_tokenizer.errors import DapsError, OutputExistsError
 from daps_tokenizer.evaluation.evaluate import Evaluated, describe_protocol, evaluate, ways_to_encode
 from daps_tokenizer.evaluation.metrics import interval_text
+from daps_tokenizer.evaluation.perceptual import open_perceptual
 from daps_tokenizer.evaluation.timing import machine_line
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import open_model
@@ -102,11 +103,7 @@ def command(
     searches = {f"local search, {count} proposals": LocalSearch(proposals=count) for count in search}
     ways = ways_to_encode(tokenizer, best_of=best_of, searches=searches)
     ways = {name: way for name, way in ways.items() if name not in _WAYS or name in (codes or _WAYS)}
-    perceptual = None
-    if lpips or fid or fid_weights is not None:
-        from daps_tokenizer.evaluation.perceptual import Perceptual
-
-        perceptual = Perceptual(lpips=lpips, fid=fid or fid_weights is not None, fid_weights=fid_weights)
+    perceptual = open_perceptual(lpips=lpips, fid=fid, fid_weights=fid_weights)
     observe = perceptual.observe if perceptual else None
     with progress_bar(len(opened)) as show_done:
         found = evaluate(tokenizer, opened, ways, seed=seed, observe=observe, on_progress=show_done)
