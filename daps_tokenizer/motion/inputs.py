@@ -80,7 +80,7 @@ class MotionInputs:
             check_overlap(options.overlap, self._length)
 
     def targets(self, inputs: object, options: InputOptions) -> np.ndarray:
-        """The poses of the clips, (B, T, 7 + joints), at their own frame rate; of features, from the origin; as they are.
+        """The poses of the clips, (B, T, 7 + joints), at their own frame rate; of features, from the origin.
 
         Errors of :meth:`prepare`.
         """
