@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from daps_tokenizer import __version__
-from daps_tokenizer.config.generator import GeneratorConfig
+from daps_tokenizer.config.generator import Condition, GeneratorConfig
 from daps_tokenizer.errors import ModelFileError, OutputExistsError
 from daps_tokenizer.files import new_folder
 from daps_tokenizer.generator import Generator
@@ -426,8 +426,13 @@ def _compare(folder: GeneratorFolder, model: FlowTransformer | CausalTransformer
 def _conditions_to_check(config: GeneratorConfig) -> dict[str, np.ndarray] | None:
     """Some values of every condition but the last."""
     random = np.random.default_rng(0)
-    kinds = {True: lambda size: random.integers(config.vocab_size, size=size), False: random.standard_normal}
-    return {each.name: kinds[each.codes](each.size) for each in config.conditions[:-1]} or None
+
+    def values(condition: Condition) -> np.ndarray:
+        if condition.codes:
+            return random.integers(config.vocab_size, size=condition.size)
+        return random.standard_normal(condition.size)
+
+    return {each.name: values(each) for each in config.conditions[:-1]} or None
 
 
 def conditions_of(

@@ -126,7 +126,7 @@ def _texts(kind: str, samples: int) -> list[str]:
 def _cut(clips: dict[str, np.ndarray], frames: int, stride: int) -> Stretches:
     parts, kinds = [], []
     for name, clip in clips.items():
-        own = next(number for number, of in enumerate(KINDS.values()) if name[: re.search(r"\d", name).start()] in of)
+        own = next(number for number, of in enumerate(KINDS.values()) if re.split(r"\d", name)[0] in of)
         for start in range(0, len(clip) - frames, stride):
             parts.append(clip[start : start + frames])
             kinds.append(own)
@@ -329,16 +329,17 @@ def write_language(folder: Path, content: dict[str, Any]) -> list[Path]:
         first,
         f"Stretches of {WINDOWS} windows (4.3 s). Texts are held-out ways to name a kind, {content['samples']} motions "
         "of each. The classifier is a ridge regression on means and standard deviations of features over a stretch, "
-        "trained on the training clips; recognised: mean over kinds, and over the four kinds of which clips are held "
-        "out. Foot sliding: of the slower of the feet below 8 cm. Joints at borders: how much they move between two "
-        "frames at a border of windows, over elsewhere. Angles beyond limits: by more than half a degree, before "
+        "trained on the training clips, of which the nearest clips are; recognised: mean over kinds, and over the four "
+        "of which clips are held out. Foot sliding: of the slower of the feet below 8 cm. Joints at borders: how much "
+        "they move between two frames at a border of windows, over elsewhere. Angles beyond limits: by more than half a degree, before "
         "decoding cuts them off. Diversity: mean distance of two stretches of a kind, over that of training stretches.",
         "## Recognised, by kind",
         kinds,
         "## Along a path",
         paths,
         "Paths are those of held-out walks and runs; the text names the kind. Mean distance of the root from where it "
-        "should be at that time, and at the end. Without a path, motion sets out along x and goes where it likes.",
+        "should be at that time, and at the end. Told a path, each window is the one of 8 draws that stays "
+        "nearest to it, where nothing else is said. Without a path, motion sets out along x and goes where it likes.",
         f"Drawing took {content['seconds_per_second']:.2f} s for a second of motion, one after the other. Weights: "
         f"{content['weights']}.",
         machine=content["machine"],

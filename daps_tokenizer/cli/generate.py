@@ -90,7 +90,7 @@ def command(
         for label in drawing.labels:
             print(json.dumps({"label": label}) if as_json else label)
         return
-    told = {"text": text, "path": path, "seconds": seconds}
+    told: dict[str, Any] = {"text": text, "path": path, "seconds": seconds}
     is_told = bool(drawing.conditions) or any(value is not None for value in told.values())
     if is_told and (labels or steps is not None):
         raise InputError(

@@ -66,7 +66,9 @@ class BookReader(nn.Module):
 
     def logits(self, hidden: Tensor, position: Tensor | None) -> Tensor:
         """Hidden states (R, T, H) of all positions, or (R, 1, H) of one -> (R, T, V), in float32."""
-        books, write, frequency = self.books, self.write, self.frequency
+        books: Tensor = self.books
+        write: Tensor = self.write
+        frequency: Tensor = self.frequency
         if position is not None:
             books, write, frequency = (each.index_select(0, position[None]) for each in (books, write, frequency))
         pairs = torch.triu_indices(books.shape[-1], books.shape[-1], device=books.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -143,7 +144,7 @@ def _make(tokenizer: Tokenizer, path: Path) -> DescribedItems:
     numbers: dict[Group, int] = {}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("codes", "before", "paths", "groups", "share")}
     total = 0
-    with click.progressbar(clips.items(), label="encoding motion", file=click.get_text_stream("stderr")) as bar:
+    with click.progressbar(clips.items(), label="encoding motion", file=sys.stderr) as bar:
         for name, clip in bar:
             starts = np.arange(0, len(clip) - max(length, REACH) - 1, _STRIDE)
             features = compute_features(clip, fps=fps, robot=robot)
@@ -167,7 +168,7 @@ def _make(tokenizer: Tokenizer, path: Path) -> DescribedItems:
     texts = {text: number for number, text in enumerate(sorted({text for some in of_groups for text in some}))}
     most = max(map(len, of_groups))
     rows = np.array([[texts[some[place % len(some)]] for place in range(most)] for some in of_groups])
-    with click.progressbar(list(texts), label="embedding descriptions", file=click.get_text_stream("stderr")) as bar:
+    with click.progressbar(list(texts), label="embedding descriptions", file=sys.stderr) as bar:
         embeddings = np.concatenate([sentence_encoder()([text]) for text in bar])
     made = {name: np.concatenate(values) for name, values in parts.items()}
     return DescribedItems(**made, texts=rows, embeddings=embeddings, chosen=np.arange(total))
