@@ -131,12 +131,13 @@ def random_generators(random_mnist_folder: Path, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session")
-def random_text_generator(random_motion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a generator of motion with random weights, for the codes of ``random_motion_folder``."""
+def random_text_generator(random_mnist_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a generator with random weights that is told a text, a path and other codes, named ``random-text``,
+    for the codes of ``random_mnist_folder``."""
     from daps_tokenizer.hub import open_model
     from export.generator import export_generator
     from tests.generators import random_generator_checkpoint
 
     checkpoint = tmp_path_factory.mktemp("checkpoint") / "text"
-    random_generator_checkpoint("causal", open_model(random_motion_folder), checkpoint, of_motion=True)
+    random_generator_checkpoint("causal", open_model(random_mnist_folder), checkpoint, is_told=True)
     return export_generator(checkpoint, tmp_path_factory.mktemp("generators") / "random-text").path

@@ -18,11 +18,11 @@ NETWORK = TransformerConfig(hidden_size=32, num_layers=2, num_heads=2)
 
 
 def random_generator_checkpoint(
-    kind: GeneratorKind, tokenizer: ModelFolder, folder: Path, *, of_motion: bool = False
+    kind: GeneratorKind, tokenizer: ModelFolder, folder: Path, *, is_told: bool = False
 ) -> Path:
     """A checkpoint as training writes it, for the codes of a tokenizer.
 
-    Labels are ``round`` and ``square``; one ``of_motion`` has none, and is told a text, a path and the window before.
+    Labels are ``round`` and ``square``; one that ``is_told`` has none, but a text, a path and codes.
     """
     own = tokenizer.config
     reference = TokenizerReference(own.name, own.weights_sha256)
@@ -30,7 +30,7 @@ def random_generator_checkpoint(
     config = GeneratorConfig(
         f"random-{kind}", kind, reference, own.num_tokens, own.vocab_size, NETWORK, labels, steps=3, guidance=0.5
     )
-    if of_motion:
+    if is_told:
         told = motion_conditions(own.num_tokens)
         config = replace(config, name="random-text", labels=(), conditions=told, book_size=2)
     torch.manual_seed(0)

@@ -17,7 +17,7 @@ from daps_tokenizer import Generator
 from daps_tokenizer.hub import open_generator
 from daps_tokenizer.model.generators import build_generator
 from export.__main__ import main
-from export.generator import draw_with_torch
+from export.generator import conditions_of, draw_with_torch
 
 
 @pytest.mark.parametrize("kind", ["flow", "causal"])
@@ -37,6 +37,27 @@ def test_the_graphs_draw_what_torch_draws(kind: str, label: str | None, random_g
             log_p = model.log_prob(torch.tensor(drawn), labels).double().sum(1)
         found = Generator.from_pretrained(folder).log_prob(drawn, label)
         assert np.allclose(found, log_p.numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize("told", [(), ("text",), ("text", "path", "before"), ("before",)])
+def test_the_graphs_know_what_torch_is_told(told: tuple[str, ...], random_text_generator: Path) -> None:
+    config = open_generator(random_text_generator).config
+    model = build_generator(config).eval()
+    weights = load_file(random_text_generator / "model.safetensors")
+    model.load_state_dict({name: value.float() for name, value in weights.items()})
+    random = np.random.default_rng(0)
+    values = {"text": random.normal(size=384), "path": random.normal(size=128), "before": random.integers(0, 256, 8)}
+    conditions, options = {name: values[name] for name in told}, {"guidance": 2.0, "temperature": 0.7}
+    generator = Generator.from_pretrained(random_text_generator)
+    drawn = generator.sample(None, 64, seed=1, conditions=conditions, **options).numpy()
+    expected = draw_with_torch(model, None, 64, seed=1, steps=None, conditions=conditions, **options)
+    assert (drawn == expected).mean() > 0.99
+    given = conditions_of(config, conditions, (64,))
+    with torch.no_grad():
+        log_p = model.log_prob(torch.tensor(drawn), torch.zeros(64, dtype=torch.long), given).double().sum(1)
+    assert np.allclose(generator.log_prob(drawn, conditions=conditions), log_p.numpy(), atol=1e-3)
+    if told:
+        assert not np.array_equal(drawn, generator.sample(None, 64, seed=1, **options).numpy())
 
 
 def test_there_is_one_copy_of_the_weights_and_no_name_of_this_machine(random_generators: dict[str, Path]) -> None:

@@ -25,13 +25,13 @@ def embeddings_without_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def gen(random_text_generator: Path) -> Generator:
-    return Generator.from_pretrained(random_text_generator, num_threads=1)
+def gen() -> Generator:
+    return Generator.from_pretrained("daps-g1-text", num_threads=1)
 
 
 @pytest.fixture(scope="module")
-def tok(random_motion_folder: Path) -> Tokenizer:
-    return Tokenizer.from_pretrained(random_motion_folder)
+def tok() -> Tokenizer:
+    return Tokenizer.from_pretrained("daps-g1-motion")
 
 
 def line(seconds: float, *, speed: float = 1.0, angle: float = 0.0) -> np.ndarray:
@@ -42,7 +42,7 @@ def line(seconds: float, *, speed: float = 1.0, angle: float = 0.0) -> np.ndarra
 def test_clips_have_the_length_that_was_asked_for_and_a_seed_repeats_them(gen: Generator, tok: Tokenizer) -> None:
     codes = sample_motion(gen, tok, "a walk", seconds=2.5, num_samples=2, seed=0)
     assert codes.shape == (2, 3, tok.num_tokens)  # 75 frames are two windows of 32 and a part of a third
-    assert tok.decode(codes).shape == (2, 75, 26)
+    assert tok.decode(codes).shape == (2, 75, 36)
     assert codes == sample_motion(gen, tok, "a walk", seconds=2.5, num_samples=2, seed=0)
     assert codes != sample_motion(gen, tok, "a walk", seconds=2.5, num_samples=2, seed=1)
     assert sample_motion(gen, tok, "a walk", seconds=0.1).shape == (1, 1, tok.num_tokens)
@@ -125,15 +125,13 @@ def test_a_path_that_is_none_is_refused(content: str, message: str, tmp_path: Pa
         read_path(tmp_path / "nothing.csv", fps=30)
 
 
-def test_what_cannot_be_drawn_is_refused(
-    gen: Generator, tok: Tokenizer, random_generators: dict[str, Path], random_mnist_folder: Path
-) -> None:
-    with pytest.raises(InputError, match="random-flow draws single items and takes labels: round, square"):
-        sample_motion(Generator.from_pretrained(random_generators["flow"]), tok, "a walk")
+def test_what_cannot_be_drawn_is_refused(gen: Generator, tok: Tokenizer) -> None:
+    with pytest.raises(InputError, match="daps-mnist-flow draws single items and takes labels: 0, 1"):
+        sample_motion(Generator.from_pretrained("daps-mnist-flow"), tok, "a walk")
     with pytest.raises(InputError, match="uniform draws single items and takes no text"):
         sample_motion(Generator.uniform(tok), tok, "a walk")
-    with pytest.raises(InputError, match=r"random-text draws codes of random-motion \(weights .*not of random-mnist"):
-        sample_motion(gen, Tokenizer.from_pretrained(random_mnist_folder), "a walk")
+    with pytest.raises(InputError, match=r"daps-g1-text draws codes of daps-g1-motion \(weights .*not of daps-mnist"):
+        sample_motion(gen, Tokenizer.from_pretrained("daps-mnist"), "a walk")
     with pytest.raises(InputError, match=r"the path has 30 points, which are 1.0 s, not 2 s"):
         sample_motion(gen, tok, path=line(1), seconds=2)
     with pytest.raises(InputError, match=r"expected \(points, 2\)"):
@@ -146,11 +144,11 @@ def test_what_cannot_be_drawn_is_refused(
             sample_motion(gen, tok, "a walk", seconds=1, **{name: -1})
 
 
-def test_conditions_that_do_not_fit_are_refused(gen: Generator, random_generators: dict[str, Path]) -> None:
-    causal = Generator.from_pretrained(random_generators["causal"])
-    with pytest.raises(InputError, match="condition 'text' is not known to random-causal; it has no conditions"):
+def test_conditions_that_do_not_fit_are_refused(gen: Generator) -> None:
+    causal = Generator.from_pretrained("daps-mnist-causal")
+    with pytest.raises(InputError, match="condition 'text' is not known to daps-mnist-causal; it has no conditions"):
         causal.sample(conditions={"text": np.zeros(384)})
-    with pytest.raises(InputError, match="condition 'colour' is not known to random-text; conditions are text, path"):
+    with pytest.raises(InputError, match="condition 'colour' is not known to daps-g1-text; conditions are text, path"):
         gen.sample(conditions={"colour": np.zeros(3)})
     with pytest.raises(InputError, match=r"condition text: numbers of shape \(3,\); expected \(384,\) or \(2, 384\)"):
         gen.sample(num_samples=2, conditions={"text": np.zeros(3)})
@@ -159,5 +157,5 @@ def test_conditions_that_do_not_fit_are_refused(gen: Generator, random_generator
     for codes in (np.zeros(gen.num_tokens), np.full(gen.num_tokens, gen.vocab_size)):
         with pytest.raises(InputError, match="condition before: expected codes, integers from 0 to"):
             gen.sample(conditions={"before": codes})
-    with pytest.raises(InputError, match="label 'walk' is not known to random-text"):
+    with pytest.raises(InputError, match="label 'walk' is not known to daps-g1-text"):
         gen.sample("walk")
