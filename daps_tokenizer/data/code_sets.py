@@ -140,7 +140,7 @@ class CodeSet:
     @property
     def classes(self) -> list[str] | None:
         """The names of the classes that labels number, where they are known."""
-        found: list[str] | None = self.record["classes"]
+        found: list[str] | None = self.record.get("classes")
         return found
 
     def items(self) -> Iterator[dict[str, Any]]:

@@ -420,7 +420,8 @@ def hub(random: Random, folder: Path) -> None:
         server.changes[name] = lambda content: gzip.compress(bytes(10**7))
         server.headers["Content-Encoding"] = "gzip"
     elif action == 4:
-        server.failure = pick(random, list(HTTPStatus)[5:])
+        again = {408, 429, 500, 502, 503, 504}  # which the client asks again, for half a minute
+        server.failure = pick(random, [status for status in HTTPStatus if status > 200 and status not in again])
     elif action == 5:
         server.dropped.add(name)
     elif action == 6 and random.random() < 0.5:
@@ -449,7 +450,7 @@ def _hub() -> LocalHub:
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     os.environ.update(client)
-    hub_transfer.SILENT_SECONDS = 1.0
+    hub_transfer.SILENT_SECONDS = 0.5
     hub_transfer.MOST_BYTES = 10**6
     return server
 

@@ -16,6 +16,7 @@ from daps_tokenizer import CodesFileError, InUseError
 from daps_tokenizer.data import code_set_files
 from daps_tokenizer.data.code_set_files import WHOLE, Shard, writing
 from daps_tokenizer.data.code_sets import CodeSet, merge_shards
+from daps_tokenizer.data.converters import convert, rows_of_set
 from tests.data.kills import files, is_killed_at, record, seeds_in, write
 from tests.paths import ROOT
 
@@ -143,3 +144,33 @@ def test_a_record_of_another_version_is_named(folder: Path) -> None:
     (folder / "dataset.json").write_text(json.dumps(record(0, 1) | {"format": 1}))
     with pytest.raises(CodesFileError, match=r"dataset\.json: is not the record of a code set of this version"):
         CodeSet.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("shards", 2**31), ("rows", "3"), ("rows", -1), ("row_shape", [10**400]), ("model", None), ("classes", [1])],
+)
+def test_a_record_with_a_strange_value_is_refused(folder: Path, name: str, value: object) -> None:
+    write(folder)
+    about = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(about | {name: value}))
+    with pytest.raises(CodesFileError, match=rf"dataset\.json: is damaged, its {name} is no such thing"):
+        CodeSet.open(folder)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "codes.npy", "labels.npy", "items.jsonl"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder: Path, name: str) -> None:
+    write(folder)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(CodesFileError, match=rf"{name}: cannot be read .*not a regular file"):
+        list(CodeSet.open(folder).items())
+
+
+def test_codes_that_the_model_does_not_have_are_not_converted(folder: Path, tmp_path: Path) -> None:
+    write(folder)
+    about = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(about | {"vocab_size": 2}))
+    with pytest.raises(CodesFileError, match="after row 0: codes or labels are none of this set; it is damaged"):
+        convert(rows_of_set(CodeSet.open(folder)), "jsonl", tmp_path / "converted")
+    assert not (tmp_path / "converted").exists()

@@ -246,14 +246,11 @@ describe("motion", { skip }, () => {
     await page.waitForSelector("#p-examples button", { timeout: PATIENCE });
     await page.click("#tab-clips");
     await described(page, "c");
-    const hasOther = siteRecord.models.some((one) => one.name === "daps-g1-motion"); // which the site may leave out
-    if (hasOther) {
-      await page.selectOption("#c-model", "daps-g1-motion");
-      await page.waitForFunction(() => document.getElementById("c-about")?.textContent?.includes("36 numbers a row (Unitree G1)"));
-      await described(page, "c");
-      assert.deepEqual([...(await codesOf(page, "c")).codes], other.greedy.flat());
-    }
-    if (hasOther) await page.locator("#file").setInputFiles(fileURLToPath(new URL("../../examples/walk.csv", import.meta.url)));
+    await page.selectOption("#c-model", "daps-g1-motion");
+    await page.waitForFunction(() => document.getElementById("c-about")?.textContent?.includes("36 numbers a row (Unitree G1)"));
+    await described(page, "c");
+    assert.deepEqual([...(await codesOf(page, "c")).codes], other.greedy.flat());
+    await page.locator("#file").setInputFiles(fileURLToPath(new URL("../../examples/walk.csv", import.meta.url)));
     await page.waitForFunction(() => /** @type {HTMLSelectElement} */ (document.getElementById("c-model")).value === "daps-h1-motion");
     await described(page, "c");
     const { link, codes } = await codesOf(page, "c");
