@@ -127,24 +127,99 @@ export function toPoses(frames, robot, fps, [x, y, heading] = [0, 0, 0]) {
 }
 
 /**
- * Poses whose root moves along the ground so that feet that stand, which are low and slow, do not.
+ * Poses whose root moves along the ground so that feet that stand, which are low and slow, do not, but for what is rough.
  *
  * @param {Vector[]} poses @param {Robot} robot @param {number} fps
  * @returns {Vector[]}
  */
 export function plantFeet(poses, robot, fps) {
   const { weights, velocity } = standing(poses, robot, fps);
+  const correction = [0, 1].map((axis) => {
+    const rough = weights.map((own, t) => {
+      const sum = own.reduce((a, b) => a + b, 0);
+      const slide = own.reduce((all, weight, foot) => all + weight * velocity(t, foot, axis), 0) / Math.max(sum, 1e-6);
+      return Math.min(sum, 1) * slide;
+    });
+    return smoothed(rough, fps, 9);
+  });
   let [x, y] = [0, 0];
   return poses.map((pose, t) => {
-    if (t === 0) return [...pose];
-    const own = weights[t - 1];
-    const sum = own.reduce((a, b) => a + b, 0);
-    const slide = (/** @type {number} */ axis) =>
-      own.reduce((all, weight, foot) => all + weight * velocity(t - 1, foot, axis), 0) / Math.max(sum, 1e-6);
-    x -= (Math.min(sum, 1) * slide(0)) / fps;
-    y -= (Math.min(sum, 1) * slide(1)) / fps;
+    if (t) [x, y] = [x - correction[0][t - 1] / fps, y - correction[1][t - 1] / fps];
     return [pose[0] + x, pose[1] + y, ...pose.slice(2)];
   });
+}
+
+/** By a Hann window over time, of so many frames at 30 a second. @param {number[]} values @param {number} fps @param {number} frames */
+function smoothed(values, fps, frames) {
+  const reach = Math.max(1, Math.ceil((frames * fps) / 60 - 0.5));
+  const hann = Array.from({ length: 2 * reach + 1 }, (_, i) => 0.5 - 0.5 * Math.cos((Math.PI * (i + 1)) / (reach + 1)));
+  const total = hann.reduce((sum, weight) => sum + weight, 0);
+  const at = (/** @type {number} */ t) => values[Math.max(0, Math.min(t, values.length - 1))];
+  return values.map((_, t) => hann.reduce((sum, weight, i) => sum + weight * at(t + i - reach), 0) / total);
+}
+
+const [ALWAYS, IN_THE_AIR, CHANGE, DAMPING] = [0.001, 0.1, 0.3, 1e-3];
+
+/**
+ * Poses whose legs keep feet that stand from sliding, within the limits of their joints; the root stays where it is.
+ *
+ * @param {Vector[]} poses @param {Robot} robot @param {number} fps
+ * @returns {Vector[]}
+ */
+export function holdFeet(poses, robot, fps) {
+  const { weights, velocity } = standing(poses, robot, fps);
+  const feet = robot.feet.map((foot, number) => {
+    const [, link, place] = /** @type {[string, number, number[]]} */ (robot.sites.find(([name]) => name === foot));
+    const leg = [];
+    for (let joint = link; joint >= 0; joint = robot.links[joint].parent) leg.unshift(joint);
+    const own = weights.map((each) => each[number]);
+    const steps = [0, 1].map((axis) => own.map((weight, t) => (weight * velocity(t, number, axis)) / fps));
+    const [x, y] = steps.map((moved) => offsetsOf(own, moved));
+    return { link, place, leg, x, y };
+  });
+  return poses.map((pose, t) => {
+    const held = [...pose];
+    /** @type {Vector[]} */
+    const targets = [];
+    for (let round = 0; round < 2; round++) {
+      const { rotations, positions } = linkFrames(held, robot);
+      feet.forEach(({ link, place, leg, x, y }, foot) => {
+        const at = plus(positions[link + 1], times(rotations[link + 1], place));
+        targets[foot] ??= plus(at, [x[t], y[t], 0]);
+        const moves = leg.map((joint) => cross(times(rotations[joint + 1], robot.links[joint].axis), minus(at, positions[joint + 1])));
+        const square = [0, 1, 2].map((i) =>
+          [0, 1, 2].map((j) => moves.reduce((sum, move) => sum + move[i] * move[j], i === j ? DAMPING : 0)),
+        );
+        const pull = solved(square, minus(targets[foot], at));
+        leg.forEach((joint, i) => (held[7 + joint] += dot(moves[i], pull)));
+      });
+      robot.links.forEach(({ limits }, i) => (held[7 + i] = Math.min(limits[1], Math.max(limits[0], held[7 + i]))));
+    }
+    return held;
+  });
+}
+
+/**
+ * How far a foot is moved along one axis in each frame: a tridiagonal system, see `daps_tokenizer/motion/feet.py`.
+ *
+ * @param {number[]} weights how surely it stands, between a frame and the next @param {number[]} moved weights times steps
+ */
+function offsetsOf(weights, moved) {
+  const frames = weights.length + 1;
+  const of = (/** @type {number[]} */ values, /** @type {number} */ t) => values[t] ?? 0;
+  const pull = weights.map((weight) => weight + CHANGE);
+  const diagonal = Array.from({ length: frames }, (_, t) => {
+    const [before, after] = [of(weights, t - 1), of(weights, t)];
+    return ALWAYS + IN_THE_AIR * (1 - Math.max(before, after)) + of(pull, t - 1) + of(pull, t);
+  });
+  const offsets = Array.from({ length: frames }, (_, t) => of(moved, t) - of(moved, t - 1));
+  for (let t = 1; t < frames; t++) {
+    const share = pull[t - 1] / diagonal[t - 1];
+    diagonal[t] -= share * pull[t - 1];
+    offsets[t] += share * offsets[t - 1];
+  }
+  for (let t = frames - 1; t >= 0; t--) offsets[t] = (offsets[t] + of(pull, t) * of(offsets, t + 1)) / diagonal[t];
+  return offsets;
 }
 
 /**
@@ -239,21 +314,17 @@ function standing(poses, robot, fps) {
     return feet.map((foot) => positions[foot]);
   });
   const last = poses.length - 2; // of the steps from a frame to the next
-  const velocity = (/** @type {number} */ t, /** @type {number} */ foot, /** @type {number} */ axis) => {
-    const step = Math.max(0, Math.min(t, last));
-    return (places[step + 1][foot][axis] - places[step][foot][axis]) * fps;
-  };
-  const reach = Math.max(1, Math.ceil((5 * fps) / 60 - 0.5)); // a Hann window of five frames at 30 a second
-  const hann = Array.from({ length: 2 * reach + 1 }, (_, i) => 0.5 - 0.5 * Math.cos((Math.PI * (i + 1)) / (reach + 1)));
-  const total = hann.reduce((sum, weight) => sum + weight, 0);
+  const velocity = (/** @type {number} */ t, /** @type {number} */ foot, /** @type {number} */ axis) =>
+    (places[t + 1][foot][axis] - places[t][foot][axis]) * fps;
+  const smooth = feet.map((_, foot) =>
+    [0, 1].map((axis) => smoothed(Array.from({ length: last + 1 }, (_, t) => velocity(t, foot, axis)), fps, 5)),
+  );
   const below = (/** @type {number} */ value, /** @type {number} */ limit, /** @type {number} */ soft) =>
     1 / (1 + Math.exp(Math.max(-50, Math.min(50, (value - limit) / soft))));
   const weights = places.slice(1).map((after, t) =>
     feet.map((_, foot) => {
-      const smooth = (/** @type {number} */ axis) =>
-        hann.reduce((sum, weight, i) => sum + weight * velocity(t + i - reach, foot, axis), 0) / total;
       const height = Math.max(places[t][foot][2], after[foot][2]);
-      return below(height, 0.08, 0.02) * below(Math.hypot(smooth(0), smooth(1)), 0.8, 0.1);
+      return below(height, 0.08, 0.02) * below(Math.hypot(smooth[foot][0][t], smooth[foot][1][t]), 0.8, 0.1);
     }),
   );
   return { weights, velocity };
@@ -310,6 +381,15 @@ export function joinWindows(windows, length, width, frames) {
  * @returns {{positions: Vector[], rotations: Matrix[]}} in metres and site to world, in the order of `robot.sites`
  */
 export function kinematics(pose, robot) {
+  const { rotations, positions } = linkFrames(pose, robot);
+  return {
+    positions: robot.sites.map(([, link, place]) => plus(positions[link + 1], times(rotations[link + 1], place))),
+    rotations: robot.sites.map(([, link]) => rotations[link + 1]),
+  };
+}
+
+/** Positions and rotations of the root and of each joint's link, link to world. @param {Vector} pose @param {Robot} robot */
+function linkFrames(pose, robot) {
   const rotations = [rotation(pose.slice(3, 7))];
   const positions = [pose.slice(0, 3)];
   robot.links.forEach((link, i) => {
@@ -320,10 +400,7 @@ export function kinematics(pose, robot) {
     const turn = [...link.axis.map((share) => share * Math.sin(half)), Math.cos(half)];
     rotations.push(product(mounted, rotation(turn)));
   });
-  return {
-    positions: robot.sites.map(([, link, place]) => plus(positions[link + 1], times(rotations[link + 1], place))),
-    rotations: robot.sites.map(([, link]) => rotations[link + 1]),
-  };
+  return { rotations, positions };
 }
 
 /** Cut an orientation into a turn about the vertical and the tilt. @param {Vector} quaternion */
@@ -347,6 +424,15 @@ function unwrap(angles) {
 
 const plus = (/** @type {Vector} */ a, /** @type {Vector} */ b) => a.map((value, i) => value + b[i]);
 const minus = (/** @type {Vector} */ a, /** @type {Vector} */ b) => a.map((value, i) => value - b[i]);
+/** @param {Vector} a @param {Vector} b */
+const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
+/** @param {Vector} a @param {Vector} b */
+const cross = ([a, b, c], [d, e, f]) => [b * f - c * e, c * d - a * f, a * e - b * d];
+/** x of m x = v, m symmetric. @param {Matrix} m @param {Vector} v */
+const solved = (m, v) => {
+  const adjugate = [cross(m[1], m[2]), cross(m[2], m[0]), cross(m[0], m[1])];
+  return times(adjugate, v).map((value) => value / dot(m[0], adjugate[0]));
+};
 /** @param {Matrix} m @param {Vector} v */
 export const times = (m, v) => m.map((row) => row[0] * v[0] + row[1] * v[1] + row[2] * v[2]);
 const transposed = (/** @type {Matrix} */ m) => m.map((_, i) => m.map((row) => row[i]));
