@@ -300,8 +300,8 @@ def write_dataset(
         "Encoding a data set",
         [content["command"]],
         table(("way", "images", "images/s", "times the first"), of_rates),
-        f"From JPEG files in a tar to codes on the disk, {content['data']}, {content['model']}, greedy. The load average "
-        f"before was {content['load_average']:.1f}.",
+        f"From JPEG files in a tar to codes on the disk, {content['data']}, {content['model']}, greedy. Load average "
+        f"before: {content['load_average']:.1f}.",
         table(("stage", "ms an image", "share"), of_stages),
         "Processor time on one core; `resize` is all between the decoded file and the model's input.",
         table(("images", "peak memory, MB"), [(f"{n:,}", f"{mb:.0f}") for n, mb in memory.items()]),

@@ -364,8 +364,9 @@ def _is_count(value: object, *, least: int = 0, most: int = 2**62) -> bool:
 
 
 def _are_counts(value: object, lengths: Container[int], *, least: int = 0) -> bool:
-    is_list = isinstance(value, list) and len(value) in lengths
-    return is_list and all(_is_count(number, least=least, most=2**48) for number in value)
+    if not isinstance(value, list) or len(value) not in lengths:
+        return False
+    return all(_is_count(number, least=least, most=2**48) for number in value)
 
 
 # What each value of a record is. Those of a record that is not finished, or is common to shards, may not be there.
