@@ -20,14 +20,13 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.inputs import ROOT
-from benchmarks.reports import RESULTS, command_line, report, table, write_report
+from benchmarks.reports import RESULTS, report, show, table, with_command, write_report
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.data.code_set_files import WHOLE, GrowingCodeSet
 from daps_tokenizer.data.code_set_writer import hash_items, write_code_set
 from daps_tokenizer.data.datasets import ImageFiles, open_data
 from daps_tokenizer.errors import BackendError
-from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.hub import open_model
 from daps_tokenizer.inputs import InputOptions
 
@@ -284,7 +283,6 @@ def write_dataset(
     listing: dict[str, float],
     content: dict[str, Any],
 ) -> list[Path]:
-    """Write ``dataset.json`` and ``dataset.md``; returns their paths."""
     measured = {"rates": [asdict(rate) for rate in rates], "stages": asdict(stages), "memory_mb": memory}
     content = {**content, **measured, "listing_seconds_per_million": listing}
     first = rates[0].images_per_second
@@ -340,14 +338,11 @@ def dataset(
         many = write_jpegs(Path(folder) / "small.tar", memory_images, (32, 32))
         memory = measure_memory(many, memory_model, [memory_images // 4, memory_images // 2, memory_images])
         listing = measure_listing(memory_images, open_model(memory_model).config)
-    content = {
-        "command": command_line(),
-        "machine": describe_machine(),
-        "model": model,
-        "memory_model": memory_model,
-        "load_average": load,
-        "data": f"{images:,} JPEG files of {PHOTO_SIZE[0]}×{PHOTO_SIZE[1]} pixels",
-        "gpu_rate": gpu_rate,
-    }
-    for path in write_dataset(out, rates, stages, memory, listing, content):
-        click.echo(path)
+    content = with_command(
+        model=model,
+        memory_model=memory_model,
+        load_average=load,
+        data=f"{images:,} JPEG files of {PHOTO_SIZE[0]}×{PHOTO_SIZE[1]} pixels",
+        gpu_rate=gpu_rate,
+    )
+    show(write_dataset(out, rates, stages, memory, listing, content))

@@ -13,8 +13,6 @@ from benchmarks.__main__ import main
 from benchmarks.generate.distances import Moments, frechet_distance, kernel_distance, nearest, precision_and_recall
 from tests.cli.helpers import digit
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def normal(mean: float, scale: float, count: int = 4000, size: int = 3) -> np.ndarray:
     return mean + scale * np.random.default_rng(0).standard_normal((count, size))
