@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -249,9 +250,12 @@ def measure_listing(count: int, config: TokenizerConfig) -> dict[str, float]:
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{number:08}.jpg").touch()
         for name, data in (("tar files", tars), ("folders", files)):
-            seconds = _timed(lambda data=data: hash_items(open_data(data, config))).seconds
-            found[name] = seconds * 1e6 / count
+            found[name] = _timed(partial(_list_items, data, config)).seconds * 1e6 / count
     return found
+
+
+def _list_items(data: Path, config: TokenizerConfig) -> str:
+    return hash_items(open_data(data, config))
 
 
 def on_paper(stages: Stages, gpu_rate: float) -> list[list[str]]:
