@@ -331,8 +331,9 @@ def write_language(folder: Path, content: dict[str, Any]) -> list[Path]:
         "of each. The classifier is a ridge regression on means and standard deviations of features over a stretch, "
         "trained on the training clips, of which the nearest clips are; recognised: mean over kinds, and over the four "
         "of which clips are held out. Foot sliding: of the slower of the feet below 8 cm. Joints at borders: how much "
-        "they move between two frames at a border of windows, over elsewhere. Angles beyond limits: by more than half a degree, before "
-        "decoding cuts them off. Diversity: mean distance of two stretches of a kind, over that of training stretches.",
+        "they move between two frames at a border of windows, over elsewhere. Angles beyond limits: by more than half "
+        "a degree, before decoding cuts them off. Diversity: mean distance of two stretches of a kind, over that of "
+        "training stretches.",
         "## Recognised, by kind",
         kinds,
         "## Along a path",
