@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import numpy as np
@@ -18,6 +18,7 @@ from daps_tokenizer.data.place import data_folder
 from daps_tokenizer.evaluation.timing import describe_machine
 
 if TYPE_CHECKING:
+    from benchmarks.generate.distances import Moments
     from daps_tokenizer.generator import Generator
 
 _READERS: dict[tuple[int, ...], tuple[str, Any, str]] = {
@@ -25,9 +26,16 @@ _READERS: dict[tuple[int, ...], tuple[str, Any, str]] = {
     (32, 32, 3): ("CIFAR-10", read_cifar10, "cifar10"),
 }
 _EPOCHS = {"MNIST": 2, "CIFAR-10": 8}
-_AT_ONCE = 200
+AT_ONCE = 200
 _NEAREST_OF = 500  # images that the nearest training image is looked for
-_SEED = 0
+SEED = 0
+
+
+class Reference(NamedTuple):
+    """Images that others are compared with: moments of the features of many, and features (n, F) of some."""
+
+    moments: Moments
+    features: np.ndarray
 
 
 class Judge:
@@ -35,7 +43,6 @@ class Judge:
 
     def __init__(self, tokenizer: Tokenizer, data: Path, folder: Path, items: int, epochs: int | None) -> None:
         from benchmarks.generate.classifier import judge, load_or_train
-        from benchmarks.generate.distances import Moments
 
         self.name, reader, place = _READERS[tokenizer.input_shape]
         self.tokenizer, self.judge = tokenizer, judge
@@ -44,30 +51,57 @@ class Judge:
         self.epochs = epochs or _EPOCHS[self.name]
         weights = folder / f"classifier-{place.removesuffix('.npz')}-{self.epochs}-epochs.safetensors"
         self.classifier = load_or_train(
-            weights, self.train_images, self.train_labels, epochs=self.epochs, seed=_SEED, mirror=self.name != "MNIST"
+            weights, self.train_images, self.train_labels, epochs=self.epochs, seed=SEED, mirror=self.name != "MNIST"
         )
         self.accuracy = float((judge(self.classifier, self.test_images)[1] == self.test_labels).mean())
-        chosen = np.random.default_rng(_SEED).permutation(len(self.train_images))
-        features = judge(self.classifier, self.train_images[chosen[:10_000]])[0]
-        self.moments, self.features = Moments.of(features), features[:items]
+        chosen = np.random.default_rng(SEED).permutation(len(self.train_images))
+        self.real = self.reference(self.train_images[chosen[:10_000]], items)
+
+    def reference(self, images: np.ndarray, items: int) -> Reference:
+        """What others are compared with: moments of all of these images, features of the first ``items``."""
+        from benchmarks.generate.distances import Moments
+
+        features = self.judge(self.classifier, images)[0]
+        return Reference(Moments.of(features), features[:items])
+
+    def test_items(self, items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Test images, evenly chosen, with their labels and greedy codes."""
+        chosen = np.linspace(0, len(self.test_images) - 1, items).round().astype(int)
+        images = self.test_images[chosen]
+        parts = [self.tokenizer.encode(images[i : i + AT_ONCE]).numpy() for i in range(0, items, AT_ONCE)]
+        return images, self.test_labels[chosen], np.concatenate(parts)
 
     def row(
-        self, name: str, images: np.ndarray, labels: np.ndarray | None, *, nearest: bool = True, **others: Any
+        self,
+        name: str,
+        images: np.ndarray,
+        labels: np.ndarray | None,
+        *,
+        nearest: bool = True,
+        own: Reference | None = None,
+        **others: Any,
     ) -> dict[str, Any]:
-        """Everything that is measured of a set of images, whose labels are known or not."""
+        """Everything that is measured of a set of images, whose labels are known or not.
+
+        ``own``: compare with these too, by ``own_frechet`` and ``own_kernel``.
+        """
         from benchmarks.generate import distances
 
         features, classes = self.judge(self.classifier, images)
-        precision, recall = distances.precision_and_recall(features, self.features)
+        moments = distances.Moments.of(features)
+        precision, recall = distances.precision_and_recall(features, self.real.features)
         row = {
             "images": name,
             "count": len(images),
             "accuracy": None if labels is None else float((classes == labels).mean()),
-            "frechet": distances.frechet_distance(distances.Moments.of(features), self.moments),
-            "kernel": distances.kernel_distance(features, self.features),
+            "frechet": distances.frechet_distance(moments, self.real.moments),
+            "kernel": distances.kernel_distance(features, self.real.features),
             "precision": precision,
             "recall": recall,
         }
+        if own is not None:
+            row["own_frechet"] = distances.frechet_distance(moments, own.moments)
+            row["own_kernel"] = distances.kernel_distance(features, own.features)
         if nearest:
             found = distances.nearest(images[:_NEAREST_OF], self.train_images)
             row["nearest_median"], row["nearest_least"] = float(np.median(found)), float(found.min())
@@ -78,11 +112,11 @@ def generated(generator: Generator, count: int, **options: Any) -> tuple[np.ndar
     """Codes (n, N), the labels that were asked for (n,), and seconds; as many of each label, ``count`` in all."""
     numbers = np.arange(count) % max(1, len(generator.labels))
     codes, seconds = [], 0.0
-    for start in range(0, count, _AT_ONCE):
-        part = numbers[start : start + _AT_ONCE]
+    for start in range(0, count, AT_ONCE):
+        part = numbers[start : start + AT_ONCE]
         labels = [generator.labels[number] for number in part] if generator.labels else None
         begun = time.perf_counter()
-        drawn = generator.sample(labels, 1 if labels else len(part), seed=_SEED + start, **options)
+        drawn = generator.sample(labels, 1 if labels else len(part), seed=SEED + start, **options)
         seconds += time.perf_counter() - begun
         codes.append(drawn.numpy())
     return np.concatenate(codes), numbers, seconds
@@ -91,9 +125,7 @@ def generated(generator: Generator, count: int, **options: Any) -> tuple[np.ndar
 def measure(judge: Judge, generators: Iterable[Generator], items: int, sweep_items: int) -> dict[str, Any]:
     """The rows of the table, and sweeps of steps and guidance."""
     tokenizer = judge.tokenizer
-    chosen = np.linspace(0, len(judge.test_images) - 1, items).round().astype(int)
-    real, labels = judge.test_images[chosen], judge.test_labels[chosen]
-    greedy = np.concatenate([tokenizer.encode(real[i : i + _AT_ONCE]).numpy() for i in range(0, items, _AT_ONCE)])
+    real, labels, greedy = judge.test_items(items)
     rows = [
         judge.row("real, test set", real, labels),
         judge.row("their reconstructions", tokenizer.decode(greedy), labels),
@@ -115,7 +147,7 @@ def measure(judge: Judge, generators: Iterable[Generator], items: int, sweep_ite
     from daps_tokenizer.generator import Generator
 
     prior = Generator.uniform(tokenizer)
-    codes = prior.sample(num_samples=items, seed=_SEED).numpy()
+    codes = prior.sample(num_samples=items, seed=SEED).numpy()
     bits = float(-prior.log_prob(codes[:1])[0] / math.log(2))
     rows.append(judge.row("uniform prior", tokenizer.decode(codes), None, bits_per_item=bits))
     return {"rows": rows, "sweeps": sweeps}
@@ -226,7 +258,7 @@ def generate(
         "test_images": len(judge.test_images),
         "classifier_accuracy": judge.accuracy,
         "classifier_epochs": judge.epochs,
-        "seed": _SEED,
+        "seed": SEED,
         "num_threads": num_threads,
         **measure(judge, generators, items, sweep_items),
     }

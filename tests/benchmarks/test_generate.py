@@ -16,6 +16,12 @@ from tests.cli.helpers import digit
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+def write_digits(folder: Path) -> None:
+    images = np.stack([np.asarray(digit(seed)) for seed in range(150)])
+    labels = (np.arange(150) % 2).astype(np.uint8)
+    np.savez(folder / "mnist.npz", x_train=images, y_train=labels, x_test=images[:40], y_test=labels[:40])
+
+
 def normal(mean: float, scale: float, count: int = 4000, size: int = 3) -> np.ndarray:
     return mean + scale * np.random.default_rng(0).standard_normal((count, size))
 
@@ -56,9 +62,7 @@ def test_a_copy_of_a_training_image_is_found() -> None:
 def test_the_command_writes_a_table(
     random_generators: dict[str, Path], random_mnist_folder: Path, tmp_path: Path
 ) -> None:
-    images = np.stack([np.asarray(digit(seed)) for seed in range(150)])
-    labels = (np.arange(150) % 2).astype(np.uint8)
-    np.savez(tmp_path / "mnist.npz", x_train=images, y_train=labels, x_test=images[:40], y_test=labels[:40])
+    write_digits(tmp_path)
     options = {"items": 20, "sweep-items": 10, "epochs": 1, "tokenizer": random_mnist_folder, "data": tmp_path}
     options |= {"cache": tmp_path / "cache", "out": tmp_path / "out"}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
@@ -77,3 +81,34 @@ def test_the_command_writes_a_table(
     assert len(content["sweeps"]) == 3 + 4 + 4
     assert "| random-flow, guidance 0.5 | 20 |" in (tmp_path / "out" / "generate_random-mnist.md").read_text()
     assert CliRunner().invoke(main, ["generate", "daps-mnist-flow", str(random_generators["flow"])]).exit_code == 2
+
+
+def test_equal_generators_are_trained_on_codes_of_each_tokenizer(
+    random_mnist_checkpoint: Path, random_mnist_folder: Path, tmp_path: Path
+) -> None:
+    write_digits(tmp_path)
+    options = {"items": 20, "data": tmp_path, "work": tmp_path / "work", "out": tmp_path / "out"}
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    settings = ["steps=2", "batch_size=8", "precision=fp32", "validation_items=4", "network.num_layers=1"]
+    arguments += [part for setting in settings for part in ("--set", setting)]
+    configs = Path(__file__).parents[2] / "train" / "configs" / "generators"
+    arguments += [part for kind in ("causal", "flow") for part in ("--generator", str(configs / f"mnist_{kind}.yaml"))]
+    named = ["--tokenizer", f"a checkpoint={random_mnist_checkpoint}", "--tokenizer", f"a folder={random_mnist_folder}"]
+    result = CliRunner().invoke(main, ["modelling", *named, *arguments])
+    assert result.exit_code == 0, result.output
+    first, second = json.loads((tmp_path / "out" / "modelling_mnist.json").read_text())["results"]
+    assert [row["images"] for row in first["rows"]] == [
+        "reconstructions",
+        "causal, guidance 0",
+        "causal, guidance 1",
+        "flow, guidance 0",
+        "flow, guidance 2",
+    ]
+    assert first["rows"][1]["bits_per_item"] > 0 and first["rows"][0]["psnr"] > 0
+    assert all(row["own_frechet"] >= 0 for row in first["rows"])
+    assert first["rows"] == second["rows"], "the folder is an export of the checkpoint"
+    page = (tmp_path / "out" / "modelling_mnist.md").read_text()
+    assert "| a folder | flow, guidance 2 |" in page and "weights " + first["weights_sha256"][:12] in page
+    again = CliRunner().invoke(main, ["modelling", *named[:2], *arguments, "--name", "again"])
+    assert again.exit_code == 0 and "step" not in again.output
+    assert CliRunner().invoke(main, ["modelling", "--tokenizer", "nothing", *arguments]).exit_code == 2
