@@ -74,7 +74,9 @@ def measure_tokenizer(
             learned["bits_per_item"] = float(-generator.log_prob(greedy, names).mean() / math.log(2))
         for guidance in sorted({0.0, generator.config.guidance}):
             drawn, asked, _ = generated(generator, items, guidance=guidance)
-            row = judge.row(f"{experiment.kind}, guidance {guidance:g}", tokenizer.decode(drawn), asked, own=own)
+            row = judge.row(
+                f"{experiment.kind}, guidance {guidance:g}", tokenizer.decode(drawn), asked, own=own, nearest=False
+            )
             rows.append(row | learned | {"kind": experiment.kind, "guidance": guidance, "steps": experiment.steps})
     result = {
         "tokenizer": name,

@@ -176,7 +176,9 @@ def test_when_one_process_is_killed_the_others_say_so_and_another_number_resumes
         while not checkpoint.exists() and time.monotonic() < deadline:
             time.sleep(0.2)
         processes[1].send_signal(signal.SIGKILL)
-        errors = [process.communicate(timeout=600)[1].strip().splitlines()[-1] for process in (processes[0], *processes[2:])]
+        errors = [
+            process.communicate(timeout=600)[1].strip().splitlines()[-1] for process in (processes[0], *processes[2:])
+        ]
     expected = f"ProcessLost: {tmp_path / 'daps'}: another process of this training has ended, so this one stops too"
     assert all(line.startswith(expected) for line in errors), errors
     assert not (tmp_path / "daps" / ".lock").exists()
