@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "benchmarks.studies.commands:compare",
     "controls": "benchmarks.studies.commands:controls",
     "control": "benchmarks.studies.control.command:control",
+    "goals": "benchmarks.studies.commands:goals",
     "path": "benchmarks.studies.commands:path",
     "prior": "benchmarks.studies.commands:prior",
     "reward": "benchmarks.studies.commands:reward",

@@ -41,8 +41,9 @@ _LIMITS = {
     "daps-h1-motion": (
         "It knows the motions of LAFAN1 (CC BY-NC-ND 4.0, research use) on a Unitree H1 at 30 frames per second: "
         "dancing, fighting, running, walking, falling. 640 bits for a second of motion keep what the body does, not "
-        "fine detail: feet slide, and adding up the root's velocity makes its path drift. The 127 features are a "
-        "composition of ours; the paper's were never published, so its numbers are not of the same features."
+        "fine detail. Codes without the anchors of a clip's layout, as a generator's are, drift: their path is the "
+        "root's velocity, added up. The 127 features are a composition of ours; the paper's were never published, so "
+        "its numbers are not of the same features."
     ),
     "daps-g1-motion": (
         "It knows the motions of LAFAN1 (CC BY-NC-ND 4.0, research use) on a Unitree G1 with 29 joints at 30 frames "
@@ -152,7 +153,15 @@ def _quality(config: TokenizerConfig) -> str:
     evaluation: dict[str, Any] | None = config.training.get("evaluation")
     if evaluation is None:
         return "Not measured."
-    columns = {"log_p": ("log p(x\\|z), nats", ".2f"), "psnr": ("PSNR, dB", ".2f"), "l2": ("L2", ".3f")}
+    columns = {
+        "log_p": ("log p(x\\|z), nats", ".2f"),
+        "psnr": ("PSNR, dB", ".2f"),
+        "l2": ("L2", ".3f"),
+        "joint_error": ("joints, degrees", ".2f"),
+        "root_error": ("root, cm", ".1f"),
+        "foot_sliding": ("feet slide, cm/s", ".1f"),
+        "foot_sliding_original": ("of the original", ".1f"),
+    }
     columns = {name: column for name, column in columns.items() if f"greedy_{name}" in evaluation}
     rows = [f"| codes | {' | '.join(title for title, _ in columns.values())} |", "|---" * (1 + len(columns)) + "|"]
     kinds = [kind for kind in ("sampled", "greedy") if f"{kind}_log_p" in evaluation]  # a quantiser draws no samples

@@ -23,7 +23,7 @@ from daps_tokenizer.motion.dataset import VALIDATION_CLIPS
 if TYPE_CHECKING:
     from train.data import Dataset
     from train.experiment import Experiment
-    from train.loop import AnyExperiment
+    from train.generators.experiment import AnyExperiment
 
 
 @click.group(cls=OneLineErrors)

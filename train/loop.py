@@ -23,8 +23,7 @@ from train.batches import BatchReader, read_ahead, spare_cores
 from train.captured import CapturedStep, prepare_to_capture
 from train.checkpoint import has_checkpoint, load_checkpoint, read_record, save_checkpoint
 from train.data import Dataset
-from train.experiment import Experiment
-from train.generators.experiment import GeneratorExperiment
+from train.generators.experiment import AnyExperiment
 from train.methods.base import Batch, Learner
 from train.optimisation import AveragedWeights, Updates, apply_schedule, build_optimiser, clip_gradients, served_weights
 from train.processes import ending_together, join_processes, locked, means_of_all
@@ -32,9 +31,6 @@ from train.recorder import Recorder
 
 MAX_SKIPPED_IN_A_ROW = 100
 SKIPS_ARE_READ_EVERY = 50  # steps, because reading waits for the device
-
-
-AnyExperiment = Experiment | GeneratorExperiment
 
 
 class TrainingDiverged(DapsError):  # noqa: N818 - it is an outcome, not a mistake in the call

@@ -20,7 +20,7 @@ from train.methods.base import Learner
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from train.loop import AnyExperiment
+    from train.generators.experiment import AnyExperiment
 
 
 class Recorder:

@@ -1,7 +1,7 @@
 /** The tab of motion: a clip as a stick figure, its codes, and what they decode to. */
 import { Bench, element, make, number, seconds } from "./bench.js";
 import { DapsError } from "./daps.js";
-import { about, anchorsOf, cutWindows, features, followAnchors, joinWindows, kinematics, plantFeet, product, readClip, startOf, times, toPoses, writeClip } from "./motion.js";
+import { about, anchorsOf, cutWindows, features, followAnchors, holdFeet, joinWindows, kinematics, plantFeet, product, readClip, startOf, times, toPoses, writeClip } from "./motion.js";
 
 /**
  * @typedef {import("./page.js").App} App
@@ -192,7 +192,8 @@ export class Clips {
     const isFirst = !this.decodedPoses;
     const planted = plantFeet(toPoses(frames, this.robot, this.fps, this.start), this.robot, this.fps);
     const { anchors } = this;
-    this.decodedPoses = anchors ? followAnchors(planted, anchors, length, this.robot, this.fps) : planted;
+    const bent = anchors ? followAnchors(planted, anchors, length, this.robot, this.fps) : planted;
+    this.decodedPoses = holdFeet(bent, this.robot, this.fps);
     if (!this.windows && isFirst) this.bench.give(values);
     element("c-csv", HTMLButtonElement).disabled = false;
     this.draw();

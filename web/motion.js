@@ -147,6 +147,70 @@ export function plantFeet(poses, robot, fps) {
   });
 }
 
+const [ALWAYS, IN_THE_AIR, CHANGE, DAMPING] = [0.001, 0.1, 0.3, 1e-3];
+
+/**
+ * Poses whose legs keep feet that stand from sliding, within the limits of their joints; the root stays where it is.
+ *
+ * @param {Vector[]} poses @param {Robot} robot @param {number} fps
+ * @returns {Vector[]}
+ */
+export function holdFeet(poses, robot, fps) {
+  const { weights, velocity } = standing(poses, robot, fps);
+  const feet = robot.feet.map((foot, number) => {
+    const [, link, place] = /** @type {[string, number, number[]]} */ (robot.sites.find(([name]) => name === foot));
+    const leg = [];
+    for (let joint = link; joint >= 0; joint = robot.links[joint].parent) leg.unshift(joint);
+    const own = weights.map((each) => each[number]);
+    const steps = [0, 1].map((axis) => own.map((weight, t) => (weight * velocity(t, number, axis)) / fps));
+    const [x, y] = steps.map((moved) => offsetsOf(own, moved));
+    return { link, place, leg, x, y };
+  });
+  return poses.map((pose, t) => {
+    const held = [...pose];
+    /** @type {Vector[]} */
+    const targets = [];
+    for (let round = 0; round < 2; round++) {
+      const { rotations, positions } = linkFrames(held, robot);
+      feet.forEach(({ link, place, leg, x, y }, foot) => {
+        const at = plus(positions[link + 1], times(rotations[link + 1], place));
+        targets[foot] ??= plus(at, [x[t], y[t], 0]);
+        const moves = leg.map((joint) => cross(times(rotations[joint + 1], robot.links[joint].axis), minus(at, positions[joint + 1])));
+        const square = [0, 1, 2].map((i) =>
+          [0, 1, 2].map((j) => moves.reduce((sum, move) => sum + move[i] * move[j], i === j ? DAMPING : 0)),
+        );
+        const pull = solved(square, minus(targets[foot], at));
+        leg.forEach((joint, i) => (held[7 + joint] += dot(moves[i], pull)));
+      });
+      robot.links.forEach(({ limits }, i) => (held[7 + i] = Math.min(limits[1], Math.max(limits[0], held[7 + i]))));
+    }
+    return held;
+  });
+}
+
+/**
+ * How far a foot is moved along one axis in each frame: a tridiagonal system, see `daps_tokenizer/motion/feet.py`.
+ *
+ * @param {number[]} weights how surely it stands, between a frame and the next @param {number[]} moved weights times steps
+ */
+function offsetsOf(weights, moved) {
+  const frames = weights.length + 1;
+  const of = (/** @type {number[]} */ values, /** @type {number} */ t) => values[t] ?? 0;
+  const pull = weights.map((weight) => weight + CHANGE);
+  const diagonal = Array.from({ length: frames }, (_, t) => {
+    const [before, after] = [of(weights, t - 1), of(weights, t)];
+    return ALWAYS + IN_THE_AIR * (1 - Math.max(before, after)) + of(pull, t - 1) + of(pull, t);
+  });
+  const offsets = Array.from({ length: frames }, (_, t) => of(moved, t) - of(moved, t - 1));
+  for (let t = 1; t < frames; t++) {
+    const share = pull[t - 1] / diagonal[t - 1];
+    diagonal[t] -= share * pull[t - 1];
+    offsets[t] += share * offsets[t - 1];
+  }
+  for (let t = frames - 1; t >= 0; t--) offsets[t] = (offsets[t] + of(pull, t) * of(offsets, t + 1)) / diagonal[t];
+  return offsets;
+}
+
 /**
  * Where the root was at the end of every window, in steps from the anchor before: whole centimetres and half degrees.
  *
@@ -310,6 +374,15 @@ export function joinWindows(windows, length, width, frames) {
  * @returns {{positions: Vector[], rotations: Matrix[]}} in metres and site to world, in the order of `robot.sites`
  */
 export function kinematics(pose, robot) {
+  const { rotations, positions } = linkFrames(pose, robot);
+  return {
+    positions: robot.sites.map(([, link, place]) => plus(positions[link + 1], times(rotations[link + 1], place))),
+    rotations: robot.sites.map(([, link]) => rotations[link + 1]),
+  };
+}
+
+/** Positions and rotations of the root and of each joint's link, link to world. @param {Vector} pose @param {Robot} robot */
+function linkFrames(pose, robot) {
   const rotations = [rotation(pose.slice(3, 7))];
   const positions = [pose.slice(0, 3)];
   robot.links.forEach((link, i) => {
@@ -320,10 +393,7 @@ export function kinematics(pose, robot) {
     const turn = [...link.axis.map((share) => share * Math.sin(half)), Math.cos(half)];
     rotations.push(product(mounted, rotation(turn)));
   });
-  return {
-    positions: robot.sites.map(([, link, place]) => plus(positions[link + 1], times(rotations[link + 1], place))),
-    rotations: robot.sites.map(([, link]) => rotations[link + 1]),
-  };
+  return { rotations, positions };
 }
 
 /** Cut an orientation into a turn about the vertical and the tilt. @param {Vector} quaternion */
@@ -347,6 +417,15 @@ function unwrap(angles) {
 
 const plus = (/** @type {Vector} */ a, /** @type {Vector} */ b) => a.map((value, i) => value + b[i]);
 const minus = (/** @type {Vector} */ a, /** @type {Vector} */ b) => a.map((value, i) => value - b[i]);
+/** @param {Vector} a @param {Vector} b */
+const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
+/** @param {Vector} a @param {Vector} b */
+const cross = ([a, b, c], [d, e, f]) => [b * f - c * e, c * d - a * f, a * e - b * d];
+/** x of m x = v, m symmetric. @param {Matrix} m @param {Vector} v */
+const solved = (m, v) => {
+  const adjugate = [cross(m[1], m[2]), cross(m[2], m[0]), cross(m[0], m[1])];
+  return times(adjugate, v).map((value) => value / dot(m[0], adjugate[0]));
+};
 /** @param {Matrix} m @param {Vector} v */
 export const times = (m, v) => m.map((row) => row[0] * v[0] + row[1] * v[1] + row[2] * v[2]);
 const transposed = (/** @type {Matrix} */ m) => m.map((_, i) => m.map((row) => row[i]));

@@ -1,4 +1,4 @@
-"""``python -m benchmarks task``, ``reward``, ``controls``, ``prior``, ``seams``, ``path``, ``compare`` and ``table``.
+"""The commands of the studies, from ``task`` to ``table``.
 
 Each imports what it measures with when it is called.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.inputs import ROOT
 from benchmarks.reports import RESULTS, STUDIES, command_line, write_report
-from daps_tokenizer import Tokenizer
+from daps_tokenizer import Clip, Tokenizer
 from daps_tokenizer.cli.common import progress_bar
 from daps_tokenizer.data.datasets import open_data
 from daps_tokenizer.errors import ConfigError, InputError
@@ -290,18 +290,47 @@ def seams(model: str, data: Path, images: str | None, seed: int, out: Path) -> N
         click.echo(path)
 
 
+_MOTION_MODEL = click.option("--model", required=True, help="Built-in name or model folder, of motion.")
+_CLIPS = click.option("--data", required=True, type=_FOLDER, help="lafan1_h1.npz or lafan1_g1.npz.")
+_SECONDS = click.option("--seconds", default=30.0, show_default=True, help="Of each held-out clip.")
+
+
 @click.command()
-@click.option("--model", required=True, help="Built-in name or model folder, of motion.")
-@click.option("--data", required=True, type=_FOLDER, help="lafan1_h1.npz or lafan1_g1.npz.")
-@click.option("--seconds", default=30.0, show_default=True, help="Of each held-out clip.")
+@_MOTION_MODEL
+@_CLIPS
+@_SECONDS
 @click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
 def path(model: str, data: Path, seconds: float, out: Path) -> None:
     """Measure the path of long clips: velocities added up, with planted feet, and with anchors."""
-    from benchmarks.studies.path import held_out_stretches, measure_path, write_path
+    from benchmarks.studies.path import measure_path, write_path
+
+    tokenizer, clips, content = _held_out(model, data, seconds)
+    for written in write_path(out, content | {"rows": measure_path(tokenizer, clips)}):
+        click.echo(written)
+
+
+@click.command()
+@_MOTION_MODEL
+@_CLIPS
+@_SECONDS
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
+def goals(model: str, data: Path, seconds: float, seed: int, out: Path) -> None:
+    """Measure what a search for a goal gains: speed, turning, feet that stand still, a point to stay away from."""
+    from benchmarks.studies.goals import measure_goals, write_goals
+
+    tokenizer, clips, content = _held_out(model, data, seconds)
+    for written in write_goals(out, content | {"seed": seed, "rows": measure_goals(tokenizer, clips, seed=seed)}):
+        click.echo(written)
+
+
+def _held_out(model: str, data: Path, seconds: float) -> tuple[Tokenizer, list[Clip], dict[str, Any]]:
+    """A motion model, the first ``seconds`` of each held-out clip, and what a report says of both."""
+    from benchmarks.studies.path import held_out_stretches
 
     tokenizer = Tokenizer.from_pretrained(model)
     if tokenizer.modality != "motion":
-        raise InputError(f"{tokenizer.config.name} is of images; a path is of motion")
+        raise InputError(f"{tokenizer.config.name} is a model of images; expected one of motion")
     clips = held_out_stretches(data, tokenizer, seconds)
     content = {
         "command": command_line(),
@@ -310,10 +339,8 @@ def path(model: str, data: Path, seconds: float, out: Path) -> None:
         "weights_sha256": tokenizer.config.weights_sha256,
         "clips": len(clips),
         "seconds": seconds,
-        "rows": measure_path(tokenizer, clips),
     }
-    for written in write_path(out, content):
-        click.echo(written)
+    return tokenizer, clips, content
 
 
 @click.command()

@@ -1,4 +1,5 @@
-"""The path of long clips: what planted feet and anchors (:mod:`daps_tokenizer.motion.path`) change, and their bytes."""
+"""The path of long clips: what planted feet, anchors and held feet change (:mod:`daps_tokenizer.motion.path` and
+:mod:`~daps_tokenizer.motion.feet`), and the bytes of anchors."""
 
 from __future__ import annotations
 
@@ -14,11 +15,13 @@ from daps_tokenizer.codes.layouts import ClipLayout
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.motion.dataset import VALIDATION_CLIPS
 from daps_tokenizer.motion.features import to_qpos
+from daps_tokenizer.motion.feet import plant_feet
 from daps_tokenizer.motion.metrics import motion_metrics
+from daps_tokenizer.motion.path import follow_anchors
 from daps_tokenizer.motion.robots import robot_of
 from daps_tokenizer.motion.windows import join_windows, soften_seams
 
-WAYS = ("velocities added up", "feet planted", "feet planted, anchors")
+WAYS = ("velocities added up", "feet planted", "feet planted, anchors", "feet planted, anchors, feet held")
 
 
 def held_out_stretches(path: Path, tokenizer: Tokenizer, seconds: float) -> list[Clip]:
@@ -56,18 +59,18 @@ def measure_path(tokenizer: Tokenizer, clips: list[Clip]) -> list[dict[str, Any]
             codes.weights_sha256,
             dataclasses.replace(layout, anchors=()),
         )
-        features = join_windows(soften_seams(_features(tokenizer, codes)), len(clip))
-        start = tokenizer.decode(free)[:, 0]
-        decoded = {
-            WAYS[0]: to_qpos(features, fps=clip.fps, start=start, robot=robot),
-            WAYS[1]: tokenizer.decode(free),
-            WAYS[2]: tokenizer.decode(codes),
-        }
+        features = join_windows(soften_seams(decoded_features(tokenizer, codes)), len(clip))
+        added = to_qpos(features, fps=clip.fps, start=tokenizer.decode(free)[:, 0], robot=robot)[0]
+        planted = plant_feet(added, fps=clip.fps, robot=robot)
+        lengths = np.arange(1, layout.windows + 1) * tokenizer.input_shape[0]
+        ends = np.unique(np.minimum(lengths, len(clip) - 1))
+        bent = follow_anchors(planted, ends, np.array(layout.anchors[0]), fps=clip.fps, robot=robot)
+        decoded = dict(zip(WAYS, (added, planted, bent, tokenizer.decode(codes)[0]), strict=True))
         anchors = (len(codes.to_bytes()) - len(free.to_bytes())) / layout.windows
         for way, poses in decoded.items():
-            values = motion_metrics(clip.qpos[None], poses, fps=clip.fps, robot=robot)
-            end = 100 * float(np.linalg.norm(poses[0, -1, :3] - clip.qpos[-1, :3]))
-            taken = {"end_error": end, "anchor_bytes": anchors if way == WAYS[2] else 0.0}
+            values = motion_metrics(clip.qpos[None], poses[None], fps=clip.fps, robot=robot)
+            end = 100 * float(np.linalg.norm(poses[-1, :3] - clip.qpos[-1, :3]))
+            taken = {"end_error": end, "anchor_bytes": anchors if "anchors" in way else 0.0}
             found[way].append({name: float(value[0]) for name, value in values.items()} | taken)
     return [
         {"way": way, **{name: float(np.mean([each[name] for each in values])) for name in values[0]}}
@@ -75,8 +78,8 @@ def measure_path(tokenizer: Tokenizer, clips: list[Clip]) -> list[dict[str, Any]
     ]
 
 
-def _features(tokenizer: Tokenizer, codes: Codes) -> np.ndarray:
-    """Decoded features (1, windows, frames, F), in their own units."""
+def decoded_features(tokenizer: Tokenizer, codes: Codes) -> np.ndarray:
+    """Decoded features (clips, windows, frames, F), in their own units."""
     mean = tokenizer.decode_distribution(codes).mean
     scale = tokenizer.config.normalisation
     features: np.ndarray = mean * np.asarray(scale.std, np.float32) + np.asarray(scale.mean, np.float32)
@@ -88,6 +91,7 @@ def write_path(folder: Path, content: dict[str, Any]) -> list[Path]:
     rows = [
         (
             row["way"],
+            f"{row['joint_error']:.2f}",
             f"{row['root_error']:.1f}",
             f"{row['foot_sliding']:.1f} ({row['foot_sliding_original']:.1f})",
             f"{row['jerk']:.0f} ({row['jerk_original']:.0f})",
@@ -96,7 +100,7 @@ def write_path(folder: Path, content: dict[str, Any]) -> list[Path]:
         )
         for row in content["rows"]
     ]
-    header = ("decoded with", "root, cm", "foot sliding, cm/s (original)", "jerk, m/s³ (original)")
+    header = ("decoded with", "joints, degrees", "root, cm", "foot sliding, cm/s (original)", "jerk, m/s³ (original)")
     text = report(
         f"The path of long clips of {content['model']}",
         [content["command"]],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from daps_tokenizer.codes.layouts import ClipLayout, TileLayout
@@ -10,8 +12,9 @@ from daps_tokenizer.errors import CodesError, ConfigError, InputError
 from daps_tokenizer.inputs import Batch, InputOptions
 from daps_tokenizer.motion.clips import Clip, load_clips, to_numpy
 from daps_tokenizer.motion.features import compute_features, feature_table, standing, to_qpos
+from daps_tokenizer.motion.feet import hold_feet, plant_feet
 from daps_tokenizer.motion.kinematics import heading_quaternion, split_heading
-from daps_tokenizer.motion.path import anchors_of, follow_anchors, plant_feet
+from daps_tokenizer.motion.path import anchors_of, follow_anchors
 from daps_tokenizer.motion.resample import resample, resampled_length
 from daps_tokenizer.motion.robots import robot_of
 from daps_tokenizer.motion.windows import check_overlap, cut_windows, join_windows, soften_seams
@@ -89,15 +92,17 @@ class MotionInputs:
         """Features (..., windows, frames, F) as poses (..., T, 7 + joints) of the original's length, rate and place.
 
         Windows fade into each other where they overlap, and where they do not, seams are softened
-        (:func:`~daps_tokenizer.motion.windows.soften_seams`). Feet that stand are planted, and the path passes through
-        the layout's anchors (:mod:`~daps_tokenizer.motion.path`). Without a layout every window (..., frames, F) is a
-        clip of its own that starts at the origin.
+        (:func:`~daps_tokenizer.motion.windows.soften_seams`). Then feet that stand are planted, the path passes through
+        the layout's anchors (:mod:`~daps_tokenizer.motion.path`), and legs hold their feet
+        (:mod:`~daps_tokenizer.motion.feet`). Without a layout every window (..., frames, F) is a clip of its own that
+        starts at the origin.
 
         Raises:
             CodesError: a layout of images, or of another number of windows than such clips have.
         """
         if layout is None:
-            return self._planted(to_qpos(pieces, fps=self._motion.fps, robot=self._robot))
+            poses = self._corrected(plant_feet, to_qpos(pieces, fps=self._motion.fps, robot=self._robot))
+            return self._corrected(hold_feet, poses)
         if not isinstance(layout, ClipLayout):
             raise CodesError(f"codes of a motion model have windows, not {layout.pieces}")
         frames = resampled_length(layout.frames, from_fps=layout.fps, to_fps=self._motion.fps)
@@ -110,9 +115,10 @@ class MotionInputs:
             raise CodesError(f"layout does not fit the codes: {error}") from None
         start = _poses(layout.starts or ((0.0, 0.0, 0.0),), standing(self._robot))
         poses = to_qpos(joined, fps=self._motion.fps, start=start, robot=self._robot)
-        poses = self._planted(poses)
+        poses = self._corrected(plant_feet, poses)
         if layout.anchors:
             poses = self._anchored(poses, layout)
+        poses = self._corrected(hold_feet, poses)
         clips = resample(poses, from_fps=self._motion.fps, to_fps=layout.fps, frames=layout.frames)
         return clips.reshape(*pieces.shape[:-3], *clips.shape[1:])
 
@@ -121,11 +127,10 @@ class MotionInputs:
         ends = np.arange(1, windows + 1) * (self._length - overlap)
         return np.unique(np.minimum(ends, frames - 1))
 
-    def _planted(self, poses: np.ndarray) -> np.ndarray:
-        """Poses (..., T, 7 + joints) whose standing feet do not slide."""
+    def _corrected(self, correct: Callable[..., np.ndarray], poses: np.ndarray) -> np.ndarray:
+        """Poses (..., T, 7 + joints), each clip corrected by a function of :mod:`daps_tokenizer.motion.feet`."""
         flat = poses.reshape(-1, *poses.shape[-2:])
-        planted = [plant_feet(each, fps=self._motion.fps, robot=self._robot) for each in flat]
-        return np.reshape(planted, poses.shape)
+        return np.reshape([correct(each, fps=self._motion.fps, robot=self._robot) for each in flat], poses.shape)
 
     def _anchored(self, poses: np.ndarray, layout: ClipLayout) -> np.ndarray:
         """Poses (clips, T, 7 + joints) whose paths pass through the anchors of the layout."""

@@ -1,13 +1,8 @@
-"""The path of the root over a long clip: feet that stand stay where they are, and anchors end the drift.
+"""The path of the root over a long clip: anchors end the drift.
 
-A path is decoded as velocities, whose errors add up, and a foot that stands moves by the error of the root's velocity
-and of the leg. Two corrections follow the decoder:
-
-- **Planted feet** (:func:`plant_feet`): while a decoded foot is low and slow, the root moves so that this foot does
-  not.
-- **Anchors** (:func:`anchors_of`, :func:`follow_anchors`): where the root was and which way it faced at the end of
-  every window, in whole centimetres and half degrees from the anchor before. They are part of a clip's layout, three
-  small integers a window; the path is bent to pass through them, most where no foot stands.
+A path is decoded as velocities, whose errors add up. Anchors say where the root was and which way it faced at the end
+of every window, in whole centimetres and half degrees from the anchor before. They are part of a clip's layout, three
+small integers a window; the path is bent to pass through them, most where no foot stands.
 """
 
 from __future__ import annotations
@@ -15,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from daps_tokenizer.config import Robot
+from daps_tokenizer.motion.feet import standing_weights
 from daps_tokenizer.motion.kinematics import (
-    forward_kinematics,
     heading_quaternion,
     multiply_quaternions,
     rotation_about,
@@ -24,32 +19,7 @@ from daps_tokenizer.motion.kinematics import (
 )
 
 ANCHOR_UNITS = (0.01, 0.01, np.pi / 360)  # metres, metres and radians
-# Chosen on 30 s of six training clips of the H1.
-_LOW, _LOW_SOFT = 0.08, 0.02  # m: how high a foot that stands may be
-_SLOW, _SLOW_SOFT = 0.8, 0.1  # m/s along the ground, smoothed: how fast
-_SMOOTH = 5  # frames of a Hann window at 30 fps
 _ALWAYS = 0.05  # of an anchor's correction that frames with a standing foot take part in
-
-
-def standing_weights(poses: np.ndarray, *, fps: float, robot: Robot) -> tuple[np.ndarray, np.ndarray]:
-    """How surely each foot stands between a frame and the next, (T − 1, 2) from 0 to 1, and how fast it moves along the
-    ground, (T − 1, 2, 2) m/s; of poses (T, 7 + joints)."""
-    feet = [robot.site_names.index(foot) for foot in robot.feet]
-    places = forward_kinematics(poses, robot).positions[:, feet]
-    velocity = np.diff(places[..., :2], axis=0) * fps
-    height = np.maximum(places[:-1, :, 2], places[1:, :, 2])
-    speed = np.linalg.norm(_smoothed(velocity, fps), axis=-1)
-    return _below(height, _LOW, _LOW_SOFT) * _below(speed, _SLOW, _SLOW_SOFT), velocity
-
-
-def plant_feet(poses: np.ndarray, *, fps: float, robot: Robot) -> np.ndarray:
-    """Poses (T, 7 + joints) whose root moves along the ground so that feet that stand do not."""
-    weights, velocity = standing_weights(poses, fps=fps, robot=robot)
-    total = weights.sum(1, keepdims=True)
-    mean = (weights[..., None] * velocity).sum(1) / np.maximum(total, 1e-6)
-    planted = poses.copy()
-    planted[1:, :2] -= np.cumsum(np.minimum(total, 1.0) * mean, axis=0) / fps
-    return planted
 
 
 def anchors_of(poses: np.ndarray, frames: np.ndarray) -> tuple[tuple[int, int, int], ...]:
@@ -100,19 +70,3 @@ def _places(poses: np.ndarray) -> np.ndarray:
     """x, y and heading, continuous over time, (T, 3)."""
     heading, _ = split_heading(poses[:, 3:7])
     return np.column_stack([poses[:, :2], np.unwrap(heading)])
-
-
-def _smoothed(values: np.ndarray, fps: float) -> np.ndarray:
-    """(T, ...) by a Hann window over time."""
-    reach = max(1, round(_SMOOTH * fps / 30 / 2))
-    window = np.hanning(2 * reach + 3)[1:-1]
-    padded = np.pad(values, [(reach, reach)] + [(0, 0)] * (values.ndim - 1), mode="edge")
-    slices = [padded[start : start + len(values)] * weight for start, weight in enumerate(window / window.sum())]
-    total: np.ndarray = np.sum(slices, axis=0)
-    return total
-
-
-def _below(values: np.ndarray, limit: float, soft: float) -> np.ndarray:
-    """1 far below a limit, 0 far above it."""
-    shares: np.ndarray = 1 / (1 + np.exp(np.clip((values - limit) / soft, -50, 50)))
-    return shares

@@ -18,7 +18,7 @@ from daps_tokenizer.backends.protocol import Decoded
 from daps_tokenizer.config import MotionConfig, TokenizerConfig
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.motion.features import to_qpos
-from daps_tokenizer.motion.path import standing_weights
+from daps_tokenizer.motion.feet import standing_weights
 from daps_tokenizer.motion.robots import robot_of
 
 Score = Callable[[np.ndarray, Decoded, np.ndarray], np.ndarray]  # inputs, what codes decode to, codes

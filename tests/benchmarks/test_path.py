@@ -20,13 +20,14 @@ def test_anchors_bring_the_root_back_and_cost_bytes(tokenizer: Tokenizer, tmp_pa
     clip = Clip.load(EXAMPLES / "walk.csv")
     rows = {row["way"]: row for row in measure_path(tokenizer, [clip])}
     assert tuple(rows) == WAYS
-    added, planted, anchored = (rows[way] for way in WAYS)
+    added, planted, anchored, held = (rows[way] for way in WAYS)
     assert anchored["end_error"] < added["end_error"] and anchored["root_error"] < added["root_error"]
     assert planted["foot_sliding"] < added["foot_sliding"]
+    assert held["foot_sliding"] < anchored["foot_sliding"] and held["root_error"] == anchored["root_error"]
     assert added["anchor_bytes"] == planted["anchor_bytes"] == 0 < anchored["anchor_bytes"] < 40
     decoded = tokenizer.decode(tokenizer.encode(clip))
     end = 100 * np.linalg.norm(decoded[0, -1, :3] - clip.qpos[-1, :3])
-    assert anchored["end_error"] == pytest.approx(end)  # the last way is what users get
+    assert held["end_error"] == pytest.approx(end)  # the last way is what users get
     content = {"command": "c", "machine": describe_machine(), "model": "m", "weights_sha256": "0" * 64}
     written = write_path(tmp_path, content | {"clips": 1, "seconds": 4.0, "rows": list(rows.values())})
     assert "| feet planted, anchors |" in written[-1].read_text()

@@ -271,6 +271,8 @@ def test_a_real_clip_survives_its_features(inputs: MotionInputs) -> None:
     part = Clip(clip.qpos[1000:1900])
     poses = through_features(inputs, part, overlap=4)[0]
     assert np.linalg.norm(poses[:, :3] - part.qpos[:, :3], axis=1).max() < 0.2  # feet are planted between anchors
-    np.testing.assert_allclose(poses[:, 7:], part.qpos[:, 7:], atol=1e-4)
+    errors = np.abs(poses[:, 7:] - part.qpos[:, 7:])
+    legs = [any(word in name for word in ("hip", "knee", "ankle")) for name in clip.robot.joint_names]
+    assert errors[:, ~np.array(legs)].max() < 1e-4 and errors[:, legs].mean() < 0.01  # legs hold the feet
     softened = through_features(inputs, part)[0]
-    assert np.abs(softened[:, 7:] - part.qpos[:, 7:]).mean() < 1e-3
+    assert np.abs(softened[:, 7:] - part.qpos[:, 7:]).mean() < 5e-3

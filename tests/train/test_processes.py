@@ -162,8 +162,8 @@ def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path: Path
         one, two = losses(tmp_path / "one", name), losses(tmp_path / "two", name)
         assert len(one) == len(two) == 20 and {"loss", "log_p"} <= one[0].keys()
         for alone, together in zip(one, two, strict=True):
-            # Sums of floats in another order move a draw, or a nearest code, over an edge sooner or later: after 8 steps
-            # on one processor, not in 20 on another.
+            # Sums of floats in another order move a draw, or a nearest code, over an edge sooner or later: after 8
+            # steps on one processor, not in 20 on another.
             tolerance = 1e-4 if alone["step"] <= 5 else 1e-2
             assert together == pytest.approx(alone, rel=tolerance, abs=1e-6), (name, alone["step"])
 

@@ -88,7 +88,8 @@ def test_a_motion_clip_has_the_features_codes_and_poses_of_the_reference(ask: As
         const joined = motion.joinWindows(values, length, width, poses.length);
         const path = motion.toPoses(joined, given.robot, 30, motion.startOf(poses[0]));
         const planted = motion.plantFeet(path, given.robot, 30);
-        const decoded = motion.followAnchors(planted, motion.anchorsOf(poses, length), length, given.robot, 30);
+        const bent = motion.followAnchors(planted, motion.anchorsOf(poses, length), length, given.robot, 30);
+        const decoded = motion.holdFeet(bent, given.robot, 30);
         const [best] = await tok.alternatives(windows, greedy.codes, 100, 3);
         const answer = {
           features: frames.map((frame) => [...frame]), greedy: [...greedy.codes], sampled: [...sampled.codes], decoded,

@@ -16,7 +16,7 @@ from daps_tokenizer.model.autoencoder import load_weights
 from daps_tokenizer.model.generators import CausalTransformer, FlowTransformer, build_generator
 from train.dashboard import Curves, draw_dashboard
 from train.data import Dataset
-from train.experiment import Precision, check_counts, read_changed
+from train.experiment import Experiment, Precision, check_counts, read_changed
 from train.generators import GENERATORS, GeneratorMethod
 from train.generators.base import GeneratorSettings
 from train.generators.codes import CodesConfig, open_codes
@@ -98,6 +98,9 @@ class GeneratorExperiment:
     def draw(self, path: Path, metrics_file: Path, method: GeneratorMethod, items: Items) -> None:
         """The dashboard: curves alone, as pictures need the tokenizer."""
         draw_dashboard(path, metrics_file, CURVES)
+
+
+AnyExperiment = Experiment | GeneratorExperiment  # what the loop trains
 
 
 def open_generator(

@@ -1,0 +1,121 @@
+"""Feet that stand stay where they are: which feet do, and two corrections of decoded poses.
+
+A foot that stands slides by the errors of the root's velocity and of the leg's joints. Both corrections move as much as
+the decoded feet themselves stand, so nothing is stored for them:
+
+- :func:`plant_feet`: the root moves along the ground so that standing feet do not. It corrects the path.
+- :func:`hold_feet`: each leg's joints move its foot to where it stood, by a smooth offset that is found for all frames
+  together (footskate cleanup; Kovar, Schreiner and Gleicher, 2002). It corrects the legs, so it comes after the path.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from daps_tokenizer.config import Robot
+from daps_tokenizer.motion.kinematics import forward_kinematics, joint_limits, link_frames
+
+# Chosen on 20 s of six training clips of the H1 and of the G1.
+_LOW, _LOW_SOFT = 0.08, 0.02  # m: how high a foot that stands may be
+_SLOW, _SLOW_SOFT = 0.8, 0.1  # m/s along the ground, smoothed: how fast
+_SMOOTH = 5  # frames of a Hann window at 30 fps
+_ALWAYS, _IN_THE_AIR, _CHANGE = (
+    0.001,
+    0.1,
+    0.3,
+)  # what a foot's offset costs, more while it does not stand, and to change
+_ROUNDS, _DAMPING = 2, 1e-3  # of inverse kinematics
+
+
+def standing_weights(poses: np.ndarray, *, fps: float, robot: Robot) -> tuple[np.ndarray, np.ndarray]:
+    """How surely each foot stands between a frame and the next, (T − 1, 2) from 0 to 1, and how fast it moves along the
+    ground, (T − 1, 2, 2) m/s; of poses (T, 7 + joints)."""
+    feet = [robot.site_names.index(foot) for foot in robot.feet]
+    places = forward_kinematics(poses, robot).positions[:, feet]
+    velocity = np.diff(places[..., :2], axis=0) * fps
+    height = np.maximum(places[:-1, :, 2], places[1:, :, 2])
+    speed = np.linalg.norm(_smoothed(velocity, fps), axis=-1)
+    return _below(height, _LOW, _LOW_SOFT) * _below(speed, _SLOW, _SLOW_SOFT), velocity
+
+
+def plant_feet(poses: np.ndarray, *, fps: float, robot: Robot) -> np.ndarray:
+    """Poses (T, 7 + joints) whose root moves along the ground so that feet that stand do not."""
+    weights, velocity = standing_weights(poses, fps=fps, robot=robot)
+    total = weights.sum(1, keepdims=True)
+    mean = (weights[..., None] * velocity).sum(1) / np.maximum(total, 1e-6)
+    planted = poses.copy()
+    planted[1:, :2] -= np.cumsum(np.minimum(total, 1.0) * mean, axis=0) / fps
+    return planted
+
+
+def hold_feet(poses: np.ndarray, *, fps: float, robot: Robot) -> np.ndarray:
+    """Poses (T, 7 + joints) whose legs keep feet that stand from sliding; the root stays where it is.
+
+    Offsets e of a foot's place p minimise Σ w ‖Δp + Δe‖² + 0.3 ‖Δe‖² + (0.001 + 0.1 (1 − w)) ‖e‖², where w says how
+    surely the foot stands. The joints between root and foot reach for p + e, within their limits.
+    """
+    weights, velocity = standing_weights(poses, fps=fps, robot=robot)
+    offsets = _offsets(weights, velocity / fps)
+    held, lowest, highest = poses.copy(), *joint_limits(robot).T
+    legs = [_leg(robot, foot) for foot in robot.feet]
+    targets: list[np.ndarray] = []
+    for _ in range(_ROUNDS):
+        rotations, positions = link_frames(held, robot)
+        for foot, leg in enumerate(legs):
+            site = robot.sites[robot.site_names.index(robot.feet[foot])]
+            place = positions[site.link + 1] + rotations[site.link + 1] @ np.array(site.position)
+            if len(targets) == foot:
+                targets.append(place + np.pad(offsets[:, foot], ((0, 0), (0, 1))))
+            axes = [rotations[joint + 1] @ np.array(robot.joints[joint].axis) for joint in leg]
+            moves = [np.cross(axis, place - positions[joint + 1]) for axis, joint in zip(axes, leg, strict=True)]
+            jacobian = np.stack(moves, axis=-1)  # (T, 3, joints of the leg)
+            square = jacobian @ jacobian.swapaxes(1, 2) + _DAMPING * np.eye(3)
+            step = jacobian.swapaxes(1, 2) @ np.linalg.solve(square, (targets[foot] - place)[..., None])
+            held[:, [7 + joint for joint in leg]] += step[..., 0]
+        held[:, 7:] = np.clip(held[:, 7:], lowest, highest)
+    return held
+
+
+def _offsets(weights: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """How far each foot is moved along the ground, (T, 2, 2) in m; of weights (T − 1, 2) and steps (T − 1, 2, 2)."""
+    pull = weights + _CHANGE
+    standing = np.maximum(np.pad(weights, ((1, 0), (0, 0))), np.pad(weights, ((0, 1), (0, 0))))
+    diagonal = _ALWAYS + _IN_THE_AIR * (1 - standing)
+    diagonal[:-1] += pull
+    diagonal[1:] += pull
+    moved = weights[..., None] * steps
+    offsets = np.pad(moved, ((0, 1), (0, 0), (0, 0))) - np.pad(moved, ((1, 0), (0, 0), (0, 0)))
+    # A tridiagonal system for each foot: elimination forwards, substitution backwards.
+    for t in range(1, len(offsets)):
+        share = pull[t - 1] / diagonal[t - 1]
+        diagonal[t] -= share * pull[t - 1]
+        offsets[t] += share[:, None] * offsets[t - 1]
+    offsets[-1] /= diagonal[-1][:, None]
+    for t in range(len(offsets) - 2, -1, -1):
+        offsets[t] = (offsets[t] + pull[t][:, None] * offsets[t + 1]) / diagonal[t][:, None]
+    return offsets
+
+
+def _leg(robot: Robot, foot: str) -> list[int]:
+    """The joints that carry a foot, from the root down."""
+    joint, joints = robot.sites[robot.site_names.index(foot)].link, []
+    while joint >= 0:
+        joints.append(joint)
+        joint = robot.joints[joint].parent
+    return joints[::-1]
+
+
+def _smoothed(values: np.ndarray, fps: float) -> np.ndarray:
+    """(T, ...) by a Hann window over time."""
+    reach = max(1, round(_SMOOTH * fps / 30 / 2))
+    window = np.hanning(2 * reach + 3)[1:-1]
+    padded = np.pad(values, [(reach, reach)] + [(0, 0)] * (values.ndim - 1), mode="edge")
+    slices = [padded[start : start + len(values)] * weight for start, weight in enumerate(window / window.sum())]
+    total: np.ndarray = np.sum(slices, axis=0)
+    return total
+
+
+def _below(values: np.ndarray, limit: float, soft: float) -> np.ndarray:
+    """1 far below a limit, 0 far above it."""
+    shares: np.ndarray = 1 / (1 + np.exp(np.clip((values - limit) / soft, -50, 50)))
+    return shares
