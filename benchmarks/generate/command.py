@@ -39,13 +39,16 @@ class Reference(NamedTuple):
 
 
 class Judge:
-    """The classifier with what it knows of real images, and the training images and codes to compare with."""
+    """The classifier with what it knows of real images, and the images to compare with."""
 
     def __init__(self, tokenizer: Tokenizer, data: Path, folder: Path, items: int, epochs: int | None) -> None:
         from benchmarks.generate.classifier import judge, load_or_train
 
+        if tokenizer.input_shape not in _READERS:
+            shape = tokenizer.input_shape
+            raise InputError(f"{tokenizer.config.name}: no labelled test set of {shape} is known here")
         self.name, reader, place = _READERS[tokenizer.input_shape]
-        self.tokenizer, self.judge = tokenizer, judge
+        self.judge = judge
         self.train_images, self.train_labels = reader(data / place, "train")
         self.test_images, self.test_labels = reader(data / place, "test")
         self.epochs = epochs or _EPOCHS[self.name]
@@ -64,11 +67,11 @@ class Judge:
         features = self.judge(self.classifier, images)[0]
         return Reference(Moments.of(features), features[:items])
 
-    def test_items(self, items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def test_items(self, tokenizer: Tokenizer, items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Test images, evenly chosen, with their labels and greedy codes."""
         chosen = np.linspace(0, len(self.test_images) - 1, items).round().astype(int)
         images = self.test_images[chosen]
-        parts = [self.tokenizer.encode(images[i : i + AT_ONCE]).numpy() for i in range(0, items, AT_ONCE)]
+        parts = [tokenizer.encode(images[i : i + AT_ONCE]).numpy() for i in range(0, items, AT_ONCE)]
         return images, self.test_labels[chosen], np.concatenate(parts)
 
     def row(
@@ -122,10 +125,11 @@ def generated(generator: Generator, count: int, **options: Any) -> tuple[np.ndar
     return np.concatenate(codes), numbers, seconds
 
 
-def measure(judge: Judge, generators: Iterable[Generator], items: int, sweep_items: int) -> dict[str, Any]:
+def measure(
+    judge: Judge, tokenizer: Tokenizer, generators: Iterable[Generator], items: int, sweep_items: int
+) -> dict[str, Any]:
     """The rows of the table, and sweeps of steps and guidance."""
-    tokenizer = judge.tokenizer
-    real, labels, greedy = judge.test_items(items)
+    real, labels, greedy = judge.test_items(tokenizer, items)
     rows = [
         judge.row("real, test set", real, labels),
         judge.row("their reconstructions", tokenizer.decode(greedy), labels),
@@ -204,8 +208,7 @@ def write(folder: Path, content: dict[str, Any]) -> list[Path]:
         "As many images of each class.",
         "Sweeps, one option at a time, the others as above:",
         rows_of(content["sweeps"]),
-        "Codes of FSQ and of a VQ-VAE of equal bits and equal training: not measured. Train one with "
-        "`python -m train fit`, export it, and name it as the tokenizer of a generator's codes.",
+        "The same generator on codes of other tokenizers: `python -m benchmarks modelling`.",
         machine=content["machine"],
     )
     return write_report(folder, f"generate_{content['tokenizer']}", content, text)
@@ -245,8 +248,6 @@ def generate(
     if len(references) > 1:
         raise InputError(f"generators of one tokenizer at a time; these are of {', '.join(r.name for r in references)}")
     tokenizer = Tokenizer.from_pretrained(tokenizer_name or generators[0].tokenizer.name, num_threads=num_threads)
-    if tokenizer.input_shape not in _READERS:
-        raise InputError(f"{tokenizer.config.name}: no labelled test set of {tokenizer.input_shape} is known here")
     judge = Judge(tokenizer, data_folder(data), cache, items, epochs)
     content = {
         "command": command_line(),
@@ -260,7 +261,7 @@ def generate(
         "classifier_epochs": judge.epochs,
         "seed": SEED,
         "num_threads": num_threads,
-        **measure(judge, generators, items, sweep_items),
+        **measure(judge, tokenizer, generators, items, sweep_items),
     }
     for path in write(out, content):
         click.echo(path)

@@ -25,69 +25,79 @@ from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.files import write_bytes_atomically
 
 
-def measure_tokenizer(
-    name: str, model: str, configs: Sequence[Path], changes: Sequence[str], work: Path, data: Path, items: int
-) -> dict[str, Any]:
-    """Train each generator on codes of one tokenizer, and measure what they draw.
+class Modelled:
+    """One tokenizer, and what generators make of its codes; what is measured is kept in a folder, and read from there.
 
     Args:
         name: what the report calls the tokenizer.
         model: its built-in name, model folder or checkpoint.
-        configs: YAML files of generators of the dataset that the tokenizer was trained on.
-        changes: settings in place of those of the files.
-        work: folder of runs; what is there is not made again.
-        data: folder of the datasets.
-        items: images of each row.
-
-    Raises:
-        InputError: a tokenizer of other images than those that a classifier judges here.
-        DapsError: errors of training and export.
+        work: folder of all runs.
     """
-    from daps_tokenizer.generator import Generator
-    from export.generator import export_generator
-    from train.generators.experiment import open_generator
-    from train.loop import fit
 
-    folder = work / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    found = folder / "measured.json"
-    if found.is_file():
-        known: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
-        return known
-    place = _model_folder(model, folder)
-    tokenizer = Tokenizer.from_pretrained(place, num_threads=1)
-    judge = Judge(tokenizer, data, work, items, None)
-    real, labels, greedy = judge.test_items(items)
-    own = judge.reference(_reconstructions(tokenizer, judge.train_images), items)
-    decoded = tokenizer.decode(greedy)
-    rows = [judge.row("reconstructions", decoded, labels, own=own, nearest=False)]
-    rows[0]["psnr"] = float(np.minimum(psnr(real, decoded), EXACT_COPY_DB).mean())
-    for config in configs:
-        codes = [f"codes.folder={folder / 'codes'}", f"codes.tokenizer={place}"]
+    def __init__(self, name: str, model: str, work: Path) -> None:
+        self.name, self.folder = name, work / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        self.place = _model_folder(model, self.folder)
+        self.tokenizer = Tokenizer.from_pretrained(self.place, num_threads=1)
+
+    def measure(self, judge: Judge, config: Path, changes: Sequence[str], data: Path, items: int) -> dict[str, Any]:
+        """Train a generator on the codes, and measure its held-out codes and what it draws.
+
+        Args:
+            judge: of images such as the tokenizer was trained on.
+            config: YAML file of a generator of that dataset.
+            changes: settings in place of those of the file.
+            data: folder of the datasets.
+            items: images of each row.
+
+        Raises:
+            DapsError: errors of training and export.
+        """
+        from daps_tokenizer.generator import Generator
+        from export.generator import export_generator
+        from train.generators.experiment import open_generator
+        from train.loop import fit
+
+        found = self.folder / f"{config.stem}.json"
+        if found.is_file():
+            known: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
+            return known
+        codes = [f"codes.folder={self.folder / 'codes'}", f"codes.tokenizer={self.place}"]
         experiment, dataset = open_generator(config, [*codes, *changes], data)
-        run = folder / experiment.kind
+        run = self.folder / config.stem
         record = fit(experiment, dataset, run, show_progress=False, draw_pictures=False)
-        exported = export_generator(run / "checkpoint", run / "exported", overwrite=True)
-        generator = Generator(exported, num_threads=1)
+        generator = Generator(export_generator(run / "checkpoint", run / "exported", overwrite=True), num_threads=1)
+        tokenizer, own = self.tokenizer, judge.reference(self._reconstructions(judge.train_images), items)
+        real, labels, greedy = judge.test_items(tokenizer, items)
+        decoded = tokenizer.decode(greedy)
         learned: dict[str, Any] = {"nats_per_code": record["validation"]["nats_per_code"]}
         if experiment.kind == "causal":
             names = [generator.labels[number] for number in labels]
             learned["bits_per_item"] = float(-generator.log_prob(greedy, names).mean() / math.log(2))
+        rows = [judge.row("reconstructions", decoded, labels, own=own, nearest=False)]
+        rows[0]["psnr"] = float(np.minimum(psnr(real, decoded), EXACT_COPY_DB).mean())
         for guidance in sorted({0.0, generator.config.guidance}):
             drawn, asked, _ = generated(generator, items, guidance=guidance)
-            row = judge.row(
-                f"{experiment.kind}, guidance {guidance:g}", tokenizer.decode(drawn), asked, own=own, nearest=False
-            )
-            rows.append(row | learned | {"kind": experiment.kind, "guidance": guidance, "steps": experiment.steps})
-    result = {
-        "tokenizer": name,
-        "bits": tokenizer.bits_per_item,
-        "weights_sha256": tokenizer.config.weights_sha256,
-        "trained": _stages(tokenizer.config.training),
-        "classifier_accuracy": judge.accuracy,
-        "rows": rows,
-    }
-    write_bytes_atomically(found, (json.dumps(result, indent=1) + "\n").encode())
-    return result
+            title = f"{experiment.kind}, guidance {guidance:g}"
+            rows.append(judge.row(title, tokenizer.decode(drawn), asked, own=own, nearest=False) | learned)
+        result = {
+            "tokenizer": self.name,
+            "generator": experiment.kind,
+            "bits": tokenizer.bits_per_item,
+            "weights_sha256": tokenizer.config.weights_sha256,
+            "trained": _stages(tokenizer.config.training),
+            "parameters": sum(parameter.numel() for parameter in experiment.build_model().parameters()),
+            "steps": experiment.steps,
+            "batch_size": experiment.batch_size,
+            "rows": rows,
+        }
+        write_bytes_atomically(found, (json.dumps(result, indent=1) + "\n").encode())
+        return result
+
+    def _reconstructions(self, images: np.ndarray, count: int = 2000) -> np.ndarray:
+        """Of training images, evenly chosen."""
+        chosen = images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
+        parts = [chosen[i : i + AT_ONCE] for i in range(0, len(chosen), AT_ONCE)]
+        return np.concatenate([self.tokenizer.decode(self.tokenizer.encode(part)) for part in parts])
 
 
 def _model_folder(model: str, folder: Path) -> Path | str:
@@ -100,13 +110,6 @@ def _model_folder(model: str, folder: Path) -> Path | str:
     if not place.is_dir():
         export_folder(Path(model), place)
     return place
-
-
-def _reconstructions(tokenizer: Tokenizer, images: np.ndarray, count: int = 10_000) -> np.ndarray:
-    """Of training images, evenly chosen."""
-    chosen = images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
-    parts = [tokenizer.decode(tokenizer.encode(chosen[i : i + AT_ONCE])) for i in range(0, len(chosen), AT_ONCE)]
-    return np.concatenate(parts)
 
 
 def _stages(training: dict[str, Any]) -> list[dict[str, Any]]:
@@ -134,25 +137,31 @@ _COLUMNS = {
 def write_modelling(folder: Path, name: str, content: dict[str, Any]) -> list[Path]:
     """Write ``NAME.json`` and ``.md``; returns their paths.
 
-    ``content``: ``command``, ``machine``, ``items``, ``changes`` and ``results`` of :func:`measure_tokenizer`.
+    ``content``: ``command``, ``machine``, ``items``, ``classifier_accuracy`` and the ``results`` of
+    :meth:`Modelled.measure`.
     """
-    lines = [
-        (
-            found["tokenizer"],
-            row["images"],
-            *(
+    lines, shown, results = [], set[tuple[str, str]](), content["results"]
+    for found in results:
+        for row in found["rows"]:
+            if (found["tokenizer"], row["images"]) in shown:  # reconstructions, once
+                continue
+            shown.add((found["tokenizer"], row["images"]))
+            cells = (
                 "–" if row.get(key) is None else format(row[key] * scale, form)
                 for key, (_, form, scale) in _COLUMNS.items()
-            ),
-        )
-        for found in content["results"]
-        for row in found["rows"]
-    ]
+            )
+            lines.append((found["tokenizer"], row["images"], *cells))
     trained = "\n".join(
         f"- {found['tokenizer']}: {found['bits']:.4g} bits; "
         + ", then ".join(f"{s['method']}, {s['steps']:,} steps of {s['batch_size']}" for s in found["trained"])
         + f"; weights {found['weights_sha256'][:12]}"
-        for found in content["results"]
+        for found in {found["tokenizer"]: found for found in results}.values()
+    )
+    generators = "; ".join(
+        f"{name}, {parameters:,} parameters, {steps:,} steps of {batch}"
+        for name, parameters, steps, batch in dict.fromkeys(
+            (found["generator"], found["parameters"], found["steps"], found["batch_size"]) for found in results
+        )
     )
     text = report(
         "Whose codes are easier to model?",
@@ -160,11 +169,11 @@ def write_modelling(folder: Path, name: str, content: dict[str, Any]) -> list[Pa
         table(("tokenizer", "images", *(title for title, _, _ in _COLUMNS.values())), lines),
         f"{content['items']} images a row, as many of each class; seed {SEED} alone. Distances are of 128 features of "
         "the classifier of `python -m benchmarks generate`, which is right on "
-        f"{content['results'][0]['classifier_accuracy']:.1%} of the test set. They are to training images (10,000 for "
-        "the Fréchet distance, as many as are drawn for KID), and to the tokenizer's reconstructions of as many. "
+        f"{content['classifier_accuracy']:.1%} of the test set. They are to training images (10,000 for "
+        "the Fréchet distance, as many as are drawn for KID), and to the tokenizer's reconstructions of 2,000. "
         "Rows of reconstructions are of test images: their distance to its reconstructions is that of perfect drawing. "
         "Bits an item: of greedy codes of test images, given their label.",
-        f"Generators: {', '.join(content['generators'])}, with {', '.join(content['changes']) or 'nothing changed'}.",
+        f"Generators: {generators}.",
         trained,
         machine=content["machine"],
     )
@@ -194,21 +203,24 @@ def modelling(
     import torch
 
     torch.set_num_threads(1)
-    results = []
+    place, results, judge = data_folder(data), [], None
     for given in tokenizers:
         called, separator, model = given.partition("=")
         if not separator:
             raise InputError(f"--tokenizer {given}: expected NAME=MODEL")
-        results.append(measure_tokenizer(called, model, configs, changes, work, data_folder(data), items))
+        modelled = Modelled(called, model, work)
+        judge = judge or Judge(modelled.tokenizer, place, work, items, None)
+        for config in configs:
+            results.append(modelled.measure(judge, config, changes, place, items))
+            click.echo(f"{called}, {config.stem}: measured", err=True)
         content = {
             "command": command_line(),
             "machine": describe_machine(),
             "items": items,
-            "generators": [path.name for path in configs],
-            "changes": list(changes),
+            "seed": SEED,
+            "classifier_accuracy": judge.accuracy,
             "results": results,
         }
         paths = write_modelling(out, name, content)
-        click.echo(f"{called}: measured", err=True)
     for path in paths:
         click.echo(path)

@@ -101,7 +101,7 @@ def test_generators_are_trained_on_codes_of_a_tokenizer_and_measured_once(
     assert all(row["own_frechet"] >= 0 for row in found["rows"])
     page = (tmp_path / "out" / "modelling_mnist.md").read_text()
     assert "| a folder | causal, guidance 1 |" in page and "weights " + found["weights_sha256"][:12] in page
-    measured = tmp_path / "work" / "a-folder" / "measured.json"
+    measured = tmp_path / "work" / "a-folder" / "mnist_causal.json"
     measured.write_text(json.dumps(found | {"bits": 5}))
     assert CliRunner().invoke(main, command).exit_code == 0
     assert "a folder: 5 bits" in (tmp_path / "out" / "modelling_mnist.md").read_text()
