@@ -38,11 +38,9 @@ class Benchmarks(OneLineErrors):
     """Knows its commands by name, and where each is."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of :data:`COMMANDS`."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now."""
         if cmd_name not in COMMANDS:
             return None
         module, name = COMMANDS[cmd_name].split(":")

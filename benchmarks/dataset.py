@@ -20,13 +20,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.inputs import ROOT
-from benchmarks.reports import RESULTS, command_line, report, table, write_report
+from benchmarks.reports import RESULTS, report, show, table, with_command, write_report
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.data.code_set_files import WHOLE, GrowingCodeSet
 from daps_tokenizer.data.code_set_writer import write_code_set
 from daps_tokenizer.data.datasets import ImageFiles, open_data
 from daps_tokenizer.errors import BackendError
-from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.inputs import InputOptions
 
 BATCH = 64
@@ -256,7 +255,6 @@ def on_paper(stages: Stages, gpu_rate: float) -> list[list[str]]:
 def write_dataset(
     folder: Path, rates: Sequence[Rate], stages: Stages, memory: dict[int, float], content: dict[str, Any]
 ) -> list[Path]:
-    """Write ``dataset.json`` and ``dataset.md``; returns their paths."""
     content = {**content, "rates": [asdict(rate) for rate in rates], "stages": asdict(stages), "memory_mb": memory}
     first = rates[0].images_per_second
     of_rates = [
@@ -306,13 +304,10 @@ def dataset(
         stages = measure_stages(photos, model, min(images, 2 * BATCH))
         many = write_jpegs(Path(folder) / "small.tar", memory_images, (32, 32))
         memory = measure_memory(many, memory_model, [memory_images // 4, memory_images // 2, memory_images])
-    content = {
-        "command": command_line(),
-        "machine": describe_machine(),
-        "model": model,
-        "memory_model": memory_model,
-        "data": f"{images:,} JPEG files of {PHOTO_SIZE[0]}×{PHOTO_SIZE[1]} pixels",
-        "gpu_rate": gpu_rate,
-    }
-    for path in write_dataset(out, rates, stages, memory, content):
-        click.echo(path)
+    content = with_command(
+        model=model,
+        memory_model=memory_model,
+        data=f"{images:,} JPEG files of {PHOTO_SIZE[0]}×{PHOTO_SIZE[1]} pixels",
+        gpu_rate=gpu_rate,
+    )
+    show(write_dataset(out, rates, stages, memory, content))

@@ -23,7 +23,7 @@ from typing import Any
 import click
 
 from benchmarks.inputs import ROOT
-from benchmarks.reports import RESULTS, STUDIES, table
+from benchmarks.reports import RESULTS, STUDIES, short, table
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import built_in_models, open_model
 from export.paper import PAPER_LOG_P, dataset_of, nats_less_in_the_papers_units
@@ -140,7 +140,6 @@ def _digits(model: str) -> str:
 
 
 def _models() -> list[str]:
-    """Largest first."""
     return sorted(built_in_models(), key=lambda model: -open_model(model).config.bits_per_item)
 
 
@@ -192,7 +191,7 @@ def latency_block() -> str:
     def milliseconds(model: str, action: str, backend: str) -> str:
         identity = {"model": model, "action": action, "backend": backend, "batch": 1, "threads": 1, "device": "cpu"}
         row = next((row for row in rows if identity.items() <= row.items()), None)
-        return "not measured" if row is None else f"{_short(float(row['median_ms']))} ms"
+        return "not measured" if row is None else f"{short(float(row['median_ms']))} ms"
 
     found = [
         (
@@ -202,10 +201,6 @@ def latency_block() -> str:
         for model in _models()
     ]
     return table(("one item, one thread", "encode", "encode by an eager PyTorch loop", "decode"), found)
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
 def quality_block(model: str, *ways: str) -> str:

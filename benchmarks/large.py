@@ -13,10 +13,10 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.reports import RESULTS, command_line, report, table, write_report
+from benchmarks.reports import RESULTS, report, show, table, with_command, write_report
 from daps_tokenizer import DapsError, Tokenizer
 from daps_tokenizer.errors import BackendError, InputError
-from daps_tokenizer.evaluation.timing import describe_machine, peak_memory_mb
+from daps_tokenizer.evaluation.timing import peak_memory_mb
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,6 @@ def measure_large(model: str, sizes: list[tuple[int, int]], *, threads: int) -> 
 
 
 def measure_here(model: str, width: int, height: int, threads: int) -> LargeRow:
-    """Measure one size in this process."""
     tokenizer = Tokenizer.from_pretrained(model, num_threads=threads)
     photo = generated_photo(height, width, tokenizer.input_shape[2])
     started = time.process_time()
@@ -85,7 +84,6 @@ def generated_photo(height: int, width: int, channels: int) -> np.ndarray:
 
 
 def write_large(folder: Path, model: str, rows: list[LargeRow], content: dict[str, Any]) -> list[Path]:
-    """Write ``large_MODEL.json`` and ``large_MODEL.md``; returns their paths."""
     content = {**content, "rows": [asdict(row) for row in rows]}
     header = ("pixels", "tiles", "bytes of codes", "encode, processor s", "decode, processor s", "peak memory, MB")
     cells = [
@@ -124,9 +122,8 @@ def large(model: str, sizes: tuple[str, ...], threads: int, out: Path) -> None:
             raise InputError(f"--size must be WIDTHxHEIGHT in pixels, for example 4000x3000, not {size!r}")
         pairs.append((int(width), int(height)))
     rows = measure_large(model, pairs, threads=threads)
-    content = {"command": command_line(), "machine": describe_machine(), "threads": threads}
-    for path in write_large(out, Path(model).name, rows, content):
-        click.echo(path)
+    content = with_command(threads=threads)
+    show(write_large(out, Path(model).name, rows, content))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from benchmarks.inputs import real_inputs
 from benchmarks.latency.machine import describe_bench_machine
 from benchmarks.latency.measure import time_call
 from benchmarks.quality.codecs import CODECS, Codec, Fitted
-from benchmarks.reports import RESULTS, command_line, report, table, write_report
+from benchmarks.reports import RESULTS, command_line, report, show, table, write_report
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
@@ -172,7 +172,6 @@ def write_peers(
     source: str,
     command: str,
 ) -> list[Path]:
-    """Write ``peers_MODEL.json`` and ``peers_MODEL.md``; returns their paths."""
     name = Path(model).name
     content = {
         "command": command,
@@ -208,5 +207,4 @@ def write_peers(
 def peers(model: str, threads: int, batches: tuple[int, ...], seconds: float, data: Path | None, out: Path) -> None:
     """Time the same images through what else could be installed, and say what each gives and lacks."""
     results, source = measure_peers(model, threads=threads, batches=batches, seconds=seconds, data=data)
-    for path in write_peers(out, model, results, describe_bench_machine(), source, command_line()):
-        click.echo(path)
+    show(write_peers(out, model, results, describe_bench_machine(), source, command_line()))

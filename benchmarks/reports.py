@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from daps_tokenizer.evaluation.timing import machine_line
+import click
+
+from daps_tokenizer.evaluation.timing import describe_machine, machine_line
 from daps_tokenizer.files import write_files_of_one_name
 
 RESULTS = Path(__file__).parent / "results"  # of the shipped weights
@@ -22,13 +24,28 @@ def command_line() -> str:
     return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
 
 
+def with_command(**content: Any) -> dict[str, Any]:
+    """What a report holds, with the command that is running and the machine."""
+    return {"command": command_line(), "machine": describe_machine(), **content}
+
+
+def show(paths: Iterable[Path]) -> None:
+    """Print where the files of a report are."""
+    for path in paths:
+        click.echo(path)
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
-def report(title: str, commands: Sequence[str], *paragraphs: str, machine: dict[str, str]) -> str:
+def short(value: float) -> str:
+    """A time with about three digits."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def report(title: str, commands: Sequence[str], *paragraphs: str, machine: dict[str, str] | None) -> str:
     """A whole Markdown file.
 
     Args:
@@ -36,14 +53,22 @@ def report(title: str, commands: Sequence[str], *paragraphs: str, machine: dict[
         commands: that measured, one a line.
         paragraphs: tables and notes.
         machine: as from :func:`~daps_tokenizer.evaluation.timing.describe_machine`, without which no
-            number is a measurement.
+            number is a measurement; None where a paragraph names it.
     """
     quoted = "\n".join(f"`{command}`" for command in commands)
-    return "\n\n".join([f"# {title}", quoted, *paragraphs, f"{machine_line(machine)}."]) + "\n"
+    ending = [] if machine is None else [f"{machine_line(machine)}."]
+    return "\n\n".join([f"# {title}", quoted, *paragraphs, *ending]) + "\n"
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure of this size in inches, whatever the screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    return FigureCanvasAgg(Figure((width, height), layout="constrained")).figure
 
 
 def png_of(figure: Any) -> bytes:
-    """A matplotlib figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80)
     return buffer.getvalue()

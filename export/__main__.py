@@ -18,7 +18,7 @@ from daps_tokenizer.backends.tensorrt_engines import Profile, prepare_engines
 from daps_tokenizer.cli.common import OneLineErrors, print_error
 from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.files import write_bytes_atomically
-from daps_tokenizer.hub import built_in_models, open_model
+from daps_tokenizer.hub import ModelFolder, built_in_models, open_model
 from export.card import collection_card
 from export.check import NEAR_EDGE, NEAR_TIE, ParityReport, compare, load_test_inputs
 from export.folder import export_folder
@@ -41,9 +41,7 @@ def main() -> None:
 @click.option("--force", is_flag=True, help="Replace OUT_DIR if it is a model folder.")
 def onnx(checkpoint: Path, out_dir: Path, name: str | None, readme: Path | None, force: bool) -> None:
     """Write the model folder OUT_DIR of CHECKPOINT, a folder with config.json and model.safetensors."""
-    folder = export_folder(checkpoint, out_dir, name=name, readme=readme, overwrite=force)
-    for file in folder.config.files:
-        click.echo(f"{(folder.path / file).stat().st_size / 1024:10,.0f} KiB  {folder.path / file}")
+    _list_files(export_folder(checkpoint, out_dir, name=name, readme=readme, overwrite=force))
 
 
 @main.command()
@@ -53,7 +51,10 @@ def onnx(checkpoint: Path, out_dir: Path, name: str | None, readme: Path | None,
 @click.option("--force", is_flag=True, help="Replace OUT_DIR if it is the folder of a model.")
 def generator(checkpoint: Path, out_dir: Path, name: str | None, force: bool) -> None:
     """Write the folder OUT_DIR of the generator in CHECKPOINT, which `python -m train generator` wrote."""
-    folder = export_generator(checkpoint, out_dir, name=name, overwrite=force)
+    _list_files(export_generator(checkpoint, out_dir, name=name, overwrite=force))
+
+
+def _list_files(folder: ModelFolder) -> None:
     for file in folder.config.files:
         click.echo(f"{(folder.path / file).stat().st_size / 1024:10,.0f} KiB  {folder.path / file}")
 

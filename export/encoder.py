@@ -234,7 +234,6 @@ def _changed_rows(before: str, after: str, name: str) -> list[NodeProto]:
 
 
 def _any(rows: str, name: str) -> list[NodeProto]:
-    """Whether there are any rows."""
     return [node("Size", [rows], f"{name}.count"), node("Greater", [f"{name}.count", "zero"], name)]
 
 

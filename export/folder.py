@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +12,7 @@ import onnx
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError, ModelFileError, OutputExistsError, UnsupportedError
-from daps_tokenizer.files import check_sums, new_folder
+from daps_tokenizer.files import check_sums, new_folder, sha256_of
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from export.card import model_card
@@ -71,7 +70,7 @@ def export_folder(
         save_weights(model, made / "model.safetensors")
         (made / "model.safetensors").chmod(0o644)  # safetensors makes files that only their owner may read
         _write_graphs(model, made / "onnx")
-        files = {path.relative_to(made).as_posix(): _sha256(path) for path in _files(made)}
+        files = {path.relative_to(made).as_posix(): sha256_of(path) for path in _files(made)}
         config = dataclasses.replace(config, files=files)
         # The card is not among the files that are checked: it may be edited on the Hub.
         card = model_card(config) if readme is None else readme.read_text(encoding="utf-8")
@@ -168,7 +167,3 @@ def _write_graphs(model: Autoencoder, folder: Path) -> None:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -174,7 +174,6 @@ def _example_grid(config: TokenizerConfig) -> tuple[Tensor, dict[int, Any]]:
 
 
 def _example_context(model: Autoencoder) -> list[Memory]:
-    """Memories to export with."""
     with torch.no_grad():
         context = Context(model)(_example_inputs(model.config))
     # Each a tensor of its own: of one tensor that is passed as two inputs the exporter would wire only one.

@@ -50,17 +50,14 @@ def zeros(shape: str, name: str, element_type: int) -> NodeProto:
 
 
 def constant(name: str, value: object, dtype: type[np.generic] = np.int64) -> TensorProto:
-    """An initializer."""
     return numpy_helper.from_array(np.asarray(value, dtype), name)
 
 
 def value_info(name: str, element_type: int, shape: Sequence[str | int | None]) -> ValueInfoProto:
-    """The declaration of an input or output."""
     return helper.make_tensor_value_info(name, element_type, list(shape))
 
 
 def find(values: Iterable[ValueInfoProto], name: str) -> ValueInfoProto:
-    """The declaration of that name."""
     return next(value for value in values if value.name == name)
 
 

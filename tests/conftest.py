@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
-from tests.settings import MNIST, SMALL_MOTION, TINY_GRID
+from tests.settings import MNIST, SMALL_MOTION, TINY_WINDOWS
 
 _LIMIT_SECONDS = 900  # of a test, on a machine that does much else: nothing here waits for ever
+
+# Tiny tensors are faster on one thread, and workers of pytest-xdist that each start as many threads as there are cores
+# only wait for each other. So a worker and what it starts have one core.
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(cores)]})
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+torch.set_num_threads(1)
 
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which `nohup ... &` ignores, for all processes of tests
@@ -31,15 +44,6 @@ def _limit() -> Iterator[None]:
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny tensors are faster on one thread, several times so where other programs use the cores too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -69,25 +73,40 @@ def random_motion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def random_grid_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder of small convolutional networks with random weights, named ``random-grid``."""
-    checkpoint = random_checkpoint(TINY_GRID, tmp_path_factory.mktemp("checkpoint"))
+    """A model folder of small convolutional networks with random weights and code windows, named ``random-grid``."""
+    checkpoint = random_checkpoint(TINY_WINDOWS, tmp_path_factory.mktemp("checkpoint"))
     return exported(checkpoint, "random-grid", tmp_path_factory)
 
 
-def random_checkpoint(config: TokenizerConfig, folder: Path) -> Path:
+def random_checkpoint(config: TokenizerConfig, folder: Path, record: dict[str, Any] | None = None) -> Path:
     torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
     save_weights(Autoencoder(config), folder / "model.safetensors")
     (folder / "config.json").write_text(config.to_json())
-    (folder / "training.json").write_text('{"steps": 0}')
+    (folder / "training.json").write_text(json.dumps(record or {"steps": 0}))
     return folder
 
 
 def exported(checkpoint: Path, name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder of a checkpoint; the worker that needs it first exports it for all: it takes half a minute."""
     from export.folder import export_folder
 
-    readme = tmp_path_factory.mktemp("card") / "card.md"
-    readme.write_text("# Random weights\n")
-    return export_folder(checkpoint, tmp_path_factory.mktemp("models") / name, name=name, readme=readme).path
+    with _for_all_workers(tmp_path_factory, name) as folder:
+        if not folder.exists():
+            readme = tmp_path_factory.mktemp("card") / "card.md"
+            readme.write_text("# Random weights\n")
+            export_folder(checkpoint, folder, name=name, readme=readme)
+    return folder
+
+
+@contextmanager
+def _for_all_workers(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A path that all workers of pytest-xdist share; one of them at a time is in the block."""
+    base = tmp_path_factory.getbasetemp()
+    models = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "models"
+    models.mkdir(exist_ok=True)
+    with FileLock(models / f"{name}.lock"):
+        yield models / name
 
 
 @pytest.fixture(scope="session")
@@ -99,11 +118,13 @@ def random_generators(random_mnist_folder: Path, tmp_path_factory: pytest.TempPa
     from export.__main__ import main
     from tests.generators import random_generator_checkpoint
 
-    checkpoints, folders = tmp_path_factory.mktemp("checkpoints"), tmp_path_factory.mktemp("generators")
+    checkpoints = tmp_path_factory.mktemp("checkpoints")
     made = {}
     for kind in ("flow", "causal"):
-        checkpoint = random_generator_checkpoint(kind, open_model(random_mnist_folder), checkpoints / kind)
-        made[kind] = folders / f"random-{kind}"
-        result = CliRunner().invoke(main, ["generator", str(checkpoint), str(made[kind])])
-        assert result.exit_code == 0 and f"{made[kind]}/generator.onnx" in result.output, result.output
+        with _for_all_workers(tmp_path_factory, f"random-{kind}") as folder:
+            made[kind] = folder
+            if not folder.exists():
+                checkpoint = random_generator_checkpoint(kind, open_model(random_mnist_folder), checkpoints / kind)
+                result = CliRunner().invoke(main, ["generator", str(checkpoint), str(folder)])
+                assert result.exit_code == 0 and f"{folder}/generator.onnx" in result.output, result.output
     return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import re
 import time
@@ -43,7 +42,7 @@ _TRACK = "A point: NAME=BODY, NAME=SITE or NAME=BODY@x,y,z with a place in the b
 
 
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """What ``fit``, ``distil`` and ``generator`` have in common."""
+    """What ``fit`` and ``generator`` have in common."""
     options = (
         click.argument("config", type=click.Path(path_type=Path)),
         click.option("--run", "run_folder", type=click.Path(path_type=Path), help="The folder; default: runs/NAME."),
@@ -159,13 +158,6 @@ def fit(config: Path, **options: Any) -> None:
 
 @main.command()
 @_run_options
-def distil(config: Path, **options: Any) -> None:
-    """Fit the autoregressive recognition model to the codes of a VQ-VAE by maximum likelihood."""
-    _run(config, functools.partial(_open_tokenizer, required_method="distil"), **options)
-
-
-@main.command()
-@_run_options
 def generator(config: Path, **options: Any) -> None:
     """Train the generator in CONFIG on codes, from its last checkpoint if there is one."""
     from train.generators.experiment import open_generator
@@ -173,14 +165,10 @@ def generator(config: Path, **options: Any) -> None:
     _run(config, open_generator, **options)
 
 
-def _open_tokenizer(
-    config: Path, changes: tuple[str, ...], data: Path | None, *, required_method: str | None = None
-) -> tuple[Experiment, Dataset]:
+def _open_tokenizer(config: Path, changes: tuple[str, ...], data: Path | None) -> tuple[Experiment, Dataset]:
     from train.experiment import load_experiment, open_dataset
 
     experiment = load_experiment(config, changes)
-    if required_method not in (None, experiment.method):
-        raise ConfigError(f"{config}: method is {experiment.method}, not {required_method}; run it with `fit`")
     return experiment, open_dataset(experiment, data)
 
 
@@ -188,12 +176,12 @@ def _run(
     config: Path,
     open_run: Callable[[Path, tuple[str, ...], Path | None], tuple[AnyExperiment, Dataset]],
     *,
-    run_folder: Path | None,
     data: Path | None,
-    start_from: Path | None,
     changes: tuple[str, ...],
     max_seconds: float | None,
     quiet: bool,
+    run_folder: Path | None = None,
+    start_from: Path | None = None,
     cuda_graph: bool = False,
 ) -> int:
     """Train one model; returns the step that it reached."""
@@ -244,16 +232,7 @@ def chain(
         if left is not None and left <= 0:
             click.echo(f"out of time before {stage.name}; run the same command again to resume")
             return
-        steps = _run(
-            config,
-            _open_tokenizer,
-            run_folder=None,
-            data=data,
-            start_from=None,
-            changes=changes,
-            max_seconds=left,
-            quiet=quiet,
-        )
+        steps = _run(config, _open_tokenizer, data=data, changes=changes, max_seconds=left, quiet=quiet)
         if steps < stage.steps:
             click.echo(f"{stage.name} is at step {steps} of {stage.steps}; run the same command again to resume")
             return

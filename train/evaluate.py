@@ -19,8 +19,8 @@ from torch import Tensor
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ModelFileError
+from daps_tokenizer.evaluation.evaluate import BATCH, ways_to_encode
 from daps_tokenizer.evaluation.evaluate import evaluate as evaluate_tokenizer
-from daps_tokenizer.evaluation.evaluate import ways_to_encode
 from daps_tokenizer.evaluation.metrics import code_usage, image_metrics
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import ModelFolder
@@ -30,16 +30,29 @@ from train.data import open_trained_data
 from train.items import Items
 from train.methods.base import TrainedModel
 
-EVALUATION_BATCH = 100
+
+@dataclass(frozen=True)
+class TestData:
+    """Test items, all or ``limit`` of them spread evenly, as what :mod:`daps_tokenizer.evaluation` measures."""
+
+    items: Items
+    description: str
+    limit: int | None = None
+    fit: str = "none"
+    labels: None = None
+    classes: None = None
+
+    def __len__(self) -> int:
+        return len(self.items) if self.limit is None else min(self.limit, len(self.items))
+
+    def entries(self) -> Iterable[tuple[str, int]]:
+        return ((str(number), -1) for number in range(len(self)))
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        return self.items.read(indices * len(self.items) // len(self), seed=(0,))
 
 
-class Measured(NamedTuple):
-    """Each metric (items,) by its name, and the sampled codes (items · N,), none where the latent is continuous."""
-
-    items: dict[str, np.ndarray]
-    codes: np.ndarray
-
-
+@torch.no_grad()
 def evaluate(method: TrainedModel, items: Items, *, limit: int | None = None, seed: int = 0) -> dict[str, float]:
     """Means over all items, or over ``limit`` that are spread evenly over them, of a method that is being trained.
 
@@ -55,27 +68,15 @@ def evaluate(method: TrainedModel, items: Items, *, limit: int | None = None, se
         estimated from log q of the samples); the :mod:`code usage <daps_tokenizer.evaluation.metrics>` of the samples.
         Where the latent is continuous there is no ``entropy`` and no codes are used.
     """
-    measured = measure_items(method, items, limit=limit, seed=seed)
-    means = {name: float(values.mean(dtype=np.float64)) for name, values in measured.items.items()}
-    usage = code_usage(measured.codes, method.model.config.vocab_size)
-    count = len(next(iter(measured.items.values())))
-    return means | {name: float(value) for name, value in usage.items()} | {"items": float(count)}
-
-
-@torch.no_grad()
-def measure_items(method: TrainedModel, items: Items, *, limit: int | None = None, seed: int = 0) -> Measured:
-    """What :func:`evaluate` takes the means of, item by item; arguments as there."""
     was_training = method.training
     method.eval()
     model = method.model
     generator = torch.Generator().manual_seed(seed)
     values: dict[str, list[np.ndarray]] = {}
     sampled_codes: list[np.ndarray] = []
-    count = len(items) if limit is None else min(limit, len(items))
-    chosen = np.arange(count) * len(items) // count
-    for start in range(0, count, EVALUATION_BATCH):
-        chunk = chosen[start : start + EVALUATION_BATCH]
-        inputs = torch.from_numpy(items.read(chunk, seed=(seed,)))
+    chosen = TestData(items, "", limit)
+    for indices in np.array_split(np.arange(len(chosen)), range(BATCH, len(chosen), BATCH)):
+        inputs = torch.from_numpy(chosen.read(indices))
         uniform = torch.rand(len(inputs), model.config.num_tokens, generator=generator).to(model.mean.device)
         inputs = inputs.to(model.mean.device)
         x = model.standardise(inputs)
@@ -98,8 +99,10 @@ def measure_items(method: TrainedModel, items: Items, *, limit: int | None = Non
             for name, value in found.items():
                 values.setdefault(name, []).append(value)
     method.train(was_training)
-    codes_drawn = np.concatenate([np.empty((0, 1), np.int64), *sampled_codes], axis=None)
-    return Measured({name: np.concatenate(parts) for name, parts in values.items()}, codes_drawn)
+    means = {name: float(np.concatenate(parts).mean(dtype=np.float64)) for name, parts in values.items()}
+    drawn = np.concatenate([np.empty((0, 1), np.int64), *sampled_codes], axis=None)
+    usage = code_usage(drawn, model.config.vocab_size)
+    return means | {name: float(value) for name, value in usage.items()} | {"items": float(len(chosen))}
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -107,8 +110,30 @@ def _array(tensor: Tensor) -> np.ndarray:
     return array
 
 
-def open_checkpoint(checkpoint: Path, data: Path | None) -> tuple[Autoencoder, dict[str, Any], Items]:
-    """The model of a checkpoint, the record of its training, and the test items that it was not trained on.
+class MeasuredCheckpoint(NamedTuple):
+    """A checkpoint, the record of its training, and what was measured of it.
+
+    ``items`` are of ``greedy`` codes, and of ``sampled`` ones where the model has probabilities, every metric of
+    :func:`daps_tokenizer.evaluation.evaluate.measure` as ``greedy_log_p``, (items,) each; ``usage`` is of the samples.
+    """
+
+    tokenizer: Tokenizer
+    record: dict[str, Any]
+    items: dict[str, np.ndarray]
+    usage: dict[str, float]
+
+
+def measure_checkpoint(
+    checkpoint: Path, data: Path | None = None, *, limit: int | None = None, seed: int = 0
+) -> MeasuredCheckpoint:
+    """Measure a checkpoint on the test items that it was not trained on, as ``daps-tokenize evaluate`` measures the
+    model that is exported from it.
+
+    Args:
+        checkpoint: a checkpoint folder.
+        data: the folder of the datasets; see :func:`daps_tokenizer.data.place.data_folder`.
+        limit: that many items, spread evenly; all if None.
+        seed: of the samples.
 
     Raises:
         ModelFileError: the folder is no checkpoint.
@@ -119,59 +144,33 @@ def open_checkpoint(checkpoint: Path, data: Path | None) -> tuple[Autoencoder, d
     record: dict[str, Any] = json.loads(record_file.read_text(encoding="utf-8"))
     model = Autoencoder(TokenizerConfig.from_file(config_file))
     load_weights(model, checkpoint / "model.safetensors")
-    return model, record, open_trained_data(record["experiment"], model.config, data).test
-
-
-@dataclass(frozen=True)
-class TestData:
-    """Test items as what :mod:`daps_tokenizer.evaluation` measures."""
-
-    items: Items
-    description: str
-    fit: str = "none"
-    labels: None = None
-    classes: None = None
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def entries(self) -> Iterable[tuple[str, int]]:
-        """Their numbers."""
-        return ((str(number), -1) for number in range(len(self)))
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """See :meth:`daps_tokenizer.data.datasets.Data.read`."""
-        return self.items.read(indices, seed=(0,))
+    test = TestData(open_trained_data(record["experiment"], model.config, data).test, str(checkpoint), limit)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backend = TorchBackend(model.to(device).eval(), device=device, dtype=torch.float32)
+    tokenizer = Tokenizer(ModelFolder(checkpoint, model.config), backend)
+    measured = evaluate_tokenizer(tokenizer, test, ways_to_encode(tokenizer), seed=seed)
+    items = {f"{way}_{metric}": of for way, found in measured.items() for metric, of in found.items.items()}
+    usage = code_usage(measured.get("sampled", measured["greedy"]).codes, model.config.vocab_size)
+    return MeasuredCheckpoint(tokenizer, record, items, usage)
 
 
 def evaluate_checkpoint(checkpoint: Path, data: Path | None = None, *, seed: int = 0) -> dict[str, Any]:
-    """Evaluate a checkpoint on the whole test set, as ``daps-tokenize evaluate`` evaluates the model that is exported
-    from it, and record the result in ``training.json``.
+    """Measure a checkpoint on the whole test set, and record the result in its ``training.json``.
 
     Returns:
-        Of ``greedy`` codes, and of ``sampled`` ones where the model has probabilities, the mean of each metric of
-        :func:`daps_tokenizer.evaluation.evaluate.measure`, as ``greedy_log_p``; ``entropy`` of q in nats and code
-        usage, both of the samples; ``items``, ``dataset``, ``seed`` and ``date``.
+        The means of what :func:`measure_checkpoint` measured, ``entropy`` of q in nats, code usage, ``items``,
+        ``dataset``, ``seed`` and ``date``.
 
     Raises:
         ModelFileError: the folder is no checkpoint.
     """
-    model, record, test = open_checkpoint(checkpoint, data)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backend = TorchBackend(model.to(device).eval(), device=device, dtype=torch.float32)
-    tokenizer = Tokenizer(ModelFolder(checkpoint, model.config), backend)
-    measured = evaluate_tokenizer(tokenizer, TestData(test, str(checkpoint)), ways_to_encode(tokenizer), seed=seed)
-    found: dict[str, Any] = {
-        f"{way}_{metric}": float(values.mean(dtype=np.float64))
-        for way, result in measured.items()
-        for metric, values in result.items.items()
-    }
-    if "sampled" in measured:
+    _, record, items, usage = measure_checkpoint(checkpoint, data, seed=seed)
+    found: dict[str, Any] = {name: float(values.mean(dtype=np.float64)) for name, values in items.items()}
+    if "sampled_log_q" in found:
         found["entropy"] = -found["sampled_log_q"]
-    usage = code_usage(measured.get("sampled", measured["greedy"]).codes, model.config.vocab_size)
     found |= {name: float(value) for name, value in usage.items()}
     found |= {
-        "items": float(len(test)),
+        "items": float(len(items["greedy_log_p"])),
         "dataset": f"{record['experiment']['dataset']}, test set",
         "seed": seed,
         "date": datetime.date.today().isoformat(),

@@ -6,33 +6,29 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import yaml
 
 from daps_tokenizer.config import TokenizerConfig, config_from_dict
+from daps_tokenizer.config.checks import require_choice
 from daps_tokenizer.data.place import data_folder, default_folder
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.motion.features import FPS
 from daps_tokenizer.motion.robots import robot_of
-from train.checkpoint import read_config
+from train.checkpoint import load_checkpoint, read_config
 from train.dashboard import CURVES, draw_dashboard, pictures_of
 from train.data import Dataset, DatasetKind, load_dataset
 from train.evaluate import evaluate
 from train.items import Items
 from train.methods import Method, build_method, method_settings
 from train.motion import MotionAugmentation
-from train.optimisation import OptimiserConfig
+from train.optimisation import OptimiserConfig, build_optimiser
 from train.photos import PhotosConfig
 from train.widen import is_smaller, load_widened
 
 Precision = Literal["fp32", "bf16"]
-
-
-def _require_choice(name: str, value: object, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise ConfigError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -77,8 +73,8 @@ class Experiment:
     status: ClassVar[tuple[str, str]] = ("log p", "log_p")  # what the progress bar shows: a title and a metric
 
     def __post_init__(self) -> None:
-        _require_choice("dataset", self.dataset, DatasetKind)
-        _require_choice("precision", self.precision, Precision)
+        require_choice("dataset", self.dataset, DatasetKind)
+        require_choice("precision", self.precision, Precision)
         method_settings(self.method, self.settings)
         check_counts(self)
         if (self.dataset == "photos") != (self.data is not None):
@@ -96,12 +92,16 @@ class Experiment:
             raise ConfigError(f"dataset motion has {FPS:g} frames per second; set motion.fps to it, not {schema.fps:g}")
 
     def build_model(self) -> Autoencoder:
-        """The model, with random weights."""
         return Autoencoder(self.model)
 
     def build_method(self, model: Autoencoder) -> Method:
-        """The method around it."""
         return build_method(self.method, model, self.settings)
+
+    def trained(self, run_folder: Path) -> Method:
+        """The method with what its last checkpoint holds; errors of :func:`train.checkpoint.load_checkpoint`."""
+        method = self.build_method(self.build_model())
+        load_checkpoint(run_folder / "checkpoint", method, build_optimiser(method, self.optimiser))
+        return method
 
     def load_start(self, model: Autoencoder, source: Path) -> None:
         """Take the weights of a checkpoint or model folder, which may be of a smaller model."""
@@ -109,7 +109,6 @@ class Experiment:
         load_source(model, source / "model.safetensors")
 
     def evaluate(self, method: Method, items: Items) -> dict[str, float]:
-        """See :func:`train.evaluate.evaluate`."""
         return evaluate(method, items, limit=self.evaluation_items)
 
     def draw(self, path: Path, metrics_file: Path, method: Method, items: Items) -> None:

@@ -87,12 +87,10 @@ class CodeGrid:
 
     @property
     def side(self) -> int:
-        """Rows, and columns, of codes."""
         return self.size // self.patch
 
     @property
     def bits(self) -> int:
-        """Of an image."""
         return self.side**2 * self.vocab_bits
 
 

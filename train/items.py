@@ -48,7 +48,6 @@ class ArrayItems:
         return len(self.array)
 
     def read(self, indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
-        """See :meth:`Items.read`."""
         chosen: np.ndarray = self.array[indices]
         return chosen
 
@@ -64,7 +63,6 @@ class ItemSubset:
         return len(self.places)
 
     def read(self, indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
-        """See :meth:`Items.read`."""
         return self.items.read(self.places[indices], seed=seed)
 
 

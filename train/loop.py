@@ -77,16 +77,7 @@ def fit(
     accelerator = accelerator or join_processes(experiment.precision)
     check_shares(experiment, accelerator.num_processes)
     with locked(run_folder) if accelerator.is_main_process else nullcontext(), ending_together(run_folder):
-        return _fit(
-            experiment,
-            dataset,
-            run_folder,
-            accelerator,
-            max_seconds=max_seconds,
-            show_progress=show_progress,
-            draw_pictures=draw_pictures,
-            cuda_graph=cuda_graph,
-        )
+        return _fit(experiment, dataset, run_folder, accelerator, max_seconds, show_progress, draw_pictures, cuda_graph)
 
 
 def _fit(
@@ -94,7 +85,6 @@ def _fit(
     dataset: Dataset,
     run_folder: Path,
     accelerator: Accelerator,
-    *,
     max_seconds: float | None,
     show_progress: bool,
     draw_pictures: bool,
@@ -131,13 +121,7 @@ def _fit(
         _denormals_as_zero(),
         read_ahead(reader, steps, workers=_num_workers(experiment, accelerator)) as batches,
         (
-            Recorder(
-                run_folder,
-                experiment,
-                first_step=record["steps"],
-                show_progress=show_progress,
-                draw_pictures=draw_pictures,
-            )
+            Recorder(run_folder, experiment, record["steps"], show_progress=show_progress, draw_pictures=draw_pictures)
             if accelerator.is_main_process
             else nullcontext()
         ) as recorder,

@@ -10,11 +10,12 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from daps_tokenizer.config.checks import require_choice
 from daps_tokenizer.errors import ConfigError
 from train.methods.base import Learner
 
@@ -66,10 +67,8 @@ class OptimiserConfig:
     ema: float | None = None
 
     def __post_init__(self) -> None:
-        for name, choices in (("schedule", Schedule), ("clip", Clip)):
-            if getattr(self, name) not in get_args(choices):
-                accepted = ", ".join(get_args(choices))
-                raise ConfigError(f"{name} must be one of {accepted}, not {getattr(self, name)!r}")
+        require_choice("schedule", self.schedule, Schedule)
+        require_choice("clip", self.clip, Clip)
         for name in ("learning_rate", "clip_norm", "clip_ratio"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from daps_tokenizer.config.checks import require_choice
 from daps_tokenizer.data.sources import Source, SourceKind, open_source
 from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.images.load import load_images, to_pil
@@ -60,8 +61,7 @@ class PhotosConfig:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(SourceKind):
-            raise ConfigError(f"data.kind must be one of {', '.join(get_args(SourceKind))}, not {self.kind!r}")
+        require_choice("data.kind", self.kind, SourceKind)
         if not self.train:
             raise ConfigError("data.train must name at least one source of photographs")
         if (self.test_items > 0) == bool(self.test):

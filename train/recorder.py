@@ -30,10 +30,10 @@ class Recorder:
         self,
         folder: Path,
         experiment: AnyExperiment,
-        *,
         first_step: int,
+        *,
         show_progress: bool,
-        draw_pictures: bool = True,
+        draw_pictures: bool,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.experiment, self.draw_pictures = folder, experiment, draw_pictures

@@ -127,24 +127,35 @@ export function toPoses(frames, robot, fps, [x, y, heading] = [0, 0, 0]) {
 }
 
 /**
- * Poses whose root moves along the ground so that feet that stand, which are low and slow, do not.
+ * Poses whose root moves along the ground so that feet that stand, which are low and slow, do not, but for what is rough.
  *
  * @param {Vector[]} poses @param {Robot} robot @param {number} fps
  * @returns {Vector[]}
  */
 export function plantFeet(poses, robot, fps) {
   const { weights, velocity } = standing(poses, robot, fps);
+  const correction = [0, 1].map((axis) => {
+    const rough = weights.map((own, t) => {
+      const sum = own.reduce((a, b) => a + b, 0);
+      const slide = own.reduce((all, weight, foot) => all + weight * velocity(t, foot, axis), 0) / Math.max(sum, 1e-6);
+      return Math.min(sum, 1) * slide;
+    });
+    return smoothed(rough, fps, 9);
+  });
   let [x, y] = [0, 0];
   return poses.map((pose, t) => {
-    if (t === 0) return [...pose];
-    const own = weights[t - 1];
-    const sum = own.reduce((a, b) => a + b, 0);
-    const slide = (/** @type {number} */ axis) =>
-      own.reduce((all, weight, foot) => all + weight * velocity(t - 1, foot, axis), 0) / Math.max(sum, 1e-6);
-    x -= (Math.min(sum, 1) * slide(0)) / fps;
-    y -= (Math.min(sum, 1) * slide(1)) / fps;
+    if (t) [x, y] = [x - correction[0][t - 1] / fps, y - correction[1][t - 1] / fps];
     return [pose[0] + x, pose[1] + y, ...pose.slice(2)];
   });
+}
+
+/** By a Hann window over time, of so many frames at 30 a second. @param {number[]} values @param {number} fps @param {number} frames */
+function smoothed(values, fps, frames) {
+  const reach = Math.max(1, Math.ceil((frames * fps) / 60 - 0.5));
+  const hann = Array.from({ length: 2 * reach + 1 }, (_, i) => 0.5 - 0.5 * Math.cos((Math.PI * (i + 1)) / (reach + 1)));
+  const total = hann.reduce((sum, weight) => sum + weight, 0);
+  const at = (/** @type {number} */ t) => values[Math.max(0, Math.min(t, values.length - 1))];
+  return values.map((_, t) => hann.reduce((sum, weight, i) => sum + weight * at(t + i - reach), 0) / total);
 }
 
 const [ALWAYS, IN_THE_AIR, CHANGE, DAMPING] = [0.001, 0.1, 0.3, 1e-3];
@@ -303,21 +314,17 @@ function standing(poses, robot, fps) {
     return feet.map((foot) => positions[foot]);
   });
   const last = poses.length - 2; // of the steps from a frame to the next
-  const velocity = (/** @type {number} */ t, /** @type {number} */ foot, /** @type {number} */ axis) => {
-    const step = Math.max(0, Math.min(t, last));
-    return (places[step + 1][foot][axis] - places[step][foot][axis]) * fps;
-  };
-  const reach = Math.max(1, Math.ceil((5 * fps) / 60 - 0.5)); // a Hann window of five frames at 30 a second
-  const hann = Array.from({ length: 2 * reach + 1 }, (_, i) => 0.5 - 0.5 * Math.cos((Math.PI * (i + 1)) / (reach + 1)));
-  const total = hann.reduce((sum, weight) => sum + weight, 0);
+  const velocity = (/** @type {number} */ t, /** @type {number} */ foot, /** @type {number} */ axis) =>
+    (places[t + 1][foot][axis] - places[t][foot][axis]) * fps;
+  const smooth = feet.map((_, foot) =>
+    [0, 1].map((axis) => smoothed(Array.from({ length: last + 1 }, (_, t) => velocity(t, foot, axis)), fps, 5)),
+  );
   const below = (/** @type {number} */ value, /** @type {number} */ limit, /** @type {number} */ soft) =>
     1 / (1 + Math.exp(Math.max(-50, Math.min(50, (value - limit) / soft))));
   const weights = places.slice(1).map((after, t) =>
     feet.map((_, foot) => {
-      const smooth = (/** @type {number} */ axis) =>
-        hann.reduce((sum, weight, i) => sum + weight * velocity(t + i - reach, foot, axis), 0) / total;
       const height = Math.max(places[t][foot][2], after[foot][2]);
-      return below(height, 0.08, 0.02) * below(Math.hypot(smooth(0), smooth(1)), 0.8, 0.1);
+      return below(height, 0.08, 0.02) * below(Math.hypot(smooth[foot][0][t], smooth[foot][1][t]), 0.8, 0.1);
     }),
   );
   return { weights, velocity };

@@ -25,14 +25,12 @@ class Record:
         self._content: dict[str, Any] = {"command": command, "machine": describe_bench_machine(), "rows": []}
 
     def add(self, row: dict[str, Any]) -> None:
-        """Write a row, and show it."""
         self._content["rows"].append(row)
         write_bytes_atomically(self._path, (json.dumps(self._content, indent=2) + "\n").encode())
         click.echo(json.dumps(row))
 
 
 def reason_of(error: BaseException) -> str:
-    """An error as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
@@ -44,5 +42,4 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether the time is over."""
         return self._end is not None and time.monotonic() > self._end

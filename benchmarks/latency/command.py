@@ -9,7 +9,7 @@ import click
 from benchmarks.latency.machine import describe_bench_machine
 from benchmarks.latency.measure import RUNTIMES, Plan, measure_all
 from benchmarks.latency.report import write_latency
-from benchmarks.reports import RESULTS, command_line
+from benchmarks.reports import RESULTS, command_line, show
 from daps_tokenizer.hub import built_in_models
 
 
@@ -67,5 +67,4 @@ def latency(
     )
     machine = describe_bench_machine()
     rows, sources, peaks = measure_all(plan, on_progress=lambda line: click.echo(line, err=True))
-    for path in write_latency(out, rows, machine, sources, peaks, command_line()):
-        click.echo(path)
+    show(write_latency(out, rows, machine, sources, peaks, command_line()))

@@ -273,7 +273,6 @@ class Timed:
 
     @property
     def median(self) -> float:
-        """Of the times."""
         return statistics.median(self.times)
 
 

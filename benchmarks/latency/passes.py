@@ -17,7 +17,7 @@ def count_passes(folder: ModelFolder, inputs: np.ndarray, *, temperature: float,
         seed: of the uniform numbers that samples are drawn with.
 
     Returns:
-        (B, W) int64, see :mod:`export.encoder`; None for a graph that draws position after position, as they once were.
+        (B, W) int64, see :mod:`export.encoder`; None for a graph of one pass.
     """
     import onnxruntime
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.latency.floor import Peaks
 from benchmarks.latency.measure import Row
-from benchmarks.reports import png_of, write_report
+from benchmarks.reports import new_figure, png_of, report, short, table, write_report
 from daps_tokenizer.evaluation.timing import machine_line
 
 _COLUMNS = (
@@ -29,7 +29,6 @@ the mean over windows (docs/notes/speed.md)."""
 def write_latency(
     folder: Path, rows: Sequence[Row], machine: dict[str, str], sources: dict[str, str], peaks: Peaks, command: str
 ) -> list[Path]:
-    """Write ``latency.json`` (see ``latency.schema.json``), ``latency.md`` and ``latency.png``; returns their paths."""
     content = {
         "command": command,
         "machine": machine,
@@ -37,37 +36,38 @@ def write_latency(
         "inputs": sources,
         "rows": [asdict(row) for row in rows],
     }
-    text = "\n".join(_table(rows, machine, sources, peaks, command))
     measured = [row for row in rows if row.median_ms is not None]
+    missing = [
+        f"- {row.model}: {row.backend}, {row.device}, {row.precision}, threads {row.threads}"
+        f"{'' if row.batch is None else f', batch {row.batch}'}: {row.reason}"
+        for row in rows
+        if row.reason is not None
+    ]
+    speeds = f"{peaks.bytes_per_second / 1e9:.1f} GB/s read and {peaks.flops_per_second / 1e9:.0f} GFLOP/s"
+    text = report(
+        "Latency",
+        [command],
+        table(_COLUMNS, _cells(rows)),
+        *(["Not measured:", "\n".join(missing)] if missing else []),
+        _NOTES,
+        "\n".join(f"- {model}: {source}." for model, source in sources.items()),
+        f"One thread was measured at up to {speeds} (numpy). {machine_line(machine)}.",
+        machine=None,
+    )
     return write_report(folder, "latency", content, text, _plot(measured) if measured else None)
 
 
-def _table(
-    rows: Sequence[Row], machine: dict[str, str], sources: dict[str, str], peaks: Peaks, command: str
-) -> list[str]:
-    lines = ["# Latency", "", f"`{command}`", "", f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
+def _cells(rows: Sequence[Row]) -> Iterator[Sequence[object]]:
     measured = [row for row in rows if row.reason is None]
     for row in sorted(measured, key=lambda r: (r.model, r.action != "encode", r.batch or 0, r.device, r.threads)):
-        cells = [
+        yield (
             row.model, row.action, row.batch, f"{row.backend}, {row.device}", row.precision, row.threads,
             _digits(row.open_ms, 0), _digits(row.first_call_ms, 1), _digits(row.median_ms, 2),
             _digits(row.slowest_round_ms, 2), _digits(row.p95_ms, 2), _digits(row.items_per_second, 0),
             _digits(row.codes_per_second, 0), _digits(row.gb_per_second, 2), _digits(row.gflop_per_second, 1),
             _share(row.share_of_floor, 0), _digits(row.peak_memory_mb, 0), _share(row.codes_equal, 2),
             _digits(row.passes, 2),
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    missing = [row for row in rows if row.reason is not None]
-    if missing:
-        lines += ["", "Not measured:", ""]
-    for row in missing:
-        batch = f", batch {row.batch}" if row.batch is not None else ""
-        name = f"{row.model}: {row.backend}, {row.device}, {row.precision}, threads {row.threads}{batch}"
-        lines.append(f"- {name}: {row.reason}")
-    lines += ["", _NOTES, ""]
-    lines += [f"- {model}: {source}." for model, source in sources.items()]
-    speeds = f"{peaks.bytes_per_second / 1e9:.1f} GB/s read and {peaks.flops_per_second / 1e9:.0f} GFLOP/s"
-    return [*lines, "", f"One thread was measured at up to {speeds} (numpy). {machine_line(machine)}.", ""]
+        )  # fmt: skip
 
 
 def _digits(value: float | None, digits: int) -> str:
@@ -80,9 +80,6 @@ def _share(value: float | None, digits: int) -> str:
 
 def _plot(rows: Sequence[Row]) -> bytes:
     """Bars of one call with the smallest batch on the fewest threads; the slowest model is on top."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     batch, threads = min(row.batch or 0 for row in rows), min(row.threads for row in rows)
     rows = [row for row in rows if (row.batch, row.threads) == (batch, threads)]
     slowest: dict[str, float] = {}
@@ -91,15 +88,14 @@ def _plot(rows: Sequence[Row]) -> bytes:
     models = sorted(slowest, key=slowest.__getitem__)
     series = sorted({_series(row) for row in rows})
     height = 0.8 / len(series)
-    figure = Figure(figsize=(11, 1.2 + 0.5 * len(models) * max(1.0, len(series) / 2)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 1.2 + 0.5 * len(models) * max(1.0, len(series) / 2))
     for axes, action in zip(figure.subplots(1, 2, sharey=True), ("encode", "decode"), strict=True):
         for number, name in enumerate(series):
             chosen = {row.model: row.median_ms for row in rows if (row.action, _series(row)) == (action, name)}
             places = [place + 0.4 - height * (number + 0.5) for place, model in enumerate(models) if model in chosen]
             values = [chosen[model] for model in models if model in chosen]
             bars = axes.barh(places, values, height * 0.9, label=name)
-            axes.bar_label(bars, [_milliseconds(value) for value in values], padding=3)
+            axes.bar_label(bars, [short(value or 0.0) for value in values], padding=3)
         axes.set(title=f"{action}, ms a call", xlabel="", xticks=[], yticks=range(len(models)), yticklabels=models)
         axes.margins(x=0.15)
         axes.spines[["top", "right", "bottom"]].set_visible(False)
@@ -107,10 +103,6 @@ def _plot(rows: Sequence[Row]) -> bytes:
     items = "one image or window" if batch == 1 else f"batches of {batch}"
     figure.suptitle(f"{items}, {threads} thread{'s' * (threads > 1)}, shorter is better")
     return png_of(figure)
-
-
-def _milliseconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
 def _series(row: Row) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from benchmarks.quality.report import QualityRequest, run_quality
-from benchmarks.reports import RESULTS, command_line
+from benchmarks.reports import RESULTS, command_line, show
 from daps_tokenizer.backends.batching import physical_cores
+from daps_tokenizer.evaluation.perceptual import open_perceptual
 
 
 @click.command()
@@ -49,11 +50,6 @@ def quality(
     Measurements are kept in --work: an interrupted run resumes, and --images 0:250, then 250:500, and
     so on, measure in pieces. The report is of the images of --images; the contact sheet stays in --work.
     """
-    perceptual = None
-    if lpips or fid or fid_weights is not None:
-        from daps_tokenizer.evaluation.perceptual import Perceptual
-
-        perceptual = Perceptual(lpips=lpips, fid=fid or fid_weights is not None, fid_weights=fid_weights)
+    perceptual = open_perceptual(lpips=lpips, fid=fid, fid_weights=fid_weights)
     request = QualityRequest(models, data, images, codecs, best_of, only, seed, threads or physical_cores())
-    for path in run_quality(request, work, out, name=name, command=command_line(), perceptual=perceptual):
-        click.echo(path)
+    show(run_quality(request, work, out, name=name, command=command_line(), perceptual=perceptual))

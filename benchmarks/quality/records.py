@@ -57,7 +57,6 @@ class Records:
         return (way, image) in self._values
 
     def get(self, way: str, image: int) -> dict[str, Any]:
-        """What was measured."""
         return self._values[way, image]
 
     def add(self, way: str, image: int, values: dict[str, Any]) -> None:
@@ -80,5 +79,4 @@ def pack_codes(codes: np.ndarray) -> str:
 
 
 def unpack_codes(text: str) -> np.ndarray:
-    """The inverse of :func:`pack_codes`: (N,) int32."""
     return np.frombuffer(base64.b64decode(text), "<u2").astype(np.int32)

@@ -25,7 +25,7 @@ from benchmarks.reports import report, table, write_report
 from daps_tokenizer.cli.common import progress_bar
 from daps_tokenizer.data.datasets import Data, open_data
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.evaluation.metrics import with_interval
+from daps_tokenizer.evaluation.metrics import interval_text, with_interval
 from daps_tokenizer.evaluation.perceptual import Perceptual
 from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.files import write_bytes_atomically
@@ -171,7 +171,6 @@ def summarise_codecs(records: Records, candidate: Candidate, images: Sequence[in
 
 
 def write_quality(folder: Path, name: str, content: dict[str, Any]) -> list[Path]:
-    """Write ``quality_NAME.json`` and ``quality_NAME.md``; returns their paths."""
     return write_report(folder, f"quality_{name}", content, _text(name, content))
 
 
@@ -185,9 +184,9 @@ def _text(name: str, content: dict[str, Any]) -> str:
     header.append(f"gain, {unit}")
     rows = []
     for model, way, found in results:
-        cells = [_with_interval(found[column], _DIGITS[column]) for column in measured]
-        cells += [f"{found['fid']:.2f}" if column == "fid" else _with_interval(found[column], 4) for column in extra]
-        gain = _with_interval(found[gain_of], digits) if gain_of in found else "–"
+        cells = [interval_text(found[column], _DIGITS[column]) for column in measured]
+        cells += [f"{found['fid']:.2f}" if column == "fid" else interval_text(found[column], 4) for column in extra]
+        gain = interval_text(found[gain_of], digits) if gain_of in found else "–"
         rows.append([model, way, *cells, f"{found['code_perplexity']:.1f}", found["codes_used"], gain])
     images = "psnr" in measured
     described = "; ".join(f"{model}: {text}" for model, text in content["models"].items())
@@ -238,7 +237,7 @@ def _codec_table(content: dict[str, Any]) -> list[str]:
         if not found["fit"]:
             rows.append([name, count, *["–"] * (len(header) - 2)])
             continue
-        quality = [_with_interval(found[metric], _DIGITS[metric]) for metric in ("psnr", "ssim")]
+        quality = [interval_text(found[metric], _DIGITS[metric]) for metric in ("psnr", "ssim")]
         same = [f"{found['codes_psnr'][way]:.2f}" for way in ways]
         rows.append([name, count, f"{found['bytes']:.0f}", *quality, *same])
     model = next(iter(content["results"]))
@@ -248,10 +247,6 @@ def _codec_table(content: dict[str, Any]) -> list[str]:
         "cannot store in that size at all."
     )
     return [table(header, rows), note]
-
-
-def _with_interval(found: dict[str, float], digits: int) -> str:
-    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
 
 
 def write_images(

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import click
 
-from benchmarks.reports import RESULTS, command_line
+from benchmarks.reports import RESULTS, show, with_command
 from benchmarks.search.measure import Grid, measure_search
 from benchmarks.search.report import write_search
 from daps_tokenizer.data.datasets import open_data
-from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.hub import open_model
 
 _FOLDER = click.Path(path_type=Path)
@@ -41,12 +40,5 @@ def search(
         click.echo(f"{done} of {len(items)}", err=True)
 
     found = measure_search(model, items, Grid(proposals, sweeps, best_of), on_progress=tell)
-    content = {
-        "command": command_line(),
-        "machine": describe_machine(),
-        "data": items.description,
-        "items": len(items),
-        "weights_sha256": config.weights_sha256,
-    }
-    for path in write_search(out, config.name, found, content):
-        click.echo(path)
+    content = with_command(data=items.description, items=len(items), weights_sha256=config.weights_sha256)
+    show(write_search(out, config.name, found, content))

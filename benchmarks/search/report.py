@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reports import png_of, report, table, write_report
+from benchmarks.reports import new_figure, png_of, report, table, write_report
 from benchmarks.search.measure import Measured
 
 
@@ -40,12 +40,8 @@ def write_search(folder: Path, model: str, found: list[Measured], content: dict[
 
 
 def _plot_search(model: str, found: list[Measured]) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     metrics = {"log_p": "log p, nats"} | ({"psnr": "PSNR, dB"} if found[0].psnr is not None else {})
-    figure = Figure(figsize=(6 * len(metrics), 8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6 * len(metrics), 8)
     grid = figure.subplots(2, len(metrics), squeeze=False)
     greedy = found[0]
     for axes_of_cost, (cost, label) in zip(

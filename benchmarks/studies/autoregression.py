@@ -57,7 +57,6 @@ def measure_autoregression(model: Autoencoder, inputs: np.ndarray, *, seed: int 
 
 
 def write_autoregression(folder: Path, content: dict[str, Any]) -> list[Path]:
-    """Write ``autoregression_NAME.json`` and ``.md``, by the name of the first model; returns their paths."""
     rows = [
         (row["model"], f"{row['log_q']:.3f}", f"{row['log_q_hidden']:.3f}", f"{row['passes']:.2f}")
         for row in content["rows"]

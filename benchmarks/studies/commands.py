@@ -16,7 +16,7 @@ import click
 import numpy as np
 
 from benchmarks.inputs import ROOT
-from benchmarks.reports import RESULTS, STUDIES, command_line, write_report
+from benchmarks.reports import RESULTS, STUDIES, command_line, show, with_command, write_report
 from daps_tokenizer import Clip, Tokenizer
 from daps_tokenizer.cli.common import progress_bar
 from daps_tokenizer.data.datasets import open_data
@@ -90,8 +90,7 @@ def task(
         proposals=search,
         max_seconds=max_seconds,
     )
-    for path in write_task(out, name or f"task_{dataset}", dataset, rows, describe_machine(), [command_line()]):
-        click.echo(path)
+    show(write_task(out, name or f"task_{dataset}", dataset, rows, describe_machine(), [command_line()]))
 
 
 def _named(model: str) -> tuple[str, str]:
@@ -130,8 +129,8 @@ def reward(
     ]
     dataset = load_dataset(experiment.dataset, data_folder(data))
     rows = run_rewards(experiment, dataset, work, cells=cells, max_seconds=max_seconds)
-    for path in write_rewards(out, experiment, rows, describe_machine(), command_line()) if rows else []:
-        click.echo(path)
+    if rows:
+        show(write_rewards(out, experiment, rows, describe_machine(), command_line()))
 
 
 @click.command()
@@ -247,18 +246,15 @@ def prior(
         steps=steps,
         seed=seed,
     )
-    content = {
-        "command": command_line(),
-        "machine": describe_machine(),
-        "train": f"{len(train)} items of {train.description}",
-        "data": f"{len(test)} items of {test.description}",
-        "steps": steps,
-        "bits_per_item": tokenizer.bits_per_item,
-        "weights_sha256": tokenizer.config.weights_sha256,
-        "results": rows,
-    }
-    for path in write_prior(out, tokenizer.config.name, content):
-        click.echo(path)
+    content = with_command(
+        train=f"{len(train)} items of {train.description}",
+        data=f"{len(test)} items of {test.description}",
+        steps=steps,
+        bits_per_item=tokenizer.bits_per_item,
+        weights_sha256=tokenizer.config.weights_sha256,
+        results=rows,
+    )
+    show(write_prior(out, tokenizer.config.name, content))
 
 
 @click.command()
@@ -277,17 +273,14 @@ def seams(model: str, data: Path, images: str | None, seed: int, out: Path) -> N
     chosen = choose_images(images, len(opened))
     with progress_bar(len(chosen)) as show_done:
         results = measure_seams(tokenizer, opened, chosen, seed=seed, on_progress=show_done)
-    content = {
-        "command": command_line(),
-        "machine": describe_machine(),
-        "data": opened.description,
-        "items": len(chosen),
-        "seed": seed,
-        "weights_sha256": tokenizer.config.weights_sha256,
-        "results": results,
-    }
-    for path in write_seams(out, Path(model).name, content):
-        click.echo(path)
+    content = with_command(
+        data=opened.description,
+        items=len(chosen),
+        seed=seed,
+        weights_sha256=tokenizer.config.weights_sha256,
+        results=results,
+    )
+    show(write_seams(out, Path(model).name, content))
 
 
 _MOTION_MODEL = click.option("--model", required=True, help="Built-in name or model folder, of motion.")
@@ -305,8 +298,7 @@ def path(model: str, data: Path, seconds: float, out: Path) -> None:
     from benchmarks.studies.path import measure_path, write_path
 
     tokenizer, clips, content = _held_out(model, data, seconds)
-    for written in write_path(out, content | {"rows": measure_path(tokenizer, clips)}):
-        click.echo(written)
+    show(write_path(out, content | {"rows": measure_path(tokenizer, clips)}))
 
 
 @click.command()
@@ -320,8 +312,7 @@ def goals(model: str, data: Path, seconds: float, seed: int, out: Path) -> None:
     from benchmarks.studies.goals import measure_goals, write_goals
 
     tokenizer, clips, content = _held_out(model, data, seconds)
-    for written in write_goals(out, content | {"seed": seed, "rows": measure_goals(tokenizer, clips, seed=seed)}):
-        click.echo(written)
+    show(write_goals(out, content | {"seed": seed, "rows": measure_goals(tokenizer, clips, seed=seed)}))
 
 
 def _held_out(model: str, data: Path, seconds: float) -> tuple[Tokenizer, list[Clip], dict[str, Any]]:
@@ -332,14 +323,9 @@ def _held_out(model: str, data: Path, seconds: float) -> tuple[Tokenizer, list[C
     if tokenizer.modality != "motion":
         raise InputError(f"{tokenizer.config.name} is a model of images; expected one of motion")
     clips = held_out_stretches(data, tokenizer, seconds)
-    content = {
-        "command": command_line(),
-        "machine": describe_machine(),
-        "model": tokenizer.config.name,
-        "weights_sha256": tokenizer.config.weights_sha256,
-        "clips": len(clips),
-        "seconds": seconds,
-    }
+    content = with_command(
+        model=tokenizer.config.name, weights_sha256=tokenizer.config.weights_sha256, clips=len(clips), seconds=seconds
+    )
     return tokenizer, clips, content
 
 
@@ -359,9 +345,8 @@ def compare(
 
     with progress_bar(len(checkpoints)) as show_done:
         rows = compare_checkpoints(checkpoints, data_folder(data), limit=items, seed=seed, on_progress=show_done)
-    content = {"command": command_line(), "machine": describe_machine(), "seed": seed, "rows": rows}
-    for path in write_comparison(out, name, content):
-        click.echo(path)
+    content = with_command(seed=seed, rows=rows)
+    show(write_comparison(out, name, content))
 
 
 @click.command()
@@ -419,10 +404,8 @@ def table(
     if cells:
         finished = [cells[name, seed] for name in chosen for seed in range(seeds) if (name, seed) in cells]
         paper = {name: rows[name].paper for name in chosen}
-        for path in write_table(
-            out, f"table_{dataset}{suffix}", finished, beta=settings.beta, paper=paper, command=command
-        ):
-            click.echo(path)
+        name = f"table_{dataset}{suffix}"
+        show(write_table(out, name, finished, beta=settings.beta, paper=paper, command=command))
 
 
 @click.command()
@@ -434,17 +417,14 @@ def table(
 def autoregression(models: tuple[str, ...], data: Path, images: int, seed: int, out: Path) -> None:
     """Measure how much of log q(z|x) comes from previous codes, and how many passes drawing takes."""
     from benchmarks.studies.autoregression import measure_autoregression, write_autoregression
-    from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+    from benchmarks.studies.probes import load_autoencoder
 
     rows, description = [], ""
     for name in models:
         folder = open_model(name)
         opened = open_data(data, folder.config, limit=images)
         description = f"{len(opened)} items of {opened.description}"
-        model = Autoencoder(folder.config).eval()
-        load_weights(model, folder.path / "model.safetensors")
-        found = measure_autoregression(model, opened.read(np.arange(len(opened))), seed=seed)
+        found = measure_autoregression(load_autoencoder(name), opened.read(np.arange(len(opened))), seed=seed)
         rows.append({"model": folder.config.name, "weights_sha256": folder.config.weights_sha256, **found._asdict()})
-    content = {"command": command_line(), "machine": describe_machine(), "data": description, "rows": rows}
-    for path in write_autoregression(out, content):
-        click.echo(path)
+    content = with_command(data=description, rows=rows)
+    show(write_autoregression(out, content))

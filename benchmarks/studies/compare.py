@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.reports import report, table, write_report
+from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.evaluation.metrics import code_usage, summarise
+from daps_tokenizer.evaluation.metrics import interval_text, summarise
 from daps_tokenizer.model.autoencoder import Autoencoder
-from train.evaluate import measure_items, open_checkpoint
-from train.methods.base import TrainedModel
+from train.evaluate import measure_checkpoint
 
 _FEW_STEPS = 10_000
 _COLUMNS = {
@@ -44,7 +44,8 @@ def compare_checkpoints(
 
     Returns:
         For each: ``name``, ``methods`` (in words) and ``steps`` of all its stages, ``crops`` seen, ``seconds``,
-        ``parameters``, ``bits``, and the metrics of :func:`train.evaluate.evaluate` with 95 % bootstrap intervals;
+        ``parameters``, ``bits``, and what
+        :func:`train.evaluate.measure_checkpoint` measures, with 95 % bootstrap intervals;
         ``gain`` is the greedy log p of an item less that of the first checkpoint.
 
     Raises:
@@ -54,42 +55,40 @@ def compare_checkpoints(
     rows: list[dict[str, Any]] = []
     reference: np.ndarray | None = None
     for done, checkpoint in enumerate(checkpoints, start=1):
-        model, record, test = open_checkpoint(checkpoint, data)
+        tokenizer, record, items, usage = measure_checkpoint(checkpoint, data, limit=limit, seed=seed)
         stages = [*record.get("stages_before", []), record]
-        dataset = record["experiment"]["dataset"]
+        dataset, config = record["experiment"]["dataset"], tokenizer.config
         if rows and dataset != rows[0]["data"]:
             raise InputError(f"{checkpoint}: its data are {dataset}, and those of {checkpoints[0]} {rows[0]['data']}")
-        measured = measure_items(TrainedModel(model), test, limit=limit, seed=seed)
-        log_p = measured.items["greedy_log_p"]
+        log_p = items["greedy_log_p"]
         reference = log_p if reference is None else reference
         rows.append(
             {
                 "name": record["experiment"]["name"],
-                "methods": [_method(stage["experiment"], model) for stage in stages],
+                "methods": [_method(stage["experiment"], config) for stage in stages],
                 "steps": [stage["steps"] for stage in stages],
                 "crops": sum(stage["steps"] * stage["experiment"]["batch_size"] for stage in stages),
                 "seconds": sum(stage["seconds"] for stage in stages),
-                "parameters": sum(parameter.numel() for parameter in model.parameters()),
-                "bits": model.config.bits_per_item,
-                "items": len(measured.items["greedy_log_p"]),
+                "parameters": sum(parameter.numel() for parameter in Autoencoder(config).parameters()),
+                "bits": config.bits_per_item,
+                "items": len(log_p),
                 "data": dataset,
-                **summarise(measured.items | {"gain": log_p - reference}, seed),
-                **code_usage(measured.codes, model.config.vocab_size),
+                **summarise(items | {"gain": log_p - reference}, seed),
+                **usage,
             }
         )
         on_progress(done)
     return rows
 
 
-def _method(experiment: dict[str, Any], model: Autoencoder) -> str:
+def _method(experiment: dict[str, Any], config: TokenizerConfig) -> str:
     """What a stage is called: of a VQ-VAE also whether it goes through the autoregressive network, and how it began."""
-    through = experiment["method"] == "vqvae" and model.config.recognition.kind == "autoregressive"
+    through = experiment["method"] == "vqvae" and config.recognition.kind == "autoregressive"
     words = ["aligned"] * bool(experiment.get("aligned")) + ["autoregressive"] * through
     return " ".join([*words, experiment["method"]])
 
 
 def write_comparison(folder: Path, name: str, content: dict[str, Any]) -> list[Path]:
-    """Write ``NAME.json`` and ``NAME.md``; returns their paths."""
     rows = content["rows"]
     titles = [title for title, _ in _COLUMNS.values()]
     header = ["method", "steps", "items seen", "parameters", "bits", *titles, "perplexity", "codes used"]
@@ -101,10 +100,7 @@ def write_comparison(folder: Path, name: str, content: dict[str, Any]) -> list[P
             f"{row['crops']:,}",
             f"{row['parameters']:,}",
             f"{row['bits']:.1f}",
-            *(
-                "{mean:.{d}f} [{low:.{d}f}, {high:.{d}f}]".format(d=digits, **row[column])
-                for column, (_, digits) in _COLUMNS.items()
-            ),
+            *(interval_text(row[column], digits) if column in row else "–" for column, (_, digits) in _COLUMNS.items()),
             f"{row['code_perplexity']:.1f}",
             row["codes_used"],
         ]

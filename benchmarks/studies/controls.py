@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.reports import png_of, report, table
+from benchmarks.reports import new_figure, png_of, report, table
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.sampling import sample_codes
 from train.batches import BatchReader
@@ -238,11 +238,7 @@ def write_text(title: str, content: dict[str, Any]) -> str:
 
 def plot(content: dict[str, Any]) -> bytes:
     """Gain over the start against processor time, one panel for each kind of codes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5 * len(KINDS), 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5 * len(KINDS), 4)
     colours = {way: f"C{number}" for number, way in enumerate(WAYS[content["dataset"]])}
     for axes, kind in zip(figure.subplots(1, len(KINDS)), KINDS, strict=True):
         for run in content["runs"]:

@@ -76,7 +76,6 @@ def measure_goals(tokenizer: Tokenizer, clips: list[Clip], *, seed: int = 0) -> 
 
 
 def write_goals(folder: Path, content: dict[str, Any]) -> list[Path]:
-    """Write ``goals_MODEL.json`` and ``goals_MODEL.md``; returns their paths."""
     rows = [
         (
             row["goal"],

@@ -87,7 +87,6 @@ def decoded_features(tokenizer: Tokenizer, codes: Codes) -> np.ndarray:
 
 
 def write_path(folder: Path, content: dict[str, Any]) -> list[Path]:
-    """Write ``path_MODEL.json`` and ``path_MODEL.md``; returns their paths."""
     rows = [
         (
             row["way"],

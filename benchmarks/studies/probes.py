@@ -5,7 +5,6 @@ Probes are scikit-learn's: logistic regression (L-BFGS, C = 1) and an MLP with o
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import BackendError, ModelFileError
+from daps_tokenizer.files import sha256_of
 from daps_tokenizer.hub import built_in_models, open_model
 from daps_tokenizer.install import install_command
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
@@ -55,7 +55,7 @@ def weights_sha256(model: str) -> str:
     """
     path = _model_folder(model) / "model.safetensors"
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror}); expected a model's weights") from None
 

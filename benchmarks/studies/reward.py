@@ -15,21 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.reports import json_bytes, png_of, report, table, write_report
+from benchmarks.reports import json_bytes, new_figure, png_of, report, table, write_report
 from benchmarks.studies.probes import choose_labelled, codes_of, one_hot, probe_accuracy
 from daps_tokenizer.config import config_from_dict
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.files import write_bytes_atomically
-from daps_tokenizer.model.autoencoder import Autoencoder
-from train.checkpoint import load_checkpoint
 from train.data import Dataset
 from train.evaluate import evaluate
 from train.experiment import Experiment
 from train.loop import fit
-from train.methods import build_method
 from train.methods.daps import DAPS
 from train.methods.rewards import ClassReward
-from train.optimisation import build_optimiser
 
 PROBE_ITEMS = 12_000  # from which the probe gets as many of each class as can be
 PROBE_LABELS = 10_000
@@ -110,9 +106,9 @@ def run_rewards(
 
 def _kept(path: Path, experiment: Experiment) -> RewardRow | None:
     """What was measured of an experiment; None where that was not, or of another one."""
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if "experiment" not in content:  # as it was before it said of which experiment it is
+    if not path.is_file():
         return None
+    content = json.loads(path.read_text(encoding="utf-8"))
     # A setting that the file does not have, because it is newer, had its default then.
     same = config_from_dict(Experiment, content["experiment"], source=str(path)) == experiment
     return RewardRow(**content["row"]) if same else None
@@ -121,8 +117,7 @@ def _kept(path: Path, experiment: Experiment) -> RewardRow | None:
 def _measure(
     experiment: Experiment, dataset: Dataset, folder: Path, reward: str, weight: float, *, seconds: float
 ) -> RewardRow:
-    method = build_method(experiment.method, Autoencoder(experiment.model), experiment.settings)
-    load_checkpoint(folder / "checkpoint", method, build_optimiser(method, experiment.optimiser))
+    method = experiment.trained(folder)
     assert isinstance(method, DAPS) and dataset.train_labels is not None and dataset.test_labels is not None
     (classifier,) = (module for module in method.rewards.rewards if isinstance(module, ClassReward))
     method.eval()
@@ -154,7 +149,6 @@ def _measure(
 def write_rewards(
     folder: Path, experiment: Experiment, rows: list[RewardRow], machine: dict[str, str], command: str
 ) -> list[Path]:
-    """Write ``reward_NAME.json``, ``.md`` and ``.png``, with the cells that are there; returns their paths."""
     stem = f"reward_{experiment.name}"
     json_path = folder / f"{stem}.json"
     settings = json.loads(json.dumps(asdict(experiment)))  # tuples are lists, as in the file
@@ -204,11 +198,7 @@ def _spread(rows: list[RewardRow], name: str, scale: float, digits: int) -> str:
 
 def _plot(experiment: Experiment, rows: list[RewardRow]) -> bytes:
     """Accuracy over log p, a point for each weight."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.5, 4.5)
     axes = figure.subplots()
     for reward in dict.fromkeys(row.reward for row in rows):
         points = []

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.reports import report, write_report
+from benchmarks.reports import report, table, write_report
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.backends.tiled import can_be_one_grid
 from daps_tokenizer.codes.layouts import TileLayout
 from daps_tokenizer.data.datasets import Data
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.evaluation.metrics import summarise
+from daps_tokenizer.evaluation.metrics import interval_text, summarise
 from daps_tokenizer.images.tiles import join_tiles
 
 # Distances from the nearest border in pixels, each up to the next; 0 touches it.
@@ -103,20 +103,19 @@ def _distance(size: int, border: int) -> np.ndarray:
 
 
 def write_seams(folder: Path, model: str, content: dict[str, Any]) -> list[Path]:
-    """Write ``seams_MODEL.json`` and ``seams_MODEL.md``; returns their paths."""
     results = content["results"]
-    lines = [
-        "| | decoded apart | decoded as one grid | the same pixels, no border |",
-        "|---|---|---|---|",
-    ]
     keys, views = list(results["apart"]), ("apart", "one grid", "no border")
-    for key, following in zip(keys, [*keys[1:], None], strict=True):
-        cells = ["{mean:.0f} [{low:.0f}, {high:.0f}]".format(**results[view][key]) for view in views]
-        lines.append(f"| {_title(key, following)} | {' | '.join(cells)} |")
+    rows = [
+        (
+            _title(key, following),
+            *(interval_text(results[view][key], 0) for view in views),
+        )
+        for key, following in zip(keys, [*keys[1:], None], strict=True)
+    ]
     text = report(
         f"Seams between tiles of {model}",
         [content["command"]],
-        "\n".join(lines),
+        table(("", "decoded apart", "decoded as one grid", "the same pixels, no border"), rows),
         f"Mean squared errors in 8-bit levels², over {content['items']} photographs of {content['data']} with 95 % "
         f"bootstrap intervals; greedy codes, weights {content['weights_sha256'][:12]}. Each photograph is encoded as "
         "one item, and shifted by half a tile, so that the borders of four tiles cross in its middle. The jump is the "

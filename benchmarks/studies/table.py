@@ -20,13 +20,10 @@ from daps_tokenizer.config import RecognitionKind, TokenizerConfig, config_from_
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.evaluation.timing import describe_machine, peak_memory_mb
 from daps_tokenizer.files import write_bytes_atomically
-from daps_tokenizer.model.autoencoder import Autoencoder
-from train.checkpoint import load_checkpoint
 from train.data import Dataset, DatasetKind
 from train.evaluate import evaluate
 from train.experiment import Experiment, read_with_model
 from train.loop import fit
-from train.methods import build_method
 from train.optimisation import OptimiserConfig, build_optimiser
 from train.recorder import read_metrics
 
@@ -195,7 +192,7 @@ def run_cell(
         "title": row.title,
         "seed": seed,
         "stages": settings,
-        "evaluation": evaluate_run(plan[-1], dataset, run_folder, table.evaluation_items),
+        "evaluation": evaluate(plan[-1].trained(run_folder), dataset.test, limit=table.evaluation_items),
         "curve": curve,
         "bits": plan[-1].model.bits_per_item,
         "parameters": count_parameters(plan[-1]),
@@ -208,16 +205,9 @@ def run_cell(
     return result
 
 
-def evaluate_run(experiment: Experiment, dataset: Dataset, run_folder: Path, items: int) -> dict[str, float]:
-    """What :func:`train.evaluate.evaluate` finds on test items of a finished run."""
-    method = build_method(experiment.method, Autoencoder(experiment.model), experiment.settings)
-    load_checkpoint(run_folder / "checkpoint", method, build_optimiser(method, experiment.optimiser))
-    return evaluate(method, dataset.test, limit=items)
-
-
 def count_parameters(experiment: Experiment) -> int:
     """How many numbers the optimiser of an experiment trains, a value baseline and η included."""
-    method = build_method(experiment.method, Autoencoder(experiment.model), experiment.settings)
+    method = experiment.build_method(experiment.build_model())
     groups = build_optimiser(method, experiment.optimiser).param_groups
     return sum(parameter.numel() for group in groups for parameter in group["params"])
 

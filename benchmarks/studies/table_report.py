@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.reports import new_figure, png_of, report, table, write_report
 from daps_tokenizer.evaluation.timing import machine_line
-from daps_tokenizer.files import write_files_of_one_name
 
 # Metric, heading, digits. Of sampled codes, as in the paper; a quantiser has one code.
 COLUMNS = (
@@ -67,63 +65,44 @@ def write_table(
     for cell in cells:
         rows[cell["row"]].append(cell)
     content = {"command": command, "beta": beta, "paper": paper, "cells": cells}
-    files = {
-        "json": (json.dumps(content, indent=1) + "\n").encode(),
-        "md": _markdown(name, rows, beta, paper, command).encode(),
-        "png": _plot(rows, beta, paper),
-    }
-    return write_files_of_one_name(folder, name, files)
+    text = _markdown(name, rows, beta, paper, command)
+    return write_report(folder, name, content, text, _plot(rows, beta, paper))
 
 
 def _markdown(
     name: str, rows: dict[str, list[dict[str, Any]]], beta: float, paper: dict[str, dict[str, float]], command: str
 ) -> str:
-    headings = [heading for _, heading, _ in COLUMNS]
     published = sorted({metric for row in rows for metric in paper.get(row, {})}, reverse=True)
     names = {"log_p": "log p", "l2": "L2", "fid": "FID"}
-    header = [
-        "method",
-        *(f"paper {names[metric]}" for metric in published),
-        *headings,
-        "bits",
-        "parameters",
-        "steps",
-        "seeds",
-        "CPU ms a step",
-        "peak MB",
-    ]
-    lines = [f"# {name}", "", f"`{command}`", "", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    header = ["method", *(f"paper {names[metric]}" for metric in published), *(heading for _, heading, _ in COLUMNS)]
+    header += ["bits", "parameters", "steps", "seeds", "CPU ms a step", "peak MB"]
+    lines = []
     for row, cells in rows.items():
         values = [metrics_of(cell, beta) for cell in cells]
         measured = [_mean_and_spread([v[key] for v in values if key in v], digits) for key, _, digits in COLUMNS]
-        theirs = [str(paper.get(row, {}).get(metric, "–")) for metric in published]
+        theirs = [paper.get(row, {}).get(metric, "–") for metric in published]
         steps = " + ".join(str(stage["steps"]) for stage in cells[0]["stages"])
         milliseconds = 1000 * float(np.median([cell["cpu_seconds_per_step"] for cell in cells]))
         memory = [cell["peak_memory_mb"] for cell in cells if cell["peak_memory_mb"] is not None]
-        lines.append(
-            f"| {' | '.join([cells[0]['title'], *theirs, *measured])} "
-            f"| {cells[0]['bits']:g} | {cells[0]['parameters']:,} | {steps} | {len(cells)} | {milliseconds:.0f} "
-            f"| {'–' if not memory else f'{max(memory):.0f}'} |"
-        )
+        costs = [f"{cells[0]['bits']:g}", f"{cells[0]['parameters']:,}", steps, len(cells), f"{milliseconds:.0f}"]
+        peak = f"{max(memory):.0f}" if memory else "–"
+        lines.append([cells[0]["title"], *theirs, *measured, *costs, peak])
     first = next(iter(rows.values()))[0]
-    machines: dict[str, list[str]] = {}  # what each machine is, and the rows that have cells of it
-    for cells in rows.values():
-        for cell in cells:
-            titles = machines.setdefault(machine_line(cell["machine"]), [])
-            titles += [cell["title"]] if cell["title"] not in titles else []
+    machines: dict[str, dict[str, None]] = {}  # what each machine is, and the rows that have cells of it
+    for cell in (cell for cells in rows.values() for cell in cells):
+        machines.setdefault(machine_line(cell["machine"]), {})[cell["title"]] = None
     batch, items = first["stages"][-1]["batch_size"], first["evaluation"]["items"]
-    lines += [
-        "",
+    return report(
+        name,
+        [command],
+        table(header, lines),
         f"Batch {batch}; means over the seeds ± half the range, on {items:.0f} test items, of sampled codes unless it "
         f"says greedy; nats in standardised units. β-ELBO with β {beta:g}. A quantiser has one code for an item: its "
         "ELBO is that of a point mass. The paper's numbers are of 250,000 steps of 256 items, to compare orders with.",
-        "",
         "CPU ms are process time on one core of a machine that others use, peak MB of the whole process.",
-        "",
-        *(f"{', '.join(titles)}: {machine}" for machine, titles in machines.items()),
-        "",
-    ]
-    return "\n".join(lines)
+        "\n".join(f"{', '.join(titles)}: {machine}" for machine, titles in machines.items()),
+        machine=None,
+    )
 
 
 def _mean_and_spread(values: Sequence[float], digits: int) -> str:
@@ -146,11 +125,8 @@ def common_curves(cells: Sequence[dict[str, Any]]) -> tuple[list[float], np.ndar
 def _plot(rows: dict[str, list[dict[str, Any]]], beta: float, paper: dict[str, dict[str, float]]) -> bytes:
     """Left: log p over steps, mean and range over the seeds. Right: where each ended, and the paper's value."""
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 5.5)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     colours = colormaps["tab20"]
     lowest = math.inf
@@ -172,6 +148,4 @@ def _plot(rows: dict[str, list[dict[str, Any]]], beta: float, paper: dict[str, d
     right.invert_yaxis()
     right.set_xlabel("log p at the end; × the paper's, after its 250,000 steps")
     right.grid(axis="x", alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80)
-    return buffer.getvalue()
+    return png_of(figure)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.reports import json_bytes, png_of, report, table, write_report
+from benchmarks.reports import json_bytes, new_figure, png_of, report, table, write_report
 from benchmarks.studies.probes import (
     FEATURES,
     PROBES,
@@ -149,7 +149,6 @@ def run_task(
 def write_task(
     folder: Path, name: str, dataset: str, rows: list[TaskRow], machine: dict[str, str], commands: Sequence[str]
 ) -> list[Path]:
-    """Write ``NAME.json``, ``.md`` and ``.png``; returns their paths."""
     counts = sorted({row.labels for row in rows})
     header = ("codes", "bits", "features", "probe", *(f"{count:,} labels" for count in counts))
     lines = []
@@ -182,12 +181,8 @@ def accuracies(rows: list[TaskRow], **wanted: object) -> np.ndarray:
 
 def _plot(rows: list[TaskRow]) -> bytes:
     """Accuracy against labels for each model, and against bits for each number of labels; linear probes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     kinds = [kind for kind in FEATURES if any(row.features == kind for row in rows)]
-    figure = Figure(figsize=(11, 4.2 * len(kinds)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4.2 * len(kinds))
     for axes_of_kind, kind in zip(figure.subplots(len(kinds), 2, squeeze=False), kinds, strict=True):
         linear = [row for row in rows if row.features == kind and row.probe == "linear"]
         counts = sorted({row.labels for row in linear})

@@ -50,7 +50,6 @@ class Cuda:
         return buffer
 
     def clear(self, buffer: Buffer) -> None:
-        """Fill a buffer with zeros."""
         self._call("cudaMemsetAsync", buffer.address, 0, buffer.num_bytes, self._stream)
 
     def upload(self, array: np.ndarray, address: int) -> None:
@@ -66,7 +65,6 @@ class Cuda:
         self.wait()
 
     def wait(self) -> None:
-        """Wait until the stream is empty."""
         self._call("cudaStreamSynchronize", self._stream)
 
     @contextlib.contextmanager

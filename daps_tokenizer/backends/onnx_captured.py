@@ -85,7 +85,6 @@ class _Buffers:
         self._options.add_run_config_entry("gpu_graph_id", str(rows))  # one captured graph for each size
 
     def make(self, shape: tuple[int, ...], kind: type) -> Any:
-        """A buffer of zeros."""
         return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, kind), self._device, 0)
 
     def by_row(self, values: list[Any]) -> dict[str, Any]:

@@ -53,12 +53,10 @@ class CodeGrids:
 
     @property
     def code_caption(self) -> str:
-        """What the grid of codes shows."""
         return f"codes, 0 to {self.vocab_size - 1}"
 
     @property
     def surprisal_caption(self) -> str:
-        """What the grid of surprisals shows."""
         total = float(np.nansum(self.surprisal))
         return f"surprisal -log2 q(code) in bits, total {total:.1f}, dark 0 to bright {math.log2(self.vocab_size):g}"
 

@@ -106,7 +106,6 @@ class OneLineErrors(click.Group):
     """Commands whose own errors are one line on standard error, with exit code 2: train, export and benchmarks."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
         try:
             return super().invoke(ctx)
         except DapsError as error:
@@ -120,7 +119,6 @@ class OneLineErrors(click.Group):
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output."""
     from rich.console import Console
     from rich.table import Table
 

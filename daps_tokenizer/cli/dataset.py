@@ -250,7 +250,6 @@ class _Progress:
             print(note, file=sys.stderr, flush=True)
 
     def seconds(self) -> float:
-        """How long this run has taken."""
         return time.perf_counter() - self._started
 
     def interrupted(self) -> str:

@@ -128,7 +128,6 @@ class Encoding:
 
     @property
     def way(self) -> Way:
-        """The way that was chosen."""
         temperature: dict[str, Any] = {} if self.temperature is None else {"temperature": self.temperature}
         if self.sample:
             return Sampled(**temperature)

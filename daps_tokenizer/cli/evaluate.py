@@ -15,6 +15,8 @@ from daps_tokenizer.cli.outputs import is_there
 from daps_tokenizer.data.datasets import Data, Split, open_data
 from daps_tokenizer.errors import DapsError, OutputExistsError
 from daps_tokenizer.evaluation.evaluate import Evaluated, describe_protocol, evaluate, ways_to_encode
+from daps_tokenizer.evaluation.metrics import interval_text
+from daps_tokenizer.evaluation.perceptual import open_perceptual
 from daps_tokenizer.evaluation.timing import machine_line
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import open_model
@@ -101,11 +103,7 @@ def command(
     searches = {f"local search, {count} proposals": LocalSearch(proposals=count) for count in search}
     ways = ways_to_encode(tokenizer, best_of=best_of, searches=searches)
     ways = {name: way for name, way in ways.items() if name not in _WAYS or name in (codes or _WAYS)}
-    perceptual = None
-    if lpips or fid or fid_weights is not None:
-        from daps_tokenizer.evaluation.perceptual import Perceptual
-
-        perceptual = Perceptual(lpips=lpips, fid=fid or fid_weights is not None, fid_weights=fid_weights)
+    perceptual = open_perceptual(lpips=lpips, fid=fid, fid_weights=fid_weights)
     observe = perceptual.observe if perceptual else None
     with progress_bar(len(opened)) as show_done:
         found = evaluate(tokenizer, opened, ways, seed=seed, observe=observe, on_progress=show_done)
@@ -155,7 +153,7 @@ def _print_results(content: dict[str, Any]) -> None:
     with_fid = any("fid" in result for result in results.values())
     rows = []
     for way, result in results.items():
-        cells = ["{mean:.{d}f} [{low:.{d}f}, {high:.{d}f}]".format(d=_DIGITS[name], **result[name]) for name in metrics]
+        cells = [interval_text(result[name], _DIGITS[name]) for name in metrics]
         usage = [f"{result['code_perplexity']:.1f}", str(result["codes_used"]), str(result["dead_codes"])]
         rows.append([way, *cells, *([f"{result['fid']:.2f}"] if with_fid else []), *usage])
     print_table(["codes", *metrics, *(["fid"] if with_fid else []), "perplexity", "used", "dead"], rows)

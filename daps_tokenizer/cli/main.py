@@ -48,7 +48,6 @@ class _Lazy(click.Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """The context of the command itself."""
         command: click.Command = import_module(f"daps_tokenizer.cli.{self.name}").command
         return command.make_context(info_name, args, parent, **extra)
 

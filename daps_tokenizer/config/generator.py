@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from daps_tokenizer.config.checks import require, require_choice, require_positive
-from daps_tokenizer.config.reading import FORMAT_VERSION, config_from_dict
-from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.config.reading import FORMAT_VERSION, StoredConfig
 
 GeneratorKind = Literal["flow", "causal"]
 
@@ -46,7 +43,7 @@ class TransformerConfig:
 
 
 @dataclass(frozen=True)
-class GeneratorConfig:
+class GeneratorConfig(StoredConfig):
     """One generator of codes.
 
     Args:
@@ -96,20 +93,3 @@ class GeneratorConfig:
     def no_label(self) -> int:
         """The number that stands for codes of any class: one more than that of the last label."""
         return len(self.labels)
-
-    def to_json(self) -> str:
-        """The text of ``config.json``."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_file(cls, path: Path) -> GeneratorConfig:
-        """Read and check a ``config.json`` file.
-
-        Raises:
-            ConfigError: not JSON, a key that is unknown, missing or of the wrong type, or impossible sizes.
-        """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path}: not valid JSON ({error})") from error
-        return config_from_dict(cls, content, source=str(path))

@@ -6,11 +6,16 @@ Unknown keys are refused, because a key that is silently ignored is a setting th
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+import json
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 
 from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.files import read_regular_file
 
 FORMAT_VERSION = 1
+
+_MOST_BYTES = 2**24  # of a config.json
 
 _Config = TypeVar("_Config")
 
@@ -87,3 +92,30 @@ def _has_keys(hint: Any, value: Any) -> bool:
         and isinstance(value, dict)
         and set(value) <= {f.name for f in dataclasses.fields(hint)}
     )
+
+
+class StoredConfig:
+    """A dataclass that is a whole ``config.json``."""
+
+    def to_json(self) -> str:
+        """The text of ``config.json``."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = "config.json") -> Self:
+        """Read and check the text of ``config.json``.
+
+        Raises:
+            ConfigError: not JSON, a key that is unknown, missing or of the wrong type, or impossible sizes.
+        """
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:  # not JSON, or too long a number; or nested too deep
+            raise ConfigError(f"{source}: not valid JSON ({error})") from error
+        return config_from_dict(cls, content, source=source)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Read and check a ``config.json`` file."""
+        text = read_regular_file(path, most_bytes=_MOST_BYTES).decode("utf-8")
+        return cls.from_json(text, source=str(path))

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from daps_tokenizer.checks import is_name
 from daps_tokenizer.config.checks import require, require_choice, require_positive
 from daps_tokenizer.config.data import MotionConfig, NormalisationConfig
 from daps_tokenizer.config.networks import GenerativeConfig, LikelihoodConfig, RecognitionConfig, TransformConfig
-from daps_tokenizer.config.reading import FORMAT_VERSION, config_from_dict
-from daps_tokenizer.errors import ConfigError, UnsupportedError
-from daps_tokenizer.files import read_regular_file
+from daps_tokenizer.config.reading import FORMAT_VERSION, StoredConfig
+from daps_tokenizer.errors import UnsupportedError
 
 Modality = Literal["image", "motion"]
 
-_MOST_BYTES = 2**24  # of a config.json
-
 
 @dataclass(frozen=True)
-class TokenizerConfig:
+class TokenizerConfig(StoredConfig):
     """One tokenizer: what goes in, how many codes come out, and the networks between.
 
     Args:
@@ -220,26 +214,3 @@ class TokenizerConfig:
             return None
         side = math.isqrt(self.num_tokens)
         return side, side
-
-    def to_json(self) -> str:
-        """The text of ``config.json``."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, *, source: str = "config.json") -> TokenizerConfig:
-        """Read and check the text of ``config.json``.
-
-        Raises:
-            ConfigError: not JSON, a key that is unknown, missing or of the wrong type, or impossible sizes.
-        """
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:  # not JSON, or too long a number; or nested too deep
-            raise ConfigError(f"{source}: not valid JSON ({error})") from error
-        return config_from_dict(cls, content, source=source)
-
-    @classmethod
-    def from_file(cls, path: Path) -> TokenizerConfig:
-        """Read and check a ``config.json`` file."""
-        text = read_regular_file(path, most_bytes=_MOST_BYTES).decode("utf-8")
-        return cls.from_json(text, source=str(path))

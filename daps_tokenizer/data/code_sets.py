@@ -127,7 +127,6 @@ class CodeSet:
         return cls(folder, first | totals, Shards(values), Shards(labels), shards)
 
     def __len__(self) -> int:
-        """How many rows it has."""
         return len(self.values)
 
     def __getitem__(self, rows: slice) -> Codes:

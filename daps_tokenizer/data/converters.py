@@ -61,7 +61,6 @@ class Rows:
     about: dict[str, Any]
 
     def __len__(self) -> int:
-        """How many rows there are."""
         return len(self.values)
 
     @property

@@ -64,9 +64,7 @@ class Data(Protocol):
         """The names of the classes that labels number, where they are known."""
         ...
 
-    def __len__(self) -> int:
-        """How many items there are."""
-        ...
+    def __len__(self) -> int: ...
 
     def entries(self) -> Iterable[Entry]:
         """What records say of the items, in their order."""
@@ -91,11 +89,9 @@ class ArrayData:
         return len(self.array)
 
     def entries(self) -> Iterable[Entry]:
-        """Their numbers."""
         return ((str(number), -1) for number in range(len(self)))
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """See :meth:`Data.read`."""
         items: np.ndarray = self.array[indices]
         return items
 
@@ -122,7 +118,6 @@ class ImageFiles:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """See :meth:`Data.classes`."""
         return None if self._labels is None else self._labels.classes
 
     def __len__(self) -> int:
@@ -133,7 +128,6 @@ class ImageFiles:
         return islice(self.source.entries(), self.count)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """See :meth:`Data.read`."""
         return np.concatenate([self._read(index) for index in indices.tolist()])
 
     def _read(self, index: int) -> np.ndarray:
@@ -185,7 +179,6 @@ def open_data(
 
 
 def with_labels(data: Data, labels: Labels) -> Data:
-    """The same items with other labels."""
     if isinstance(data, ImageFiles):
         return replace(data, given=labels)
     if isinstance(data, ArrayData | ClipWindows):

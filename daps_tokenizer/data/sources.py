@@ -44,9 +44,7 @@ class Labels(NamedTuple):
 class Source(Protocol):
     """Encoded photographs by index."""
 
-    def __len__(self) -> int:
-        """How many photographs there are."""
-        ...
+    def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes:
         """The content of one image file; raises SourceError naming it where it cannot be read."""
@@ -146,7 +144,6 @@ class FileSource:
         return len(self.paths)
 
     def read(self, index: int) -> bytes:
-        """See :meth:`Source.read`."""
         path = self.paths[index]
         try:
             if not is_remote(path):
@@ -158,15 +155,12 @@ class FileSource:
             return file.read()
 
     def name(self, index: int) -> str:
-        """The file's path."""
         return self.paths[index]
 
     def entries(self) -> Iterable[Entry]:
-        """See :meth:`Source.entries`."""
         return ((below(self.base, path), size) for path, size in zip(self.paths, self.sizes.tolist(), strict=True))
 
     def containers(self) -> Iterable[Entry]:
-        """See :meth:`Source.containers`."""
         return ()
 
     def labels(self) -> Labels | None:
@@ -210,7 +204,6 @@ class TarSource:
         return len(self.offsets)
 
     def read(self, index: int) -> bytes:
-        """See :meth:`Source.read`."""
         size, path = int(self.sizes[index]), self.paths[self.files[index]]
         if size > MOST_BYTES:
             raise InputError(f"{path}: an image of {size:,} bytes; expected at most {MOST_BYTES:,}")
@@ -237,7 +230,6 @@ class TarSource:
             yield from ((f"{name}, {member.name}", member.size) for member in _members(path) if _is_image(member))
 
     def containers(self) -> Iterable[Entry]:
-        """See :meth:`Source.containers`."""
         return ((below(self.base, path), size) for path, size in zip(self.paths, self.path_sizes, strict=True))
 
     def labels(self) -> Labels | None:
@@ -318,7 +310,6 @@ class ParquetSource:
         return int(self.ends[-1])
 
     def read(self, index: int) -> bytes:
-        """See :meth:`Source.read`."""
         place, row = self._place(index)
         with _one_group_at_a_time:
             start, cells = _read_group(self.paths[place], self.column, row)
@@ -339,7 +330,6 @@ class ParquetSource:
             yield from ((f"{below(self.base, path)}, row {row}", -1) for row in range(end - start))
 
     def containers(self) -> Iterable[Entry]:
-        """See :meth:`Source.containers`."""
         return ((below(self.base, path), size) for path, size in zip(self.paths, self.path_sizes, strict=True))
 
     def labels(self) -> Labels | None:
@@ -455,7 +445,6 @@ class HuggingFaceSource:
         return len(self.rows)
 
     def read(self, index: int) -> bytes:
-        """See :meth:`Source.read`."""
         cell = self.rows[index][self.image_column] or {}
         if cell.get("bytes") is not None:
             content: bytes = cell["bytes"]
@@ -474,7 +463,6 @@ class HuggingFaceSource:
         return ((self.name(index), -1) for index in range(len(self)))
 
     def containers(self) -> Iterable[Entry]:
-        """See :meth:`Source.containers`."""
         return ()
 
     def labels(self) -> None:

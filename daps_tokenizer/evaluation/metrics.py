@@ -100,6 +100,11 @@ def with_interval(values: np.ndarray, seed: int) -> dict[str, float]:
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
+def interval_text(found: dict[str, float], digits: int) -> str:
+    """What :func:`with_interval` returned, for people."""
+    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+
+
 def summarise(items: dict[str, np.ndarray], seed: int) -> dict[str, dict[str, float]]:
     """For each metric its mean over all items with a 95 % bootstrap interval."""
     return {name: with_interval(values, seed) for name, values in items.items()}

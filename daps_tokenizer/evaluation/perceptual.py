@@ -59,6 +59,12 @@ class Perceptual:
         return _load("FID", lambda: _load_fid(self._fid_weights))
 
 
+def open_perceptual(*, lpips: bool, fid: bool, fid_weights: Path | None) -> Perceptual | None:
+    """What the options of a command ask for: weights ask for FID too; None of nothing."""
+    fid = fid or fid_weights is not None
+    return Perceptual(lpips=lpips, fid=fid, fid_weights=fid_weights) if lpips or fid else None
+
+
 def _as_rgb(images: np.ndarray) -> Any:
     """(B, height, width, 1 or 3) uint8 as a tensor (B, 3, height, width)."""
     import torch

@@ -100,7 +100,6 @@ class ConstantGaussian:
 
 
 def build_likelihood(config: LikelihoodConfig) -> Likelihood:
-    """The likelihood that a config asks for."""
     if config.kind == "bernoulli":
         return Bernoulli()
     if config.kind == "gaussian":

@@ -37,7 +37,6 @@ class DeviceGroup(NamedTuple):
 
 
 def on_device(groups: Sequence[Group], device: torch.device) -> list[DeviceGroup]:
-    """Groups as tensors."""
     return [DeviceGroup(*(torch.from_numpy(array).to(device) for array in group)) for group in groups]
 
 

@@ -3,7 +3,7 @@
 A foot that stands slides by the errors of the root's velocity and of the leg's joints. Both corrections move as much as
 the decoded feet themselves stand, so nothing is stored for them:
 
-- :func:`plant_feet`: the root moves along the ground so that standing feet do not. It corrects the path.
+- :func:`plant_feet`: the root moves along the ground so that standing feet do not, smoothly. It corrects the path.
 - :func:`hold_feet`: each leg's joints move its foot to where it stood, by a smooth offset that is found for all frames
   together (footskate cleanup; Kovar, Schreiner and Gleicher, 2002). It corrects the legs, so it comes after the path.
 """
@@ -18,7 +18,7 @@ from daps_tokenizer.motion.kinematics import forward_kinematics, joint_limits, l
 # Chosen on 20 s of six training clips of the H1 and of the G1.
 _LOW, _LOW_SOFT = 0.08, 0.02  # m: how high a foot that stands may be
 _SLOW, _SLOW_SOFT = 0.8, 0.1  # m/s along the ground, smoothed: how fast
-_SMOOTH = 5  # frames of a Hann window at 30 fps
+_SMOOTH, _SMOOTH_ROOT = 5, 9  # frames of a Hann window at 30 fps: of a foot's velocity, and of the root's correction
 _ALWAYS, _IN_THE_AIR, _CHANGE = (
     0.001,
     0.1,
@@ -34,17 +34,17 @@ def standing_weights(poses: np.ndarray, *, fps: float, robot: Robot) -> tuple[np
     places = forward_kinematics(poses, robot).positions[:, feet]
     velocity = np.diff(places[..., :2], axis=0) * fps
     height = np.maximum(places[:-1, :, 2], places[1:, :, 2])
-    speed = np.linalg.norm(_smoothed(velocity, fps), axis=-1)
+    speed = np.linalg.norm(_smoothed(velocity, fps, _SMOOTH), axis=-1)
     return _below(height, _LOW, _LOW_SOFT) * _below(speed, _SLOW, _SLOW_SOFT), velocity
 
 
 def plant_feet(poses: np.ndarray, *, fps: float, robot: Robot) -> np.ndarray:
-    """Poses (T, 7 + joints) whose root moves along the ground so that feet that stand do not."""
+    """Poses (T, 7 + joints) whose root moves along the ground so that feet that stand do not, but for what is rough."""
     weights, velocity = standing_weights(poses, fps=fps, robot=robot)
     total = weights.sum(1, keepdims=True)
     mean = (weights[..., None] * velocity).sum(1) / np.maximum(total, 1e-6)
     planted = poses.copy()
-    planted[1:, :2] -= np.cumsum(np.minimum(total, 1.0) * mean, axis=0) / fps
+    planted[1:, :2] -= np.cumsum(_smoothed(np.minimum(total, 1.0) * mean, fps, _SMOOTH_ROOT), axis=0) / fps
     return planted
 
 
@@ -105,9 +105,9 @@ def _leg(robot: Robot, foot: str) -> list[int]:
     return joints[::-1]
 
 
-def _smoothed(values: np.ndarray, fps: float) -> np.ndarray:
-    """(T, ...) by a Hann window over time."""
-    reach = max(1, round(_SMOOTH * fps / 30 / 2))
+def _smoothed(values: np.ndarray, fps: float, frames: int) -> np.ndarray:
+    """(T, ...) by a Hann window over time, of so many frames at 30 fps."""
+    reach = max(1, round(frames * fps / 30 / 2))
     window = np.hanning(2 * reach + 3)[1:-1]
     padded = np.pad(values, [(reach, reach)] + [(0, 0)] * (values.ndim - 1), mode="edge")
     slices = [padded[start : start + len(values)] * weight for start, weight in enumerate(window / window.sum())]

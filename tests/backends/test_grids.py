@@ -29,7 +29,7 @@ def onnx_() -> OnnxBackend:
 
 
 @pytest.fixture(scope="module")
-def torch_(one_thread: None) -> TorchBackend:
+def torch_() -> TorchBackend:
     return TorchBackend.open(FOLDER)
 
 

@@ -18,8 +18,6 @@ from daps_tokenizer.backends.cuda import Buffer
 from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.backends.tensorrt_recorded import RecordedDecoder, RecordedEncoder
 from daps_tokenizer.hub import ModelFolder, open_model
-from tests.conftest import exported, random_checkpoint
-from tests.settings import TINY_WINDOWS
 
 ITEMS = 4
 
@@ -124,10 +122,9 @@ class HostEngines:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+def folder(random_grid_folder: Path) -> ModelFolder:
     """Random weights, and items that are cut into windows."""
-    checkpoint = random_checkpoint(TINY_WINDOWS, tmp_path_factory.mktemp("checkpoint"))
-    return open_model(exported(checkpoint, "tiny-windows", tmp_path_factory))
+    return open_model(random_grid_folder)
 
 
 def items(folder: ModelFolder) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ LAYOUT = TileLayout(height=90, width=96, rows=2, columns=2)
 
 
 @pytest.fixture(scope="module")
-def model(one_thread: None) -> Autoencoder:
+def model() -> Autoencoder:
     torch.manual_seed(0)
     model = Autoencoder(GRID)
     for module in model.generative.modules():

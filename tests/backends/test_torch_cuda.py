@@ -15,8 +15,6 @@ from daps_tokenizer.model.sampling import sample_codes
 from tests.model.test_stepping import TINY_WINDOWED
 from tests.settings import TINY_MLP, TINY_MOTION, TINY_SPECTRAL
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def model_and_inputs(config: TokenizerConfig, batch: int) -> tuple[Autoencoder, np.ndarray, np.ndarray]:
     torch.manual_seed(0)

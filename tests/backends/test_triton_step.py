@@ -25,7 +25,6 @@ TWO_LAYERS = replace(TINY_GRID, recognition=replace(TINY_GRID.recognition, num_l
 # 4 steps for 4 windows of an item: the interpreter takes half a second a step.
 WINDOWED = replace(TINY_GRID, recognition=replace(TINY_GRID.recognition, window=(2, 2)))
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def model_and_inputs(config: TokenizerConfig, batch: int) -> tuple[RecognitionModel, torch.Tensor]:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.studies import compare
 from benchmarks.studies.compare import compare_checkpoints, write_comparison
 from daps_tokenizer.errors import InputError, ModelFileError
 from daps_tokenizer.evaluation.timing import describe_machine
-from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
+from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from tests.conftest import random_checkpoint
 from tests.paths import ROOT
 from tests.settings import TINY_MLP, of_kind
 from train.data import load_dataset
@@ -32,24 +32,12 @@ def data(tmp_path: Path) -> Path:
 
 
 def checkpoint(folder: Path, kind: str, methods: list[str]) -> Path:
-    torch.manual_seed(0)
-    config = of_kind(TINY_MLP, kind)
-    folder.mkdir()
-    save_weights(Autoencoder(config), folder / "model.safetensors")
-    (folder / "config.json").write_text(config.to_json())
-    stages = [
-        {
-            "experiment": {"name": folder.name, "method": method, "dataset": "mnist", "batch_size": 4},
-            "steps": 10,
-            "seconds": 2.5,
-        }
-        for method in methods
-    ]
-    (folder / "training.json").write_text(json.dumps({**stages[-1], "stages_before": stages[:-1]}))
-    return folder
+    about = {"name": folder.name, "dataset": "mnist", "batch_size": 4}
+    stages = [{"experiment": about | {"method": method}, "steps": 10, "seconds": 2.5} for method in methods]
+    return random_checkpoint(of_kind(TINY_MLP, kind), folder, {**stages[-1], "stages_before": stages[:-1]})
 
 
-def test_methods_stand_side_by_side_with_all_their_stages(one_thread: None, data: Path, tmp_path: Path) -> None:
+def test_methods_stand_side_by_side_with_all_their_stages(data: Path, tmp_path: Path) -> None:
     folders = [
         checkpoint(data / "a", "nearest", ["vqvae"]),
         checkpoint(data / "b", "autoregressive", ["vqvae", "daps"]),
@@ -59,7 +47,7 @@ def test_methods_stand_side_by_side_with_all_their_stages(one_thread: None, data
     assert [row["crops"] for row in rows] == [40, 80] and [row["seconds"] for row in rows] == [2.5, 5.0]
     expected = evaluate(TrainedModel(_load(folders[1])), load_dataset("mnist", data).test, limit=6)
     assert rows[1]["greedy_log_p"]["mean"] == pytest.approx(expected["greedy_log_p"])
-    assert rows[1]["codes_used"] == expected["codes_used"] and rows[0]["items"] == 6
+    assert rows[0]["items"] == 6 and "sampled_log_p" in rows[1] and "sampled_log_p" not in rows[0]
     assert rows[0]["gain"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     difference = rows[1]["greedy_log_p"]["mean"] - rows[0]["greedy_log_p"]["mean"]
     assert rows[1]["gain"]["mean"] == pytest.approx(difference, abs=1e-3)
@@ -80,18 +68,16 @@ def test_a_folder_that_is_no_checkpoint_is_refused(data: Path) -> None:
         compare_checkpoints([data], data, limit=None, seed=0)
 
 
-def test_checkpoints_of_different_datasets_are_refused(
-    one_thread: None, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoints_of_different_datasets_are_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [checkpoint(data / name, "nearest", ["vqvae"]) for name in ("a", "b")]
-    opened = compare.open_checkpoint
+    measure = compare.measure_checkpoint
 
-    def open_as_another(folder: Path, where: Path) -> tuple[Any, ...]:
-        model, record, test = opened(folder, where)
-        record["experiment"]["dataset"] = {"a": "mnist", "b": "cifar10"}[folder.name]
-        return model, record, test
+    def measure_as_another(folder: Path, where: Path, **options: Any) -> Any:
+        found = measure(folder, where, **options)
+        found.record["experiment"]["dataset"] = {"a": "mnist", "b": "cifar10"}[folder.name]
+        return found
 
-    monkeypatch.setattr(compare, "open_checkpoint", open_as_another)
+    monkeypatch.setattr(compare, "measure_checkpoint", measure_as_another)
     with pytest.raises(InputError, match=r"b: its data are cifar10, and those of .*a mnist"):
         compare_checkpoints(folders, data, limit=6, seed=0)
 

@@ -157,7 +157,7 @@ def test_a_policy_takes_codes_up_without_a_jump(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def tok(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+def tok(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """A model of random weights whose motions are all near standing."""
     torch.manual_seed(0)
     features = compute_features(STANDING[None], fps=30.0, robot=G1)[0]

@@ -13,22 +13,17 @@ from benchmarks.__main__ import main
 from benchmarks.studies.autoregression import measure_autoregression
 from benchmarks.studies.controls import KINDS, WAYS, Point, plot, summarise, train_on, write_text
 from daps_tokenizer.evaluation.timing import describe_machine
-from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
+from daps_tokenizer.model.autoencoder import Autoencoder
+from tests.conftest import random_checkpoint
 from tests.settings import TINY_GRID
 from train.data import Dataset
 from train.experiment import Experiment, Precision
 from train.items import ArrayItems
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(0)
-    save_weights(Autoencoder(TINY_GRID), folder / "model.safetensors")
-    (folder / "config.json").write_text(TINY_GRID.to_json())
-    return folder
+    return random_checkpoint(TINY_GRID, tmp_path_factory.mktemp("checkpoint"))
 
 
 EXPERIMENT = Experiment(name="control", model=TINY_GRID, dataset="cifar10", method="vqvae", steps=1, batch_size=1)

@@ -13,8 +13,6 @@ from benchmarks.__main__ import main
 from benchmarks.generate.distances import Moments, frechet_distance, kernel_distance, nearest, precision_and_recall
 from tests.cli.helpers import digit
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def write_digits(folder: Path) -> None:
     images = np.stack([np.asarray(digit(seed)) for seed in range(150)])

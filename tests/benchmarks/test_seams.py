@@ -23,7 +23,7 @@ from tests.test_tokenizer import digits
 
 
 @pytest.fixture(scope="module")
-def tok(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+def tok(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     torch.manual_seed(0)
     model = Autoencoder(TINY_GRID).eval().requires_grad_(False)
     backend = TorchBackend(model, device="cpu", dtype=torch.float32)

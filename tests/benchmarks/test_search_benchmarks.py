@@ -16,8 +16,6 @@ from daps_tokenizer.data.datasets import ArrayData
 from daps_tokenizer.evaluation.timing import describe_machine
 from tests.test_tokenizer import digits
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 GRID = Grid(proposals=(1, 2), sweeps=2, best_of=(2,))
 
 

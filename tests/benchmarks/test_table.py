@@ -16,8 +16,6 @@ from tests.paths import ROOT
 from tests.settings import TINY_MLP
 from tests.train.methods.test_methods import digits
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CONFIGS = ROOT / "train" / "configs"
 MNIST, CIFAR10, MOTION = (load_table(CONFIGS / f"table_{name}.yaml") for name in ("mnist", "cifar10", "motion"))
 TINY = TableConfig(

@@ -12,8 +12,6 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import sample_codes
 from tests.settings import TINY_GRID, TINY_MOTION, TINY_WINDOWS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 WINDOW = replace(TINY_GRID, name="one-window", input_shape=(8, 8, 3), num_tokens=4)
 
 

@@ -26,11 +26,12 @@ from daps_tokenizer.hub import ModelFolder, open_model
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
 from export.__main__ import main
 from export.check import compare, encode_by_steps, encode_in_passes, load_test_inputs, random_inputs
-from export.folder import config_to_export, export_folder
+from export.folder import config_to_export
 from export.onnx_graphs import export_likelihood
+from tests.conftest import exported, random_checkpoint
 from tests.paths import DATA, EXAMPLES
 from tests.photographs import write_photos
-from tests.settings import CIFAR10, LAFAN, MNIST, SMALL_MOTION, TINY_GRID, TINY_SPECTRAL
+from tests.settings import CIFAR10, MNIST, SMALL_MOTION, TINY_GRID, TINY_SPECTRAL
 
 GRAPHS = ("encoder", "decoder", "scorer", "likelihood", "encoder_context", "encoder_pass", "encoder_step")
 
@@ -103,9 +104,9 @@ def test_all_graphs_share_one_copy_of_the_weights(folder: ModelFolder) -> None:
 
 
 def test_no_graph_transposes_a_weight_when_it_runs(folder: ModelFolder) -> None:
-    for exported in (graph(folder, name) for name in GRAPHS):
-        weights = {tensor.name for tensor in exported.initializer}
-        for node in all_nodes(exported):
+    for made in (graph(folder, name) for name in GRAPHS):
+        weights = {tensor.name for tensor in made.initializer}
+        for node in all_nodes(made):
             assert not (node.op_type == "Transpose" and node.input[0] in weights)
             assert not (node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute))
 
@@ -192,19 +193,6 @@ def test_a_folder_that_exists_is_replaced_only_by_force_and_only_if_it_is_a_mode
     assert (tmp_path / "thesis.txt").exists()
 
 
-@pytest.mark.slow
-def test_force_replaces_a_model_and_the_same_checkpoint_gives_the_same_files(
-    random_mnist_checkpoint: Path, folder: ModelFolder, tmp_path: Path
-) -> None:
-    out = Path(shutil.copytree(folder.path, tmp_path / "out"))
-    (out / "config.json").write_text("an older model")
-    card = folder.path / "README.md"
-    result = run("onnx", random_mnist_checkpoint, out, "--name", "random-mnist", "--readme", card, "--force")
-    assert result.exit_code == 0 and "encoder.onnx" in result.output
-    assert open_model(out).config == folder.config
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
 def test_check_reports_agreement_on_the_images_that_are_named(random_mnist_folder: Path, tmp_path: Path) -> None:
     write_photos(tmp_path)
     images, report_file = tmp_path / "train-0.tar", tmp_path / "report.json"
@@ -285,19 +273,22 @@ def test_cifar10_test_images_are_cut_from_the_mosaics_row_by_row() -> None:
     np.testing.assert_array_equal(images[1000], second[:32, :32])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("config", [CIFAR10, LAFAN, TINY_SPECTRAL], ids=lambda config: config.name)
-def test_the_other_settings_encode_as_torch_does(config: TokenizerConfig, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    checkpoint = tmp_path / "checkpoint"
-    checkpoint.mkdir()
-    model = Autoencoder(config)
-    if model.autoregressive.code_books is not None:
-        torch.nn.init.normal_(model.autoregressive.code_books.table)
+@pytest.fixture(scope="module")
+def spectral_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    checkpoint = random_checkpoint(TINY_SPECTRAL, tmp_path_factory.mktemp("checkpoint"))
+    model = Autoencoder(TINY_SPECTRAL)
+    torch.nn.init.normal_(model.autoregressive.code_books.table)
     save_weights(model, checkpoint / "model.safetensors")
-    (checkpoint / "config.json").write_text(config.to_json())
-    folder = export_folder(checkpoint, tmp_path / "model")
-    inputs, numbers = random_inputs(config, 20), uniform(20, config)
+    return exported(checkpoint, "random-spectral", tmp_path_factory)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["random_grid_folder", "random_motion_folder", pytest.param("spectral_folder", marks=pytest.mark.slow)],
+)
+def test_other_networks_encode_as_torch_does(name: str, request: pytest.FixtureRequest) -> None:
+    folder = open_model(request.getfixturevalue(name))
+    inputs, numbers = random_inputs(folder.config, 20), uniform(20, folder.config)
     for temperature in (0.0, 1.0):
         ours = TorchBackend.open(folder, num_threads=1).encode(inputs, numbers, temperature)
         theirs = OnnxBackend.open(folder).encode(inputs, numbers, temperature)

@@ -15,8 +15,6 @@ from export.check import NEAR_EDGE, NEAR_TIE, ParityReport, _failures, compare, 
 from export.differences import first_sampled_differences, top_codes_gap
 from tests.settings import TINY_MLP
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 Change = Callable[[np.ndarray], np.ndarray]
 
 

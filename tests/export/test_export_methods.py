@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.backends import onnx as onnx_backend
@@ -16,28 +18,25 @@ from daps_tokenizer.backends.tensorrt import TensorRTBackend
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.errors import BackendError, UnsupportedError
 from daps_tokenizer.evaluation.evaluate import measure, ways_to_encode
-from daps_tokenizer.hub import ModelFolder
-from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
+from daps_tokenizer.hub import ModelFolder, open_model
+from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.search.best_of import BestOf
 from daps_tokenizer.search.local import LocalSearch
+from export.__main__ import main
 from export.check import compare, random_inputs
 from export.differences import choice_gap
 from export.folder import export_folder
 from tests.cli.helpers import digit, refusal, run_well
+from tests.conftest import random_checkpoint
 from tests.settings import TINY_GRID, TINY_MLP, of_kind
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 KINDS = ("independent", "nearest", "levels")
 QUANTISERS = pytest.mark.parametrize("kind", ["nearest", "levels"])
 
 
 def checkpoint(kind: str, folder: Path) -> Path:
-    torch.manual_seed(0)
-    model = Autoencoder(dataclasses.replace(of_kind(TINY_MLP, kind), name=f"tiny-{kind}"))
-    folder.mkdir(parents=True)
-    save_weights(model, folder / "model.safetensors")
-    (folder / "config.json").write_text(model.config.to_json())
+    random_checkpoint(dataclasses.replace(of_kind(TINY_MLP, kind), name=f"tiny-{kind}"), folder)
+    (folder / "training.json").unlink()
     return folder
 
 
@@ -48,6 +47,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelFolder]:
 
 
 IMAGES = random_inputs(TINY_MLP, 6)
+
+
+def test_force_replaces_a_model_and_the_same_checkpoint_gives_the_same_files(
+    folders: dict[str, ModelFolder], tmp_path: Path
+) -> None:
+    folder = folders["independent"]
+    out = Path(shutil.copytree(folder.path, tmp_path / "out"))
+    (out / "config.json").write_text("an older model")
+    result = CliRunner().invoke(main, ["onnx", str(folder.path.with_name("independent-run")), str(out), "--force"])
+    assert result.exit_code == 0 and "encoder.onnx" in result.output
+    assert open_model(out).config == folder.config
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,8 +13,6 @@ from export.check import random_inputs
 from tests.model.test_stepping import TINY_WINDOWED, model_and_inputs
 from tests.settings import TINY_GRID
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("config", [TINY_GRID, TINY_WINDOWED], ids=lambda config: config.name)

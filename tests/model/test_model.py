@@ -19,8 +19,6 @@ from daps_tokenizer.model.sampling import Sampled, choose_codes, sample_codes
 from daps_tokenizer.model.transformer import Memory, attend_plainly, sinusoidal_positions
 from tests.settings import CIFAR10, IMAGENET256, LAFAN, MNIST, TINY_GRID, TINY_MLP, TINY_MOTION
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LARGEST_UNIFORM = 1 - 2.0**-24  # the largest number that a float32 generator returns
 
 

@@ -12,8 +12,6 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import sample_codes
 from tests.settings import CIFAR10, LAFAN, TINY_GRID, TINY_MLP, TINY_MOTION, of_kind
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 configs = pytest.mark.parametrize("config", [TINY_MLP, TINY_GRID, TINY_MOTION], ids=lambda config: config.name)
 
 

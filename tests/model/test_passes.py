@@ -16,8 +16,6 @@ from export.check import random_inputs
 from export.encoder import export_encoder
 from tests.settings import TINY_GRID, TINY_MLP, TINY_SPECTRAL, TINY_WINDOWS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ITEMS = 6
 
 

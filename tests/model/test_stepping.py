@@ -13,7 +13,6 @@ from daps_tokenizer.model.stepping import SteppedDraw, plan_stretches
 from tests.settings import CIFAR10, TINY_GRID, TINY_MLP
 
 TINY_WINDOWED = replace(TINY_GRID, recognition=replace(TINY_GRID.recognition, window=(2, 2)))
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def model_and_inputs(config: TokenizerConfig, batch: int) -> tuple[RecognitionModel, torch.Tensor]:

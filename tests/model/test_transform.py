@@ -15,8 +15,6 @@ from daps_tokenizer.model.sampling import sample_codes
 from daps_tokenizer.model.transform import CodeBooks, Transform, cosine_table
 from tests.settings import MNIST, TINY_MOTION, TINY_SPECTRAL, of_kind
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def tiny_model(seed: int = 0) -> Autoencoder:
     """Random weights, of the code books as well."""

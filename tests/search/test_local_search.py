@@ -37,7 +37,7 @@ def photos(count: int, side: int = 32, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def grid(one_thread: None) -> Backend:
+def grid() -> Backend:
     return random_backend(GRID)
 
 
@@ -77,9 +77,7 @@ def test_a_search_that_finds_nothing_more_ends_early(grid: Backend) -> None:
 
 
 @pytest.mark.parametrize("config", [TINY_MLP, TINY_MOTION], ids=lambda config: config.name)
-def test_one_position_at_a_time_it_finds_what_trying_everything_finds(
-    config: TokenizerConfig, one_thread: None
-) -> None:
+def test_one_position_at_a_time_it_finds_what_trying_everything_finds(config: TokenizerConfig) -> None:
     backend = random_backend(config)
     inputs = digits(3) if config.modality == "image" else np.random.default_rng(0).normal(size=(3, 4, 5))
     x = inputs if config.modality == "image" else inputs.astype(np.float32)
@@ -102,7 +100,7 @@ def test_it_is_deterministic_and_an_image_has_the_same_codes_alone_and_in_a_batc
     np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
-def test_both_backends_find_the_same(random_grid_folder: Path, one_thread: None) -> None:
+def test_both_backends_find_the_same(random_grid_folder: Path) -> None:
     onnx, torch_ = (Tokenizer.from_pretrained(random_grid_folder, backend=name) for name in ("onnx", "torch"))  # type: ignore[arg-type]
     for search in (LocalSearch(), LocalSearch(objective="squared_error", sweeps=2), LocalSearch(log_q_weight=1.0)):
         np.testing.assert_array_equal(
@@ -153,7 +151,7 @@ def test_log_q_keeps_codes_predictable(grid: Backend) -> None:
     assert (held.gain >= 0).all()
 
 
-def test_log_q_counts_beside_a_score_too(one_thread: None) -> None:
+def test_log_q_counts_beside_a_score_too() -> None:
     backend, x = random_backend(TINY_MLP), digits(2)
     found = LocalSearch(score=lambda inputs, decoded, codes: np.zeros(len(inputs)), log_q_weight=2.0).find(
         backend, x, TINY_MLP
@@ -203,14 +201,14 @@ def change_by_code(position: int) -> torch.Tensor:
     return difference.unflatten(2, (8, 4)).unflatten(1, (8, 4)).sum((0, 2, 4))
 
 
-def test_a_code_reaches_as_far_as_the_kernels_do_and_no_further(one_thread: None) -> None:
+def test_a_code_reaches_as_far_as_the_kernels_do_and_no_further() -> None:
     change = change_by_code(0)
     reach = CIFAR10.generative.num_layers + 2
     assert change[: reach + 1, : reach + 1].min() > 0
     assert change[reach + 1 :].max() == 0 and change[:, reach + 1 :].max() == 0
 
 
-def test_most_of_what_a_code_changes_is_in_the_nine_codes_around_it(one_thread: None) -> None:
+def test_most_of_what_a_code_changes_is_in_the_nine_codes_around_it() -> None:
     change = change_by_code(3 * 8 + 3)
     # Random weights spread it widest: 63 % and 96 % here, 98 % and nearly all of it on a trained model.
     assert change[2:5, 2:5].sum() > 0.6 * change.sum() and change[1:6, 1:6].sum() > 0.95 * change.sum()
@@ -262,7 +260,7 @@ def test_a_backend_that_sweeps_on_its_device_finds_the_same(objective: str) -> N
 
 
 @pytest.mark.parametrize("name", ["daps-mnist", "daps-cifar10"])
-def test_proposals_that_are_judged_together_are_chosen_as_one_after_the_other(name: str, one_thread: None) -> None:
+def test_proposals_that_are_judged_together_are_chosen_as_one_after_the_other(name: str) -> None:
     """A sweep on the device asks for each proposal by itself."""
     folder = open_model(name)
     images = digits(2) if name == "daps-mnist" else photos(2)

@@ -13,8 +13,6 @@ from tests.settings import CIFAR10, LAFAN, TINY_GRID, TINY_SPECTRAL, of_kind
 from tests.train.test_training import experiment, run, tensors
 from train.alignment import align_with_input
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def share_that_is_read_nearby(config: TokenizerConfig, *, aligned: bool) -> float:
     """The share of parts of an input that change the hidden state of a code next to their own most, or of their own."""

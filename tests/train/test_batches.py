@@ -29,8 +29,6 @@ from train.methods import Batch, Losses
 from train.methods.vqvae import VQVAE
 from train.photos import PhotosConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 DATA = PhotosConfig(train=("train-*.tar",), test=("val.tar",), crops_per_image=2, workers=0)
 
 

@@ -18,8 +18,6 @@ from train.methods import Batch
 from train.methods.daps import DAPS, DAPSSettings
 from train.optimisation import OptimiserConfig, Updates, apply_schedule, build_optimiser, clip_gradients
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SETTINGS = DAPSSettings(
     num_samples=1,
     credit="counterfactual",

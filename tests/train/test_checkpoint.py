@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ModelFileError
-from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
+from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from export.folder import config_to_export
+from tests.conftest import random_checkpoint
 from tests.paths import ROOT
 from tests.settings import TINY_MLP, TINY_WINDOWS
 from tests.train.test_training import experiment, run
@@ -25,20 +26,12 @@ from train.recorder import read_metrics
 RECORD: dict[str, Any] = {"experiment": {"name": "tiny"}, "steps": 7, "seconds": 1.0, "stages_before": []}
 
 
-def write_checkpoint(folder: Path, config: TokenizerConfig) -> Path:
-    folder.mkdir()
-    save_weights(Autoencoder(config), folder / "model.safetensors")
-    (folder / "config.json").write_text(config.to_json())
-    (folder / "training.json").write_text(json.dumps(RECORD))
-    return folder
-
-
 def resize(checkpoint: Path, size: int, out: Path, *options: str) -> Result:
     return CliRunner().invoke(main, ["resize", str(checkpoint), str(size), str(out), *options])
 
 
 def test_a_model_that_draws_its_codes_in_windows_fits_images_of_any_number_of_windows(tmp_path: Path) -> None:
-    small, out = write_checkpoint(tmp_path / "small", TINY_WINDOWS), tmp_path / "large"
+    small, out = random_checkpoint(TINY_WINDOWS, tmp_path / "small", RECORD), tmp_path / "large"
     result = resize(small, 32, out, "--name", "large")
     assert result.exit_code == 0 and "large, 32×32 pixels, 64 codes" in result.output
     large = Autoencoder(TokenizerConfig.from_file(out / "config.json"))
@@ -49,7 +42,7 @@ def test_a_model_that_draws_its_codes_in_windows_fits_images_of_any_number_of_wi
 
 def test_a_model_folder_keeps_its_record_in_its_config_and_is_resized_to_a_checkpoint(tmp_path: Path) -> None:
     config = dataclasses.replace(TINY_WINDOWS, training=RECORD, files={"model.safetensors": "0" * 64})
-    model = write_checkpoint(tmp_path / "model", config)
+    model = random_checkpoint(config, tmp_path / "model", RECORD)
     (model / "training.json").unlink()
     assert resize(model, 32, tmp_path / "out").exit_code == 0
     assert read_record(model) == RECORD == json.loads((tmp_path / "out" / "training.json").read_text())
@@ -59,7 +52,7 @@ def test_a_model_folder_keeps_its_record_in_its_config_and_is_resized_to_a_check
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "training.json"])
 def test_a_checkpoint_without_a_file_is_not_resized_and_leaves_nothing_behind(missing: str, tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path / "checkpoint", TINY_WINDOWS)
+    checkpoint = random_checkpoint(TINY_WINDOWS, tmp_path / "checkpoint", RECORD)
     (checkpoint / missing).unlink()
     result = resize(checkpoint, 32, tmp_path / "out")
     assert result.exit_code == 2 and missing in result.output
@@ -69,7 +62,7 @@ def test_a_checkpoint_without_a_file_is_not_resized_and_leaves_nothing_behind(mi
 @pytest.mark.parametrize("file", ["training.json", "config.json"])
 def test_a_record_that_lacks_a_key_is_refused_wherever_it_is_kept(file: str, tmp_path: Path) -> None:
     incomplete = {"steps": 7}
-    checkpoint = write_checkpoint(tmp_path / "checkpoint", dataclasses.replace(TINY_WINDOWS, training=incomplete))
+    checkpoint = random_checkpoint(dataclasses.replace(TINY_WINDOWS, training=incomplete), tmp_path / "checkpoint")
     (checkpoint / "training.json").write_text(json.dumps(incomplete))
     if file == "config.json":
         (checkpoint / "training.json").unlink()
@@ -85,7 +78,7 @@ def test_a_record_that_lacks_a_key_is_refused_wherever_it_is_kept(file: str, tmp
     ],
 )
 def test_what_cannot_be_resized_is_refused(tmp_path: Path, config: TokenizerConfig, size: int, message: str) -> None:
-    checkpoint = write_checkpoint(tmp_path / "checkpoint", config)
+    checkpoint = random_checkpoint(config, tmp_path / "checkpoint", RECORD)
     result = resize(checkpoint, size, tmp_path / "out")
     assert result.exit_code == 2 and message in result.output
     assert not (tmp_path / "out").exists()
@@ -101,7 +94,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.safetensors"])
-def test_a_flipped_bit_in_a_checkpoint_is_found(name: str, tmp_path: Path, one_thread: None) -> None:
+def test_a_flipped_bit_in_a_checkpoint_is_found(name: str, tmp_path: Path) -> None:
     run(experiment(steps=1), tmp_path)
     flip_a_bit(tmp_path / "checkpoint" / name)
     with pytest.raises(ModelFileError, match=rf"checkpoint/{name}: is damaged, its sha256 is not the recorded one"):
@@ -109,7 +102,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(name: str, tmp_path: Path, one_t
 
 
 def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path / "checkpoint", TINY_MLP)
+    checkpoint = random_checkpoint(TINY_MLP, tmp_path / "checkpoint", RECORD)
     (checkpoint / "training.json").write_text(json.dumps(RECORD | {"files": {"model.safetensors": "0" * 64}}))
     with pytest.raises(ModelFileError, match=r"checkpoint/model\.safetensors: is damaged"):
         config_to_export(checkpoint)
@@ -120,7 +113,7 @@ def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
     [{"steps": "7"}, {"stages_before": None}, {"experiment": []}, {"seconds": None}, {"files": {"../x": "0"}}],
 )
 def test_a_record_whose_values_are_no_runs_is_refused(record: dict[str, Any], tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path / "checkpoint", TINY_MLP)
+    checkpoint = random_checkpoint(TINY_MLP, tmp_path / "checkpoint", RECORD)
     (checkpoint / "training.json").write_text(json.dumps(RECORD | record))
     with pytest.raises(ModelFileError, match=r"training\.json: "):
         read_record(checkpoint)
@@ -135,7 +128,7 @@ def test_a_damaged_line_of_metrics_is_named(line: str, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_kept(tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path / "checkpoint", TINY_MLP)
+    checkpoint = random_checkpoint(TINY_MLP, tmp_path / "checkpoint", RECORD)
     before = (checkpoint / "model.safetensors").read_bytes()
     # No file of this process may be larger than 5,000 bytes, which fails as a full disk does.
     script = f"""

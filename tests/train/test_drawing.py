@@ -11,8 +11,6 @@ from train.drawing import draw_in_passes
 from train.methods.base import Batch
 from train.methods.daps import DAPS, DAPSSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CONFIGS = [TINY_MLP, TINY_GRID, TINY_WINDOWS, TINY_SPECTRAL]
 ITEMS, SAMPLES = 5, 3
 

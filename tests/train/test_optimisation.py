@@ -21,8 +21,6 @@ from train.methods import Method, build_method
 from train.optimisation import AveragedWeights, OptimiserConfig, Updates, build_optimiser, clip_gradients
 from train.recorder import read_metrics
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def method_of(model: TokenizerConfig = TINY_GRID) -> Method:
     torch.manual_seed(0)

@@ -102,7 +102,7 @@ def test_a_tokenizer_for_it_trains(walker: Robot, tmp_path: Path) -> None:
     assert config.motion is not None and config.motion.robot == walker
     windows = windows_of(list(load_clips(tmp_path / "clips.npz", walker).values()), 32, walker)
     experiment = Experiment("own", config, "motion", "vqvae", steps=2, batch_size=4, evaluation_items=4)
-    record = fit(experiment, Dataset(windows, windows), tmp_path / "run", show_progress=False)
+    record = fit(experiment, Dataset(windows, windows), tmp_path / "run", show_progress=False, draw_pictures=False)
     assert record["steps"] == 2
 
 

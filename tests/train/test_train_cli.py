@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -23,20 +24,17 @@ from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.hub import built_in_models
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.sampling import sample_codes
-from export.folder import export_folder
 from tests.paths import DATA, ROOT
 from tests.settings import TINY_MLP
 from train.__main__ import main
 from train.data import Dataset, data_folder, load_dataset
-from train.evaluate import EVALUATION_BATCH, evaluate, evaluate_checkpoint
+from train.evaluate import BATCH, evaluate, evaluate_checkpoint
 from train.experiment import Experiment, load_experiment
 from train.items import ArrayItems
 from train.loop import fit
 from train.methods import build_method
 from train.methods.base import TrainedModel
 from train.widen import is_smaller
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIGS = sorted(
     path for path in (ROOT / "train" / "configs").glob("*.yaml") if not path.stem.startswith("table_")
@@ -102,7 +100,13 @@ def test_a_start_given_on_the_command_line_is_the_one_that_counts(digits: Path, 
 
 
 def test_evaluate_measures_a_checkpoint_on_the_whole_test_set_and_writes_it_down(digits: Path, tmp_path: Path) -> None:
-    fit(load_experiment(write_yaml(tmp_path)), load_dataset("mnist", digits), tmp_path / "run", show_progress=False)
+    fit(
+        load_experiment(write_yaml(tmp_path)),
+        load_dataset("mnist", digits),
+        tmp_path / "run",
+        show_progress=False,
+        draw_pictures=False,
+    )
     checkpoint = tmp_path / "run" / "checkpoint"
     found = CliRunner().invoke(main, ["evaluate", str(checkpoint), "--data", str(digits)])
     assert found.exit_code == 0, found.output
@@ -114,11 +118,15 @@ def test_evaluate_measures_a_checkpoint_on_the_whole_test_set_and_writes_it_down
     assert result["entropy"] == -result["sampled_log_q"] > 0
 
 
-def test_a_checkpoint_and_the_model_that_is_exported_from_it_have_one_result(digits: Path, tmp_path: Path) -> None:
-    fit(load_experiment(write_yaml(tmp_path)), load_dataset("mnist", digits), tmp_path / "run", show_progress=False)
-    result = evaluate_checkpoint(tmp_path / "run" / "checkpoint", digits)
-    folder = export_folder(tmp_path / "run" / "checkpoint", tmp_path / "model").path
-    found = CliRunner().invoke(daps_tokenize, ["evaluate", str(folder), str(digits / "mnist.npz"), "--json"])
+def test_a_checkpoint_and_the_model_that_is_exported_from_it_have_one_result(
+    random_mnist_checkpoint: Path, random_mnist_folder: Path, digits: Path, tmp_path: Path
+) -> None:
+    checkpoint = shutil.copytree(random_mnist_checkpoint, tmp_path / "checkpoint")
+    (checkpoint / "training.json").write_text('{"experiment": {"dataset": "mnist"}}')
+    result = evaluate_checkpoint(checkpoint, digits)
+    found = CliRunner().invoke(
+        daps_tokenize, ["evaluate", str(random_mnist_folder), str(digits / "mnist.npz"), "--json"]
+    )
     assert found.exit_code == 0, found.output
     exported = json.loads(found.stdout)["results"]
     for way in ("greedy", "sampled"):
@@ -129,7 +137,7 @@ def test_a_checkpoint_and_the_model_that_is_exported_from_it_have_one_result(dig
 def test_an_evaluation_is_the_mean_over_items_whatever_the_batches() -> None:
     torch.manual_seed(0)
     model = Autoencoder(TINY_MLP)
-    items = np.random.default_rng(0).integers(0, 256, (EVALUATION_BATCH + 3, 28, 28, 1), dtype=np.uint8)
+    items = np.random.default_rng(0).integers(0, 256, (BATCH + 3, 28, 28, 1), dtype=np.uint8)
     found = evaluate(TrainedModel(model), ArrayItems(items))
     with torch.no_grad():
         x = model.standardise(torch.from_numpy(items))

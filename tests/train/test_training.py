@@ -29,8 +29,6 @@ from train.loop import MAX_SKIPPED_IN_A_ROW, TrainingDiverged, fit
 from train.optimisation import OptimiserConfig
 from train.recorder import read_metrics
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def experiment(model: TokenizerConfig = TINY_MLP, method: str = "daps", **changes: Any) -> Experiment:
     settings = {"daps": {"num_samples": 3}, "vqvae": {"revive_every": 2}, "distil": {}}[method]
@@ -55,7 +53,9 @@ def noise(model: TokenizerConfig = TINY_MLP, items: int = 24) -> Dataset:
 
 
 def run(settings: Experiment, folder: Path, dataset: Dataset | None = None, **options: Any) -> dict[str, Any]:
-    return fit(settings, dataset or noise(settings.model), folder, show_progress=False, **options)
+    return fit(
+        settings, dataset or noise(settings.model), folder, **{"show_progress": False, "draw_pictures": False} | options
+    )
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -264,7 +264,7 @@ def test_metrics_are_recorded_once_per_step_even_if_the_run_was_interrupted(tmp_
 @pytest.mark.parametrize("model", [TINY_GRID, TINY_MOTION], ids=lambda model: model.name)
 def test_a_run_leaves_a_dashboard_a_tensorboard_and_a_record(model: TokenizerConfig, tmp_path: Path) -> None:
     settings = experiment(model, steps=2)
-    record = run(settings, tmp_path)
+    record = run(settings, tmp_path, draw_pictures=True)
     with Image.open(tmp_path / "dashboard.png") as picture:
         assert picture.format == "PNG" and min(picture.size) > 400
     assert list((tmp_path / "tensorboard").iterdir())

@@ -18,8 +18,6 @@ from train.experiment import open_dataset
 from train.items import split_places
 from train.photos import PhotosConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_the_draw_is_the_same_every_time_and_shares_nothing_with_what_stays() -> None:
     kept, held_out = split_places(1000, 100)

@@ -11,8 +11,6 @@ from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
 from tests.settings import CIFAR10, MNIST, TINY_GRID, TINY_WINDOWS
 from train.widen import is_smaller, load_widened
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LARGER = replace(TINY_GRID, generative=replace(TINY_GRID.generative, hidden_size=24, num_layers=3))
 
 

@@ -173,8 +173,8 @@ def expand_samples(x: Tensor, num_samples: int) -> Tensor:
     return x.repeat_interleave(num_samples, dim=0)
 
 
-def sum_neighbourhood(values: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Sum each code's value with those of the size × size codes around it on the grid: (B, N) -> (B, N)."""
+def sum_neighbourhood(values: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Sum each code's value with those of the 3 × 3 codes around it on the grid: (B, N) -> (B, N)."""
     maps = values.unflatten(1, grid)[:, None]
     # Not a convolution with ones: autocast would run that in bfloat16, and be nats away from the sum.
-    return F.avg_pool2d(maps, size, stride=1, padding=size // 2, divisor_override=1).flatten(1)
+    return F.avg_pool2d(maps, 3, stride=1, padding=1, divisor_override=1).flatten(1)

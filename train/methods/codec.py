@@ -53,7 +53,6 @@ class Codec(Method):
         self.register_buffer("fitted", torch.full((3,), math.nan))
 
     def prepare(self, items: Items, seed: int) -> None:
-        """Fit the codec to the training clips."""
         if not isinstance(items, MotionWindows):
             raise ConfigError("codec is fitted to dataset motion")
         self.fitted.copy_(torch.tensor(fit_codec(self.model, items, self.settings, seed=seed)))

@@ -17,11 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from daps_tokenizer.config.checks import require_choice
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sweep import DeviceGroup, objective_of, on_device
@@ -80,7 +81,7 @@ class DAPSSettings:
         num_samples: K, samples of each item; counterfactual credit needs one.
         beta_initial, beta_final: the entropy bonus, which decays exponentially.
         credit: ``global``, the paper's one weight per sample; ``local``, a weight per code from log p(x|z) summed over
-            the ``neighbourhood`` × ``neighbourhood`` codes around it; ``counterfactual``, a better policy per code.
+            the 3 × 3 codes around it; ``counterfactual``, a better policy per code.
         trust_region: ``learned``, as in the paper, η follows its target by gradient descent from ``eta_initial`` with
             ``eta_learning_rate``; ``solved``, η is found in every step.
         ess_target: effective sample size, as a share of K; for global and local credit.
@@ -97,7 +98,6 @@ class DAPSSettings:
     beta_initial: float = 6.0
     beta_final: float = 0.01
     credit: Credit = "global"
-    neighbourhood: int = 3
     trust_region: TrustRegion = "learned"
     ess_target: float = 0.33
     kl_target: float = 0.003
@@ -112,9 +112,8 @@ class DAPSSettings:
     reward_learning_rate: float = 3e-3
 
     def __post_init__(self) -> None:
-        for name, value, choices in (("credit", self.credit, Credit), ("trust_region", self.trust_region, TrustRegion)):
-            if value not in get_args(choices):
-                raise ConfigError(f"daps: {name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+        require_choice("daps: credit", self.credit, Credit)
+        require_choice("daps: trust_region", self.trust_region, TrustRegion)
         least = 1 if self.credit == "counterfactual" else 2
         if self.num_samples < least:
             raise ConfigError(
@@ -135,8 +134,6 @@ class DAPSSettings:
         if self.credit == "counterfactual" and (self.search is not None or self.rewards):
             raise ConfigError("daps: counterfactual credit takes no search and no further rewards")
         check_batch_norm(self.batch_norm)
-        if self.neighbourhood < 1 or self.neighbourhood % 2 == 0:
-            raise ConfigError(f"neighbourhood must be odd, not {self.neighbourhood}")
         check_weights(self.rewards)
         if self.num_classes < 2 or self.reward_learning_rate <= 0:
             raise ConfigError("daps needs num_classes of at least 2 and a positive reward_learning_rate")
@@ -163,7 +160,6 @@ class DAPS(PolicyMethod):
         self._groups: list[DeviceGroup] | None = None
 
     def start(self) -> None:
-        """Sharpen what was loaded."""
         sharpen(self.model, self.settings.start_sharpness)
 
     def extra_parameters(self) -> list[dict[str, Any]]:
@@ -240,7 +236,7 @@ class DAPS(PolicyMethod):
         else:
             grid = model.config.token_grid
             assert grid is not None  # checked in __init__
-            rewards = sum_neighbourhood(model.sum_cells(log_p.detach()), grid, settings.neighbourhood)
+            rewards = sum_neighbourhood(model.sum_cells(log_p.detach()), grid)
             paid = log_q
         samples_last = (-1, settings.num_samples)
         return rewards.unflatten(0, samples_last).transpose(1, 2), paid.unflatten(0, samples_last).transpose(1, 2)

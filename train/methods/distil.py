@@ -1,8 +1,7 @@
 """Maximum likelihood of the autoregressive recognition model on the codes of a VQ-VAE.
 
 The run starts from the VQ-VAE's checkpoint; the teacher is the parallel encoder in it, frozen. The generative model is
-left alone. A student whose decoder is initialised anew (``from_scratch``) is the textbook distillation; the default
-keeps the teacher's weights, whose greedy codes agree already, and fits the probabilities.
+left alone. The student keeps the teacher's weights, whose greedy codes agree already, and fits the probabilities.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ from train.methods.base import Batch, Losses, Method
 
 @dataclass(frozen=True)
 class DistillationSettings:
-    """``from_scratch``: initialise the student anew instead of from the teacher's weights."""
-
-    from_scratch: bool = False
+    """None."""
 
 
 class Distillation(Method):
@@ -41,12 +38,8 @@ class Distillation(Method):
 
     def start(self) -> None:
         """The weights that were loaded become the teacher's; prepare the student."""
-        model = self.model
-        self.teacher.load_state_dict(model.recognition.state_dict())
-        if self.settings.from_scratch:
-            model.autoregressive.load_state_dict(Autoencoder(model.config).recognition.state_dict())
-        else:
-            torch.nn.init.normal_(model.autoregressive.code_embedding.weight, std=0.02)
+        self.teacher.load_state_dict(self.model.recognition.state_dict())
+        torch.nn.init.normal_(self.model.autoregressive.code_embedding.weight, std=0.02)
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """Mean over the batch of −log q(z|x) in nats; ``agreement`` is the share of codes that are most probable."""

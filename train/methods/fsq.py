@@ -37,7 +37,6 @@ class FSQ(Method):
 
     @property
     def quantiser(self) -> LevelQuantiser:
-        """The recognition model."""
         recognition = self.model.recognition
         assert isinstance(recognition, LevelQuantiser)  # checked in __init__
         return recognition
@@ -58,7 +57,6 @@ class FSQ(Method):
 
     @torch.no_grad()
     def before_checkpoint(self) -> None:
-        """Write the code table."""
         self.model.generative.embedding.weight.copy_(self.table())
 
     def table(self) -> Tensor:

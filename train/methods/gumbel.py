@@ -87,7 +87,6 @@ class GumbelSoftmax(Method):
         require_kind(model, "a relaxation", "autoregressive", "independent")
 
     def start(self) -> None:
-        """Sharpen what was loaded."""
         sharpen(self.model, self.settings.start_sharpness)
 
     def draw(self, logits: Tensor, generator: torch.Generator, temperature: float) -> Tensor:

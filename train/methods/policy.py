@@ -91,7 +91,6 @@ class PolicyMethod(Method):
         return values.unflatten(0, (-1, self.settings.num_samples))
 
     def policy_metrics(self, rollout: Rollout, beta: float) -> dict[str, Tensor]:
-        """What all of them record."""
         config = self.model.config
         log_p = rollout.log_p.detach().flatten(1).sum(1).mean()
         entropy = -rollout.log_q.detach().sum(1).mean()

@@ -55,7 +55,6 @@ class Reinforce(PolicyMethod):
     settings: ReinforceSettings
 
     def start(self) -> None:
-        """Sharpen what was loaded."""
         sharpen(self.model, self.settings.start_sharpness)
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:

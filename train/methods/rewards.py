@@ -117,7 +117,6 @@ class WeightedRewards(Reward):
         self.rewards = nn.ModuleList(_build(name, config, num_classes) for name in weights)
 
     def forward(self, batch: Batch, codes: Tensor) -> Rewarded:
-        """See :meth:`Reward.forward`."""
         values, loss = torch.zeros(codes.shape[:2], device=codes.device), torch.zeros((), device=codes.device)
         metrics: dict[str, Tensor] = {}
         for weight, reward in zip(self.weights, self.rewards, strict=True):

@@ -32,17 +32,14 @@ class SearchSettings:
 
     ``search``: how codes are searched in a step. ``greedy_share``: the share of the batch whose greedy codes train the
     generative model. ``temperature``: τ, in units of the search's objective. ``entropy_weight``: α, which keeps q from
-    collapsing onto fewer codes. ``alternations``: how often the run changes from (a) alone, with q fixed, to (b) alone,
-    with p fixed; 0 trains both in every step, and several processes can do only that. ``start_sharpness`` multiplies
-    the logits once, before the first step.
-    BatchNorm always keeps its running statistics.
+    collapsing onto fewer codes. ``start_sharpness`` multiplies the logits once, before the first step. BatchNorm always
+    keeps its running statistics.
     """
 
     search: CodeSearch = field(default_factory=CodeSearch)
     greedy_share: float = 0.3
     temperature: float = 1.0
     entropy_weight: float = 0.01
-    alternations: int = 0
     start_sharpness: float = 1.0
 
     def __post_init__(self) -> None:
@@ -50,8 +47,6 @@ class SearchSettings:
             raise ConfigError(f"greedy_share must be between 0 and 1, not {self.greedy_share}")
         if self.temperature <= 0 or self.start_sharpness <= 0 or self.entropy_weight < 0:
             raise ConfigError("search needs a positive temperature and start_sharpness, and no negative entropy_weight")
-        if self.alternations < 0:
-            raise ConfigError(f"alternations must be at least 0, not {self.alternations}")
 
 
 class SearchTraining(Method):
@@ -66,40 +61,23 @@ class SearchTraining(Method):
         require_kind(model, "search", "autoregressive", "independent")
 
     def start(self) -> None:
-        """Sharpen what was loaded."""
         sharpen(self.model, self.settings.start_sharpness)
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
-        """L(θ) + L(φ), or one of them while the other model is fixed: they share no parameters."""
+        """L(θ) + L(φ): the two models share no parameters, so one backward pass serves both."""
         model, settings = self.model, self.settings
         model.generative.eval()
-        train_generative, train_recognition = self._trained(progress)
         x = model.standardise(batch.inputs)
-        with torch.set_grad_enabled(train_recognition):
-            context = model.recognition.context(x)
+        context = model.recognition.context(x)
         with torch.no_grad():
             greedy, logits = greedy_in_passes(model.recognition, context, len(x))
         found = settings.search.run(model, x, greedy, logits, generator)
-        losses, metrics = [], _describe(found, greedy)
-        if train_generative:
-            num_greedy = round(settings.greedy_share * len(x))
-            codes = torch.cat([greedy[:num_greedy], found.codes[num_greedy:]])
-            losses.append(-model.log_likelihood(x, codes).mean())
-            metrics["log_p"] = -losses[-1].detach()
-        if train_recognition:
-            logits = model.recognition.logits(context, found.codes).float()
-            loss, entropy = self._recognition_loss(logits, found, greedy)
-            losses.append(loss)
-            metrics["entropy"] = entropy
-        return Losses(torch.stack(losses).sum(), metrics)
-
-    def _trained(self, progress: float) -> tuple[bool, bool]:
-        """Whether the generative and the recognition model are trained now."""
-        if self.settings.alternations == 0:
-            return True, True
-        # Each alternation is two phases; progress stays below 1 but may come within rounding of it.
-        first = int(2 * self.settings.alternations * progress + 1e-9) % 2 == 0
-        return first, not first
+        num_greedy = round(settings.greedy_share * len(x))
+        codes = torch.cat([greedy[:num_greedy], found.codes[num_greedy:]])
+        log_p = model.log_likelihood(x, codes).mean()
+        logits = model.recognition.logits(context, found.codes).float()
+        loss, entropy = self._recognition_loss(logits, found, greedy)
+        return Losses(loss - log_p, _describe(found, greedy) | {"log_p": log_p.detach(), "entropy": entropy})
 
     def _recognition_loss(self, logits: Tensor, found: Swept, greedy: Tensor) -> tuple[Tensor, Tensor]:
         """L(θ), and the mean entropy per item in nats, from logits (B, N, V) teacher-forced on what was found."""
@@ -114,7 +92,7 @@ class SearchTraining(Method):
         """w_t of Eq. (b): (B, N), in [0, 1]."""
         gain = found.values - found.values_before
         grid = self.model.config.token_grid
-        around = sum_neighbourhood(gain, grid, 3) if grid else gain.sum(1, keepdim=True).expand_as(gain)
+        around = sum_neighbourhood(gain, grid) if grid else gain.sum(1, keepdim=True).expand_as(gain)
         return torch.sigmoid(around / self.settings.temperature)
 
 

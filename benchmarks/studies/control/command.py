@@ -130,7 +130,7 @@ def measure(
     data: Path | None,
 ) -> None:
     """Follow held-out walking, dancing and running: seconds until a fall, tracking error, torque, time."""
-    from benchmarks.reports import command_line
+    from benchmarks.reports import command_line, show
     from benchmarks.studies.control.follow import ExportedPolicy
     from benchmarks.studies.control.measure import WAYS, write_measured
     from benchmarks.studies.control.measure import measure as measure_ways
@@ -167,5 +167,4 @@ def measure(
         "seed": seed,
     }
     about["candidates"] = candidates
-    for path in write_measured(out, name, rows, about, machine, [command_line()]):
-        click.echo(path)
+    show(write_measured(out, name, rows, about, machine, [command_line()]))

@@ -189,7 +189,6 @@ class Leaning:
         *,
         on_progress: Callable[[float], None] | None = None,
     ) -> Found:
-        """See :meth:`~daps_tokenizer.search.base.Search.find`."""
         began, random = time.perf_counter(), np.random.default_rng(self.seed)
         count, frames = len(inputs), inputs.shape[1]
         qpos = to_qpos(inputs, fps=CLIP_FPS, robot=self.robot)

@@ -73,7 +73,7 @@ def test_drawn_codes_have_the_law_of_the_steps() -> None:
 
 
 @pytest.mark.slow
-def test_a_trained_network_draws_from_the_law_of_its_data(one_thread: None, tmp_path: Path) -> None:
+def test_a_trained_network_draws_from_the_law_of_its_data(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).choice(9, size=20_000, p=LAW.numpy())
     codes = STATES.numpy()[rows][:, None].astype(np.uint8)
     items = CodeItems(codes, np.full(len(codes), -1))

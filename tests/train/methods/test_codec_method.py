@@ -25,8 +25,6 @@ from train.methods.base import Batch, TrainedModel
 from train.motion import MotionWindows, normalisation_of, windows_of
 from train.transform_codec import deal, lloyd, nearest, quantise, water_filling
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CLIPS = [smooth_motion(120, seed) for seed in range(3)]
 SETTINGS = {"stride": 1, "book_samples": 2000, "book_rounds": 3, "correction_steps": 30, "correction_batch": 64}
 
@@ -145,9 +143,9 @@ def test_a_mirrored_clip_is_as_likely_to_be_seen(windows: MotionWindows) -> None
 
 def test_a_run_fits_the_codec_once_and_goes_on(windows: MotionWindows, tmp_path: Path) -> None:
     dataset = Dataset(windows, windows)
-    whole = fit(experiment(), dataset, tmp_path / "whole", show_progress=False)
-    fit(experiment(), dataset, tmp_path / "parts", max_seconds=0.0, show_progress=False)
-    parts = fit(experiment(), dataset, tmp_path / "parts", show_progress=False)
+    whole = fit(experiment(), dataset, tmp_path / "whole", show_progress=False, draw_pictures=False)
+    fit(experiment(), dataset, tmp_path / "parts", max_seconds=0.0, show_progress=False, draw_pictures=False)
+    parts = fit(experiment(), dataset, tmp_path / "parts", show_progress=False, draw_pictures=False)
     assert parts["validation"] == whole["validation"] and whole["steps"] == 3
     record = json.loads((tmp_path / "whole" / "checkpoint" / "training.json").read_text())
     assert record["experiment"]["method"] == "codec"
@@ -156,14 +154,14 @@ def test_a_run_fits_the_codec_once_and_goes_on(windows: MotionWindows, tmp_path:
 def test_a_later_run_starts_from_a_model_folder(windows: MotionWindows, tmp_path: Path) -> None:
     """As export writes it: without ``training.json``, whose content is in ``config.json``."""
     dataset = Dataset(windows, windows)
-    first = fit(experiment(), dataset, tmp_path / "first", show_progress=False)
+    first = fit(experiment(), dataset, tmp_path / "first", show_progress=False, draw_pictures=False)
     folder = tmp_path / "first" / "checkpoint"
     record = json.loads((folder / "training.json").read_text())
     (folder / "training.json").unlink()
     config = dataclasses.replace(small_config(), name="exported", training=record)
     (folder / "config.json").write_text(config.to_json())
     second = experiment(method="daps", settings={"num_samples": 2}, start_from=str(folder), steps=1, name="second")
-    found = fit(second, dataset, tmp_path / "second", show_progress=False)
+    found = fit(second, dataset, tmp_path / "second", show_progress=False, draw_pictures=False)
     assert [stage["experiment"]["name"] for stage in found["stages_before"]] == ["codec"]
     assert found["stages_before"][0]["steps"] == first["steps"]
 

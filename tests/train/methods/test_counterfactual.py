@@ -21,8 +21,6 @@ from train.methods.counterfactual import (
 )
 from train.methods.daps import DAPS, DAPSSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ETA, BETA = torch.tensor(2.0, dtype=torch.float64), 0.7
 VOCAB_SIZE = 6
 
@@ -131,7 +129,7 @@ def test_counterfactual_steps_raise_log_p_of_samples(config) -> None:  # type: i
     images = torch.randint(0, 256, (8, *config.input_shape), dtype=torch.uint8)
     optimiser = torch.optim.Adam(model.recognition.parameters(), lr=3e-3)  # the generative model is left alone
     values = []
-    for step in range(60):
+    for step in range(45):
         losses = method(Batch(images), torch.Generator().manual_seed(step), 0.5)
         optimiser.zero_grad()
         losses.total.backward()

@@ -13,8 +13,6 @@ from tests.settings import TINY_GRID, TINY_MLP, TINY_MOTION, of_kind
 from train.methods.base import Batch
 from train.methods.fsq import FSQ, FSQSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def quantiser(levels: tuple[int, ...]) -> LevelQuantiser:
     vocab_size = int(torch.tensor(levels).prod())

@@ -11,11 +11,8 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.settings import TINY_GRID, TINY_MLP, of_kind
-from train.methods.base import entropy_of
 from train.methods.gr_mck import GRMCKSettings, conditional_perturbations, rao_straight_through
 from train.methods.gumbel import GumbelSettings, GumbelSoftmax, straight_through
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 LOGITS = torch.tensor([0.3, -1.0, 0.9, 0.1], dtype=torch.float64)
 LINEAR = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
@@ -74,11 +71,6 @@ def test_over_all_codes_conditional_noise_is_gumbel_noise() -> None:
     torch.testing.assert_close(noise.mean(0), torch.full((4,), 0.5772, dtype=torch.float64), atol=0.03, rtol=0)
     torch.testing.assert_close(noise.var(0), torch.full((4,), math.pi**2 / 6, dtype=torch.float64), atol=0.08, rtol=0)
     torch.testing.assert_close(torch.corrcoef(noise.T), torch.eye(4, dtype=torch.float64), atol=0.03, rtol=0)
-
-
-def test_the_entropy_is_that_of_the_distribution() -> None:
-    logits = torch.randn(3, 2, 5)
-    torch.testing.assert_close(entropy_of(logits), torch.distributions.Categorical(logits=logits).entropy())
 
 
 def method(kind: str, config: TokenizerConfig = TINY_MLP) -> GumbelSoftmax:

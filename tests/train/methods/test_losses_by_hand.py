@@ -24,8 +24,6 @@ from train.methods.gaussian import GaussianVAE
 from train.methods.policy import PolicyMethod, Rollout
 from train.methods.ppo import PPO
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 Array = NDArray[np.float64]
 ITEMS, SAMPLES, CODES, VOCAB = 3, 4, TINY_MLP.num_tokens, TINY_MLP.vocab_size
 

@@ -14,8 +14,6 @@ from train.methods.base import Batch
 from train.methods.ppo import PPO, PPOSettings, adapt, clipped_objective
 from train.methods.reinforce import Reinforce, ReinforceSettings, leave_one_out, score_loss
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 REWARDS = torch.tensor([-3.0, 1.0, 0.5, -7.0], dtype=torch.float64)
 BETA = 0.3
 
@@ -70,20 +68,6 @@ def ppo(kind: str = "autoregressive", **settings: float) -> PPO:
     method = PPO(Autoencoder(of_kind(TINY_MLP, kind)), PPOSettings(num_samples=3, **settings))  # type: ignore[arg-type]
     method.start()
     return method.train()
-
-
-def test_with_the_policy_that_drew_the_first_gradient_is_the_policy_gradient() -> None:
-    method, batch = ppo(beta=1e-9), images()
-    found = torch.autograd.grad(
-        method(batch, torch.Generator().manual_seed(3), 0.0).total, list(method.model.recognition.parameters())
-    )
-    rollout = method.rollout(batch.inputs, torch.Generator().manual_seed(3), method.behaviour)
-    rewards = (rollout.log_p.flatten(1).sum(1) - method.reward_mean) / method.reward_scale
-    value = method.value(rollout.x).repeat_interleave(3, 0)[:, 0]
-    loss = -((rewards - value).detach()[:, None] * rollout.log_q).mean()
-    expected = torch.autograd.grad(loss, list(method.model.recognition.parameters()))
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
 def test_the_policy_that_draws_stays_until_it_is_refreshed() -> None:

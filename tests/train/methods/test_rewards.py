@@ -20,8 +20,6 @@ from train.methods.daps import DAPS, DAPSSettings
 from train.methods.rewards import ClassReward, WeightedRewards
 from train.optimisation import build_optimiser
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 FIRST_CODE = "tests.train.methods.test_rewards:likes_its_own_label_first"
 
 

@@ -14,8 +14,6 @@ from train.methods.base import Batch
 from train.methods.daps import DAPS, DAPSSettings, effective_sample_size, importance_weights
 from train.methods.trust_region import solve_eta
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @given(seed=st.integers(0, 10_000), share=st.floats(0.3, 0.9), beta=st.floats(1e-3, 1.0))
 @settings(max_examples=100, deadline=None)

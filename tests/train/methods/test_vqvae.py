@@ -15,8 +15,6 @@ from train.methods.base import Batch, Method
 from train.methods.distil import Distillation, DistillationSettings
 from train.methods.vqvae import NEXT_CODES, VQVAE, VQVAESettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 configs = pytest.mark.parametrize("config", [TINY_MLP, TINY_GRID], ids=lambda config: config.name)
 
 
@@ -64,16 +62,6 @@ def test_codes_are_the_nearest_vectors_of_the_table(config: TokenizerConfig) -> 
     method, inputs = vqvae(config), images(config)
     distances = torch.cdist(hidden(method, inputs), method.model.generative.embedding.weight)
     assert torch.equal(quantiser_codes(method, inputs), distances.argmin(-1))
-
-
-@configs
-def test_the_loss_is_reconstruction_codebook_and_commitment(config: TokenizerConfig) -> None:
-    method, inputs = vqvae(config, commitment=0.4), images(config)
-    chosen = method.model.generative.embedding(quantiser_codes(method, inputs))
-    x, error = method.model.standardise(inputs), (hidden(method, inputs) - chosen).square().mean()
-    log_p = method.model.likelihood.log_prob(method.model.generative.decode_embedded(chosen), x)
-    found = method(Batch(inputs), torch.Generator(), 0.0).total
-    torch.testing.assert_close(found, -log_p.mean() + 1.4 * error, rtol=1e-4, atol=1e-5)
 
 
 def test_the_gradient_passes_straight_through_the_quantiser_to_the_recognition_model() -> None:
@@ -187,29 +175,19 @@ def test_late_in_a_run_no_code_is_revived() -> None:
 # --- distillation
 
 
-@pytest.mark.parametrize("from_scratch", [True, False])
-def test_distillation_brings_the_student_to_the_codes_of_its_teacher_which_stays_as_it_is(from_scratch: bool) -> None:
+def test_distillation_keeps_the_teacher_and_its_codes_and_makes_them_more_probable() -> None:
     teacher, inputs = vqvae(), images(count=16)
     train(teacher, inputs, steps=3)
     teacher.before_checkpoint()
     teacher.model.requires_grad_(True)  # as the model of a new run
-    method = Distillation(teacher.model, DistillationSettings(from_scratch))
+    method = Distillation(teacher.model, DistillationSettings())
     method.start()
     frozen = [*method.teacher.parameters(), *method.model.generative.parameters()]
     before = [p.detach().clone() for p in frozen]
     history = train(method, inputs, steps=40, learning_rate=1e-2)
     assert history[-1]["log_q"] > history[0]["log_q"] + 1.0
-    assert history[-1]["agreement"] > (max(history[0]["agreement"], 0.5) if from_scratch else 0.9)
+    assert history[0]["agreement"] > 0.9 and history[-1]["agreement"] > 0.9
     assert all(torch.equal(a, b) for a, b in zip(frozen, before, strict=True))
-
-
-def test_a_student_that_keeps_its_teachers_weights_agrees_from_the_start() -> None:
-    teacher, inputs = vqvae(), images(count=16)
-    train(teacher, inputs, steps=3)
-    teacher.before_checkpoint()
-    method = Distillation(teacher.model, DistillationSettings())
-    method.start()
-    assert float(method(Batch(inputs), torch.Generator(), 0.0).metrics["agreement"]) > 0.9
 
 
 # --- settings that make no sense
