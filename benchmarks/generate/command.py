@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,9 +57,18 @@ class Judge:
         self.classifier = load_or_train(
             weights, self.train_images, self.train_labels, epochs=self.epochs, seed=SEED, mirror=self.name != "MNIST"
         )
-        self.accuracy = float((judge(self.classifier, self.test_images)[1] == self.test_labels).mean())
+        self.items = items
+
+    @cached_property
+    def accuracy(self) -> float:
+        """On all test images."""
+        return float((self.judge(self.classifier, self.test_images)[1] == self.test_labels).mean())
+
+    @cached_property
+    def real(self) -> Reference:
+        """Training images, 10,000 of them at random."""
         chosen = np.random.default_rng(SEED).permutation(len(self.train_images))
-        self.real = self.reference(self.train_images[chosen[:10_000]], items)
+        return self.reference(self.train_images[chosen[:10_000]], self.items)
 
     def reference(self, images: np.ndarray, items: int) -> Reference:
         """What others are compared with: moments of all of these images, features of the first ``items``."""

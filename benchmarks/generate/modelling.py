@@ -17,11 +17,10 @@ import click
 import numpy as np
 
 from benchmarks.generate.command import AT_ONCE, SEED, Judge, generated
-from benchmarks.reports import STUDIES, command_line, report, table, write_report
+from benchmarks.reports import STUDIES, report, show, table, with_command, write_report
 from daps_tokenizer import InputError, Tokenizer
 from daps_tokenizer.data.place import data_folder
 from daps_tokenizer.evaluation.metrics import EXACT_COPY_DB, psnr
-from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.files import write_bytes_atomically
 
 
@@ -88,6 +87,7 @@ class Modelled:
             "parameters": sum(parameter.numel() for parameter in experiment.build_model().parameters()),
             "steps": experiment.steps,
             "batch_size": experiment.batch_size,
+            "classifier_accuracy": judge.accuracy,
             "rows": rows,
         }
         write_bytes_atomically(found, (json.dumps(result, indent=1) + "\n").encode())
@@ -137,8 +137,7 @@ _COLUMNS = {
 def write_modelling(folder: Path, name: str, content: dict[str, Any]) -> list[Path]:
     """Write ``NAME.json`` and ``.md``; returns their paths.
 
-    ``content``: ``command``, ``machine``, ``items``, ``classifier_accuracy`` and the ``results`` of
-    :meth:`Modelled.measure`.
+    ``content``: ``command``, ``machine``, ``items``, ``seed`` and the ``results`` of :meth:`Modelled.measure`.
     """
     lines, shown, results = [], set[tuple[str, str]](), content["results"]
     for found in results:
@@ -169,7 +168,7 @@ def write_modelling(folder: Path, name: str, content: dict[str, Any]) -> list[Pa
         table(("tokenizer", "images", *(title for title, _, _ in _COLUMNS.values())), lines),
         f"{content['items']} images a row, as many of each class; seed {SEED} alone. Distances are of 128 features of "
         "the classifier of `python -m benchmarks generate`, which is right on "
-        f"{content['classifier_accuracy']:.1%} of the test set. They are to training images (10,000 for "
+        f"{results[0]['classifier_accuracy']:.1%} of the test set. They are to training images (10,000 for "
         "the Fréchet distance, as many as are drawn for KID), and to the tokenizer's reconstructions of 2,000. "
         "Rows of reconstructions are of test images: their distance to its reconstructions is that of perfect drawing. "
         "Bits an item: of greedy codes of test images, given their label.",
@@ -213,14 +212,6 @@ def modelling(
         for config in configs:
             results.append(modelled.measure(judge, config, changes, place, items))
             click.echo(f"{called}, {config.stem}: measured", err=True)
-        content = {
-            "command": command_line(),
-            "machine": describe_machine(),
-            "items": items,
-            "seed": SEED,
-            "classifier_accuracy": judge.accuracy,
-            "results": results,
-        }
+        content = with_command(items=items, seed=SEED, results=results)
         paths = write_modelling(out, name, content)
-    for path in paths:
-        click.echo(path)
+    show(paths)
