@@ -127,7 +127,7 @@ export function toPoses(frames, robot, fps, [x, y, heading] = [0, 0, 0]) {
 }
 
 /**
- * Poses whose root moves along the ground so that feet that stand, which are low and slow, do not, but for what is rough.
+ * Poses whose root moves along the ground so that feet that stand, which are low and slow, move less; smoothly.
  *
  * @param {Vector[]} poses @param {Robot} robot @param {number} fps
  * @returns {Vector[]}
@@ -158,7 +158,7 @@ function smoothed(values, fps, frames) {
   return values.map((_, t) => hann.reduce((sum, weight, i) => sum + weight * at(t + i - reach), 0) / total);
 }
 
-const [ALWAYS, IN_THE_AIR, CHANGE, DAMPING] = [0.001, 0.1, 0.3, 1e-3];
+const [ALWAYS, IN_THE_AIR, CHANGE, DAMPING] = [0.001, 0.1, 0.03, 1e-3];
 
 /**
  * Poses whose legs keep feet that stand from sliding, within the limits of their joints; the root stays where it is.

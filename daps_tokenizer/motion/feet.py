@@ -19,11 +19,8 @@ from daps_tokenizer.motion.kinematics import forward_kinematics, joint_limits, l
 _LOW, _LOW_SOFT = 0.08, 0.02  # m: how high a foot that stands may be
 _SLOW, _SLOW_SOFT = 0.8, 0.1  # m/s along the ground, smoothed: how fast
 _SMOOTH, _SMOOTH_ROOT = 5, 9  # frames of a Hann window at 30 fps: of a foot's velocity, and of the root's correction
-_ALWAYS, _IN_THE_AIR, _CHANGE = (
-    0.001,
-    0.1,
-    0.3,
-)  # what a foot's offset costs, more while it does not stand, and to change
+# What a foot's offset costs: in every frame, more in a frame where the foot does not stand, and for its change.
+_ALWAYS, _IN_THE_AIR, _CHANGE = 0.001, 0.1, 0.03
 _ROUNDS, _DAMPING = 2, 1e-3  # of inverse kinematics
 
 
@@ -39,7 +36,7 @@ def standing_weights(poses: np.ndarray, *, fps: float, robot: Robot) -> tuple[np
 
 
 def plant_feet(poses: np.ndarray, *, fps: float, robot: Robot) -> np.ndarray:
-    """Poses (T, 7 + joints) whose root moves along the ground so that feet that stand do not, but for what is rough."""
+    """Poses (T, 7 + joints) whose root moves smoothly along the ground so that feet that stand move less."""
     weights, velocity = standing_weights(poses, fps=fps, robot=robot)
     total = weights.sum(1, keepdims=True)
     mean = (weights[..., None] * velocity).sum(1) / np.maximum(total, 1e-6)
@@ -51,7 +48,7 @@ def plant_feet(poses: np.ndarray, *, fps: float, robot: Robot) -> np.ndarray:
 def hold_feet(poses: np.ndarray, *, fps: float, robot: Robot) -> np.ndarray:
     """Poses (T, 7 + joints) whose legs keep feet that stand from sliding; the root stays where it is.
 
-    Offsets e of a foot's place p minimise Σ w ‖Δp + Δe‖² + 0.3 ‖Δe‖² + (0.001 + 0.1 (1 − w)) ‖e‖², where w says how
+    Offsets e of a foot's place p minimise Σ w ‖Δp + Δe‖² + 0.03 ‖Δe‖² + (0.001 + 0.1 (1 − w)) ‖e‖², where w says how
     surely the foot stands. The joints between root and foot reach for p + e, within their limits.
     """
     weights, velocity = standing_weights(poses, fps=fps, robot=robot)

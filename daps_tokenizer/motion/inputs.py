@@ -80,11 +80,14 @@ class MotionInputs:
             check_overlap(options.overlap, self._length)
 
     def targets(self, inputs: object, options: InputOptions) -> np.ndarray:
-        """The poses of the clips, (B, T, 7 + joints), at their own frame rate; errors of :meth:`prepare`."""
+        """The poses of the clips, (B, T, 7 + joints), at their own frame rate; of features, from the origin.
+
+        Errors of :meth:`prepare`.
+        """
         self._check(options)
         features = self._features(inputs)
         if features is not None:
-            return self.restore(features, None)
+            return to_qpos(features, fps=self._motion.fps, robot=self._robot)
         clips = self._load(inputs, options)
         return np.stack([clip.qpos for clip in clips]) if clips else np.empty((0, self._length, self._robot.pose_size))
 
