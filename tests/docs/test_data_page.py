@@ -1,8 +1,9 @@
-"""docs/generate.md: its recipes for the trainers of others run on a code set of digits."""
+"""docs/data.md: its recipes for the trainers of others run on a code set of digits."""
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ from tests.paths import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SECTION = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8").partition("## With other trainers")[2]
-COMMANDS = re.search(r"```bash\n(.*?)```", SECTION, flags=re.DOTALL)
-LLAMA, NANOGPT = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
+SECTION = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").partition("### With other trainers")[2]
+COMMANDS = re.findall(r"`(daps-tokenize convert [^`]*)`", SECTION)
+LLAMA, NANOGPT = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)[:2]
 
 
 @pytest.fixture
@@ -30,15 +31,15 @@ def codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     images = np.stack([np.asarray(digit(seed))[..., None] for seed in range(6)])
     data = ArrayData(images, "digits", "crop", np.arange(6) + 2, tuple(map(str, range(10))))
     write_code_set(Tokenizer.from_pretrained("daps-mnist"), data, Path("my-codes"))
-    assert COMMANDS is not None
-    for command in COMMANDS[1].splitlines():
-        result = CliRunner().invoke(daps_tokenize, command.partition("#")[0].split()[1:])
+    assert len(COMMANDS) == 2
+    for command in COMMANDS:
+        result = CliRunner().invoke(daps_tokenize, command.split()[1:])
         assert result.exit_code == 0, result.output
     return np.load("my-codes/codes.npy")
 
 
 def test_batches_of_nanogpt_begin_with_the_start_token_of_a_row(codes: np.ndarray) -> None:
-    recipe: dict = {}
+    recipe: dict[str, Any] = {}
     exec(NANOGPT, recipe)
     given, wanted = recipe["get_batch"](32)
     assert given.shape == wanted.shape == (32, 8) and torch.equal(given[:, 1:], wanted[:, :-1])
@@ -49,7 +50,7 @@ def test_batches_of_nanogpt_begin_with_the_start_token_of_a_row(codes: np.ndarra
 
 def test_a_llama_of_hugging_face_learns_codes_and_draws_them(codes: np.ndarray) -> None:
     pytest.importorskip("transformers", reason="the transformers library is not installed")
-    recipe: dict = {}
+    recipe: dict[str, Any] = {}
     exec(LLAMA.replace("range(2000)", "range(2)"), recipe)
     assert recipe["images"].shape == (4, 28, 28, 1)
     assert recipe["drawn"][:, 0].tolist() == [256 + 7] * 4 and int(recipe["drawn"][:, 1:].max()) < 256
