@@ -17,8 +17,6 @@ from daps_tokenizer.data.datasets import ArrayData
 from tests.cli.helpers import digit
 from tests.paths import ROOT
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SECTION = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").partition("### With other trainers")[2]
 COMMANDS = re.findall(r"`(daps-tokenize convert [^`]*)`", SECTION)
 LLAMA, NANOGPT = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)[:2]
