@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +23,12 @@ from PIL import Image
 from benchmarks.inputs import ROOT
 from benchmarks.reports import RESULTS, report, show, table, with_command, write_report
 from daps_tokenizer import Tokenizer
+from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.data.code_set_files import WHOLE, GrowingCodeSet
-from daps_tokenizer.data.code_set_writer import write_code_set
+from daps_tokenizer.data.code_set_writer import hash_items, write_code_set
 from daps_tokenizer.data.datasets import ImageFiles, open_data
 from daps_tokenizer.errors import BackendError
+from daps_tokenizer.hub import open_model
 from daps_tokenizer.inputs import InputOptions
 
 BATCH = 64
@@ -231,6 +234,30 @@ def measure_memory(data: Path, model: str, limits: Sequence[int]) -> dict[int, f
     return found
 
 
+def measure_listing(count: int, config: TokenizerConfig) -> dict[str, float]:
+    """Processor seconds that every shard takes to list a million items: in tar files with labels, and in folders."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        tars, files = Path(folder) / "many.tar", Path(folder) / "many"
+        with tarfile.open(tars, "w") as archive:
+            for number in range(count):
+                for suffix in ("jpg", "cls"):
+                    member = tarfile.TarInfo(f"{number:08}.{suffix}")
+                    member.size = 1
+                    archive.addfile(member, io.BytesIO(b"1"))
+        for number in range(count):
+            place = files / f"{number % 100}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number:08}.jpg").touch()
+        for name, data in (("tar files", tars), ("folders", files)):
+            found[name] = _timed(partial(_list_items, data, config)).seconds * 1e6 / count
+    return found
+
+
+def _list_items(data: Path, config: TokenizerConfig) -> str:
+    return hash_items(open_data(data, config))
+
+
 def on_paper(stages: Stages, gpu_rate: float) -> list[list[str]]:
     """What some numbers of GPUs need if nothing else limits them: a row for each."""
     rows = []
@@ -253,9 +280,15 @@ def on_paper(stages: Stages, gpu_rate: float) -> list[list[str]]:
 
 
 def write_dataset(
-    folder: Path, rates: Sequence[Rate], stages: Stages, memory: dict[int, float], content: dict[str, Any]
+    folder: Path,
+    rates: Sequence[Rate],
+    stages: Stages,
+    memory: dict[int, float],
+    listing: dict[str, float],
+    content: dict[str, Any],
 ) -> list[Path]:
-    content = {**content, "rates": [asdict(rate) for rate in rates], "stages": asdict(stages), "memory_mb": memory}
+    measured = {"rates": [asdict(rate) for rate in rates], "stages": asdict(stages), "memory_mb": memory}
+    content = {**content, **measured, "listing_seconds_per_million": listing}
     first = rates[0].images_per_second
     of_rates = [
         (rate.way, rate.images, f"{rate.images_per_second:.1f}", f"{rate.images_per_second / first:.2f}")
@@ -269,11 +302,14 @@ def write_dataset(
         "Encoding a data set",
         [content["command"]],
         table(("way", "images", "images/s", "times the first"), of_rates),
-        f"From JPEG files in a tar to codes on the disk, {content['data']}, {content['model']}, greedy.",
+        f"From JPEG files in a tar to codes on the disk, {content['data']}, {content['model']}, greedy. Load average "
+        f"before: {content['load_average']:.1f}.",
         table(("stage", "ms an image", "share"), of_stages),
         "Processor time on one core; `resize` is all between the decoded file and the model's input.",
         table(("images", "peak memory, MB"), [(f"{n:,}", f"{mb:.0f}") for n, mb in memory.items()]),
         f"Images of 32×32 pixels with {content['memory_model']}; Python, the runtime and the model are in it.",
+        f"Every shard lists all items first: {listing['tar files']:.0f} s of processor time for a million in tar files "
+        f"with labels, {listing['folders']:.0f} s for a million files in folders.",
         "## On paper",
         table([*header, *(f"{name}, hours" for name in DATA_SETS)], on_paper(stages, content["gpu_rate"])),
         f"Not measured: computed from the table above and {content['gpu_rate']:,.0f} images/s a card, the encoder "
@@ -298,16 +334,19 @@ def dataset(
     model: str, images: int, memory_model: str, memory_images: int, gpu_rate: float, with_ray: bool, out: Path
 ) -> None:
     """Measure images/s from files to codes, the share of each stage, and memory; on an otherwise idle machine."""
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         photos = write_jpegs(Path(folder) / "photos.tar", images, PHOTO_SIZE)
         rates = measure_rates(photos, model, images, with_ray=with_ray)
         stages = measure_stages(photos, model, min(images, 2 * BATCH))
         many = write_jpegs(Path(folder) / "small.tar", memory_images, (32, 32))
         memory = measure_memory(many, memory_model, [memory_images // 4, memory_images // 2, memory_images])
+        listing = measure_listing(memory_images, open_model(memory_model).config)
     content = with_command(
         model=model,
         memory_model=memory_model,
+        load_average=load,
         data=f"{images:,} JPEG files of {PHOTO_SIZE[0]}×{PHOTO_SIZE[1]} pixels",
         gpu_rate=gpu_rate,
     )
-    show(write_dataset(out, rates, stages, memory, content))
+    show(write_dataset(out, rates, stages, memory, listing, content))

@@ -25,7 +25,13 @@ from export.folder import export_folder
 from export.generator import export_generator
 from export.web import export_site
 
-_PAGE_ORDER = ("daps-photo-256", "daps-cifar10", "daps-mnist", "daps-h1-motion")  # of the page's list of models
+_PAGE_ORDER = (
+    "daps-photo-256",
+    "daps-cifar10",
+    "daps-mnist",
+    "daps-h1-motion",
+    "daps-g1-motion",
+)  # of the page's list of models
 
 
 @click.group(cls=OneLineErrors)

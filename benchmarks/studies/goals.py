@@ -83,7 +83,7 @@ def write_goals(folder: Path, content: dict[str, Any]) -> list[Path]:
             f"{row['distance']:.2f} {row['unit']}",
             f"{row['joint_error']:.2f}",
             f"{row['log_q']:.1f}",
-            f"{row['seconds']:.2f}",
+            f"{row['seconds']:.3f}",
         )
         for row in content["rows"]
     ]

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,6 +23,7 @@ import numpy as np
 
 from daps_tokenizer.checks import check_integer
 from daps_tokenizer.errors import CodesFileError, DapsError, InputError, OutputExistsError
+from daps_tokenizer.files import read_regular_file
 from daps_tokenizer.locks import locked
 
 RECORD, CODES = "dataset.json", "codes.npy"
@@ -31,6 +32,8 @@ _PARTIAL = ".partial"
 _STATE = ("done", "rows", "skipped", "sizes", "row_shape")
 _ABOUT = ("format", "model", "weights_sha256", "vocab_size", "items", "items_sha256", "shards", "encoding", "seed")
 FORMAT = 2
+_MOST_BYTES_OF_RECORD = 2**26
+_MOST_SHARDS = 10**6
 _OWN_NAME = re.compile(
     r"(codes|labels|items|skipped|dataset|progress)(-\d{5,}-of-\d{5,})?\.(npy|jsonl|json)(\.partial)?"
 )
@@ -127,13 +130,16 @@ def read_record(folder: Path, shard: Shard = WHOLE, *, whole_only: bool = False)
 
 
 def complete(folder: Path, shard: Shard) -> None:
-    """Finish what a killed process had begun to finish; the caller holds the lock.
+    """Finish what a killed process had begun to finish, and remove what it had not noted; the caller holds the lock.
 
     Raises:
         CodesFileError: the journal cannot be read.
     """
     files = ShardFiles.of(folder, shard)
     journal = _read_json(files.progress, _ABOUT + _STATE)
+    if journal is None:
+        for path in files:
+            _partial(path).unlink(missing_ok=True)
     if journal is None or not journal.get("finishing"):
         return
     for path in files.data:
@@ -353,15 +359,44 @@ def _open_at(path: Path, size: int) -> BinaryIO:
     return file
 
 
+def _is_count(value: object, *, least: int = 0, most: int = 2**62) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _are_counts(value: object, lengths: Container[int], *, least: int = 0) -> bool:
+    if not isinstance(value, list) or len(value) not in lengths:
+        return False
+    return all(_is_count(number, least=least, most=2**48) for number in value)
+
+
+# What each value of a record is. Those of a record that is not finished, or is common to shards, may not be there.
+_VALUES: dict[str, Callable[[Any], bool]] = {
+    "model": lambda value: isinstance(value, str),
+    "weights_sha256": lambda value: isinstance(value, str),
+    "vocab_size": lambda value: _is_count(value, least=1, most=2**32),
+    "items": _is_count,
+    "shards": lambda value: _is_count(value, least=1, most=_MOST_SHARDS),
+    "encoding": lambda value: isinstance(value, dict),
+    "classes": lambda value: (
+        value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+    ),
+    **dict.fromkeys(("done", "rows", "skipped"), lambda value: value is None or _is_count(value)),
+    "sizes": lambda value: value is None or _are_counts(value, (4,)),
+    "row_shape": lambda value: value is None or _are_counts(value, (1, 2), least=1),
+}
+
+
 def _read_json(path: Path, needed: Sequence[str]) -> dict[str, Any] | None:
     """A record with at least these keys; None where there is none."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(read_regular_file(path, most_bytes=_MOST_BYTES_OF_RECORD))
         is_record = set(record) >= set(needed) and record["format"] == FORMAT
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CodesFileError(f"{path}: cannot be read ({error}); expected the record of a code set") from error
+    if is_record and (wrong := [name for name, is_right in _VALUES.items() if not is_right(record.get(name))]):
+        raise CodesFileError(f"{path}: is damaged, its {wrong[0]} is no such thing; remove it, or name another folder")
     if not is_record:
         raise CodesFileError(
             f"{path}: is not the record of a code set of this version; remove it, or name another folder"

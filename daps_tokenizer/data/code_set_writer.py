@@ -142,7 +142,7 @@ def _describe(tokenizer: Tokenizer, data: Data, way: Way, *, seed: int, flip: bo
         "data": data.description,
         "fit": data.fit,
         "items": len(data),
-        "items_sha256": _hash_items(data),
+        "items_sha256": hash_items(data),
         "labels_sha256": None if labels is None else hashlib.sha256(np.asarray(labels, "<i8").tobytes()).hexdigest(),
         "classes": None if data.classes is None else list(data.classes),
         "encoding": describe_way(way),
@@ -152,7 +152,7 @@ def _describe(tokenizer: Tokenizer, data: Data, way: Way, *, seed: int, flip: bo
     }
 
 
-def _hash_items(data: Data) -> str:
+def hash_items(data: Data) -> str:
     """Of the names and sizes of files, or of all of what is in memory."""
     digest = hashlib.sha256()
     if isinstance(data, ArrayData):

@@ -32,10 +32,12 @@ from daps_tokenizer.data.code_set_files import (
     writing,
 )
 from daps_tokenizer.errors import CodesFileError, InputError, OutputExistsError
+from daps_tokenizer.files import open_regular_file
 
 _TRIES = 3
 _SHOWN = 5
 _COPIED_AT_ONCE = 2**22  # codes
+_MOST_BYTES_OF_LINE = 2**20
 _STATE = {"done", "rows", "skipped", "sizes", "row_shape"}  # what a record says of one shard
 
 
@@ -137,7 +139,7 @@ class CodeSet:
     @property
     def classes(self) -> list[str] | None:
         """The names of the classes that labels number, where they are known."""
-        found: list[str] | None = self.record["classes"]
+        found: list[str] | None = self.record.get("classes")
         return found
 
     def items(self) -> Iterator[dict[str, Any]]:
@@ -155,12 +157,16 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The records in a file of JSON lines.
 
     Raises:
-        CodesFileError: it cannot be read.
+        CodesFileError: it cannot be read, or a line is no record of an item.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
-    except (OSError, ValueError) as error:
+        with open_regular_file(path, most_bytes=2**62) as file:
+            while line := file.readline(_MOST_BYTES_OF_LINE):
+                record = json.loads(line)
+                if not isinstance(record, dict) or not isinstance(record.get("item"), str):
+                    raise ValueError(f"{line[:40]!r} names no item")
+                yield record
+    except (OSError, ValueError, RecursionError) as error:
         raise CodesFileError(f"{path}: cannot be read ({error}); expected a JSON object in each line") from error
 
 
@@ -295,6 +301,7 @@ def _read_array(path: Path, shape: tuple[int, ...], kind: str) -> np.ndarray:
     """An array of a code set, read from the disk where it is used."""
     try:
         with reading(path, "an array of a code set"):
+            open_regular_file(path, most_bytes=2**62).close()  # NumPy would wait for a pipe
             values: np.ndarray = np.load(path, mmap_mode="r" if math.prod(shape) else None, allow_pickle=False)
     except InputError as error:
         raise CodesFileError(str(error)) from error

@@ -21,7 +21,7 @@ import numpy as np
 
 from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.data.code_sets import CodeSet, Shards
-from daps_tokenizer.errors import CodesError, DapsError, InputError, OutputExistsError
+from daps_tokenizer.errors import CodesError, CodesFileError, DapsError, InputError, OutputExistsError
 from daps_tokenizer.files import new_folder
 from daps_tokenizer.install import install_command
 
@@ -99,18 +99,26 @@ class Rows:
                 stop = min(start + size, part.stop)
                 labels = np.full(stop - start, UNKNOWN) if self.labels is None else self.labels[start:stop]
                 chunk = Chunk(start, np.asarray(self.values[start:stop]), labels, list(islice(names, stop - start)))
+                self._check(chunk)
                 yield chunk
                 on_progress(stop)
 
         return (of(part) for part in parts)
+
+    def _check(self, chunk: Chunk) -> None:
+        classes = math.inf if self.classes is None else len(self.classes)
+        if chunk.codes.max() >= self.vocab_size or chunk.labels.min() < UNKNOWN or chunk.labels.max() >= classes:
+            raise CodesFileError(f"after row {chunk.start:,}: codes or labels are none of this set; it is damaged")
+        if len(chunk.names) < len(chunk.codes):
+            raise CodesFileError(f"after row {chunk.start:,}: rows have no names; items.jsonl has too few lines")
 
 
 def rows_of_set(code_set: CodeSet) -> Rows:
     """The rows of a code set; errors of :class:`~daps_tokenizer.data.code_sets.CodeSet`."""
     record = code_set.record
     keys = ("model", "weights_sha256", "vocab_size", "token_grid", "data", "fit", "encoding", "seed", "flip")
-    about = {key: record[key] for key in keys}
-    has_labels = record["labels_sha256"] is not None
+    about = {key: record.get(key) for key in keys}
+    has_labels = record.get("labels_sha256") is not None
 
     def names() -> Iterator[str]:
         for line in code_set.items():

@@ -113,6 +113,11 @@ def open_files(entries: Sequence[Entry], base: str, source: str) -> Source:
     if sum(map(bool, kinds)) > 1:
         held = [name for name, kind in zip(("images", "tar files", "parquet files"), kinds, strict=True) if kind]
         raise InputError(f"{source}: holds both {' and '.join(held)}; expected a folder of one of them")
+    if not any(kinds):
+        raise InputError(
+            f"{source}: holds no images; expected files named *{_SUFFIXES_TEXT}, or *.tar or *.parquet of images; "
+            "clips need a motion model, such as --model daps-h1-motion"
+        )
     if kinds[1]:
         return TarSource.index(kinds[1], base)
     return ParquetSource.index(kinds[2], base) if kinds[2] else FileSource.of(entries, base, source)

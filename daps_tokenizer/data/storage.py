@@ -105,11 +105,18 @@ def _list_remote(path: str) -> list[Entry]:
             found = {name: about for name, about in found.items() if fnmatch.fnmatchcase(name, pattern)}
         else:
             found = system.find(path, detail=True)
-        return [(system.unstrip_protocol(name), int(about.get("size") or -1)) for name, about in found.items()]
+        base = base_of(path)
+        return [(_address(system, base, name), int(about.get("size") or -1)) for name, about in found.items()]
     except DapsError:
         raise
     except Exception as error:
         raise InputError(f"{path}: cannot be listed ({_reason(error)})") from error
+
+
+def _address(system: Any, base: str, name: str) -> str:
+    """The address of a file, which begins as ``base`` does: fsspec has several for one place, as gs:// and gcs://."""
+    above = f"{system._strip_protocol(base)}/" if is_remote(base) else ""
+    return f"{base}/{name.removeprefix(above)}" if above and name.startswith(above) else system.unstrip_protocol(name)
 
 
 def _file_system(path: str) -> Any:

@@ -16,8 +16,9 @@ _COLUMNS = ("cases", "refused", "loaded", "untyped", "wrong", "hung", "crashed",
 _NOTES = (
     "Each case is a function of its kind, the seed and its number (tests/attacks/kinds.py). *Refused*: one of our "
     "errors, whose message is one printable line of at most 500 characters. *Loaded*: and is what it should be. "
-    "*Untyped*: another exception. *Wrong*: other content than was written, or a file from outside a model folder was "
-    "copied. *Hung*: more than 120 s. *Crashed*: the process ended. These four must be 0. Peak memory, in MB, is that "
+    "*Untyped*: another exception. *Wrong*: other content than was written, a file from outside a model folder was "
+    "copied, a Hub wrote outside the cache, or a data set that was killed ends with other files. *Hung*: more than "
+    "120 s. *Crashed*: the process ended. These four must be 0. Peak memory, in MB, is that "
     "of the process."
 )
 

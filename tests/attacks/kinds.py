@@ -7,6 +7,7 @@ a DapsError where it was refused, ``Wrong`` where something loaded that should n
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import io
 import json
@@ -16,19 +17,28 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from functools import cache, partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from daps_tokenizer import BestOf, Codes, LocalSearch, Tokenizer
+from daps_tokenizer import BestOf, Codes, LocalSearch, Tokenizer, hub_transfer
 from daps_tokenizer.codes.layouts import TileLayout
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.data.datasets import open_data
+from daps_tokenizer.data.code_set_files import Shard
+from daps_tokenizer.data.code_sets import CodeSet, merge_shards
+from daps_tokenizer.data.converters import Format, convert, rows_of_set
+from daps_tokenizer.data.datasets import open_data, read_labels
 from daps_tokenizer.hub import built_in_models, copy_folder, open_model
 from daps_tokenizer.images.load import Fitted, load_images
 from daps_tokenizer.motion.clips import Clip
+from tests.data import kills
+from tests.hub.helpers import FILES
+from tests.hub.helpers import MODEL as MODEL_FILES
+from tests.hub.hub_server import LocalHub
 from tests.paths import EXAMPLES
 
 Random = np.random.Generator
@@ -164,6 +174,18 @@ def motion_csv(random: Random, folder: Path) -> None:
         raise Wrong("0_0.5 was taken for a number")
 
 
+@cache
+def _bomb(parts: int) -> bytes:
+    """An NPZ archive of zeros, a million rows or one of several parts of them."""
+    buffer, header = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        np.lib.format.write_array_header_1_0(  # type: ignore[attr-defined]
+            header, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 26)}
+        )
+        archive.writestr("qpos.npy", header.getvalue() + bytes(26 * 8 * 10**6 // parts))
+    return buffer.getvalue()
+
+
 def motion_npz(random: Random, folder: Path) -> None:
     """A clip as NPZ: damaged, with arrays of other types, or unpacking to a thousand times its size."""
     qpos = np.loadtxt(io.BytesIO(WALK), delimiter=",", max_rows=40)
@@ -175,12 +197,7 @@ def motion_npz(random: Random, folder: Path) -> None:
         np.full((3, 26), np.inf), np.zeros((1, 26)), 10**400,
     ]  # fmt: skip
     if action == 0:
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            header = io.BytesIO()
-            np.lib.format.write_array_header_1_0(  # type: ignore[attr-defined]
-                header, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 26)}
-            )
-            archive.writestr("qpos.npy", header.getvalue() + bytes(26 * 8 * 10**6 // int(random.integers(1, 9))))
+        buffer.write(_bomb(int(random.integers(1, 9))))
     else:
         arrays: dict[str, Any] = {"qpos": qpos, "fps": 30.0}
         if action == 1:
@@ -289,6 +306,155 @@ def tar_file(random: Random, folder: Path) -> None:
         data.read(np.array([index]))
 
 
+def labels_file(random: Random, folder: Path) -> None:
+    """Labels of a data set as CSV, with changed bytes or cells, or what is no file."""
+    for number in range(3):
+        Image.new("L", (28, 28), 200).save(folder / f"{number}.png")
+    data = open_data(folder, tokenizer().config)
+    path = folder / "labels.csv"
+    rows = [["item", "label"], *([f"{number}.png", "1"] for number in range(3))]
+    if random.random() < 0.5:
+        row = rows[random.integers(len(rows))]
+        row[random.integers(2)] = str(
+            pick(random, ["0.5", "1_0", "-1", "9" * 30, "", '"', "a,b", "\0", *STRANGE[12:16]])
+        )
+    content = "\n".join(map(",".join, rows)).encode("utf-8", "replace")
+    if random.random() < 0.1:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(mutated(content, random) if random.random() < 0.5 else content)
+    found = read_labels(path, data)
+    if len(found.values) != 3 or found.values.min() < -1 or len(found.classes or ()) > 3:
+        raise Wrong(f"labels {found}")
+
+
+def code_set(random: Random, folder: Path) -> None:
+    """A data set as codes, whole, in shards or not finished, one file of which is another; then read and converted."""
+    codes, count = folder / "codes", int(random.integers(1, 3))
+    for index in range(count):
+        kills.write(codes, shard=Shard(index, count))
+    victim = pick(random, sorted(codes.iterdir()))
+    content = victim.read_bytes()
+    if victim.suffix == ".json" and random.random() < 0.5:
+        content = json.dumps(strange_json(json.loads(content), random)).encode()
+        if random.random() < 0.2:  # what a killed run leaves
+            victim.unlink()
+            victim = victim.with_name(victim.name.replace("dataset", "progress"))
+    else:
+        content = mutated(content, random)
+    action = random.integers(8)
+    victim.unlink(missing_ok=True)
+    if action == 0:
+        os.mkfifo(victim)
+    elif action == 1:
+        victim.symlink_to(str(pick(random, ["/dev/zero", "/dev/tty", "x", "/"])))
+    else:
+        victim.write_bytes(content)
+        if action == 2:
+            os.truncate(victim, 10**10)
+    found = CodeSet.open(codes)
+    rows, lines = found[0 : len(found)], list(found.items())
+    if len(rows) != len(lines) or len(rows) != len(found.labels):
+        raise Wrong(f"{len(rows)} rows, {len(lines)} lines, {len(found.labels)} labels")
+    to: Format = pick(random, ["webdataset", "bin", "jsonl", "npy-folder"])
+    convert(rows_of_set(found), to, folder / "converted")
+
+
+def killed(random: Random, folder: Path) -> None:
+    """A process that writes, replaces, resumes or merges a data set, and is killed before one of its calls."""
+    whole, place, count = folder / "whole", folder / "codes", int(random.integers(1, 4))
+    kills.write(whole)
+    shards = [Shard(index, count) for index in range(count)]
+    for _ in range(int(random.integers(1, 4))):
+        work = partial(kills.write, place, shard=pick(random, shards))
+        kills.is_killed_at(int(random.integers(100)), work)
+    for shard in shards:
+        kills.write(place, shard=shard)
+    if count > 1:
+        merge = partial(merge_shards, place, folder / "merged")
+        kills.is_killed_at(int(random.integers(60)), merge)
+        merge()
+    elif random.random() < 0.5:
+        replacing = partial(kills.write, place, seed=1, replace=True)
+        kills.is_killed_at(int(random.integers(80)), replacing)
+        if len(kills.seeds_in(place)) != 1:
+            raise Wrong("old and new codes in one set")
+        kills.write(place, seed=0, replace=True)
+    if kills.files(folder / "merged" if count > 1 else place) != kills.files(whole):
+        raise Wrong("other files than those of an undisturbed run")
+
+
+def hub(random: Random, folder: Path) -> None:
+    """A Hub that sends other content, headers, sizes or errors than it should, or falls silent."""
+    server = _hub()
+    server.repositories.clear()
+    server.storage.clear()
+    files = dict(MODEL_FILES)
+    action, name = random.integers(7), str(pick(random, sorted(files)))
+    if action == 0:
+        files["config.json"] = json.dumps(strange_json(json.loads(files["config.json"]), random)).encode()
+    server.commit("org/tiny", files)
+    server.headers, server.failure, server.changes, server.dropped = {}, None, {}, set()
+    server.seconds_per_byte = None
+    server.is_silent.clear()
+    if action in (1, 6):
+        header = pick(
+            random, ["ETag", "X-Linked-Etag", "X-Repo-Commit", "X-Linked-Size", "Content-Encoding", "Location"]
+        )
+        values = [
+            "../../evil",
+            '"../../../evil"',
+            "",
+            "\x1b[2J",
+            "9" * 30,
+            "-1",
+            "gzip",
+            "a" * 5000,
+            "http://[",
+            server.url,
+        ]
+        server.headers[str(header)] = str(pick(random, values))
+    if action == 2:
+        server.changes[name] = lambda content: mutated(content, random)
+    elif action == 3:
+        server.changes[name] = lambda content: gzip.compress(bytes(10**7))
+        server.headers["Content-Encoding"] = "gzip"
+    elif action == 4:
+        again = {408, 429, 500, 502, 503, 504}  # which the client asks again, for half a minute
+        server.failure = pick(random, [status for status in HTTPStatus if status > 200 and status not in again])
+    elif action == 5:
+        server.dropped.add(name)
+    elif action == 6 and random.random() < 0.5:
+        server.is_silent.set()
+    try:
+        model = open_model("org/tiny", cache_dir=folder / "cache")
+        if any(
+            model.file(file).read_bytes() != content for file, content in FILES.items() if file in model.config.files
+        ):
+            raise Wrong("other files than were meant")
+    finally:
+        server.is_silent.clear()
+        strange = [path for path in folder.rglob("*") if "evil" in path.name]
+        if strange or [path.name for path in folder.iterdir()] not in ([], ["cache"]):
+            raise Wrong("a file outside of the cache")
+
+
+@cache
+def _hub() -> LocalHub:
+    """A Hub on this machine, which the client is told of before it is imported, and which has little patience."""
+    server = LocalHub()
+    client = {
+        "HF_ENDPOINT": server.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    os.environ.update(client)
+    hub_transfer.SILENT_SECONDS = 0.5
+    hub_transfer.MOST_BYTES = 10**6
+    return server
+
+
 def api(random: Random, folder: Path) -> None:
     """Arguments of the wrong type or size for each public method."""
     tok = tokenizer()
@@ -346,6 +512,7 @@ def tokenizer() -> Tokenizer:
 KINDS: dict[str, Callable[[Random, Path], None]] = {
     kind.__name__: kind
     for kind in (
-        daps_file, image_file, motion_csv, motion_npz, config_file, model_folder, graph_file, tar_file, api
+        daps_file, image_file, motion_csv, motion_npz, config_file, model_folder, graph_file, tar_file, labels_file,
+        code_set, killed, hub, api,
     )
 }  # fmt: skip

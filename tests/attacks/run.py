@@ -92,7 +92,8 @@ def _try(kind: str, case: int, seed: int) -> str:
     from tests.attacks.kinds import KINDS, Wrong
 
     random = np.random.default_rng([seed, sorted(KINDS).index(kind), case])
-    with tempfile.TemporaryDirectory() as folder:
+    memory = Path("/dev/shm")  # where there is one, since much of this waits for the disk
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         try:
             KINDS[kind](random, Path(folder))
         except DapsError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from daps_tokenizer.data import archives
 from daps_tokenizer.data.archives import read_npz, reading
 from daps_tokenizer.errors import ConfigError, InputError
 
@@ -65,3 +66,16 @@ def test_a_changed_byte_is_either_harmless_or_an_error_of_ours(save) -> None:  #
 def test_errors_of_ours_come_through_as_they_are() -> None:
     with pytest.raises(ConfigError, match="as it is"), reading("clips", "clips"):
         raise ConfigError("as it is")
+
+
+def test_an_archive_that_unpacks_to_a_thousand_times_its_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "_ALWAYS_BYTES", 1000)
+    np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros(10**6))
+    with pytest.raises(
+        InputError, match=r"bomb: unpacks [\d,]+ bytes to 8,000,128, more than 50 times as many; expected"
+    ):
+        read_npz(tmp_path / "bomb.npz", source="bomb", expected="numbers")
+    np.savez_compressed(tmp_path / "numbers.npz", a=np.random.default_rng(0).random(1000))
+    assert read_npz(tmp_path / "numbers.npz", source="numbers", expected="numbers")["a"].shape == (1000,)

@@ -6,23 +6,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-import numpy as np
 import pytest
 
 from daps_tokenizer import CodesFileError, InUseError
 from daps_tokenizer.data import code_set_files
-from daps_tokenizer.data.code_set_files import WHOLE, GrowingCodeSet, Shard, share_record, writing
-from daps_tokenizer.data.code_sets import CodeSet, merge_shards, prepare
+from daps_tokenizer.data.code_set_files import WHOLE, Shard, writing
+from daps_tokenizer.data.code_sets import CodeSet, merge_shards
+from daps_tokenizer.data.converters import convert, rows_of_set
+from tests.data.kills import files, is_killed_at, record, seeds_in, write
 from tests.paths import ROOT
-
-ROWS = 3
-CALLS = {"open", "flush", "fsync", "truncate", "ftruncate", "replace", "link", "unlink", "mkdir", "rmdir", "flock"}
 
 
 @pytest.fixture(autouse=True)
@@ -36,62 +32,6 @@ def folder() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as made:
         yield Path(made)
-
-
-def record(seed: int, shards: int) -> dict[str, Any]:
-    about = {"format": 2, "model": "m", "weights_sha256": "", "vocab_size": 256, "items": ROWS, "items_sha256": ""}
-    return about | {"shards": shards, "encoding": {}, "seed": seed, "classes": None}
-
-
-def write(folder: Path, seed: int = 0, shard: Shard = WHOLE, *, replace: bool = False) -> None:
-    """A set of three items: row i has the codes and the label i + seed."""
-    with writing(folder, shard):
-        if shard != WHOLE:
-            share_record(folder, shard, record(seed, shard.count))
-        found = prepare(folder, shard, record(seed, shard.count), replace=replace)
-        if found is not None and found.is_whole:
-            return
-        items = shard.items(ROWS)
-        with GrowingCodeSet(folder, shard, record(seed, shard.count), [3], found, replace=replace) as growing:
-            for start in range(growing.done, len(items), 2):
-                numbers = np.array(items[start : start + 2]) + seed
-                lines = [{"item": str(number)} for number in numbers]
-                growing.add(np.repeat(numbers[:, None], 3, axis=1), numbers, lines, [], done=start + len(numbers))
-            growing.finish()
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".lock")}
-
-
-def is_killed_at(call: int, work: Callable[[], object]) -> bool:
-    """Run ``work`` in a process that is killed by SIGKILL before one of its calls; whether it came that far."""
-    child = os.fork()
-    if child == 0:
-        before = [call]
-
-        def count(frame: FrameType, event: str, function: Any) -> None:
-            if event == "c_call" and function.__name__ in CALLS:
-                before[0] -= 1
-                if before[0] < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            sys.setprofile(count)
-            work()
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
-def seeds_in(folder: Path) -> set[int]:
-    """The seeds that codes, labels and lines of an opened set were made with: one, if they belong to each other."""
-    found = CodeSet.open(folder)
-    places = np.arange(ROWS)
-    names = [int(line["item"]) for line in found.items()]
-    assert len(found) == len(names) == ROWS
-    seen = [found.values[:].T - places, found.labels[:] - places, np.array(names) - places, [found.record["seed"]]]
-    return {int(seed) for values in seen for seed in np.ravel(values)}
 
 
 def test_a_set_killed_at_any_call_is_resumed_to_the_same_files(folder: Path) -> None:
@@ -119,6 +59,9 @@ def test_a_set_killed_at_any_call_while_it_replaces_another_is_the_old_one_or_th
             break
         (seed,) = seeds_in(place)
         kept.add(seed)
+        if seed == 0 and not (place / "progress.json").exists():  # who goes on with the old set finds no trace
+            write(place, seed=0, replace=True)
+            assert files(place) == files(folder / "old")
         write(place, seed=1, replace=True)
         assert files(place) == files(folder / "new")
         calls += 1
@@ -201,3 +144,33 @@ def test_a_record_of_another_version_is_named(folder: Path) -> None:
     (folder / "dataset.json").write_text(json.dumps(record(0, 1) | {"format": 1}))
     with pytest.raises(CodesFileError, match=r"dataset\.json: is not the record of a code set of this version"):
         CodeSet.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("shards", 2**31), ("rows", "3"), ("rows", -1), ("row_shape", [10**400]), ("model", None), ("classes", [1])],
+)
+def test_a_record_with_a_strange_value_is_refused(folder: Path, name: str, value: object) -> None:
+    write(folder)
+    about = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(about | {name: value}))
+    with pytest.raises(CodesFileError, match=rf"dataset\.json: is damaged, its {name} is no such thing"):
+        CodeSet.open(folder)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "codes.npy", "labels.npy", "items.jsonl"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder: Path, name: str) -> None:
+    write(folder)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(CodesFileError, match=rf"{name}: cannot be read .*not a regular file"):
+        list(CodeSet.open(folder).items())
+
+
+def test_codes_that_the_model_does_not_have_are_not_converted(folder: Path, tmp_path: Path) -> None:
+    write(folder)
+    about = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(about | {"vocab_size": 2}))
+    with pytest.raises(CodesFileError, match="after row 0: codes or labels are none of this set; it is damaged"):
+        convert(rows_of_set(CodeSet.open(folder)), "jsonl", tmp_path / "converted")
+    assert not (tmp_path / "converted").exists()

@@ -1,12 +1,15 @@
 """A dataset as codes: what a call leaves unfinished another resumes, and nothing has its name before it is whole."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from benchmarks.dataset import run_together
 from daps_tokenizer import CodesFileError, DapsError, InputError, OutputExistsError, Tokenizer
 from daps_tokenizer.data import code_set_writer
 from daps_tokenizer.data.code_set_files import Shard
@@ -267,6 +270,32 @@ def test_images_that_cannot_be_read_are_skipped_and_named(tok: Tokenizer, tmp_pa
         np.load(tmp_path / "codes" / "codes.npy"), tok.encode(data.read(np.array([0, 2]))).numpy()
     )
     assert write(tok, tmp_path / "codes", data=data) == (2, 2, 0)
+
+
+def test_an_image_that_memory_does_not_hold_is_skipped(
+    tok: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = ArrayData.read
+
+    def short_of_memory(data: ArrayData, indices: np.ndarray) -> np.ndarray:
+        if 3 in indices:
+            raise MemoryError
+        return read(data, indices)
+
+    monkeypatch.setattr(ArrayData, "read", short_of_memory)
+    assert write(tok, tmp_path) == (ITEMS - 1, 1, ITEMS)
+    assert [line["reason"] for line in lines(tmp_path, "skipped.jsonl")] == ["item 3: takes more memory than there is"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_large_images_are_encoded_in_less_than_a_gigabyte(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for index, size in enumerate([(11_000, 12_000), (5_000, 6_000), (5_000, 6_000), (5_000, 6_000)]):
+        Image.new("RGB", size, (index, 9, 200)).save(tmp_path / "images" / f"{index}.png", compress_level=1)
+    arguments = [str(tmp_path / "images"), "-o", str(tmp_path / "codes"), "--model", "daps-mnist"]
+    (finished,) = run_together([arguments], [set()])
+    assert finished.images == 4 and finished.memory_mb < 1000
 
 
 def test_a_dataset_of_which_nothing_can_be_read_leaves_no_codes_until_it_can(tok: Tokenizer, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Files to read: what lies in a folder, patterns, parquet files, and an object store on this machine."""
 
+import hashlib
 import io
 import os
 import threading
@@ -14,6 +15,8 @@ from daps_tokenizer.data.datasets import ImageFiles, open_data, read_labels, wit
 from daps_tokenizer.data.sources import FileSource, ParquetSource, open_files
 from daps_tokenizer.data.storage import SourceError, base_of, list_files, open_file
 from daps_tokenizer.errors import InputError
+from tests.hub.helpers import client_process, write_folder
+from tests.hub.hub_server import LocalHub
 from tests.photographs import encode_image, noise_photo, write_tar
 from tests.settings import TINY_GRID
 
@@ -103,6 +106,13 @@ def test_what_names_nothing_is_said(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no such file or folder, or nothing in it; expected files, a folder or a pat"):
         open_data(tmp_path / name, TINY_GRID)
+
+
+def test_a_file_of_another_kind_is_told_all_kinds(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("text")
+    said = r"notes\.txt: holds no images; expected files named \*\.webp.* or \*\.tar or \*\.parquet .*; clips need a"
+    with pytest.raises(InputError, match=said):
+        open_data(tmp_path / "notes.txt", TINY_GRID)
 
 
 # Labels from a CSV file
@@ -233,6 +243,37 @@ def test_what_an_object_store_does_not_have_is_said(bucket: str) -> None:
         open_file(f"{bucket}/gone.png") as file,
     ):
         file.read()
+
+
+def items_of(path: str) -> list[tuple[str, int, str]]:
+    """Names, labels and hashes of what :func:`open_data` reads there, for a process of the Hub's client."""
+    data = open_data(path, TINY_GRID)
+    assert data.labels is not None
+    pixels = [data.read(np.array([index])) for index in range(len(data))]
+    found = zip(data.entries(), data.labels.tolist(), pixels, strict=True)
+    return [(name, label, hashlib.sha256(pixel.tobytes()).hexdigest()) for (name, _), label, pixel in found]
+
+
+def test_a_dataset_on_the_hub_is_read_like_a_folder(tmp_path: Path) -> None:
+    files = {f"set/{name}.png": photo(number) for number, name in enumerate(("cat/0", "dog/0", "dog/1"))}
+    write_folder(tmp_path, files)
+    hub = LocalHub()
+    try:
+        hub.commit("org/photos", {"README.md": b"# Photos", **files})
+        with client_process(hub.url, tmp_path / "home") as client:
+            found = client(items_of, "hf://datasets/org/photos/set")
+            with pytest.raises(InputError, match="hf://datasets/org/none/set: "):
+                client(items_of, "hf://datasets/org/none/set")
+    finally:
+        hub.stop()
+    assert found == items_of(str(tmp_path / "set")) and [label for _, label, _ in found] == [0, 1, 1]
+
+
+def test_any_other_store_that_fsspec_knows_is_read(classes: Path) -> None:
+    store = pytest.importorskip("fsspec").filesystem("memory")
+    store.put(str(classes / "set"), "/photos/set", recursive=True)
+    assert items_of("memory://photos/set") == items_of(str(classes / "set"))
+    assert names("memory://photos/set/*/1.png") == ["set/cat/1.png", "set/dog/1.png"]
 
 
 def test_an_address_of_no_known_kind_is_refused() -> None:

@@ -202,9 +202,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.downloads.append(path)
         content = self.hub.changes.get(path, bytes)(content)
         part, status = content, HTTPStatus.OK
-        if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            part, status = content[int(wanted[1]) :], HTTPStatus.PARTIAL_CONTENT
-            headers["Content-Range"] = f"bytes {wanted[1]}-{len(content) - 1}/{len(content)}"
+        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            end = min(int(wanted[2] or len(content)), len(content) - 1)
+            part, status = content[int(wanted[1]) : end + 1], HTTPStatus.PARTIAL_CONTENT
+            headers["Content-Range"] = f"bytes {wanted[1]}-{end}/{len(content)}"
         if path in self.hub.dropped:
             self.hub.dropped.remove(path)
             headers["Content-Length"] = str(len(part))
@@ -245,9 +246,10 @@ class _Handler(BaseHTTPRequestHandler):
         commit, files = self._commit(repo, revision)
         self._send_json({"id": repo, "sha": commit, "siblings": [{"rfilename": path} for path in files]})
 
-    def tree(self, repo: str, revision: str) -> None:
+    def tree(self, repo: str, revision: str, folder: str = "") -> None:
         files = self._commit(repo, revision)[1]
-        self._send_json([_tree_entry(path, content) for path, content in files.items()])
+        below = {path: content for path, content in files.items() if not folder or path.startswith(folder + "/")}
+        self._send_json([_tree_entry(path, content) for path, content in below.items()])
 
     def resolve(self, repo: str, revision: str, path: str) -> None:
         commit, files = self._commit(repo, revision)
@@ -345,11 +347,12 @@ def _tree_entry(path: str, content: bytes) -> dict[str, Any]:
     return entry
 
 
+_KIND = "(?:models|datasets)"
 _REPO = r"(?P<repo>[^/]+/[^/]+)"
 _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
-    ("GET", rf"/api/models/{_REPO}(?:/revision/(?P<revision>[^/]+))?", _Handler.model_info),
-    ("GET", rf"/api/models/{_REPO}/tree/(?P<revision>[^/]+)", _Handler.tree),
-    ("GET HEAD", rf"/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
+    ("GET", rf"/api/{_KIND}/{_REPO}(?:/revision/(?P<revision>[^/]+))?", _Handler.model_info),
+    ("GET", rf"/api/{_KIND}/{_REPO}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", _Handler.tree),
+    ("GET HEAD", rf"(?:/datasets)?/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
     ("GET", r"/storage/(?P<sha256>[0-9a-f]{64})/(?P<path>.+)", _Handler.read_storage),
     ("POST", r"/api/repos/create", _Handler.create_repository),
     ("POST", rf"/api/models/{_REPO}/branch/(?P<branch>[^/]+)", _Handler.create_branch),

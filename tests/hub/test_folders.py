@@ -90,6 +90,10 @@ def test_a_config_that_cannot_be_read_is_named(folder: Path) -> None:
     (folder / "config.json").mkdir()
     with pytest.raises(ModelFileError, match=r"tiny/config\.json cannot be read \(Is a directory\)"):
         open_model(folder)
+    (folder / "config.json").rmdir()
+    os.mkfifo(folder / "config.json")  # which would be waited for
+    with pytest.raises(ModelFileError, match=r"tiny/config\.json cannot be read \(not a regular file\)"):
+        open_model(folder)
 
 
 def test_a_missing_graph_says_how_to_export_it(folder: Path) -> None:

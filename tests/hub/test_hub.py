@@ -155,10 +155,9 @@ def test_a_repository_without_a_graph_opens_until_the_graph_is_asked_for(hub: Lo
 
 
 def test_no_network_and_nothing_cached(hub: LocalHub, download: Call) -> None:
-    with (
-        hub.down(),
-        pytest.raises(HubError, match=r"org/tiny: no complete copy is cached and there is no network \(ConnectError"),
-    ):
+    said = r"no complete copy is cached and there is no network \(ConnectError"
+    old = r"the transfer failed \(RuntimeError: Cannot send a request"  # of 1.2, which asks again by a closed client
+    with hub.down(), pytest.raises(HubError, match=f"org/tiny: ({said}|{old})"):
         download()
     with pytest.raises(HubError, match=r"org/tiny: no complete copy is cached and local_files_only=True .* forbids"):
         download(local_files_only=True)

@@ -234,6 +234,29 @@ describe("pictures", { skip }, () => {
     await described(page, "p");
     assert.deepEqual([...(await codesOf(page, "p")).codes], (await reference(`${model.name}.cat`)).greedy);
   });
+
+  test("a picture is chosen, dropped, pasted or photographed, and has the codes of the reference", async () => {
+    const { page } = visit;
+    const shown = () => /** @type {HTMLCanvasElement} */ (document.getElementById("p-original")).toDataURL();
+    const handed = async (/** @type {string} */ kind, /** @type {string} */ path) =>
+      page.evaluate(
+        ({ kind, bytes }) => {
+          const data = new DataTransfer();
+          data.items.add(new File([Uint8Array.from(bytes)], "picture", { type: "image/any" }));
+          const pasted = new ClipboardEvent("paste", { clipboardData: data, bubbles: true });
+          document.body.dispatchEvent(kind === "paste" ? pasted : new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        },
+        { kind, bytes: [...(await readFile(path))] },
+      );
+    for (const [way, name] of [["#file", "coffee.webp"], ["drop", "cat.png"], ["#shot", "coffee.webp"], ["paste", "cat.png"]]) {
+      const [path, before] = [`${ROOT}examples/${name}`, await page.evaluate(shown)];
+      await (way.startsWith("#") ? page.setInputFiles(way, path) : handed(way, path));
+      await page.waitForFunction((old) => /** @type {HTMLCanvasElement} */ (document.getElementById("p-original")).toDataURL() !== old, before, { timeout: PATIENCE });
+      await described(page, "p");
+      const golden = await reference(`${model.name}.${name.split(".")[0]}`);
+      assert.deepEqual([...(await codesOf(page, "p")).codes], golden.greedy, way);
+    }
+  });
 });
 
 describe("motion", { skip }, () => {
@@ -246,14 +269,11 @@ describe("motion", { skip }, () => {
     await page.waitForSelector("#p-examples button", { timeout: PATIENCE });
     await page.click("#tab-clips");
     await described(page, "c");
-    const hasOther = siteRecord.models.some((one) => one.name === "daps-g1-motion"); // which the site may leave out
-    if (hasOther) {
-      await page.selectOption("#c-model", "daps-g1-motion");
-      await page.waitForFunction(() => document.getElementById("c-about")?.textContent?.includes("36 numbers a row (Unitree G1)"));
-      await described(page, "c");
-      assert.deepEqual([...(await codesOf(page, "c")).codes], other.greedy.flat());
-    }
-    if (hasOther) await page.locator("#file").setInputFiles(fileURLToPath(new URL("../../examples/walk.csv", import.meta.url)));
+    await page.selectOption("#c-model", "daps-g1-motion");
+    await page.waitForFunction(() => document.getElementById("c-about")?.textContent?.includes("36 numbers a row (Unitree G1)"));
+    await described(page, "c");
+    assert.deepEqual([...(await codesOf(page, "c")).codes], other.greedy.flat());
+    await page.locator("#file").setInputFiles(fileURLToPath(new URL("../../examples/walk.csv", import.meta.url)));
     await page.waitForFunction(() => /** @type {HTMLSelectElement} */ (document.getElementById("c-model")).value === "daps-h1-motion");
     await described(page, "c");
     const { link, codes } = await codesOf(page, "c");
@@ -280,7 +300,7 @@ describe("motion", { skip }, () => {
 });
 
 describe("drawings", { skip }, () => {
-  test("digits of a class are drawn, and one of them opens as codes", async () => {
+  test("pictures and digits of a class are drawn, and one of them opens as codes", async () => {
     const context = await browser.newContext();
     const { page, errors } = await watched(context);
     await page.goto(`${host.address}#x`);
@@ -288,15 +308,19 @@ describe("drawings", { skip }, () => {
     await page.click("#tab-drawings");
     await page.waitForSelector("#d-gallery button:not([disabled])", { timeout: PATIENCE });
     const drawn = () => page.locator("#d-gallery canvas").first().evaluate((canvas) => /** @type {HTMLCanvasElement} */ (canvas).toDataURL());
-    const before = await drawn();
-    await page.click("#d-labels button:first-child");
-    await idle(page);
-    assert.notEqual(await drawn(), before);
+    assert.ok((await page.locator("#d-labels button").allInnerTexts()).includes("horse"), "CIFAR-10's classes");
+    let before = await drawn();
+    for (const change of [() => page.selectOption("#d-model", "daps-mnist-flow"), () => page.click("#d-labels button:first-child")]) {
+      await change();
+      await idle(page);
+      assert.notEqual(await drawn(), before);
+      before = await drawn();
+    }
     assert.equal(await page.getAttribute("#d-labels button:first-child", "aria-checked"), "true");
     await page.click("#d-gallery button:nth-child(2)");
     await page.waitForFunction(() => document.querySelectorAll("#p-facts div").length >= 3, null, { timeout: PATIENCE });
     await idle(page);
-    assert.equal((await codesOf(page, "p")).codes.length, siteRecord.models.find((one) => one.name === siteRecord.generators[0].tokenizer)?.numTokens);
+    assert.equal((await codesOf(page, "p")).codes.length, siteRecord.models.find((one) => one.name === "daps-mnist")?.numTokens);
     assert.deepEqual(errors, []);
     await context.close();
   });
@@ -458,7 +482,47 @@ describe("afterwards", { skip }, () => {
       assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360, tab);
     }
     assert.ok(await page.isVisible("#tab-clips"));
+    await page.focus("#tab-drawings");
+    await page.keyboard.press("ArrowRight"); // from the last tab to the first
+    await page.selectOption("#p-model", "daps-mnist");
+    await page.tap("#p-examples button");
+    await described(page, "p");
+    await page.tap("#p-grid");
+    await page.waitForSelector("#p-inspector button[data-code]", { timeout: PATIENCE });
+    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360, "with a code open");
     assert.deepEqual(errors, []);
     await context.close();
   });
+
+  for (const colorScheme of /** @type {const} */ (["light", "dark"])) {
+    test(`text is told from its ground in the ${colorScheme} scheme`, async () => {
+      const context = await browser.newContext({ colorScheme });
+      const { page } = await watched(context);
+      await page.goto(`${host.address}#x`);
+      await page.waitForSelector("#p-examples button", { timeout: PATIENCE });
+      const seen = await page.evaluate(() => {
+        const parts = (/** @type {string} */ colour) => (colour.match(/[\d.]+/g) ?? []).map(Number);
+        const luminance = (/** @type {number[]} */ [r, g, b]) =>
+          [r, g, b].map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4)).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+        const groundOf = (/** @type {Element | null} */ one) => {
+          for (; one; one = one.parentElement) {
+            const ground = parts(getComputedStyle(one).backgroundColor);
+            if (ground.length === 3 || ground[3] === 1) return ground;
+          }
+          return parts(getComputedStyle(document.documentElement).backgroundColor);
+        };
+        const contrasts = [...document.querySelectorAll("#pictures p, #pictures h1, #pictures h2, #pictures .quiet, #pictures .button, #tab-clips, #tab-pictures, footer p")]
+          .filter((one) => one.checkVisibility())
+          .map((one) => {
+            const [a, b] = [luminance(parts(getComputedStyle(one).color)), luminance(groundOf(one))];
+            return { text: one.textContent?.trim().slice(0, 30), contrast: (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) };
+          });
+        return { ground: luminance(groundOf(document.body)), contrasts };
+      });
+      assert.equal(seen.ground < 0.2, colorScheme === "dark");
+      assert.ok(seen.contrasts.length > 10);
+      assert.deepEqual(seen.contrasts.filter(({ contrast }) => !(contrast >= 4.5)), []); // WCAG, level AA
+      await context.close();
+    });
+  }
 });
