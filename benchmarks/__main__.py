@@ -14,6 +14,7 @@ COMMANDS = {
     "quality": "benchmarks.quality.command:quality",
     "search": "benchmarks.search.command:search",
     "generate": "benchmarks.generate.command:generate",
+    "modelling": "benchmarks.generate.modelling:modelling",
     "large": "benchmarks.large:large",
     "faults": "benchmarks.faults:faults",
     "dataset": "benchmarks.dataset:dataset",

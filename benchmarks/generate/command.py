@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import numpy as np
@@ -18,6 +19,7 @@ from daps_tokenizer.data.place import data_folder
 from daps_tokenizer.evaluation.timing import describe_machine
 
 if TYPE_CHECKING:
+    from benchmarks.generate.distances import Moments
     from daps_tokenizer.generator import Generator
 
 _READERS: dict[tuple[int, ...], tuple[str, Any, str]] = {
@@ -25,49 +27,94 @@ _READERS: dict[tuple[int, ...], tuple[str, Any, str]] = {
     (32, 32, 3): ("CIFAR-10", read_cifar10, "cifar10"),
 }
 _EPOCHS = {"MNIST": 2, "CIFAR-10": 8}
-_AT_ONCE = 200
+AT_ONCE = 200
 _NEAREST_OF = 500  # images that the nearest training image is looked for
-_SEED = 0
+SEED = 0
+
+
+class Reference(NamedTuple):
+    """Images that others are compared with: moments of the features of many, and features (n, F) of some."""
+
+    moments: Moments
+    features: np.ndarray
 
 
 class Judge:
-    """The classifier with what it knows of real images, and the training images and codes to compare with."""
+    """The classifier with what it knows of real images, and the images to compare with."""
 
     def __init__(self, tokenizer: Tokenizer, data: Path, folder: Path, items: int, epochs: int | None) -> None:
         from benchmarks.generate.classifier import judge, load_or_train
-        from benchmarks.generate.distances import Moments
 
+        if tokenizer.input_shape not in _READERS:
+            shape = tokenizer.input_shape
+            raise InputError(f"{tokenizer.config.name}: no labelled test set of {shape} is known here")
         self.name, reader, place = _READERS[tokenizer.input_shape]
-        self.tokenizer, self.judge = tokenizer, judge
+        self.judge = judge
         self.train_images, self.train_labels = reader(data / place, "train")
         self.test_images, self.test_labels = reader(data / place, "test")
         self.epochs = epochs or _EPOCHS[self.name]
         weights = folder / f"classifier-{place.removesuffix('.npz')}-{self.epochs}-epochs.safetensors"
         self.classifier = load_or_train(
-            weights, self.train_images, self.train_labels, epochs=self.epochs, seed=_SEED, mirror=self.name != "MNIST"
+            weights, self.train_images, self.train_labels, epochs=self.epochs, seed=SEED, mirror=self.name != "MNIST"
         )
-        self.accuracy = float((judge(self.classifier, self.test_images)[1] == self.test_labels).mean())
-        chosen = np.random.default_rng(_SEED).permutation(len(self.train_images))
-        features = judge(self.classifier, self.train_images[chosen[:10_000]])[0]
-        self.moments, self.features = Moments.of(features), features[:items]
+        self.items = items
+
+    @cached_property
+    def accuracy(self) -> float:
+        """On all test images."""
+        return float((self.judge(self.classifier, self.test_images)[1] == self.test_labels).mean())
+
+    @cached_property
+    def real(self) -> Reference:
+        """Training images, 10,000 of them at random."""
+        chosen = np.random.default_rng(SEED).permutation(len(self.train_images))
+        return self.reference(self.train_images[chosen[:10_000]], self.items)
+
+    def reference(self, images: np.ndarray, items: int) -> Reference:
+        """What others are compared with: moments of all of these images, features of the first ``items``."""
+        from benchmarks.generate.distances import Moments
+
+        features = self.judge(self.classifier, images)[0]
+        return Reference(Moments.of(features), features[:items])
+
+    def test_items(self, tokenizer: Tokenizer, items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Test images, evenly chosen, with their labels and greedy codes."""
+        chosen = np.linspace(0, len(self.test_images) - 1, items).round().astype(int)
+        images = self.test_images[chosen]
+        parts = [tokenizer.encode(images[i : i + AT_ONCE]).numpy() for i in range(0, items, AT_ONCE)]
+        return images, self.test_labels[chosen], np.concatenate(parts)
 
     def row(
-        self, name: str, images: np.ndarray, labels: np.ndarray | None, *, nearest: bool = True, **others: Any
+        self,
+        name: str,
+        images: np.ndarray,
+        labels: np.ndarray | None,
+        *,
+        nearest: bool = True,
+        own: Reference | None = None,
+        **others: Any,
     ) -> dict[str, Any]:
-        """Everything that is measured of a set of images, whose labels are known or not."""
+        """Everything that is measured of a set of images, whose labels are known or not.
+
+        ``own``: compare with these too, by ``own_frechet`` and ``own_kernel``.
+        """
         from benchmarks.generate import distances
 
         features, classes = self.judge(self.classifier, images)
-        precision, recall = distances.precision_and_recall(features, self.features)
+        moments = distances.Moments.of(features)
+        precision, recall = distances.precision_and_recall(features, self.real.features)
         row = {
             "images": name,
             "count": len(images),
             "accuracy": None if labels is None else float((classes == labels).mean()),
-            "frechet": distances.frechet_distance(distances.Moments.of(features), self.moments),
-            "kernel": distances.kernel_distance(features, self.features),
+            "frechet": distances.frechet_distance(moments, self.real.moments),
+            "kernel": distances.kernel_distance(features, self.real.features),
             "precision": precision,
             "recall": recall,
         }
+        if own is not None:
+            row["own_frechet"] = distances.frechet_distance(moments, own.moments)
+            row["own_kernel"] = distances.kernel_distance(features, own.features)
         if nearest:
             found = distances.nearest(images[:_NEAREST_OF], self.train_images)
             row["nearest_median"], row["nearest_least"] = float(np.median(found)), float(found.min())
@@ -78,22 +125,21 @@ def generated(generator: Generator, count: int, **options: Any) -> tuple[np.ndar
     """Codes (n, N), the labels that were asked for (n,), and seconds; as many of each label, ``count`` in all."""
     numbers = np.arange(count) % max(1, len(generator.labels))
     codes, seconds = [], 0.0
-    for start in range(0, count, _AT_ONCE):
-        part = numbers[start : start + _AT_ONCE]
+    for start in range(0, count, AT_ONCE):
+        part = numbers[start : start + AT_ONCE]
         labels = [generator.labels[number] for number in part] if generator.labels else None
         begun = time.perf_counter()
-        drawn = generator.sample(labels, 1 if labels else len(part), seed=_SEED + start, **options)
+        drawn = generator.sample(labels, 1 if labels else len(part), seed=SEED + start, **options)
         seconds += time.perf_counter() - begun
         codes.append(drawn.numpy())
     return np.concatenate(codes), numbers, seconds
 
 
-def measure(judge: Judge, generators: Iterable[Generator], items: int, sweep_items: int) -> dict[str, Any]:
+def measure(
+    judge: Judge, tokenizer: Tokenizer, generators: Iterable[Generator], items: int, sweep_items: int
+) -> dict[str, Any]:
     """The rows of the table, and sweeps of steps and guidance."""
-    tokenizer = judge.tokenizer
-    chosen = np.linspace(0, len(judge.test_images) - 1, items).round().astype(int)
-    real, labels = judge.test_images[chosen], judge.test_labels[chosen]
-    greedy = np.concatenate([tokenizer.encode(real[i : i + _AT_ONCE]).numpy() for i in range(0, items, _AT_ONCE)])
+    real, labels, greedy = judge.test_items(tokenizer, items)
     rows = [
         judge.row("real, test set", real, labels),
         judge.row("their reconstructions", tokenizer.decode(greedy), labels),
@@ -115,7 +161,7 @@ def measure(judge: Judge, generators: Iterable[Generator], items: int, sweep_ite
     from daps_tokenizer.generator import Generator
 
     prior = Generator.uniform(tokenizer)
-    codes = prior.sample(num_samples=items, seed=_SEED).numpy()
+    codes = prior.sample(num_samples=items, seed=SEED).numpy()
     bits = float(-prior.log_prob(codes[:1])[0] / math.log(2))
     rows.append(judge.row("uniform prior", tokenizer.decode(codes), None, bits_per_item=bits))
     return {"rows": rows, "sweeps": sweeps}
@@ -172,8 +218,7 @@ def write(folder: Path, content: dict[str, Any]) -> list[Path]:
         "As many images of each class.",
         "Sweeps, one option at a time, the others as above:",
         rows_of(content["sweeps"]),
-        "Codes of FSQ and of a VQ-VAE of equal bits and equal training: not measured. Train one with "
-        "`python -m train fit`, export it, and name it as the tokenizer of a generator's codes.",
+        "The same generator on codes of other tokenizers: `python -m benchmarks modelling`.",
         machine=content["machine"],
     )
     return write_report(folder, f"generate_{content['tokenizer']}", content, text)
@@ -213,8 +258,6 @@ def generate(
     if len(references) > 1:
         raise InputError(f"generators of one tokenizer at a time; these are of {', '.join(r.name for r in references)}")
     tokenizer = Tokenizer.from_pretrained(tokenizer_name or generators[0].tokenizer.name, num_threads=num_threads)
-    if tokenizer.input_shape not in _READERS:
-        raise InputError(f"{tokenizer.config.name}: no labelled test set of {tokenizer.input_shape} is known here")
     judge = Judge(tokenizer, data_folder(data), cache, items, epochs)
     content = {
         "command": command_line(),
@@ -226,9 +269,9 @@ def generate(
         "test_images": len(judge.test_images),
         "classifier_accuracy": judge.accuracy,
         "classifier_epochs": judge.epochs,
-        "seed": _SEED,
+        "seed": SEED,
         "num_threads": num_threads,
-        **measure(judge, generators, items, sweep_items),
+        **measure(judge, tokenizer, generators, items, sweep_items),
     }
     for path in write(out, content):
         click.echo(path)

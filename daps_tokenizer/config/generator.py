@@ -105,10 +105,6 @@ class GeneratorConfig(StoredConfig):
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        require(
-            self.format_version == FORMAT_VERSION,
-            f"format_version {self.format_version} is not known; this version of daps-tokenizer reads {FORMAT_VERSION}",
-        )
         require_choice("kind", self.kind, GeneratorKind)
         require_positive("config", num_tokens=self.num_tokens, vocab_size=self.vocab_size, steps=self.steps)
         require(2 <= self.vocab_size <= 65536, f"vocab_size must be between 2 and 65536, not {self.vocab_size}")

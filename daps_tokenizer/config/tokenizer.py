@@ -52,10 +52,6 @@ class TokenizerConfig(StoredConfig):
 
     def __post_init__(self) -> None:
         require(
-            self.format_version == FORMAT_VERSION,
-            f"format_version {self.format_version} is not known; this version of daps-tokenizer reads {FORMAT_VERSION}",
-        )
-        require(
             is_name(self.name),
             f"name must be up to 100 letters, digits, '.', '_' and '-', the first a letter or digit, not {self.name!r}",
         )

@@ -14,6 +14,12 @@ from benchmarks.generate.distances import Moments, frechet_distance, kernel_dist
 from tests.cli.helpers import digit
 
 
+def write_digits(folder: Path) -> None:
+    images = np.stack([np.asarray(digit(seed)) for seed in range(150)])
+    labels = (np.arange(150) % 2).astype(np.uint8)
+    np.savez(folder / "mnist.npz", x_train=images, y_train=labels, x_test=images[:40], y_test=labels[:40])
+
+
 def normal(mean: float, scale: float, count: int = 4000, size: int = 3) -> np.ndarray:
     return mean + scale * np.random.default_rng(0).standard_normal((count, size))
 
@@ -54,9 +60,7 @@ def test_a_copy_of_a_training_image_is_found() -> None:
 def test_the_command_writes_a_table(
     random_generators: dict[str, Path], random_mnist_folder: Path, tmp_path: Path
 ) -> None:
-    images = np.stack([np.asarray(digit(seed)) for seed in range(150)])
-    labels = (np.arange(150) % 2).astype(np.uint8)
-    np.savez(tmp_path / "mnist.npz", x_train=images, y_train=labels, x_test=images[:40], y_test=labels[:40])
+    write_digits(tmp_path)
     options = {"items": 20, "sweep-items": 10, "epochs": 1, "tokenizer": random_mnist_folder, "data": tmp_path}
     options |= {"cache": tmp_path / "cache", "out": tmp_path / "out"}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
@@ -75,3 +79,28 @@ def test_the_command_writes_a_table(
     assert len(content["sweeps"]) == 3 + 4 + 4
     assert "| random-flow, guidance 0.5 | 20 |" in (tmp_path / "out" / "generate_random-mnist.md").read_text()
     assert CliRunner().invoke(main, ["generate", "daps-mnist-flow", str(random_generators["flow"])]).exit_code == 2
+
+
+def test_generators_are_trained_on_codes_of_a_tokenizer_and_measured_once(
+    random_mnist_folder: Path, tmp_path: Path
+) -> None:
+    write_digits(tmp_path)
+    config = Path(__file__).parents[2] / "train" / "configs" / "generators" / "mnist_causal.yaml"
+    options = {"items": 20, "data": tmp_path, "work": tmp_path / "work", "out": tmp_path / "out", "generator": config}
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    for setting in ("steps=2", "batch_size=8", "precision=fp32", "validation_items=4", "network.num_layers=1"):
+        arguments += ["--set", setting]
+    command = ["modelling", "--tokenizer", f"a folder={random_mnist_folder}", *arguments]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads((tmp_path / "out" / "modelling_mnist.json").read_text())["results"]
+    assert [row["images"] for row in found["rows"]] == ["reconstructions", "causal, guidance 0", "causal, guidance 1"]
+    assert found["rows"][1]["bits_per_item"] > 0 and found["rows"][0]["psnr"] > 0
+    assert all(row["own_frechet"] >= 0 for row in found["rows"])
+    page = (tmp_path / "out" / "modelling_mnist.md").read_text()
+    assert "| a folder | causal, guidance 1 |" in page and "weights " + found["weights_sha256"][:12] in page
+    measured = tmp_path / "work" / "a-folder" / "mnist_causal.json"
+    measured.write_text(json.dumps(found | {"bits": 5}))
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert "a folder: 5 bits" in (tmp_path / "out" / "modelling_mnist.md").read_text()
+    assert CliRunner().invoke(main, ["modelling", "--tokenizer", "nothing", *arguments]).exit_code == 2

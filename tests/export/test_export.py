@@ -282,15 +282,18 @@ def spectral_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(checkpoint, "random-spectral", tmp_path_factory)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["random_grid_folder", "random_motion_folder", pytest.param("spectral_folder", marks=pytest.mark.slow)],
+@pytest.fixture(
+    scope="module",
+    params=["random_grid_folder", "random_motion_folder", pytest.param("spectral_folder", marks=pytest.mark.slow)],
 )
-def test_other_networks_encode_as_torch_does(name: str, request: pytest.FixtureRequest) -> None:
-    folder = open_model(request.getfixturevalue(name))
-    inputs, numbers = random_inputs(folder.config, 20), uniform(20, folder.config)
+def other(request: pytest.FixtureRequest) -> ModelFolder:
+    return open_model(request.getfixturevalue(request.param))
+
+
+def test_other_networks_encode_as_torch_does(other: ModelFolder) -> None:
+    inputs, numbers = random_inputs(other.config, 20), uniform(20, other.config)
     for temperature in (0.0, 1.0):
-        ours = TorchBackend.open(folder, num_threads=1).encode(inputs, numbers, temperature)
-        theirs = OnnxBackend.open(folder).encode(inputs, numbers, temperature)
+        ours = TorchBackend.open(other, num_threads=1).encode(inputs, numbers, temperature)
+        theirs = OnnxBackend.open(other).encode(inputs, numbers, temperature)
         np.testing.assert_array_equal(ours.codes, theirs.codes)
         np.testing.assert_allclose(ours.log_probs, theirs.log_probs, atol=1e-4)

@@ -121,6 +121,14 @@ class Method(TrainedModel, Learner):
         """Apart, because the gradient of log p grows with the size of the input and would drown that of log q."""
         return self.model.recognition, self.model.generative
 
+    @torch.no_grad()
+    def start(self) -> None:
+        """Multiply the logits by ``start_sharpness``, which lowers the entropy of q: sharp codes depend on x from the
+        first step."""
+        if hasattr(self.settings, "start_sharpness"):
+            for parameter in self.model.recognition.head.parameters():
+                parameter.mul_(self.settings.start_sharpness)
+
     def train(self, mode: bool = True) -> Method:
         """Training mode; the generative model keeps its running statistics where ``batch_norm`` is ``frozen``."""
         super().train(mode)
@@ -148,13 +156,6 @@ def require_kind(model: Autoencoder, method: str, *kinds: str) -> None:
     kind = model.config.recognition.kind
     if kind not in kinds:
         raise ConfigError(f"{method} trains a recognition model of kind {' or '.join(kinds)}, not {kind}")
-
-
-@torch.no_grad()
-def sharpen(model: Autoencoder, factor: float) -> None:
-    """Multiply the logits of q(z|x), which lowers its entropy: sharp codes depend on x before anything is learnt."""
-    for parameter in model.recognition.head.parameters():
-        parameter.mul_(factor)
 
 
 def beta_schedule(initial: float, final: float, progress: float) -> float:

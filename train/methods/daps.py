@@ -36,7 +36,6 @@ from train.methods.base import (
     check_batch_norm,
     entropy_of,
     expand_samples,
-    sharpen,
     sum_neighbourhood,
 )
 from train.methods.counterfactual import (
@@ -158,9 +157,6 @@ class DAPS(PolicyMethod):
         self.log_eta = nn.Parameter(torch.tensor(math.log(settings.eta_initial)), requires_grad=is_learned)
         self.rewards = WeightedRewards(settings.rewards, model.config, settings.num_classes)
         self._groups: list[DeviceGroup] | None = None
-
-    def start(self) -> None:
-        sharpen(self.model, self.settings.start_sharpness)
 
     def extra_parameters(self) -> list[dict[str, Any]]:
         """η has a learning rate of its own, and so has what rewards train."""

@@ -27,7 +27,6 @@ from train.methods.base import (
     check_batch_norm,
     entropy_of,
     require_kind,
-    sharpen,
 )
 
 
@@ -85,9 +84,6 @@ class GumbelSoftmax(Method):
     def __init__(self, model: Autoencoder, settings: GumbelSettings) -> None:
         super().__init__(model, settings)
         require_kind(model, "a relaxation", "autoregressive", "independent")
-
-    def start(self) -> None:
-        sharpen(self.model, self.settings.start_sharpness)
 
     def draw(self, logits: Tensor, generator: torch.Generator, temperature: float) -> Tensor:
         """One-hot codes with a gradient, (..., V) from logits (..., V)."""

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
-from train.methods.base import Batch, BatchNorm, Losses, check_batch_norm, entropy_of, sharpen
+from train.methods.base import Batch, BatchNorm, Losses, check_batch_norm, entropy_of
 from train.methods.policy import PolicyMethod
 
 VALUE_HIDDEN_SIZE = 64
@@ -94,7 +94,7 @@ class PPO(PolicyMethod):
 
     def start(self) -> None:
         """The policy that was loaded draws first, sharpened."""
-        sharpen(self.model, self.settings.start_sharpness)
+        super().start()
         self.behaviour.load_state_dict(self.model.recognition.state_dict())
 
     def extra_parameters(self) -> list[dict[str, Any]]:

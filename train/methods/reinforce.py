@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from daps_tokenizer.errors import ConfigError
-from train.methods.base import Batch, BatchNorm, Losses, beta_schedule, check_batch_norm, sharpen
+from train.methods.base import Batch, BatchNorm, Losses, beta_schedule, check_batch_norm
 from train.methods.policy import PolicyMethod
 
 
@@ -53,9 +53,6 @@ class Reinforce(PolicyMethod):
 
     settings_type = ReinforceSettings
     settings: ReinforceSettings
-
-    def start(self) -> None:
-        sharpen(self.model, self.settings.start_sharpness)
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """−mean_k sg(A^k) log q^k − mean_k log p^k, with A^k the return less its leave-one-out baseline."""

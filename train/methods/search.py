@@ -23,7 +23,7 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sweep import Swept
 from train.code_search import CodeSearch, greedy_in_passes
-from train.methods.base import Batch, Losses, Method, entropy_of, require_kind, sharpen, sum_neighbourhood
+from train.methods.base import Batch, Losses, Method, entropy_of, require_kind, sum_neighbourhood
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,6 @@ class SearchTraining(Method):
     def __init__(self, model: Autoencoder, settings: SearchSettings) -> None:
         super().__init__(model, settings)
         require_kind(model, "search", "autoregressive", "independent")
-
-    def start(self) -> None:
-        sharpen(self.model, self.settings.start_sharpness)
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
         """L(θ) + L(φ): the two models share no parameters, so one backward pass serves both."""
