@@ -128,7 +128,7 @@ def command(
         shown = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
         of = f" of {', '.join(labels)}" if labels else "" if text is None else f" of {text!r}"
         line = (
-            f"{drawing.name} -> {name_of(shown, stream='standard output')}  {items} items{of}, "
+            f"{drawing.name} -> {name_of(shown, stream='standard output')}  {items} item{'s' * (items != 1)}{of}, "
             f"{drawing.tokenizer.name}, {seconds:.1f} s"
         )
         record = {

@@ -82,7 +82,7 @@ def test_motion_by_a_text_and_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "sentence_encoder", lambda: lambda texts: np.ones((len(texts), 384), np.float32))
     draw = ("generate", "daps-g1-text", "--seed", 0)
     line = run_well(*draw, "--text", "a slow walk", "--seconds", 2, "-o", "walk.csv").stdout
-    assert line.startswith("daps-g1-text -> walk.csv  1 items of 'a slow walk', daps-g1-motion")
+    assert line.startswith("daps-g1-text -> walk.csv  1 item of 'a slow walk', daps-g1-motion")
     assert np.loadtxt("walk.csv", delimiter=",").shape == (60, 36)
     Path("path.csv").write_text("".join(f"{x / 30},0\n" for x in range(64)))
     record = json.loads(run_well(*draw, "--path", "path.csv", "-n", 2, "-o", "two.daps", "--json").stdout)
