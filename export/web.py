@@ -113,10 +113,11 @@ def _copy_model(model: ModelFolder, folder: Path) -> dict[str, Any]:
 
 
 def _generators_of(models: list[ModelFolder]) -> list[GeneratorFolder]:
-    """The built-in generators that draw codes of one of the models."""
+    """The built-in generators that draw codes of one of the models, and are told a label at most, as daps.js is."""
     sha256 = {model.config.weights_sha256 for model in models}
     generators = [open_generator(name) for name in built_in_generators()]
-    return [generator for generator in generators if generator.config.tokenizer.weights_sha256 in sha256]
+    drawn = [generator for generator in generators if not generator.config.conditions]
+    return [generator for generator in drawn if generator.config.tokenizer.weights_sha256 in sha256]
 
 
 def _copy_generator(generator: GeneratorFolder, folder: Path) -> dict[str, Any]:

@@ -91,6 +91,7 @@ export async function loadGenerator(folder, { ort, read = readerOf(folder) }) {
     throw new DapsError(`${folder}: config.json is not JSON; expected the folder of a generator`);
   }
   if (!config?.files?.["generator.onnx"]) throw new DapsError(`${folder}: has no generator.onnx; expected the folder of a generator`);
+  if (config.conditions?.length) throw new DapsError(`${folder}: is told a text or a path; daps.js draws of a label alone`);
   return new Generator(config, ort, read);
 }
 

@@ -83,4 +83,4 @@ def test_a_motion_model_has_no_psnr_and_is_shown_on_clips() -> None:
     )
     assert "| codes | log p(x\\|z), nats | L2 |\n|---|---|---|\n| sampled | 571.23 | 14.000 |" in card
     assert 'tok.encode("walk.csv")  # 8 integers below 16 for each window of 4 frames' in card
-    assert "10000 windows" in card and "begins as a transform codec" in card and "feet slide" in card
+    assert "10000 windows" in card and "begins as a transform codec" in card and "without the anchors" in card

@@ -184,13 +184,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if self.hub.seconds_per_byte is None:
+        pause = self.hub.seconds_per_byte  # a test may change it meanwhile
+        if pause is None:
             self.wfile.write(content)
             return
         with suppress(OSError):  # the client has given up
             for byte in content:
                 self.wfile.write(bytes([byte]))
-                time.sleep(self.hub.seconds_per_byte)
+                time.sleep(pause)
 
     def _send_json(self, content: object, status: HTTPStatus = HTTPStatus.OK, /, **headers: str) -> None:
         headers["Content-Type"] = "application/json"

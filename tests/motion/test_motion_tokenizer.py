@@ -86,7 +86,7 @@ def test_features_alone_lose_next_to_nothing_at_any_frame_rate_and_overlap(input
         # Otherwise seams are softened, or frames are left out and interpolated.
         exact = options.get("overlap", 0) > 0 and options.get("fps", 30.0) <= 30
         assert poses.shape == (1, 80, 26)
-        np.testing.assert_allclose(poses[0, :-1, 7:], WALK[:-1, 7:], atol=1e-5 if exact else 0.05)
+        np.testing.assert_allclose(poses[0, :-1, 7:], WALK[:-1, 7:], atol=1e-4 if exact else 0.05)
         np.testing.assert_allclose(poses[0, :-1, :2], WALK[:-1, :2], atol=0.1)  # feet are planted between anchors
 
 

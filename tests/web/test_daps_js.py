@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from daps_tokenizer import Codes, Generator, Tokenizer
-from daps_tokenizer.hub import built_in_generators, open_model
+from daps_tokenizer.hub import built_in_generators, open_generator, open_model
 from daps_tokenizer.images.load import fit_image, load_images
 from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.motion.features import compute_features, standing
@@ -124,7 +124,19 @@ def test_another_robot_has_the_features_that_it_has_in_python(ask: Ask) -> None:
     assert np.abs(np.array(answer) - compute_features(poses, fps=30.0, robot=G1)).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", built_in_generators())
+def test_a_generator_that_is_told_more_than_a_label_is_refused(ask: Ask) -> None:
+    answer = ask(
+        """
+        const told = (error) => `${error.name}: ${error.message}`;
+        const answer = await daps.loadGenerator(given.folder, { ort }).catch(told);
+        """,
+        folder=str(open_generator("daps-g1-text").path),
+    )
+    assert answer.startswith("DapsError: ")
+    assert answer.endswith("daps-g1-text: is told a text or a path; daps.js draws of a label alone")
+
+
+@pytest.mark.parametrize("name", [name for name in built_in_generators() if not open_generator(name).config.conditions])
 def test_a_generator_draws_the_codes_that_it_draws_in_python(ask: Ask, name: str) -> None:
     gen = Generator.from_pretrained(name)
     label = gen.labels[-1]
