@@ -11,6 +11,7 @@ from PIL import Image
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.data.datasets import open_data
 from daps_tokenizer.data.place import default_folder
+from daps_tokenizer.motion.robots import H1, robot_of
 
 ROOT = Path(__file__).resolve().parents[1]
 _TEST_SETS: dict[tuple[int, ...], str] = {
@@ -24,10 +25,12 @@ def real_inputs(config: TokenizerConfig, count: int, data: Path | None = None) -
     """Inputs of the model's size that it was not trained on, and what they are.
 
     Images (count, height, width, C) uint8: test images where ``data`` has them, evenly spread over the test set, else
-    crops of ``examples/cat.png``. Clips (count, frames, 26): stretches of ``examples/walk.csv``.
+    crops of ``examples/cat.png``. Clips (count, frames, 7 + joints): stretches of ``examples/walk.csv``, or of
+    ``walk_g1.csv`` for the G1.
     """
     if config.modality == "motion":
-        return _walks(config.input_shape[0], count), f"{count} stretches of examples/walk.csv"
+        name = "walk.csv" if robot_of(config) == H1 else "walk_g1.csv"
+        return _walks(name, config.input_shape[0], count), f"{count} stretches of examples/{name}"
     name, data = _TEST_SETS.get(config.input_shape), data or default_folder()
     if name is not None and (data / name).exists():
         test = open_data(data / name, config)
@@ -52,8 +55,8 @@ def _crops(config: TokenizerConfig, count: int) -> np.ndarray:
     return np.stack(crops)
 
 
-def _walks(frames: int, count: int) -> np.ndarray:
+def _walks(name: str, frames: int, count: int) -> np.ndarray:
     """Poses of one window each, evenly spread over the walk."""
-    clip = np.loadtxt(ROOT / "examples" / "walk.csv", delimiter=",")
+    clip = np.loadtxt(ROOT / "examples" / name, delimiter=",")
     starts = np.linspace(0, len(clip) - frames, count).astype(np.int64)
     return np.stack([clip[start : start + frames] for start in starts])

@@ -22,7 +22,7 @@
  * @typedef {{model: string, weights_sha256: string, vocab_size: number, shape: number[],
  *   layout: ClipLayout | TileLayout | null}} Header of a .daps file
  * @typedef {{name: string, kind: string, labels: string[], num_tokens: number, vocab_size: number, steps: number,
- *   guidance: number, temperature: number, files: Record<string, string>}} GeneratorConfig what is used of it
+ *   guidance: number, temperature: number, files: Record<string, string>, conditions?: unknown[]}} GeneratorConfig what is used of it
  * @typedef {{name: string, modality: string, input_shape: number[], num_tokens: number, vocab_size: number,
  *   recognition: {patch_size: number[], window: number[]}, generative: {kind: string}, likelihood: {kind: string},
  *   motion: {fps: number, feature_names: string[]} | null, files: Record<string, string>}} Config what is used of it
