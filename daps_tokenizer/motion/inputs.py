@@ -131,9 +131,12 @@ class MotionInputs:
         return np.unique(np.minimum(ends, frames - 1))
 
     def _corrected(self, correct: Callable[..., np.ndarray], poses: np.ndarray) -> np.ndarray:
-        """Poses (..., T, 7 + joints), each clip corrected by a function of :mod:`daps_tokenizer.motion.feet`."""
+        """Poses (..., T, 7 + joints), corrected by a function of :mod:`daps_tokenizer.motion.feet`."""
         flat = poses.reshape(-1, *poses.shape[-2:])
-        return np.reshape([correct(each, fps=self._motion.fps, robot=self._robot) for each in flat], poses.shape)
+        together = max(1, _FRAMES_TOGETHER // flat.shape[1])
+        parts = (flat[start : start + together] for start in range(0, len(flat), together))
+        corrected = [correct(part, fps=self._motion.fps, robot=self._robot) for part in parts]
+        return np.concatenate([flat[:0], *corrected]).reshape(poses.shape)
 
     def _anchored(self, poses: np.ndarray, layout: ClipLayout) -> np.ndarray:
         """Poses (clips, T, 7 + joints) whose paths pass through the anchors of the layout."""
