@@ -48,10 +48,10 @@ class Shards:
     """
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
-        self._parts = list(parts)
-        self._ends = np.cumsum([len(part) for part in self._parts])
-        self.shape: tuple[int, ...] = (int(self._ends[-1]), *self._parts[0].shape[1:])
-        self.dtype = self._parts[0].dtype
+        self.parts = list(parts)
+        self._ends = np.cumsum([len(part) for part in self.parts])
+        self.shape: tuple[int, ...] = (int(self._ends[-1]), *self.parts[0].shape[1:])
+        self.dtype = self.parts[0].dtype
         self.ndim = len(self.shape)
 
     def __len__(self) -> int:
@@ -68,12 +68,12 @@ class Shards:
         places = np.searchsorted(self._ends, flat, side="right")
         for place in np.unique(places):
             here = places == place
-            part = self._parts[place]
+            part = self.parts[place]
             found[here] = part[flat[here] - (self._ends[place] - len(part))]
         return found.reshape(*wanted.shape, *self.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        joined = np.concatenate(self._parts)
+        joined = np.concatenate(self.parts)
         return joined if dtype is None else joined.astype(dtype)
 
 
@@ -143,9 +143,21 @@ class CodeSet:
         return found
 
     def items(self) -> Iterator[dict[str, Any]]:
-        """The line of each row: ``item``, and where they are known ``bytes``, ``label``, ``flipped``."""
-        for shard in self.shards:
-            yield from read_lines(ShardFiles.of(self.folder, shard).items)
+        """The line of each row: ``item``, and where they are known ``bytes``, ``label``, ``flipped``.
+
+        Raises:
+            CodesFileError: a file of lines cannot be read, or has more or fewer lines than rows.
+        """
+        parts = self.values.parts if isinstance(self.values, Shards) else (self.values,)
+        for shard, part in zip(self.shards, parts, strict=True):
+            path, number = ShardFiles.of(self.folder, shard).items, 0
+            for number, line in enumerate(read_lines(path), start=1):
+                if number > len(part):
+                    break
+                yield line
+            if number != len(part):
+                said = f"more than {len(part)}" if number > len(part) else number
+                raise CodesFileError(f"{path}: has {said} lines, for {len(part)} rows; it is damaged")
 
     def skipped(self) -> Iterator[dict[str, Any]]:
         """The items that have no codes, and each one's ``reason``."""

@@ -109,8 +109,6 @@ class Rows:
         classes = math.inf if self.classes is None else len(self.classes)
         if chunk.codes.max() >= self.vocab_size or chunk.labels.min() < UNKNOWN or chunk.labels.max() >= classes:
             raise CodesFileError(f"after row {chunk.start:,}: codes or labels are none of this set; it is damaged")
-        if len(chunk.names) < len(chunk.codes):
-            raise CodesFileError(f"after row {chunk.start:,}: rows have no names; items.jsonl has too few lines")
 
 
 def rows_of_set(code_set: CodeSet) -> Rows:

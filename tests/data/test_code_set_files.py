@@ -167,6 +167,16 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(folder: Path, name: str) ->
         list(CodeSet.open(folder).items())
 
 
+@pytest.mark.parametrize(("first", "more", "said"), [(1, 0, "2"), (0, 1, "more than 3")])
+def test_lines_that_are_missing_or_too_many_are_noticed(folder: Path, first: int, more: int, said: str) -> None:
+    write(folder)
+    path = folder / "items.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[first:] + lines[:more]))
+    with pytest.raises(CodesFileError, match=rf"items\.jsonl: has {said} lines, for 3 rows; it is damaged"):
+        list(CodeSet.open(folder).items())
+
+
 def test_codes_that_the_model_does_not_have_are_not_converted(folder: Path, tmp_path: Path) -> None:
     write(folder)
     about = json.loads((folder / "dataset.json").read_text())
