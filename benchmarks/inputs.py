@@ -29,8 +29,8 @@ def real_inputs(config: TokenizerConfig, count: int, data: Path | None = None) -
     ``walk_g1.csv`` for the G1.
     """
     if config.modality == "motion":
-        name = "walk.csv" if robot_of(config) == H1 else "walk_g1.csv"
-        return _walks(name, config.input_shape[0], count), f"{count} stretches of examples/{name}"
+        walk = "walk.csv" if robot_of(config) == H1 else "walk_g1.csv"
+        return _walks(walk, config.input_shape[0], count), f"{count} stretches of examples/{walk}"
     name, data = _TEST_SETS.get(config.input_shape), data or default_folder()
     if name is not None and (data / name).exists():
         test = open_data(data / name, config)
