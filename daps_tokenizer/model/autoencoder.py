@@ -90,9 +90,17 @@ class Autoencoder(nn.Module):
         width = images.shape[-2]
         return self.mean.repeat(width), self.std.repeat(width)
 
+    def log_prob(self, x: Tensor, codes: Tensor) -> Tensor:
+        """log p(x|z) in nats of each dimension of standardised x, (B, *input_shape), and codes (B, N)."""
+        return self.likelihood.log_prob(self.generative(codes), x)
+
     def log_likelihood(self, x: Tensor, codes: Tensor) -> Tensor:
         """log p(x|z) in nats, (B,), of standardised x (B, *input_shape) and codes (B, N)."""
-        return self.likelihood.log_prob(self.generative(codes), x).flatten(1).sum(1)
+        return self.log_prob(x, codes).flatten(1).sum(1)
+
+    def cell_log_likelihood(self, x: Tensor, codes: Tensor) -> Tensor:
+        """log p(x|z) summed over each code's own cell of the input, (B, N): a part of :meth:`cell_values`."""
+        return self.sum_cells(self.log_prob(x, codes)).reshape(codes.shape)
 
     def cell_values(self, x: Tensor, codes: Tensor) -> CellValues:
         """log p(x|z) and squared error, summed over each code's own cell of the input (see :meth:`sum_cells`).

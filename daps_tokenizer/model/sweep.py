@@ -44,8 +44,9 @@ def objective_of(model: Autoencoder, x: Tensor, objective: Objective) -> Evaluat
     """What a sweep maximises: values per code (B, N) float64 of codes (B, N), for standardised x (B, *input_shape)."""
 
     def evaluate(codes: Tensor) -> Tensor:
-        values = model.cell_values(x, codes)
-        return (values.log_likelihood if objective == "log_likelihood" else -values.squared_error).double()
+        if objective == "log_likelihood":
+            return model.cell_log_likelihood(x, codes).double()
+        return -model.cell_values(x, codes).squared_error.double()
 
     return evaluate
 

@@ -165,7 +165,8 @@ def beta_schedule(initial: float, final: float, progress: float) -> float:
 
 def entropy_of(logits: Tensor) -> Tensor:
     """Entropy in nats, (...), of logits (..., V)."""
-    log_q = logits.log_softmax(-1)
+    # Codes less probable than e^-80 add nothing, and a CPU takes 40 times as long for an exp below the normal floats.
+    log_q = logits.log_softmax(-1).clamp_min(-80.0)
     return -(log_q.exp() * log_q).sum(-1)
 
 

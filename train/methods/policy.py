@@ -73,7 +73,7 @@ class PolicyMethod(Method):
             codes = search.run(model, expand_samples(x, num_samples), codes, logits.detach(), generator).codes
             logits = model.recognition.logits(context, codes).float()
         log_q = logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0]
-        log_p = model.likelihood.log_prob(model.generative(codes), expand_samples(x, num_samples))
+        log_p = model.log_prob(expand_samples(x, num_samples), codes)
         return Rollout(x, codes, logits, log_q, log_p, passes)
 
     def _draw(self, recognition: Recognition, context: Any, x: Tensor, generator: torch.Generator) -> Drawn:
