@@ -104,6 +104,26 @@ def test_a_start_on_the_reference_sees_no_error_and_a_fall_starts_anew(robot: Ro
     assert step.reward.shape == (4,) and (step.reward <= 1).all()
 
 
+def test_an_action_takes_five_control_steps_in_a_straight_line(robot: Robot, walk: Reference) -> None:
+    tracking, twin = (Tracking(Physics(robot), walk, 2, noise=0) for _ in range(2))
+    for each in (tracking, twin):
+        each.reset(np.array([0, 30]))
+    seen = []
+    for number in range(5):  # what is asked within these steps does not count
+        step = tracking.step(np.full((2, ACTIVE), 1.0 if number == 0 else 9.0))
+        seen.append((tracking.action[0, 0], step.reward))
+    np.testing.assert_allclose([correction for correction, _ in seen], [0.2, 0.4, 0.6, 0.8, 1.0])
+    acted = twin.act(np.ones((2, ACTIVE)))
+    np.testing.assert_allclose(twin.state, tracking.state)
+    np.testing.assert_allclose(acted.reward, np.mean([reward for _, reward in seen], 0))
+    np.testing.assert_array_equal(acted.observation, acted.last)
+
+    twin.state[1, 3] = 0.2  # a pelvis on the floor
+    acted = twin.act(np.ones((2, ACTIVE)))
+    assert acted.fell.tolist() == acted.ended.tolist() == [False, True]
+    assert acted.reward[1] < acted.reward[0] / 2 and (twin.goal[1] == 0).all() and acted.last[1, 0] < 0.3
+
+
 def test_windows_are_placed_where_the_robot_is() -> None:
     windows = np.tile(STANDING, (1, 3, 1))
     windows[0, :, 0] = [0, 1, 2]  # along x
@@ -126,10 +146,10 @@ def test_training_resumes_where_it_was_and_the_policy_runs_from_onnx(
         made.train(max_seconds=60, max_steps=steps)
         return made
 
-    first, second = trainer(32), trainer(48)
-    assert (first.steps, second.steps) == (32, 48)
+    first, second = trainer(160), trainer(240)
+    assert (first.steps, second.steps) == (160, 240)
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
-    assert [json.loads(line)["steps"] for line in lines] == [16, 32, 48]
+    assert [json.loads(line)["steps"] for line in lines] == [80, 160, 240]
     moments = [trained.optimiser.state_dict()["state"][0]["step"].item() for trained in (first, second)]
     assert moments == [4, 6]  # Adam's own count was resumed
 
@@ -137,7 +157,7 @@ def test_training_resumes_where_it_was_and_the_policy_runs_from_onnx(
     export_policy(policy, tmp_path / "policy.onnx")
     tracking = Tracking(Physics(robot), walk, 3, noise=0, restart=False)
     observation = tracking.reset(np.array([0, 20, 40]))
-    control = ExportedPolicy(tmp_path / "policy.onnx")(np.zeros((3, 64), np.int32), 53)
+    control = ExportedPolicy(tmp_path / "policy.onnx")(np.zeros((1, 64), np.int32), np.zeros(len(walk)))
     with torch.no_grad():
         expected, _ = policy(policy.normalise(torch.from_numpy(observation)), torch.zeros(3, 1))
     np.testing.assert_allclose(control(observation, tracking.frame), expected.numpy(), atol=1e-5)
@@ -177,7 +197,9 @@ def test_codes_of_standing_are_followed_and_searched_with_physics_as_the_score(
 ) -> None:
     physics = Physics(robot)
     features = compute_features(np.tile(STANDING, (1, 64, 1)), fps=30.0, robot=G1)
-    ran = run_codes(tok, physics, standing, features, seconds=0.5, advance=6)
+    ran = run_codes(
+        tok, physics, standing, features, seconds=0.5, advance=6, search=lambda score: BestOf(2, score=score)
+    )
     assert ran.seconds[0] == 0.5 and ran.reward[0] > 0.5 and np.isfinite(ran.poses).all()
 
     start = np.zeros(1, np.int64)

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmarks.studies.control.policy import WindowCodes
 from benchmarks.studies.control.reference import CLIP_FPS, Reference
 from benchmarks.studies.control.robot import CONTROL_FPS, Robot
 from daps_tokenizer import Clip, Codes, Tokenizer
 from daps_tokenizer.hub import open_model
 from daps_tokenizer.motion.kinematics import heading_quaternion, multiply_quaternions, rotation_about, split_heading
-from daps_tokenizer.search.base import Search
 
 
 def lowered(robot: Robot, clip: np.ndarray) -> np.ndarray:
@@ -25,15 +22,16 @@ def lowered(robot: Robot, clip: np.ndarray) -> np.ndarray:
     return moved
 
 
-def encode_clips(tokenizer: Tokenizer, clips: Sequence[np.ndarray], search: Search | None = None) -> list[Codes]:
+def encode_clips(tokenizer: Tokenizer, clips: Sequence[np.ndarray]) -> list[Codes]:
     """Codes (1, windows, N) of each clip (T, 36), quaternions x y z w, 30 fps."""
-    return [tokenizer.encode(Clip(clip, CLIP_FPS), search=search) for clip in clips]
+    return [tokenizer.encode(Clip(clip, CLIP_FPS)) for clip in clips]
 
 
 def coded_reference(
-    tokenizer: Tokenizer, model: str, robot: Robot, codes: Sequence[Codes]
-) -> tuple[Reference, WindowCodes]:
-    """What codes (1, windows, N) of clips decode to, and the codes as a policy's condition."""
+    tokenizer: Tokenizer, robot: Robot, codes: Sequence[Codes]
+) -> tuple[Reference, np.ndarray, np.ndarray]:
+    """What codes (1, windows, N) of clips decode to, all codes (W, N), and the place of each frame in them, (T,): its
+    window and the share of the window that is over."""
     decoded = [tokenizer.decode_to_clips(each)[0].qpos for each in codes]
     reference = Reference.from_clips(robot, decoded, on_floor=False)
     length, places, window = tokenizer.config.input_shape[0], [], 0
@@ -42,13 +40,7 @@ def coded_reference(
         seconds = np.arange(frames) / CONTROL_FPS
         places.append(window + np.minimum(seconds * CLIP_FPS / length, count - 1e-3))
         window += count
-    table = np.concatenate([each.numpy()[0] for each in codes])
-    condition = WindowCodes(
-        torch.from_numpy(table).long(),
-        torch.from_numpy(np.concatenate(places)).float(),
-        code_vectors(tokenizer, model),
-    )
-    return reference, condition
+    return reference, np.concatenate([each.numpy()[0] for each in codes]), np.concatenate(places)
 
 
 def code_vectors(tokenizer: Tokenizer, model: str) -> Tensor:

@@ -61,12 +61,14 @@ def train(
     if model is None:
         reference, condition = Reference.from_clips(robot, motions), NoCondition()
     else:
-        from benchmarks.studies.control.coded import coded_reference, encode_clips, lowered
+        from benchmarks.studies.control.coded import code_vectors, coded_reference, encode_clips, lowered
         from daps_tokenizer import Tokenizer
 
         tokenizer = Tokenizer.from_pretrained(model)
         codes = encode_clips(tokenizer, [lowered(robot, motion) for motion in motions])
-        reference, condition = coded_reference(tokenizer, model, robot, codes)
+        reference, table, at = coded_reference(tokenizer, robot, codes)
+        vectors = code_vectors(tokenizer, model)
+        condition = WindowCodes(torch.from_numpy(table).long(), torch.from_numpy(at).float(), vectors)
     tracking = Tracking(Physics(robot, threads=threads), reference, robots, seed=seed)
     policy = Policy(tracking.reset().shape[1], condition)
     trainer = Trainer(tracking, policy, PPOConfig(), folder, seed=seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,7 @@ Controller = Callable[[np.ndarray, np.ndarray], np.ndarray]
 class Followed(NamedTuple):
     """Of N robots, each (N,): seconds until a fall or the end, whether it fell, and means over that time: the reward,
     the error of joints in degrees, torques in N·m. ``poses``: (N, T, 36), NaN after a fall. ``last``: qpos and
-    qvel (N, 71). ``cpu_seconds``: of all."""
+    qvel (N, 71)."""
 
     seconds: np.ndarray
     fell: np.ndarray
@@ -30,7 +29,6 @@ class Followed(NamedTuple):
     torque: np.ndarray
     poses: np.ndarray
     last: np.ndarray
-    cpu_seconds: float
 
 
 def servos_only(observation: np.ndarray, frames: np.ndarray) -> np.ndarray:
@@ -55,7 +53,7 @@ def follow(
         control: what corrects the servo targets.
         state: where the robots are (N, 72); on the reference if None.
     """
-    began, count = time.process_time(), round(CONTROL_FPS * seconds)
+    count = round(CONTROL_FPS * seconds)
     observation, robots = tracking.reset(frames), np.arange(len(frames))
     if state is not None:
         tracking.state[:] = state
@@ -89,7 +87,6 @@ def follow(
         torque / each,
         poses,
         last,
-        time.process_time() - began,
     )
 
 
@@ -104,14 +101,14 @@ class ExportedPolicy:
                 f"{path}: is no policy (ONNX) that can be read; `benchmarks control export` writes one"
             ) from error
 
-    def __call__(self, codes: np.ndarray, length: int) -> Controller:
-        """The controller of robots that follow the windows of ``codes`` (B, N), ``length`` control steps each."""
-        codes = codes.astype(np.int64)
+    def __call__(self, codes: np.ndarray, place: np.ndarray) -> Controller:
+        """The controller of robots that follow ``codes`` (W, N); ``place`` (T,) of each frame of the reference: its
+        window and the share of the window that is over."""
+        codes, window = codes.astype(np.int64), place.astype(np.int64)
+        share = (place - window).astype(np.float32)
 
         def control(observation: np.ndarray, frames: np.ndarray) -> np.ndarray:
-            window = np.minimum(frames // length, len(codes) - 1)
-            share = ((frames - window * length) / length).astype(np.float32)
-            inputs = {"observation": observation, "codes": codes[window], "share": share}
+            inputs = {"observation": observation, "codes": codes[window[frames]], "share": share[frames]}
             action: np.ndarray = self._session.run(["action"], inputs)[0]
             return action
 

@@ -13,19 +13,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.studies.control.policy import Policy
-from benchmarks.studies.control.tracking import Tracking
+from benchmarks.studies.control.robot import CONTROL_FPS
+from benchmarks.studies.control.tracking import HOLD, Tracking
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.files import write_bytes_atomically
 
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """How a policy is trained; ``horizon`` · robots samples an iteration."""
+    """How a policy is trained; ``horizon`` · robots actions an iteration."""
 
-    horizon: int = 32
+    horizon: int = 16
     epochs: int = 5
     minibatch: int = 1024
-    gamma: float = 0.97
+    gamma: float = 0.9
     lambda_: float = 0.95
     clip: float = 0.2
     learning_rate: float = 5e-4
@@ -80,7 +81,7 @@ class Trainer:
                 noise = torch.randn(mean.shape, generator=self._generator)
                 actions[t] = mean + deviation * noise
                 log_probs[t] = _log_prob(noise, policy.log_deviation)
-                step = tracking.step(actions[t].numpy())
+                step = tracking.act(actions[t].numpy())
                 rewards[t] = torch.from_numpy(step.reward * (1 - config.gamma)).float()
                 ended[t], fell[t] = torch.from_numpy(step.ended), torch.from_numpy(step.fell)
                 observation = torch.from_numpy(step.observation)
@@ -101,12 +102,12 @@ class Trainer:
         )
         record = self._update(batch)
         policy.normalise.update(observations.flatten(0, 1))
-        self.steps += observations[..., 0].numel()
-        lost = fell.sum().item()
+        samples = HOLD * rewards.numel()
+        self.steps += samples
         return observation, record | {
-            "samples": observations[..., 0].numel(),
+            "samples": samples,
             "reward": rewards.sum().item() / (1 - config.gamma) / rewards.numel(),
-            "seconds_to_fall": rewards.numel() / 50 / max(lost, 1.0),
+            "seconds_to_fall": samples / CONTROL_FPS / max(fell.sum().item(), 1.0),
             "deviation": policy.log_deviation.exp().mean().item(),
         }
 

@@ -26,11 +26,12 @@ from daps_tokenizer.motion.features import compute_features, to_qpos
 from daps_tokenizer.motion.kinematics import clip_to_limits
 from daps_tokenizer.search.base import Found, Score, Search, score_of
 
-# Of codes (B, N) that robots follow, and frames of each in the reference: what corrects the servos.
-ControlOfCodes = Callable[[np.ndarray, int], Controller]
+# Of codes (W, N) that robots follow, and the place of each frame of the reference in them, (T,): its window and the
+# share of the window that is over. What corrects the servos.
+ControlOfCodes = Callable[[np.ndarray, np.ndarray], Controller]
 
 
-def no_correction(codes: np.ndarray, length: int) -> Controller:
+def no_correction(codes: np.ndarray, place: np.ndarray) -> Controller:
     """Servos alone."""
     return servos_only
 
@@ -83,7 +84,9 @@ class PhysicsScore:
             self.physics, reference, len(codes), noise=0, restart=False, judged=_rows(originals, frames, length)
         )
         began = np.arange(len(codes)) * length
-        return follow(tracking, began, seconds=seconds, control=self.control(codes, length), state=state)
+        share = np.arange(length) / CONTROL_FPS * CLIP_FPS / poses.shape[1]
+        control = self.control(codes, (np.arange(len(codes))[:, None] + share).ravel())
+        return follow(tracking, began, seconds=seconds, control=control, state=state)
 
 
 class Ran(NamedTuple):
@@ -105,8 +108,8 @@ def run_codes(
     features: np.ndarray,
     *,
     seconds: float,
-    advance: int = 30,
-    search: Callable[[Score], Search] | None = None,
+    advance: int,
+    search: Callable[[Score], Search],
     control: ControlOfCodes = no_correction,
 ) -> Ran:
     """Follow codes of stretches, window by window.
@@ -118,7 +121,7 @@ def run_codes(
         features: of the same, at 30 fps: (B, frames, F), a window longer than ``seconds``.
         seconds: how long.
         advance: frames at 30 fps until the next window is encoded; a multiple of 3, so that both rates meet.
-        search: makes the search from the score; greedy codes if None.
+        search: makes the search from the score.
         control: what corrects the servos.
     """
     began, length = time.process_time(), tokenizer.config.input_shape[0]
@@ -132,7 +135,7 @@ def run_codes(
         frames = starts[alive] + number * steps
         score = PhysicsScore(tokenizer, physics, originals, state, frames, control)
         windows = features[alive, number * advance : number * advance + length]
-        codes = tokenizer.encode(windows, search=None if search is None else search(score)).numpy()
+        codes = tokenizer.encode(windows, search=search(score)).numpy()
         here = min(steps, count - number * steps)
         found = score.follow(codes.reshape(len(alive), -1), frames, state, seconds=here / CONTROL_FPS)
         total[alive] += found.seconds

@@ -14,6 +14,7 @@ from benchmarks.studies.control.reference import Reference
 from benchmarks.studies.control.robot import ACTIVE, CONTROL_FPS, JOINTS, Physics, split_states, states
 
 AHEAD = (1, 5, 15)  # control steps: the reference's poses that a policy sees
+HOLD = 5  # control steps that an action takes: a policy acts 10 times a second
 _MOST_STEPS = int(10 * CONTROL_FPS)
 _NEAR = 0.5  # m: how much of a distance from the reference's path is observed
 _SCALE = 0.15  # rad: what an action of 1 moves a servo target by
@@ -35,7 +36,7 @@ class RewardWeights:
 
 
 class Step(NamedTuple):
-    """One control step of B robots. ``last``: observations (B, O) before those that ended started anew."""
+    """A control step or an action of B robots. ``last``: observations (B, O) before those that ended started anew."""
 
     observation: np.ndarray
     reward: np.ndarray
@@ -47,8 +48,9 @@ class Step(NamedTuple):
 class Tracking:
     """B robots, each on its own stretch of the reference.
 
-    Actions (B, 15) are residuals of legs and waist: servo target = reference angle of the next frame + 0.15 rad ·
-    action. All other joints get the reference.
+    Actions (B, 15) correct legs and waist: servo target = reference angle of the next frame + 0.15 rad · correction.
+    The correction goes from one action to the next in a straight line of 5 control steps. All other joints get the
+    reference.
 
     Args:
         physics: that steps them.
@@ -89,7 +91,8 @@ class Tracking:
         self.frame = np.zeros(count, np.int64)
         self.began = np.zeros(count, np.int64)
         self.state = np.zeros((count, robot.state_size))
-        self.action = np.zeros((count, ACTIVE))
+        self.action, self.goal = np.zeros((count, ACTIVE)), np.zeros((count, ACTIVE))
+        self._steps = 0
         self.torque = np.zeros((count, JOINTS))
 
     def reset(self, frames: np.ndarray | None = None) -> np.ndarray:
@@ -101,11 +104,11 @@ class Tracking:
     def keep(self, places: np.ndarray) -> None:
         """Go on with these robots only (where no robot starts anew: ``restart=False``)."""
         self.count = len(places)
-        for name in ("frame", "began", "state", "action", "torque"):
+        for name in ("frame", "began", "state", "action", "goal", "torque"):
             setattr(self, name, getattr(self, name)[places])
 
     def observe(self) -> np.ndarray:
-        """Observations (B, O) float32: the robot, its last action, and the reference near its frame."""
+        """Observations (B, O) float32: the robot, its correction, and the reference near its frame."""
         qpos, qvel = split_states(self.state)
         reference, here = self.reference, _local(qpos, qvel)
         now = self.frame
@@ -118,8 +121,12 @@ class Tracking:
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def step(self, action: np.ndarray) -> Step:
-        """Apply actions (B, 15) for one control step."""
-        before, self.action = self.action, np.clip(action, -4, 4).astype(np.float64)
+        """One control step towards the last actions (B, 15); these are taken at every fifth step."""
+        before, done = self.action, self._steps % HOLD
+        if not done:
+            self.goal = np.clip(action, -4, 4).astype(np.float64)
+        self.action = before + (self.goal - before) / (HOLD - done)
+        self._steps += 1
         self.frame = self.frame + 1
         targets = self.reference.qpos[self.frame, 7:].copy()
         targets[:, :ACTIVE] += _SCALE * self.action
@@ -136,6 +143,18 @@ class Tracking:
             self._start(places, None)
             observation = self.observe()
         return Step(observation, reward, fell, ended, last)
+
+    def act(self, action: np.ndarray) -> Step:
+        """Apply actions (B, 15) for 5 control steps; rewards are means over them, none after an end."""
+        reward, fell, ended = np.zeros(self.count), np.zeros(self.count, bool), np.zeros(self.count, bool)
+        last = np.empty(0)
+        for number in range(HOLD):
+            step = self.step(action)
+            reward += step.reward * ~ended / HOLD
+            last = np.where(ended[:, None], last, step.last) if number else step.last
+            fell |= step.fell & ~ended
+            ended |= step.ended
+        return Step(step.observation, reward, fell, ended, last)
 
     def _judge(self, key_positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rewards (B,) and whether a robot has fallen or lost the reference (B,)."""
@@ -174,7 +193,7 @@ class Tracking:
         qvel += 0.5 * self.noise * self._rng.standard_normal(qvel.shape) * np.where(np.arange(35) < 6, 0.3, 1.0)
         self.state[places] = states(qpos, qvel)
         self.frame[places] = self.began[places] = frames
-        self.action[places] = 0.0
+        self.action[places] = self.goal[places] = 0.0
 
     def _count_falls(self, places: np.ndarray, fell: np.ndarray) -> None:
         bins = self.frame[places] // _BIN
