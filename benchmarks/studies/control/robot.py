@@ -126,6 +126,8 @@ def _build(mjcf: Path, gains: ServoGains, timestep: float) -> mujoco.MjModel:
     spec.option.timestep = timestep
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.iterations, spec.option.ls_iterations = 6, 10
+    # Newton's start at each control step would be zero, which is further away than the unconstrained acceleration.
+    spec.option.disableflags = mujoco.mjtDisableBit.mjDSBL_WARMSTART
     for sensor in list(spec.sensors):
         spec.delete(sensor)
     for actuator in list(spec.actuators):
