@@ -153,6 +153,14 @@ def test_training_resumes_where_it_was_and_the_policy_runs_from_onnx(
     moments = [trained.optimiser.state_dict()["state"][0]["step"].item() for trained in (first, second)]
     assert moments == [4, 6]  # Adam's own count was resumed
 
+    with (tmp_path / "log.jsonl").open("a") as log:  # a run that was stopped before it saved, and resumed
+        log.write(lines[1] + "\n")
+    result = CliRunner().invoke(main, ["control", "curve", "--run", str(tmp_path), "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    curve = json.loads((tmp_path / "control_training.json").read_text())
+    assert [row["steps"] for row in curve["rows"]] == [80, 160]
+    assert (tmp_path / "control_training.png").is_file()
+
     policy = second.policy.eval()
     export_policy(policy, tmp_path / "policy.onnx")
     tracking = Tracking(Physics(robot), walk, 3, noise=0, restart=False)
@@ -248,11 +256,12 @@ def test_the_example_draws_the_motion_and_the_robot_that_follows_it(
         (["measure", "--model", "daps-h1-motion"], "no model of the Unitree G1's motion"),
         (["measure", "--model", "daps-mnist", "--walks", "0", "--dances", "0", "--runs", "0"], "no stretches"),
         (["export", "--run", "{tmp}", "-o", "{tmp}/p.onnx"], "expected a policy"),
+        (["curve", "--run", "{tmp}"], "expected the log"),
     ],
 )
 def test_a_wrong_command_gets_one_line(arguments: list[str], reason: str, tmp_path: Path) -> None:
     given = ["control", *(argument.format(tmp=tmp_path) for argument in arguments)]
-    if given[1] != "export":
+    if given[1] not in ("export", "curve"):
         given += ["--data", str(DATA)]
     result = CliRunner().invoke(main, given)
     assert result.exit_code == 2 and reason in result.output and len(result.output.splitlines()) == 1
