@@ -10,17 +10,20 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import save_file
 
 from benchmarks.__main__ import main
 from benchmarks.studies.control.coded import placed
 from benchmarks.studies.control.follow import ExportedPolicy, follow
+from benchmarks.studies.control.imagined import ImaginedConfig, ImaginedTrainer
 from benchmarks.studies.control.measure import choose_stretches
 from benchmarks.studies.control.policy import NoCondition, Policy, WindowCodes, export_policy
-from benchmarks.studies.control.ppo import PPOConfig, Trainer, load_policy, save_policy
+from benchmarks.studies.control.ppo import PPOConfig, PPOTrainer
 from benchmarks.studies.control.reference import Reference, load_g1_clips
 from benchmarks.studies.control.robot import ACTIVE, Physics, Robot, states
 from benchmarks.studies.control.search import Leaning, PhysicsScore, run_codes
 from benchmarks.studies.control.tracking import Tracking
+from benchmarks.studies.control.training import load_network
 from daps_tokenizer import BestOf, Clip, Codes, Tokenizer
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.config import MotionConfig, NormalisationConfig
@@ -134,15 +137,21 @@ def test_windows_are_placed_where_the_robot_is() -> None:
     np.testing.assert_allclose(moved[0, 0, 3:7], start[3:7], atol=1e-9)
 
 
+@pytest.mark.parametrize("by", [ImaginedTrainer, PPOTrainer])
 def test_training_resumes_where_it_was_and_the_policy_runs_from_onnx(
-    robot: Robot, walk: Reference, tmp_path: Path
+    by: type[ImaginedTrainer] | type[PPOTrainer], robot: Robot, walk: Reference, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    config = PPOConfig(horizon=4, epochs=1, minibatch=8)
 
-    def trainer(steps: int) -> Trainer:
+    def trainer(steps: int) -> ImaginedTrainer | PPOTrainer:
         tracking = Tracking(Physics(robot), walk, 4)
-        made = Trainer(tracking, Policy(tracking.reset().shape[1], NoCondition(), hidden=(16, 8)), config, tmp_path)
+        policy = Policy(tracking.reset().shape[1], NoCondition(), hidden=(16, 8), deviation=0.5)
+        made: ImaginedTrainer | PPOTrainer
+        if by is PPOTrainer:
+            made = PPOTrainer(tracking, policy, PPOConfig(horizon=4, epochs=1, minibatch=8), tmp_path)
+        else:
+            config = ImaginedConfig(horizon=4, kept=3, recent=0, dynamics=(2, 8, 3), policy=(2, 8, 2))
+            made = ImaginedTrainer(tracking, policy, config, tmp_path)
         made.train(max_seconds=60, max_steps=steps)
         return made
 
@@ -150,8 +159,9 @@ def test_training_resumes_where_it_was_and_the_policy_runs_from_onnx(
     assert (first.steps, second.steps) == (160, 240)
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["steps"] for line in lines] == [80, 160, 240]
-    moments = [trained.optimiser.state_dict()["state"][0]["step"].item() for trained in (first, second)]
-    assert moments == [4, 6]  # Adam's own count was resumed
+    moments = [trained.optimisers["policy"].state_dict()["state"] for trained in (first, second)]
+    counts = [max(parts["step"].item() for parts in states.values()) for states in moments]
+    assert counts == [4, 6]  # Adam's own count was resumed
 
     with (tmp_path / "log.jsonl").open("a") as log:  # a run that was stopped before it saved, and resumed
         log.write(lines[1] + "\n")
@@ -174,9 +184,9 @@ def test_training_resumes_where_it_was_and_the_policy_runs_from_onnx(
 def test_a_policy_takes_codes_up_without_a_jump(tmp_path: Path) -> None:
     torch.manual_seed(0)
     codes = WindowCodes(torch.randint(9, (2, 12)), torch.tensor([0.0, 0.5, 1.0, 1.5]), torch.randn(12, 9, 4))
-    bare, coded = Policy(7, NoCondition(), hidden=(16, 8)), Policy(7, codes, hidden=(16, 8))
-    save_policy(bare, tmp_path / "policy.safetensors")
-    load_policy(coded, tmp_path / "policy.safetensors")
+    bare, coded = (Policy(7, seen, hidden=(16, 8), deviation=1.0) for seen in (NoCondition(), codes))
+    save_file(bare.state_dict(), tmp_path / "policy.safetensors")
+    load_network(coded, tmp_path / "policy.safetensors")
     observation, frames = torch.randn(4, 7), torch.arange(4)
     before, _ = bare(observation, bare.condition(frames))
     after, _ = coded(observation, coded.condition(frames))

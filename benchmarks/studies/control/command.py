@@ -23,6 +23,13 @@ def control() -> None:
 
 @control.command()
 @click.option("--run", "folder", type=_FOLDER, required=True, help="Where the policy is; resumed if it is there.")
+@click.option(
+    "--by",
+    type=click.Choice(["imagined", "ppo"]),
+    default="imagined",
+    show_default=True,
+    help="Gradients through learned dynamics, or PPO.",
+)
 @click.option("--model", help="Follow what this tokenizer decodes, and see its codes; else the clips themselves.")
 @click.option("--robots", type=click.IntRange(min=2), default=128, show_default=True, help="Simulated at once.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of the simulation.")
@@ -33,6 +40,7 @@ def control() -> None:
 @_DATA
 def train(
     folder: Path,
+    by: str,
     model: str | None,
     robots: int,
     threads: int,
@@ -42,14 +50,16 @@ def train(
     seed: int,
     data: Path | None,
 ) -> None:
-    """Train the policy with PPO on walks; run again to resume."""
+    """Train the policy on walks; run again to resume."""
     import torch
 
+    from benchmarks.studies.control.imagined import ImaginedConfig, ImaginedTrainer
     from benchmarks.studies.control.policy import NoCondition, Policy, WindowCodes
-    from benchmarks.studies.control.ppo import PPOConfig, Trainer
+    from benchmarks.studies.control.ppo import PPOConfig, PPOTrainer
     from benchmarks.studies.control.reference import WALKS, Reference, load_g1_clips
     from benchmarks.studies.control.robot import Physics, Robot
     from benchmarks.studies.control.tracking import Tracking
+    from benchmarks.studies.control.training import Trainer
     from daps_tokenizer.data.place import data_folder
 
     torch.manual_seed(seed)
@@ -70,8 +80,13 @@ def train(
         vectors = code_vectors(tokenizer, model)
         condition = WindowCodes(torch.from_numpy(table).long(), torch.from_numpy(at).float(), vectors)
     tracking = Tracking(Physics(robot, threads=threads), reference, robots, seed=seed)
-    policy = Policy(tracking.reset().shape[1], condition)
-    trainer = Trainer(tracking, policy, PPOConfig(), folder, seed=seed)
+    observations = tracking.reset().shape[1]
+    trainer: Trainer
+    if by == "ppo":
+        trainer = PPOTrainer(tracking, Policy(observations, condition, deviation=1.0), PPOConfig(), folder, seed=seed)
+    else:
+        policy = Policy(observations, condition, deviation=0.5)
+        trainer = ImaginedTrainer(tracking, policy, ImaginedConfig(), folder, seed=seed)
     trainer.train(max_seconds=max_seconds, max_steps=max_steps)
     click.echo(f"{trainer.steps:,.0f} control steps; {folder}")
 
@@ -85,7 +100,7 @@ def export(folder: Path, model: str | None, output: Path) -> None:
     import torch
 
     from benchmarks.studies.control.policy import NoCondition, Policy, WindowCodes, export_policy
-    from benchmarks.studies.control.ppo import load_policy, policy_size
+    from benchmarks.studies.control.training import load_network, policy_size
     from daps_tokenizer.errors import OutputExistsError
 
     if output.exists():
@@ -99,7 +114,7 @@ def export(folder: Path, model: str | None, output: Path) -> None:
         condition = WindowCodes(torch.zeros(1, len(vectors), dtype=torch.long), torch.zeros(1), vectors)
     path = folder / "policy.safetensors"
     policy = Policy(policy_size(path), condition)
-    load_policy(policy, path)
+    load_network(policy, path)
     export_policy(policy, output)
     click.echo(output)
 

@@ -6,9 +6,11 @@ Everything is an array over robots; a robot that fell, or has come to its clip's
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from benchmarks.studies.control.reference import Reference
 from benchmarks.studies.control.robot import ACTIVE, CONTROL_FPS, JOINTS, Physics, split_states, states
@@ -16,9 +18,15 @@ from benchmarks.studies.control.robot import ACTIVE, CONTROL_FPS, JOINTS, Physic
 AHEAD = (1, 5, 15)  # control steps: the reference's poses that a policy sees
 HOLD = 5  # control steps that an action takes: a policy acts 10 times a second
 _MOST_STEPS = int(10 * CONTROL_FPS)
+LOCAL = 10  # numbers of a pelvis, see _local
+STATE = 72  # numbers of what is seen of a robot
 _NEAR = 0.5  # m: how much of a distance from the reference's path is observed
+MOST_ACTION = 4.0
 _SCALE = 0.15  # rad: what an action of 1 moves a servo target by
 _BIN = int(CONTROL_FPS)  # frames whose starts are equally probable
+
+
+Array = TypeVar("Array", np.ndarray, Tensor)
 
 
 @dataclass(frozen=True)
@@ -81,12 +89,13 @@ class Tracking:
         self._limits = robot.limits
         self._rng = np.random.default_rng(seed)
         ends = reference.clip_starts[1:]
-        self._ends = np.repeat(ends, np.diff(reference.clip_starts))  # of each frame's clip
+        self.ends = np.repeat(ends, np.diff(reference.clip_starts))  # of each frame's clip
         frames = np.arange(len(reference))
-        self._startable = frames[frames < self._ends - 2 * CONTROL_FPS]
+        self._startable = frames[frames < self.ends - 2 * CONTROL_FPS]
         self._bins = self._startable // _BIN
         self._failures = np.full(len(reference) // _BIN + 1, 0.5)  # share of starts in a bin that fell, smoothed
         self._reference_local = _local(reference.qpos, reference.qvel)
+        self.ahead = self._look_ahead()
         self._judged_local = _local(self.judged.qpos, self.judged.qvel)
         self.frame = np.zeros(count, np.int64)
         self.began = np.zeros(count, np.int64)
@@ -107,24 +116,29 @@ class Tracking:
         for name in ("frame", "began", "state", "action", "goal", "torque"):
             setattr(self, name, getattr(self, name)[places])
 
-    def observe(self) -> np.ndarray:
-        """Observations (B, O) float32: the robot, its correction, and the reference near its frame."""
-        qpos, qvel = split_states(self.state)
-        reference, here = self.reference, _local(qpos, qvel)
-        now = self.frame
-        place, heading = _distance(qpos, reference.qpos[now])
-        parts = [here, qpos[:, 7:], 0.1 * qvel[:, 6:], self.action, np.clip(place, -_NEAR, _NEAR), heading]
+    def _look_ahead(self) -> Tensor:
+        """What observations have of the reference at each frame, (T, O - 87)."""
+        reference, now = self.reference, np.arange(len(self.reference))
+        parts = []
         for ahead in AHEAD:
-            then = np.minimum(now + ahead, self._ends[now] - 1)
-            parts += [self._reference_local[then], reference.qpos[then, 7:] - (qpos[:, 7:] if ahead == 1 else 0)]
-        parts += [0.1 * reference.qvel[now, 6:], self._reference_local[now] - here]
-        return np.concatenate(parts, axis=1).astype(np.float32)
+            then = np.minimum(now + ahead, self.ends - 1)
+            parts += [reference.qpos[then, 7:], self._reference_local[then]]
+        parts += [0.1 * reference.qvel[:, 6:], self._reference_local]
+        return torch.from_numpy(np.concatenate(parts, 1)).float()
+
+    def observe(self) -> np.ndarray:
+        """Observations (B, O) float32: the robot (72), its correction (15), and the reference near its frame."""
+        qpos, qvel = split_states(self.state)
+        place, heading = _distance(qpos, self.reference.qpos[self.frame])
+        seen = (_local(qpos, qvel), qpos[:, 7:], 0.1 * qvel[:, 6:], np.clip(place, -_NEAR, _NEAR), heading)
+        state, action = (torch.from_numpy(part).float() for part in (np.concatenate(seen, 1), self.action))
+        return observation_of(state, action, self.ahead[self.frame]).numpy()
 
     def step(self, action: np.ndarray) -> Step:
         """One control step towards the last actions (B, 15); these are taken at every fifth step."""
         before, done = self.action, self._steps % HOLD
         if not done:
-            self.goal = np.clip(action, -4, 4).astype(np.float64)
+            self.goal = np.clip(action, -MOST_ACTION, MOST_ACTION).astype(np.float64)
         self.action = before + (self.goal - before) / (HOLD - done)
         self._steps += 1
         self.frame = self.frame + 1
@@ -134,7 +148,7 @@ class Tracking:
         self.torque = sensors[:, -JOINTS:]
         reward, fell = self._judge(sensors[:, :-JOINTS])
         reward -= self.weights.action_change * np.square(self.action - before).mean(1)
-        late = (self.frame - self.began >= _MOST_STEPS) | (self.frame + 1 >= self._ends[self.frame])
+        late = (self.frame - self.began >= _MOST_STEPS) | (self.frame + 1 >= self.ends[self.frame])
         ended = fell | late
         last = observation = self.observe()
         if self.restart and ended.any():
@@ -162,22 +176,14 @@ class Tracking:
         reference, frame, weights = self.judged, self.frame, self.weights
         here, there = _local(qpos, qvel), self._judged_local[frame]
         place, heading = _distance(qpos, reference.qpos[frame])
-        tilt = np.square(here[:, 1:4] - there[:, 1:4]).sum(1)
-        height = here[:, 0] - there[:, 0]
         bodies = np.square(key_positions - reference.key_positions[frame]).sum(1) / (key_positions.shape[1] / 3)
-        errors = {
-            "joints": np.square(qpos[:, 7:] - reference.qpos[frame, 7:]).mean(1),
-            "bodies": bodies,
-            "tilt": tilt,
-            "height": np.square(height),
-            "velocity": np.square(here[:, 4:7] - there[:, 4:7]).sum(1),
-            "turning": np.square(here[:, 7:] - there[:, 7:]).sum(1),
-            "path": np.square(place).sum(1) + np.square(heading[:, 0]),
-        }
-        reward = np.zeros(self.count)
-        for name, error in errors.items():
-            weight, scale = getattr(weights, name)
-            reward += weight * np.exp(-error / scale**2)
+        errors = tracking_errors(here, there, qpos[:, 7:] - reference.qpos[frame, 7:], place, heading)
+        reward = sum(
+            weight * np.exp(-error / scale**2)
+            for name, error in (errors | {"bodies": bodies}).items()
+            for weight, scale in [getattr(weights, name)]
+        )
+        height, tilt = here[:, 0] - there[:, 0], errors["tilt"]
         fell = (np.abs(height) > 0.25) | (tilt > 0.8**2) | (bodies > 0.35**2) | ~np.isfinite(reward)
         return np.nan_to_num(reward), fell
 
@@ -199,6 +205,37 @@ class Tracking:
         bins = self.frame[places] // _BIN
         rates = self._failures
         rates[bins] = 0.9 * rates[bins] + 0.1 * np.where(fell[places], 1.0, 0.0)
+
+
+def observation_of(state: Tensor, action: Tensor, ahead: Tensor) -> Tensor:
+    """Observations (B, O) of what is seen of robots (B, 72), their corrections (B, 15), and the reference (B, O - 87).
+
+    The next pose of the reference and its pelvis now are seen as differences from the robot's.
+    """
+    joints, between, local = ahead.split([JOINTS, ahead.shape[1] - JOINTS - LOCAL, LOCAL], 1)
+    here = state[:, :LOCAL]
+    return torch.cat([state, action, joints - state[:, LOCAL : LOCAL + JOINTS], between, local - here], 1)
+
+
+def tracking_errors(here: Array, there: Array, joints: Array, place: Array, heading: Array) -> dict[str, Array]:
+    """Squared errors (B,) by their name in :class:`RewardWeights`; all but those of bodies.
+
+    Args:
+        here: height, direction down, velocity and angular velocity of robots' pelvises, (B, 10).
+        there: those of the reference.
+        joints: differences of angles (B, 29).
+        place: from robots to the reference (B, 2).
+        heading: the same, sine and 1 - cosine (B, 2).
+    """
+    off = (here - there) ** 2
+    return {
+        "joints": (joints**2).mean(1),
+        "tilt": off[:, 1:4].sum(1),
+        "height": off[:, 0],
+        "velocity": off[:, 4:7].sum(1),
+        "turning": off[:, 7:].sum(1),
+        "path": (place**2).sum(1) + heading[:, 0] ** 2,
+    }
 
 
 def _local(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
