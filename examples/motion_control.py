@@ -22,7 +22,6 @@ from benchmarks.studies.control.follow import ExportedPolicy
 from benchmarks.studies.control.measure import WAYS, follow_stretches
 from benchmarks.studies.control.reference import CLIP_FPS
 from benchmarks.studies.control.robot import CONTROL_FPS, Physics, Robot
-from benchmarks.studies.control.search import no_correction
 from daps_tokenizer import Clip, Codes, Generator, Tokenizer, sample_motion
 from daps_tokenizer.data.place import default_folder
 from daps_tokenizer.errors import DapsError, InputError
@@ -39,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--generator", default="daps-g1-text", help="draws the codes of --text")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--model", default="daps-g1-motion", help="the tokenizer")
-    parser.add_argument("--way", choices=WAYS, default="greedy", help="what the servos get")
-    parser.add_argument("--policy", type=Path, help="ONNX, from `python -m benchmarks control export`")
+    parser.add_argument("--way", choices=WAYS[:-1], default="greedy", help="what the servos get")
+    parser.add_argument("--policy", type=Path, help="follows greedy codes: ONNX, from `benchmarks control export`")
     parser.add_argument("--mjcf", type=Path, default=default_folder() / "g1" / "g1_kinematics.xml")
     parser.add_argument("--seconds", type=float, default=5.0, help="at most")
     parser.add_argument("-o", "--output", type=Path, default=Path("followed.gif"))
@@ -58,17 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         clip = Clip.load(chosen.motion)
     if clip.robot.joint_names != G1.joint_names:
         raise InputError(f"{chosen.motion}: a motion of the {clip.robot.name}; expected one of the Unitree G1")
-    control = no_correction if chosen.policy is None else ExportedPolicy(chosen.policy)
+    way, policy = (chosen.way, None) if chosen.policy is None else ("policy", ExportedPolicy(chosen.policy))
     poses = lowered(robot, clip.at(CLIP_FPS).qpos)
     seconds = min(chosen.seconds, len(poses) / CLIP_FPS)
-    ran, original = follow_stretches(
-        tokenizer, Physics(robot), poses[None], chosen.way, seconds=seconds, control=control
-    )
+    ran, original = follow_stretches(tokenizer, Physics(robot), poses[None], way, seconds=seconds, policy=policy)
     up = max(2, round(ran.seconds[0] * CONTROL_FPS))
     shown = [original[0, :up], np.nan_to_num(ran.poses[0, :up])]
     for poses in shown:
         poses[:, 3:7] = poses[:, [4, 5, 6, 3]]  # MuJoCo's order is w x y z
-    picture = animate(shown, ["motion", f"simulated, {chosen.way}"], fps=CONTROL_FPS, robot=G1)
+    picture = animate(shown, ["motion", f"simulated, {way}"], fps=CONTROL_FPS, robot=G1)
     write_bytes_atomically(chosen.output, picture, overwrite=False)
     print(f"followed for {ran.seconds[0]:.1f} of {seconds:.1f} s, joints {ran.joint_error[0]:.1f} degrees off")
     print(chosen.output)

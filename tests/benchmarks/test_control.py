@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 
 from benchmarks.__main__ import main
 from benchmarks.studies.control.coded import placed
-from benchmarks.studies.control.follow import ExportedPolicy, follow
+from benchmarks.studies.control.follow import Controller, ExportedPolicy, follow
 from benchmarks.studies.control.imagined import ImaginedConfig, ImaginedTrainer
-from benchmarks.studies.control.measure import choose_stretches
+from benchmarks.studies.control.measure import choose_stretches, follow_stretches
 from benchmarks.studies.control.policy import NoCondition, Policy, WindowCodes, export_policy
 from benchmarks.studies.control.ppo import PPOConfig, PPOTrainer
 from benchmarks.studies.control.reference import Reference, load_g1_clips
 from benchmarks.studies.control.robot import ACTIVE, Physics, Robot, states
-from benchmarks.studies.control.search import Leaning, PhysicsScore, run_codes
+from benchmarks.studies.control.search import Leaning, PhysicsScore, Ran, run_codes
 from benchmarks.studies.control.tracking import Tracking
 from benchmarks.studies.control.training import load_network
 from daps_tokenizer import BestOf, Clip, Codes, Tokenizer
@@ -175,7 +175,8 @@ def test_training_resumes_where_it_was_and_the_policy_runs_from_onnx(
     export_policy(policy, tmp_path / "policy.onnx")
     tracking = Tracking(Physics(robot), walk, 3, noise=0, restart=False)
     observation = tracking.reset(np.array([0, 20, 40]))
-    control = ExportedPolicy(tmp_path / "policy.onnx")(np.zeros((1, 64), np.int32), np.zeros(len(walk)))
+    exported = ExportedPolicy(tmp_path / "policy.onnx")
+    control = exported(np.zeros((1, 64), np.int32), np.zeros(len(walk)))
     with torch.no_grad():
         expected, _ = policy(policy.normalise(torch.from_numpy(observation)), torch.zeros(3, 1))
     np.testing.assert_allclose(control(observation, tracking.frame), expected.numpy(), atol=1e-5)
@@ -230,6 +231,31 @@ def test_codes_of_standing_are_followed_and_searched_with_physics_as_the_score(
         found = tok.search(window, search)
         (better,) = score(window, tok.decode_distribution(found.codes), found.codes.numpy())
         assert found.gain[0] >= 0 and better == pytest.approx(value + found.gain[0])
+
+
+def test_a_policy_sees_the_codes_of_each_frame_and_corrects_what_greedy_codes_do(robot: Robot, tok: Tokenizer) -> None:
+    seen = []
+
+    class Doing(ExportedPolicy):
+        def __init__(self, action: float) -> None:
+            self.action = action
+
+        def __call__(self, codes: np.ndarray, place: np.ndarray) -> Controller:
+            seen.append((codes, place))
+            return lambda observation, frames: np.full((len(observation), ACTIVE), self.action)
+
+    def run(way: str, policy: ExportedPolicy | None = None) -> Ran:
+        stretches = np.tile(STANDING, (2, 40, 1))
+        return follow_stretches(tok, Physics(robot), stretches, way, seconds=0.4, policy=policy)[0]
+
+    greedy, idle, pushed = run("greedy"), run("policy", Doing(0.0)), run("policy", Doing(1.0))
+    np.testing.assert_array_equal(greedy.poses, idle.poses)
+    assert np.abs(pushed.poses - greedy.poses).max() > 0.01
+    codes, place = seen[0]
+    assert codes.shape == (4, 64)  # two stretches of 44 frames, which are two windows each
+    assert place[0] == 0 and 0.99 < place[53] < 1 < place[54] and place[len(place) // 2] == 2
+    with pytest.raises(InputError, match="no policy to follow codes with"):
+        run("policy")
 
 
 def test_the_example_draws_the_motion_and_the_robot_that_follows_it(

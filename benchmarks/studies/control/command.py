@@ -135,8 +135,14 @@ def curve(folder: Path, out: Path, name: str) -> None:
 
 @control.command()
 @click.option("--model", required=True, help="A tokenizer of G1 motion.")
-@click.option("--policy", type=_FOLDER, help="Corrects the servos: ONNX, from `control export`; else servos alone.")
-@click.option("--way", "ways", multiple=True, type=click.Choice(["original", "greedy", "searched", "mpc"]))
+@click.option("--policy", "path", type=_FOLDER, help="ONNX, from `control export`; of the way `policy`.")
+@click.option(
+    "--way",
+    "ways",
+    multiple=True,
+    type=click.Choice(["original", "greedy", "searched", "mpc", "policy"]),
+    help="Repeatable. Default: all without --policy, else `policy` alone.",
+)
 @click.option("--walks", type=click.IntRange(min=0), default=4, show_default=True, help="Stretches of walking.")
 @click.option("--dances", type=click.IntRange(min=0), default=3, show_default=True)
 @click.option("--runs", type=click.IntRange(min=0), default=3, show_default=True)
@@ -148,7 +154,7 @@ def curve(folder: Path, out: Path, name: str) -> None:
 @_DATA
 def measure(
     model: str,
-    policy: Path | None,
+    path: Path | None,
     ways: tuple[str, ...],
     walks: int,
     dances: int,
@@ -166,7 +172,6 @@ def measure(
     from benchmarks.studies.control.measure import WAYS, write_measured
     from benchmarks.studies.control.measure import measure as measure_ways
     from benchmarks.studies.control.robot import Physics, Robot
-    from benchmarks.studies.control.search import no_correction
     from benchmarks.studies.probes import weights_sha256
     from daps_tokenizer import Tokenizer
     from daps_tokenizer.data.place import data_folder
@@ -184,16 +189,15 @@ def measure(
         place,
         counts=counts,
         seconds=seconds,
-        ways=ways or WAYS,
+        ways=ways or (WAYS[:-1] if path is None else WAYS[-1:]),
         seed=seed,
         candidates=candidates,
-        control=no_correction if policy is None else ExportedPolicy(policy),
+        policy=path and ExportedPolicy(path),
     )
     machine = describe_machine() | {"mujoco": importlib.metadata.version("mujoco")}
     about: dict[str, object] = {
         "model": tokenizer.config.name,
         "model_sha256": weights_sha256(model),
-        "policy": policy and policy.name,
         "stretch_seconds": seconds,
         "seed": seed,
     }

@@ -12,20 +12,20 @@ import numpy as np
 
 from benchmarks.reports import report, table, write_report
 from benchmarks.studies.control.coded import coded_reference, encode_clips, lowered
-from benchmarks.studies.control.follow import follow, servos_only
+from benchmarks.studies.control.follow import ExportedPolicy, follow, servos_only
 from benchmarks.studies.control.reference import CLIP_FPS, HELD_OUT, Reference, load_g1_clips
 from benchmarks.studies.control.robot import CONTROL_FPS, Physics, states
-from benchmarks.studies.control.search import ControlOfCodes, Leaning, Ran, no_correction, run_codes
+from benchmarks.studies.control.search import Leaning, Ran, run_codes
 from benchmarks.studies.control.tracking import Tracking
 from daps_tokenizer import LocalSearch, Tokenizer
-from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.motion.features import compute_features
 from daps_tokenizer.motion.robots import G1, robot_of
 from daps_tokenizer.search.base import Score, Search
 
 _UPRIGHT = 0.6  # m: a pelvis is above it wherever stretches are taken from
 _MEASURED = ("seconds", "reward", "joint_error", "torque", "processor_seconds")
-WAYS = ("original", "greedy", "searched", "mpc")
+WAYS = ("original", "greedy", "searched", "mpc", "policy")
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ def measure(
     *,
     counts: dict[str, int],
     seconds: float,
-    ways: tuple[str, ...] = WAYS,
+    ways: tuple[str, ...],
     seed: int = 0,
     candidates: int = 24,
-    control: ControlOfCodes = no_correction,
+    policy: ExportedPolicy | None = None,
 ) -> list[Row]:
     """Follow stretches of held-out clips in several ways.
 
@@ -71,7 +71,7 @@ def measure(
         ways: of :data:`WAYS`.
         seed: of the choice of stretches.
         candidates: of sampling MPC, a round.
-        control: what corrects the servos where codes are followed.
+        policy: that follows greedy codes, of the way ``policy``.
 
     Raises:
         ConfigError: a model of other motion than the G1's.
@@ -92,7 +92,7 @@ def measure(
     rows = []
     for way in ways:
         ran, _ = follow_stretches(
-            tokenizer, physics, np.stack(stretches), way, seconds=seconds, candidates=candidates, control=control
+            tokenizer, physics, np.stack(stretches), way, seconds=seconds, candidates=candidates, policy=policy
         )
         for place in range(len(stretches)):
             figures = (ran.seconds, ran.reward, ran.joint_error, ran.torque)
@@ -110,7 +110,7 @@ def follow_stretches(
     *,
     seconds: float,
     candidates: int = 24,
-    control: ControlOfCodes = no_correction,
+    policy: ExportedPolicy | None = None,
 ) -> tuple[Ran, np.ndarray]:
     """Follow stretches (B, T, 36) in one of :data:`WAYS`; one that is too short for it ends with its last pose held.
 
@@ -122,18 +122,20 @@ def follow_stretches(
     lasting = np.take(stretches, np.minimum(np.arange(frames), stretches.shape[1] - 1), axis=1)
     originals = Reference.from_clips(physics.robot, list(lasting), on_floor=False)
     poses = originals.qpos.reshape(len(stretches), -1, 36)
-    if way in ("original", "greedy"):
+    if way == "policy" and policy is None:
+        raise InputError("no policy to follow codes with; expected one (ONNX) that `benchmarks control export` wrote")
+    if way in ("original", "greedy", "policy"):
         began, starts = time.process_time(), originals.clip_starts[:-1]
-        reference, correct = originals, servos_only
-        if way == "greedy":
+        reference, control = originals, servos_only
+        if way != "original":
             reference, *codes = coded_reference(tokenizer, physics.robot, encode_clips(tokenizer, lasting))
-            correct = control(*codes)
+            control = servos_only if policy is None or way == "greedy" else policy(*codes)
         tracking = Tracking(physics, reference, len(stretches), noise=0, restart=False, judged=originals)
         found = follow(
             tracking,
             starts,
             seconds=seconds,
-            control=correct,
+            control=control,
             state=states(originals.qpos[starts], originals.qvel[starts]),
         )
         spent = (time.process_time() - began) / max(found.seconds.sum(), 1 / CONTROL_FPS)
@@ -145,9 +147,7 @@ def follow_stretches(
     }
     advance, search = searches[way]
     features = compute_features(lasting, fps=CLIP_FPS, robot=robot)
-    ran = run_codes(
-        tokenizer, physics, originals, features, seconds=seconds, advance=advance, search=search, control=control
-    )
+    ran = run_codes(tokenizer, physics, originals, features, seconds=seconds, advance=advance, search=search)
     return ran, poses
 
 
@@ -190,7 +190,8 @@ def write_measured(
         "the original's height, tilted 47 degrees against it, or its limbs are 35 cm off. Reward, joint error and "
         "torque (mean of 29 joints) are those until the fall. Original: servos get the angles of the clip itself. "
         "Greedy: what the greedy codes of the clip decode to. Searched, a window a second: one sweep of local search, "
-        "the simulator as the score. MPC: the cross-entropy method over codes, anew every 0.2 s. The last column is "
+        "the simulator as the score. MPC: the cross-entropy method over codes, anew every 0.2 s. Policy: greedy codes, "
+        "and a trained policy corrects legs and waist. The last column is "
         "processor time for a second of one robot's motion.",
         machine=machine,
     )

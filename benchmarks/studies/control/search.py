@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.studies.control.coded import placed
-from benchmarks.studies.control.follow import Controller, Followed, follow, servos_only
+from benchmarks.studies.control.follow import Followed, follow
 from benchmarks.studies.control.reference import CLIP_FPS, Reference
 from benchmarks.studies.control.robot import ACTIVE, CONTROL_FPS, Physics, states
 from benchmarks.studies.control.tracking import Tracking
@@ -25,15 +25,6 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.motion.features import compute_features, to_qpos
 from daps_tokenizer.motion.kinematics import clip_to_limits
 from daps_tokenizer.search.base import Found, Score, Search, score_of
-
-# Of codes (W, N) that robots follow, and the place of each frame of the reference in them, (T,): its window and the
-# share of the window that is over. What corrects the servos.
-ControlOfCodes = Callable[[np.ndarray, np.ndarray], Controller]
-
-
-def no_correction(codes: np.ndarray, place: np.ndarray) -> Controller:
-    """Servos alone."""
-    return servos_only
 
 
 @dataclass
@@ -50,7 +41,6 @@ class PhysicsScore:
         originals: stretches in a row.
         state: where the robots are now, one for each window of the search, (B, 72).
         frames: of the originals, at 50 Hz, at which the windows begin, (B,).
-        control: what corrects the servos.
     """
 
     tokenizer: Tokenizer
@@ -58,7 +48,6 @@ class PhysicsScore:
     originals: Reference
     state: np.ndarray
     frames: np.ndarray
-    control: ControlOfCodes = no_correction
 
     def __call__(self, inputs: np.ndarray, decoded: Decoded, codes: np.ndarray) -> np.ndarray:
         """Scores (K · B,) of codes (K · B, N), the B windows in their order K times."""
@@ -84,9 +73,7 @@ class PhysicsScore:
             self.physics, reference, len(codes), noise=0, restart=False, judged=_rows(originals, frames, length)
         )
         began = np.arange(len(codes)) * length
-        share = np.arange(length) / CONTROL_FPS * CLIP_FPS / poses.shape[1]
-        control = self.control(codes, (np.arange(len(codes))[:, None] + share).ravel())
-        return follow(tracking, began, seconds=seconds, control=control, state=state)
+        return follow(tracking, began, seconds=seconds, state=state)
 
 
 class Ran(NamedTuple):
@@ -110,7 +97,6 @@ def run_codes(
     seconds: float,
     advance: int,
     search: Callable[[Score], Search],
-    control: ControlOfCodes = no_correction,
 ) -> Ran:
     """Follow codes of stretches, window by window.
 
@@ -122,7 +108,6 @@ def run_codes(
         seconds: how long.
         advance: frames at 30 fps until the next window is encoded; a multiple of 3, so that both rates meet.
         search: makes the search from the score.
-        control: what corrects the servos.
     """
     began, length = time.process_time(), tokenizer.config.input_shape[0]
     starts, alive = originals.clip_starts[:-1], np.arange(len(features))
@@ -133,7 +118,7 @@ def run_codes(
     poses = np.full((len(features), count, 36), np.nan)
     for number in range(-(-count // steps)):
         frames = starts[alive] + number * steps
-        score = PhysicsScore(tokenizer, physics, originals, state, frames, control)
+        score = PhysicsScore(tokenizer, physics, originals, state, frames)
         windows = features[alive, number * advance : number * advance + length]
         codes = tokenizer.encode(windows, search=search(score)).numpy()
         here = min(steps, count - number * steps)
