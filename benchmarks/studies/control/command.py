@@ -85,8 +85,7 @@ def train(
     if by == "ppo":
         trainer = PPOTrainer(tracking, Policy(observations, condition, deviation=1.0), PPOConfig(), folder, seed=seed)
     else:
-        policy = Policy(observations, condition, deviation=0.5)
-        trainer = ImaginedTrainer(tracking, policy, ImaginedConfig(), folder, seed=seed)
+        trainer = ImaginedTrainer(tracking, Policy(observations, condition), ImaginedConfig(), folder, seed=seed)
     trainer.train(max_seconds=max_seconds, max_steps=max_steps)
     click.echo(f"{trainer.steps:,.0f} control steps; {folder}")
 
@@ -192,7 +191,7 @@ def measure(
         ways=ways or (WAYS[:-1] if path is None else WAYS[-1:]),
         seed=seed,
         candidates=candidates,
-        policy=path and ExportedPolicy(path),
+        policy=None if path is None else ExportedPolicy(path),
     )
     machine = describe_machine() | {"mujoco": importlib.metadata.version("mujoco")}
     about: dict[str, object] = {

@@ -51,9 +51,8 @@ class Dynamics(nn.Module):
 
     def __init__(self, observations: int, hidden: int = 384) -> None:
         super().__init__()
-        sizes = (observations + ACTIVE, hidden, hidden, STATE)
-        layers = [nn.Linear(*sizes[i : i + 2]) for i in range(3)]
-        self.net = nn.Sequential(layers[0], nn.ELU(), layers[1], nn.ELU(), layers[2])
+        layers = (nn.Linear(observations + ACTIVE, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU())
+        self.net = nn.Sequential(*layers, nn.Linear(hidden, STATE))
         self.register_buffer("scale", torch.ones(STATE))  # standard deviations of changes
 
     def forward(self, state: Tensor, observation: Tensor, action: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.reports import report, table, write_report
 from benchmarks.studies.control.coded import coded_reference, encode_clips, lowered
-from benchmarks.studies.control.follow import ExportedPolicy, follow, servos_only
+from benchmarks.studies.control.follow import Controller, ExportedPolicy, follow, servos_only
 from benchmarks.studies.control.reference import CLIP_FPS, HELD_OUT, Reference, load_g1_clips
 from benchmarks.studies.control.robot import CONTROL_FPS, Physics, states
 from benchmarks.studies.control.search import Leaning, Ran, run_codes
@@ -126,10 +126,11 @@ def follow_stretches(
         raise InputError("no policy to follow codes with; expected one (ONNX) that `benchmarks control export` wrote")
     if way in ("original", "greedy", "policy"):
         began, starts = time.process_time(), originals.clip_starts[:-1]
-        reference, control = originals, servos_only
+        reference = originals
+        control: Controller = servos_only
         if way != "original":
             reference, *codes = coded_reference(tokenizer, physics.robot, encode_clips(tokenizer, lasting))
-            control = servos_only if policy is None or way == "greedy" else policy(*codes)
+            control = policy(*codes) if policy is not None and way == "policy" else servos_only
         tracking = Tracking(physics, reference, len(stretches), noise=0, restart=False, judged=originals)
         found = follow(
             tracking,

@@ -97,7 +97,7 @@ class Policy(nn.Module):
         condition: NoCondition | WindowCodes,
         *,
         hidden: tuple[int, ...] = (256, 128),
-        deviation: float,
+        deviation: float = 0.5,
     ) -> None:
         super().__init__()
         self.normalise = Normaliser(observations)
