@@ -33,12 +33,12 @@ class ImaginedConfig:
     """How policy and dynamics are trained. Of each: updates an iteration, robots in each, actions in a row."""
 
     horizon: int = 8  # actions of each robot an iteration
-    kept: int = 120  # iterations that dynamics are learned from
+    kept: int = 60  # iterations that dynamics are learned from
     recent: int = 8  # iterations that imagined motions start from
-    dynamics: tuple[int, int, int] = (25, 256, 4)
-    policy: tuple[int, int, int] = (10, 256, 10)
+    dynamics: tuple[int, int, int] = (50, 256, 4)
+    policy: tuple[int, int, int] = (8, 192, 8)
     dynamics_rate: float = 1e-3
-    policy_rate: float = 1e-3
+    policy_rate: float = 5e-4
     gamma: float = 0.95
     action: float = 0.005  # cost of a squared action, mean over joints
     max_norm: float = 0.5
