@@ -119,17 +119,18 @@ def export(folder: Path, model: str | None, output: Path) -> None:
 
 
 @control.command()
-@click.option("--run", "folder", type=_FOLDER, required=True, help="Where `control train` put the policy.")
+@click.option("--run", "folders", type=_FOLDER, multiple=True, required=True, help="Of `control train`; repeatable.")
 @click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
 @click.option("--name", default="control_training", show_default=True, help="Of the report.")
-def curve(folder: Path, out: Path, name: str) -> None:
+def curve(folders: tuple[Path, ...], out: Path, name: str) -> None:
     """Write how training went: a table and a picture."""
     from benchmarks.reports import command_line, show
-    from benchmarks.studies.control.curve import read_log, write_curve
+    from benchmarks.studies.control.curve import read_log, write_curves
     from daps_tokenizer.evaluation.timing import describe_machine
 
     machine = describe_machine() | {"mujoco": importlib.metadata.version("mujoco")}
-    show(write_curve(out, name, read_log(folder / "log.jsonl"), machine, [command_line()]))
+    logs = {folder.name: read_log(folder / "log.jsonl") for folder in folders}
+    show(write_curves(out, name, logs, machine, [command_line()]))
 
 
 @control.command()

@@ -29,28 +29,15 @@ def read_log(path: Path) -> list[dict[str, float]]:
     return kept[::-1]
 
 
-def write_curve(
-    folder: Path, name: str, log: list[dict[str, float]], machine: dict[str, str], commands: list[str]
+def write_curves(
+    folder: Path, name: str, logs: dict[str, list[dict[str, float]]], machine: dict[str, str], commands: list[str]
 ) -> list[Path]:
-    """Write ``NAME.json``, ``NAME.md`` and ``NAME.png``; returns their paths."""
-    rows = []
-    for part in np.array_split(np.arange(len(log)), min(_POINTS, len(log))):
-        some = [log[place] for place in part]
-        mean = {key: float(np.mean([record[key] for record in some])) for key in some[0]}
-        falls = float(np.mean([1 / record["seconds_to_fall"] for record in some]))
-        rows.append(
-            {
-                "steps": int(some[-1]["steps"]),
-                "hours": round(some[-1]["seconds"] / 3600, 3),
-                "seconds_to_fall": round(1 / falls, 3),
-                "reward": round(mean["reward"], 3),
-                "deviation": round(mean["deviation"], 3),
-                "steps_per_cpu_second": round(mean["steps_per_cpu_second"]),
-            }
-        )
-    header = ("control steps", "hours", "s to a fall", "reward", "deviation", "steps a processor second")
+    """Write ``NAME.json``, ``NAME.md`` and ``NAME.png`` of the logs of runs; returns their paths."""
+    rows = [{"run": run, **point} for run, log in logs.items() for point in _points(log)]
+    header = ("run", "control steps", "hours", "s to a fall", "reward", "deviation", "steps a processor second")
     lines = [
         (
+            row["run"],
             f"{row['steps']:,}",
             f"{row['hours']:.2f}",
             f"{row['seconds_to_fall']:.2f}",
@@ -62,17 +49,41 @@ def write_curve(
     ]
     figure = new_figure(6.5, 3.5)
     axes = figure.subplots()
-    axes.plot([row["steps"] / 1e6 for row in rows], [row["seconds_to_fall"] for row in rows], "o-")
+    for run in logs:
+        own = [row for row in rows if row["run"] == run]
+        axes.plot([row["steps"] / 1e6 for row in own], [row["seconds_to_fall"] for row in own], "o-", label=run)
     axes.set_xlabel("million control steps")
     axes.set_ylabel("s to a fall, with exploration")
     axes.set_ylim(bottom=0)
+    axes.legend()
     text = report(
         "How the policy of a simulated robot learns",
         commands,
         table(header, lines),
-        "Means of equal parts of the run. Falls and reward are those in training: with noise of this deviation on the "
+        "Means of equal parts of the runs. Falls and reward are those in training: with noise of this deviation on the "
         "actions (1 is 0.15 rad), from random starts in the training clips, until 10 s. Hours are those of the clock.",
         machine=machine,
     )
     content = {"command": commands, "machine": machine, "rows": rows}
     return write_report(folder, name, content, text, png_of(figure))
+
+
+def _points(log: list[dict[str, float]]) -> list[dict[str, float]]:
+    points = []
+    for part in np.array_split(np.arange(len(log)), min(_POINTS, len(log))):
+        some = [log[place] for place in part]
+        reward, deviation, speed, falls = (
+            float(np.mean([record[key] ** power for record in some]))
+            for key, power in (("reward", 1), ("deviation", 1), ("steps_per_cpu_second", 1), ("seconds_to_fall", -1))
+        )
+        points.append(
+            {
+                "steps": int(some[-1]["steps"]),
+                "hours": round(some[-1]["seconds"] / 3600, 3),
+                "seconds_to_fall": round(1 / falls, 3),
+                "reward": round(reward, 3),
+                "deviation": round(deviation, 3),
+                "steps_per_cpu_second": round(speed),
+            }
+        )
+    return points
