@@ -33,11 +33,11 @@ def write_curves(
     folder: Path, name: str, logs: dict[str, list[dict[str, float]]], machine: dict[str, str], commands: list[str]
 ) -> list[Path]:
     """Write ``NAME.json``, ``NAME.md`` and ``NAME.png`` of the logs of runs; returns their paths."""
-    rows = [{"run": run, **point} for run, log in logs.items() for point in _points(log)]
+    points = {run: _points(log) for run, log in logs.items()}
     header = ("run", "control steps", "hours", "s to a fall", "reward", "deviation", "steps a processor second")
     lines = [
         (
-            row["run"],
+            run,
             f"{row['steps']:,}",
             f"{row['hours']:.2f}",
             f"{row['seconds_to_fall']:.2f}",
@@ -45,13 +45,13 @@ def write_curves(
             f"{row['deviation']:.2f}",
             f"{row['steps_per_cpu_second']:,}",
         )
+        for run, rows in points.items()
         for row in rows
     ]
     figure = new_figure(6.5, 3.5)
     axes = figure.subplots()
-    for run in logs:
-        own = [row for row in rows if row["run"] == run]
-        axes.plot([row["steps"] / 1e6 for row in own], [row["seconds_to_fall"] for row in own], "o-", label=run)
+    for run, rows in points.items():
+        axes.plot([row["steps"] / 1e6 for row in rows], [row["seconds_to_fall"] for row in rows], "o-", label=run)
     axes.set_xlabel("million control steps")
     axes.set_ylabel("s to a fall, with exploration")
     axes.set_ylim(bottom=0)
@@ -64,7 +64,11 @@ def write_curves(
         "actions (1 is 0.15 rad), from random starts in the training clips, until 10 s. Hours are those of the clock.",
         machine=machine,
     )
-    content = {"command": commands, "machine": machine, "rows": rows}
+    content = {
+        "command": commands,
+        "machine": machine,
+        "rows": [{"run": run, **row} for run, rows in points.items() for row in rows],
+    }
     return write_report(folder, name, content, text, png_of(figure))
 
 
