@@ -34,12 +34,12 @@ class ImaginedConfig:
 
     horizon: int = 8  # actions of each robot an iteration
     kept: int = 60  # iterations that dynamics are learned from
-    recent: int = 8  # iterations that imagined motions start from
+    recent: int = 4  # iterations that imagined motions start from
     dynamics: tuple[int, int, int] = (50, 256, 4)
-    policy: tuple[int, int, int] = (8, 192, 8)
+    policy: tuple[int, int, int] = (10, 192, 10)
     dynamics_rate: float = 1e-3
     policy_rate: float = 5e-4
-    gamma: float = 0.95
+    gamma: float = 0.9  # what comes after the last imagined action costs as much as that, for ever
     action: float = 0.005  # cost of a squared action, mean over joints
     max_norm: float = 0.5
 
@@ -169,7 +169,7 @@ class ImaginedTrainer(Trainer):
         return loss / total.clamp(min=1)
 
     def _policy_loss(self, acted: Acted, count: int, length: int) -> Tensor:
-        """Mean cost of ``length`` imagined actions: 1 less the reward without that of bodies."""
+        """Mean cost of an action, discounted, ``length`` of them imagined: 1 less the reward without that of bodies."""
         at = self._draw(acted, count, 1)
         frame = acted.frame[at]
         here = frame + HOLD * length < self._ends[frame]
@@ -188,5 +188,6 @@ class ImaginedTrainer(Trainer):
                 lost = lost + weight * (1 - torch.exp(-error / scale**2))
             lost = lost + weights.action_change * (action - correction).square().mean(1) / HOLD**2
             lost = lost + self.config.action * action.square().mean(1)
-            cost, correction = cost + self.config.gamma**number * lost.mean(), action
-        return cost / length
+            after = 1.0 if number + 1 < length else 1 / (1 - self.config.gamma)
+            cost, correction = cost + after * self.config.gamma**number * lost.mean(), action
+        return cost * (1 - self.config.gamma)
