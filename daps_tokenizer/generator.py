@@ -125,7 +125,7 @@ class Generator:
             temperature: what logits are divided by; below 1 draws what is more probable.
             conditions: what else the generator is told, by the names in ``config.conditions``: numbers (size,), or
                 (items, size) with a row for each item that is drawn. One that is left out is not known. Descriptions
-                and paths become such numbers in :func:`daps_tokenizer.motion.commands.sample_motion`.
+                and paths become such numbers in :func:`daps_tokenizer.motion.generation.sample_motion`.
 
         Returns:
             Codes (S, N); (labels · S, N) of a list, those of a label next to each other.
