@@ -15,7 +15,7 @@ from daps_tokenizer.backends.workers import Workers
 from daps_tokenizer.checks import check_integer, check_number
 from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.config.generator import Condition, TokenizerReference
-from daps_tokenizer.errors import CodesError, InputError, ModelFileError, UnsupportedError
+from daps_tokenizer.errors import CodesError, InputError, ModelFileError, UnsupportedError, first_line
 from daps_tokenizer.hub import GeneratorFolder, open_generator
 from daps_tokenizer.search.base import draw_uniform
 
@@ -355,7 +355,6 @@ class _Graphs:
         try:
             return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has its own exception types, all of them derived from this one
-            reason = str(error).strip().partition("\n")[0]
             raise ModelFileError(
-                f"{path}: ONNX Runtime cannot load it ({reason}); export the generator again"
+                f"{path}: ONNX Runtime cannot load it ({first_line(error)}); export the generator again"
             ) from error

@@ -44,7 +44,7 @@ def latency(
     data: Path | None,
     out: Path,
 ) -> None:
-    """Time encode and decode on every backend that the machine has; say why of those that it has not."""
+    """Time encode and decode on every backend that works here, and say why the others do not."""
     if quick:
         precisions = precisions or ("float32",)
     chosen = tuple(

@@ -316,7 +316,7 @@ def _content(
         given, wanted = [_plain(str(name)) for name in names], [_plain(name) for name in _pose_names(robot)]
         if sorted(given) != sorted(wanted):
             unknown = sorted(set(given) - set(wanted))
-            raise InputError(f"{source}: columns has {', '.join(unknown)}, which the {robot.name} has not")
+            raise InputError(f"{source}: columns has {', '.join(unknown)}, which are no joints of the {robot.name}")
         if given != wanted:
             qpos = qpos[..., [given.index(name) for name in wanted]]
     return Content(qpos, robot, fps, layout)
