@@ -74,8 +74,8 @@ class Generator:
             num_threads: CPU threads; None takes all cores.
 
         Raises:
-            ModelNotFoundError: nothing goes by that name, or it is a tokenizer.
-            ModelFileError, ConfigError: its files are not what they should be.
+            ModelNotFoundError: no generator has that name, or it is a tokenizer.
+            ModelFileError, ConfigError: a file of it is missing, damaged or not valid.
             HubError: the Hub cannot be reached, and nothing is cached.
         """
         if num_threads is not None:

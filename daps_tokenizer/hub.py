@@ -150,7 +150,7 @@ def open_model(
         local_files_only: use what is cached and never the network.
 
     Raises:
-        ModelNotFoundError: no model or no such revision goes by that name, or it may not be read without a token.
+        ModelNotFoundError: no model or revision has that name, or it may not be read without a token.
         ModelFileError: the folder's ``config.json`` cannot be read or lists files outside the folder.
         ConfigError: the ``config.json`` is not valid.
         HubError: the Hub cannot be reached and nothing is cached, or the download failed.

@@ -149,5 +149,5 @@ def _choose(source: str, rows: slice | None) -> _Chosen:
 def _numbers(source: str, rows: slice, count: int) -> range:
     numbers = range(count)[rows]
     if not numbers:
-        raise CodesError(f"{name_of(source)}: holds {count:,} rows, numbered from 0; --rows names none of them")
+        raise CodesError(f"{name_of(source)}: holds {count:,} rows, numbered from 0; --rows selects none of them")
     return numbers

@@ -148,10 +148,10 @@ def write(qpos: np.ndarray, fps: float, robot: Robot, layout: FileLayout) -> byt
     return buffer.getvalue()
 
 
-def _csv(qpos: np.ndarray, header: str = "", decimals: int = 6) -> bytes:
+def _csv(qpos: np.ndarray, header: str = "") -> bytes:
     """Six decimals as in LAFAN1: micrometres and microradians."""
     text = io.StringIO()
-    np.savetxt(text, qpos, fmt=f"%.{decimals}f", delimiter=",", header=header, comments="")
+    np.savetxt(text, qpos, fmt="%.6f", delimiter=",", header=header, comments="")
     return text.getvalue().encode()
 
 

@@ -80,7 +80,7 @@ def test_a_folder_as_an_input_names_what_takes_folders(model: str, images: Path,
     said = refusal(*command, "images", "--model", model)
     assert said == (
         "images: is a folder; `daps-tokenize dataset images -o codes` encodes all of its images as one array, and "
-        "images/*.png in its place names each file"
+        "pass images/*.png to name each file"
     )
 
 
