@@ -79,8 +79,8 @@ def test_several_inputs_need_a_folder(model: str) -> None:
 def test_a_folder_as_an_input_names_what_takes_folders(model: str, images: Path, command: list[str]) -> None:
     said = refusal(*command, "images", "--model", model)
     assert said == (
-        "images: is a folder; `daps-tokenize dataset images -o codes` encodes all of its images as one array, and "
-        "pass images/*.png to name each file"
+        "images: is a folder; `daps-tokenize dataset images -o codes` encodes all of its images as one array, "
+        "or pass images/*.png to name each file"
     )
 
 
