@@ -165,14 +165,14 @@ def controls(
         raise InputError(f"--way {unknown[0]!r} is unknown; the ways are {', '.join(map(repr, WAYS))}")
     experiment = load_experiment(ROOT / "train" / "configs" / "cifar10_counterfactual.yaml")
     checkpoint = checkpoint or Path(experiment.start_from or "")
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     earlier = out / f"{name}.json"
     content: dict[str, Any] = json.loads(earlier.read_text(encoding="utf-8")) if earlier.exists() else {"runs": []}
     protocol: dict[str, Any] = {"dataset": experiment.dataset, "precision": experiment.precision}
     protocol |= {"checkpoint": str(checkpoint), "seconds": seconds, "points": points, "items": items}
     if content["runs"] and any(content.get(key) != value for key, value in protocol.items()):
         raise InputError(f"{earlier}: holds runs with other options; choose another --name")
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     dataset = open_dataset(experiment, data)
     held_out = dataset.test.read(np.arange(len(dataset.test) - items, len(dataset.test)), seed=(0,))
     for seed in seeds:
