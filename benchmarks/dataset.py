@@ -37,6 +37,7 @@ CARDS = (1, 64, 1000)
 DATA_SETS = {"ImageNet (1.28 million)": 1_281_167, "400 million": 400_000_000}
 # Of daps-photo-256 on an H200, batches of 64, the encoder alone: docs/notes/gpu.md.
 GPU_RATE = 6580.0
+MEMORY_MODEL, MANY_IMAGES = "daps-cifar10", 20_000  # small images: their memory is that of the program
 
 # The command line in a process of its own, which says how much memory it took at most.
 _RUNNER = """
@@ -141,7 +142,7 @@ def run_together(commands: Sequence[Sequence[str]], cores: Sequence[set[int]]) -
     return finished
 
 
-def measure_rates(data: Path, model: str, limit: int, *, with_ray: bool) -> list[Rate]:
+def measure_rates(data: Path, model: str, limit: int, *, with_ray: bool = True) -> list[Rate]:
     """One process on one core and on two, two processes on one core each, and two workers of Ray on two cores."""
     available = sorted(os.sched_getaffinity(0))[:2]
     one, both = {available[0]}, set(available)
@@ -325,28 +326,22 @@ def write_dataset(
 @click.command()
 @click.option("--model", default="daps-photo-256", show_default=True)
 @click.option("--images", type=click.IntRange(min=4), default=512, show_default=True, help="Photographs to encode.")
-@click.option("--memory-model", default="daps-cifar10", show_default=True)
-@click.option("--memory-images", type=click.IntRange(min=4), default=20_000, show_default=True)
-@click.option("--gpu-rate", type=click.FloatRange(min=0, min_open=True), default=GPU_RATE, show_default=True)
-@click.option("--ray/--no-ray", "with_ray", default=True, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="benchmarks/results")
-def dataset(
-    model: str, images: int, memory_model: str, memory_images: int, gpu_rate: float, with_ray: bool, out: Path
-) -> None:
+def dataset(model: str, images: int, out: Path) -> None:
     """Measure images/s from files to codes, the share of each stage, and memory; on an otherwise idle machine."""
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         photos = write_jpegs(Path(folder) / "photos.tar", images, PHOTO_SIZE)
-        rates = measure_rates(photos, model, images, with_ray=with_ray)
+        rates = measure_rates(photos, model, images)
         stages = measure_stages(photos, model, min(images, 2 * BATCH))
-        many = write_jpegs(Path(folder) / "small.tar", memory_images, (32, 32))
-        memory = measure_memory(many, memory_model, [memory_images // 4, memory_images // 2, memory_images])
-        listing = measure_listing(memory_images, open_model(memory_model).config)
+        many = write_jpegs(Path(folder) / "small.tar", MANY_IMAGES, (32, 32))
+        memory = measure_memory(many, MEMORY_MODEL, [MANY_IMAGES // 4, MANY_IMAGES // 2, MANY_IMAGES])
+        listing = measure_listing(MANY_IMAGES, open_model(MEMORY_MODEL).config)
     content = with_command(
         model=model,
-        memory_model=memory_model,
+        memory_model=MEMORY_MODEL,
         load_average=load,
         data=f"{images:,} JPEG files of {PHOTO_SIZE[0]}×{PHOTO_SIZE[1]} pixels",
-        gpu_rate=gpu_rate,
+        gpu_rate=GPU_RATE,
     )
     show(write_dataset(out, rates, stages, memory, listing, content))

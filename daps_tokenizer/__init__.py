@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from daps_tokenizer.generator import Generator
     from daps_tokenizer.motion.clips import Clip
-    from daps_tokenizer.motion.commands import sample_motion
+    from daps_tokenizer.motion.generation import sample_motion
     from daps_tokenizer.search.base import Search, SearchResult
     from daps_tokenizer.search.best_of import BestOf
     from daps_tokenizer.search.local import LocalSearch
@@ -64,7 +64,7 @@ _MODULES = {
     "Tokenizer": "tokenizer",
     "TokenizerConfig": "config",
     "UnsupportedError": "errors",
-    "sample_motion": "motion.commands",
+    "sample_motion": "motion.generation",
 }
 
 __all__ = [

@@ -14,14 +14,16 @@ from daps_tokenizer.errors import InputError
 _NO_NUMBERS = (bool, np.timedelta64)  # which say that they are integers
 
 
-def check_integer(name: str, value: object, *, least: int) -> None:
-    """Refuse what is not an integer, Python's or numpy's, of at least ``least``.
+def check_integer(name: str, value: object, *, least: int, most: int | None = None) -> None:
+    """Refuse what is not an integer, Python's or numpy's, of at least ``least``, and at most ``most`` if that is given.
 
     Raises:
         InputError: naming the option and the value.
     """
-    if isinstance(value, _NO_NUMBERS) or not isinstance(value, Integral) or value < least:
-        raise InputError(f"{name} must be an integer of at least {least}, not {value!r}")
+    is_integer = isinstance(value, Integral) and not isinstance(value, _NO_NUMBERS)
+    if not is_integer or not least <= value <= (value if most is None else most):  # type: ignore[operator]
+        accepted = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name} must be an integer {accepted}, not {value!r}")
 
 
 def check_number(name: str, value: object) -> None:

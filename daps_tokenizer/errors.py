@@ -24,6 +24,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
 
 
+def reason_of(error: BaseException) -> str:
+    """Why something failed, in one line: what the system says, else the text of the error, else its type."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split()) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, which may go on for pages; else the type of its error."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
+
+
 class DapsError(Exception):
     """Base of all errors raised on purpose by daps-tokenizer. Its message is one printable line of bounded length."""
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from daps_tokenizer.errors import DapsError, ModelFileError, OutputExistsError
+from daps_tokenizer.errors import DapsError, ModelFileError, OutputExistsError, reason_of
 
 
 def open_regular_file(path: str | os.PathLike[str], *, most_bytes: int) -> BinaryIO:
@@ -86,8 +86,7 @@ def write_bytes_atomically(path: str | os.PathLike[str], data: bytes, *, overwri
     except OutputExistsError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DapsError(f"{os.fspath(path)!r}: cannot be written ({reason})") from error
+        raise DapsError(f"{os.fspath(path)!r}: cannot be written ({reason_of(error)})") from error
 
 
 def write_files_of_one_name(folder: Path, name: str, contents: Mapping[str, bytes]) -> list[Path]:

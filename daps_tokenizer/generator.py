@@ -15,7 +15,7 @@ from daps_tokenizer.backends.workers import Workers
 from daps_tokenizer.checks import check_integer, check_number
 from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.config.generator import Condition, TokenizerReference
-from daps_tokenizer.errors import CodesError, InputError, ModelFileError, UnsupportedError
+from daps_tokenizer.errors import CodesError, InputError, ModelFileError, UnsupportedError, first_line
 from daps_tokenizer.hub import GeneratorFolder, open_generator
 from daps_tokenizer.search.base import draw_uniform
 
@@ -74,8 +74,8 @@ class Generator:
             num_threads: CPU threads; None takes all cores.
 
         Raises:
-            ModelNotFoundError: nothing goes by that name, or it is a tokenizer.
-            ModelFileError, ConfigError: its files are not what they should be.
+            ModelNotFoundError: no generator has that name, or it is a tokenizer.
+            ModelFileError, ConfigError: a file of it is missing, damaged or not valid.
             HubError: the Hub cannot be reached, and nothing is cached.
         """
         if num_threads is not None:
@@ -125,7 +125,7 @@ class Generator:
             temperature: what logits are divided by; below 1 draws what is more probable.
             conditions: what else the generator is told, by the names in ``config.conditions``: numbers (size,), or
                 (items, size) with a row for each item that is drawn. One that is left out is not known. Descriptions
-                and paths become such numbers in :func:`daps_tokenizer.motion.commands.sample_motion`.
+                and paths become such numbers in :func:`daps_tokenizer.motion.generation.sample_motion`.
 
         Returns:
             Codes (S, N); (labels · S, N) of a list, those of a label next to each other.
@@ -355,7 +355,6 @@ class _Graphs:
         try:
             return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has its own exception types, all of them derived from this one
-            reason = str(error).strip().partition("\n")[0]
             raise ModelFileError(
-                f"{path}: ONNX Runtime cannot load it ({reason}); export the generator again"
+                f"{path}: ONNX Runtime cannot load it ({first_line(error)}); export the generator again"
             ) from error

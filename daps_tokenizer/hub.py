@@ -7,7 +7,6 @@ out only after its content was checked against that list, so a damaged download 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
 import secrets
@@ -29,7 +28,9 @@ from daps_tokenizer.errors import (
     ModelFileError,
     ModelNotFoundError,
     OutputExistsError,
+    reason_of,
 )
+from daps_tokenizer.files import sha256_of
 from daps_tokenizer.hub_transfer import within_limits
 from daps_tokenizer.install import install_command
 
@@ -83,8 +84,7 @@ class ModelFolder:
             state = found.st_size, found.st_mtime_ns
             if self._checked.get(name) == state:
                 return path
-            with path.open("rb") as content:
-                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+            sha256 = sha256_of(path)
         except OSError as error:
             raise ModelFileError(f"{path} cannot be read ({error.strerror}); expected a readable file") from error
         if sha256 != self.config.files[name]:
@@ -150,7 +150,7 @@ def open_model(
         local_files_only: use what is cached and never the network.
 
     Raises:
-        ModelNotFoundError: no model or no such revision goes by that name, or it may not be read without a token.
+        ModelNotFoundError: no model or revision has that name, or it may not be read without a token.
         ModelFileError: the folder's ``config.json`` cannot be read or lists files outside the folder.
         ConfigError: the ``config.json`` is not valid.
         HubError: the Hub cannot be reached and nothing is cached, or the download failed.
@@ -159,7 +159,7 @@ def open_model(
     PosixPath('.../daps_tokenizer/pretrained/daps-cifar10/onnx/encoder.onnx')
     """
     folder, origin = _find(name_or_path, TokenizerConfig, revision, cache_dir, token, local_files_only)
-    return _open_folder(folder, origin)
+    return ModelFolder(folder, _read_config(folder, origin, TokenizerConfig), origin)
 
 
 def open_generator(
@@ -239,9 +239,8 @@ def copy_folder(folder: ModelFolder, target: Path) -> Path:
     except DapsError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
-        reason = error.strerror if isinstance(error, OSError) else error
         raise DapsError(
-            f"{os.fspath(target)!r}: cannot be written ({reason}); give the name of a new folder"
+            f"{os.fspath(target)!r}: cannot be written ({reason_of(error)}); give the name of a new folder"
         ) from error
     return target
 
@@ -330,10 +329,6 @@ def push_folder(
             delete_patterns=_GRAPH_FILES,
         )
     return commit.commit_url
-
-
-def _open_folder(folder: Path, origin: Origin) -> ModelFolder:
-    return ModelFolder(folder, _read_config(folder, origin, TokenizerConfig), origin)
 
 
 def _read_config(folder: Path, origin: Origin, kind: type[_Config]) -> _Config:

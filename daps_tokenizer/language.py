@@ -109,7 +109,7 @@ def sentence_encoder() -> SentenceEncoder:
 
     Raises:
         UnsupportedError: its package is not installed; names the command.
-        ModelFileError: the package's files are not what they should be.
+        ModelFileError: a file of the package is missing or damaged.
     """
     found = importlib.util.find_spec(_PACKAGE)
     if found is None or found.origin is None:

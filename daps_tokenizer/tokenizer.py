@@ -113,8 +113,8 @@ class Tokenizer:
             num_threads: CPU threads; None takes all that the process may use.
 
         Raises:
-            ModelNotFoundError: nothing goes by that name.
-            ModelFileError, ConfigError: the model's files are not what they should be.
+            ModelNotFoundError: no model has that name.
+            ModelFileError, ConfigError: a file of the model is missing, damaged or not valid.
             HubError: the Hub cannot be reached, and nothing is cached.
             BackendError: the runtime is not installed or cannot use the device.
         """

@@ -6,7 +6,7 @@ another can make again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -41,7 +41,6 @@ def make_codes(
     way: Way = None,
     *,
     seed: int | Sequence[int] | None = None,
-    on_progress: Callable[[float], None] | None = None,
     **options: Any,
 ) -> Made:
     """Make codes of inputs in one of the ways.
@@ -52,7 +51,6 @@ def make_codes(
         way: None for greedy codes, :class:`Sampled`, or a search such as ``BestOf(8)`` or ``LocalSearch()``.
         seed: of what is drawn. None draws samples anew, and leaves ``BestOf`` its own seed. A list has a
             seed for each input, of samples alone.
-        on_progress: is told what share of a search is done, in [0, 1].
         **options: ``fit``, ``fps``, ``overlap`` and ``value_range`` of :meth:`~daps_tokenizer.Tokenizer.encode`.
 
     Raises:
@@ -70,7 +68,7 @@ def make_codes(
         return Made(samples if way.num_samples is not None else samples[:, 0])
     if isinstance(way, BestOf) and seed is not None:
         way = replace(way, seed=seed)  # type: ignore[arg-type]  # BestOf refuses a list
-    result = tokenizer.search(inputs, way, on_progress=on_progress, **options)
+    result = tokenizer.search(inputs, way, **options)
     return Made(result.codes, result)
 
 

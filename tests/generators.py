@@ -12,7 +12,7 @@ from daps_tokenizer.config.generator import GeneratorConfig, GeneratorKind, Toke
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import save_weights
 from daps_tokenizer.model.generators import build_generator
-from daps_tokenizer.motion.commands import motion_conditions
+from daps_tokenizer.motion.generation import motion_conditions
 
 NETWORK = TransformerConfig(hidden_size=32, num_layers=2, num_heads=2)
 

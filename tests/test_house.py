@@ -20,7 +20,7 @@ FLOORS = (
     ("daps_tokenizer.modalities", "daps_tokenizer.model"),
     ("daps_tokenizer.backends", "daps_tokenizer.search"),
     ("daps_tokenizer.tokenizer", "daps_tokenizer.generator"),
-    ("daps_tokenizer.ways", "daps_tokenizer.motion.commands"),
+    ("daps_tokenizer.ways", "daps_tokenizer.motion.generation"),
     ("daps_tokenizer.data", "daps_tokenizer.evaluation"),
     ("daps_tokenizer.cli", "daps_tokenizer.__main__"),
     ("train", "export"),

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.errors import ConfigError, DapsError, ModelFileError, OutputExistsError
+from daps_tokenizer.errors import ConfigError, DapsError, ModelFileError, OutputExistsError, first_line
 from daps_tokenizer.files import check_sums, new_folder, sha256_of
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from train.methods.base import Learner
@@ -96,8 +96,8 @@ def load_checkpoint(
                 moments = {key: torch.empty_like(parameter).copy_(value) for key, value in saved.items()}
                 optimiser.state[parameter] = {"step": step, **moments}
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelFileError(f"{folder / 'state.safetensors'}: not the state of this run ({reason})") from error
+        path = folder / "state.safetensors"
+        raise ModelFileError(f"{path}: not the state of this run ({first_line(error)})") from error
     return training
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from daps_tokenizer.data.datasets import CIFAR10_MOSAIC, Split, read_mnist
-from daps_tokenizer.errors import InputError, OutputExistsError
+from daps_tokenizer.errors import InputError, OutputExistsError, first_line
 from daps_tokenizer.files import new_folder, write_bytes_atomically
 from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.motion.features import FPS
@@ -156,8 +156,9 @@ def _download_clips() -> Path:
             )
         )
     except Exception as error:  # the Hub's client has exceptions of its own and of several HTTP libraries
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{LAFAN1}: cannot be downloaded from the Hugging Face Hub ({reason}); {_BY_HAND}") from error
+        raise InputError(
+            f"{LAFAN1}: cannot be downloaded from the Hugging Face Hub ({first_line(error)}); {_BY_HAND}"
+        ) from error
 
 
 def _download(published: Published, target: Path) -> Path:

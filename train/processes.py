@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, distributed
 
 from daps_tokenizer import locks
-from daps_tokenizer.errors import ConfigError, DapsError
+from daps_tokenizer.errors import ConfigError, DapsError, reason_of
 
 LOCK = ".lock"
 
@@ -40,9 +40,9 @@ def join_processes(precision: str = "fp32") -> Accelerator:
     except (ValueError, RuntimeError) as error:
         if started == 1:
             raise
-        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"WORLD_SIZE is {started}, but its processes cannot be joined ({reason}); start them with `{command}`"
+            f"WORLD_SIZE is {started}, but its processes cannot be joined ({reason_of(error)}); "
+            f"start them with `{command}`"
         ) from error
     if accelerator.num_processes != started:
         raise ConfigError(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from daps_tokenizer.config import FEATURE_GROUPS, Joint, Robot, Site
-from daps_tokenizer.errors import BackendError, InputError
+from daps_tokenizer.errors import BackendError, InputError, reason_of
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.motion.kinematics import multiply_quaternions, rotate
 
@@ -114,7 +114,7 @@ def _load(path: Path) -> Any:
     try:
         return mujoco.MjModel.from_xml_path(str(path))
     except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)[:200]
         raise InputError(f"{path}: cannot be read as an MJCF ({reason})") from None
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.errors import ConfigError, ModelFileError
+from daps_tokenizer.errors import ConfigError, ModelFileError, first_line
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.generative import ResidualBlock, ResNetGenerator
 
@@ -42,7 +42,7 @@ def load_widened(model: Autoencoder, path: Path) -> None:
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ModelFileError(f"{path}: not a file of weights ({str(error).splitlines()[0]})") from None
+        raise ModelFileError(f"{path}: not a file of weights ({first_line(error)})") from None
     state = model.state_dict()
     unknown = sorted(set(weights) - set(state))
     if unknown:

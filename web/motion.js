@@ -149,7 +149,7 @@ export function plantFeet(poses, robot, fps) {
   });
 }
 
-/** By a Hann window over time, of so many frames at 30 a second. @param {number[]} values @param {number} fps @param {number} frames */
+/** By a Hann window over time, `frames` long at 30 frames a second. @param {number[]} values @param {number} fps @param {number} frames */
 function smoothed(values, fps, frames) {
   const reach = Math.max(1, Math.ceil((frames * fps) / 60 - 0.5));
   const hann = Array.from({ length: 2 * reach + 1 }, (_, i) => 0.5 - 0.5 * Math.cos((Math.PI * (i + 1)) / (reach + 1)));

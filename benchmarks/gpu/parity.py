@@ -20,7 +20,7 @@ import torch
 from benchmarks.gpu.record import Record, reason_of
 from daps_tokenizer.backends import open_backend
 from daps_tokenizer.backends.torch import TorchBackend
-from daps_tokenizer.backends.torch_cuda import WAYS, Way, draw_with, fused_choice
+from daps_tokenizer.backends.torch_cuda import LOOP_KINDS, LoopKind, draw_with, fused_choice
 from daps_tokenizer.errors import DapsError
 from daps_tokenizer.evaluation.timing import synthetic_inputs
 from daps_tokenizer.hub import ModelFolder, built_in_models, open_model
@@ -123,7 +123,7 @@ def _drawing(folder: ModelFolder, batch: int, dtype: str, device: str) -> Iterat
         eager = partial(sample_codes, model, context, uniform, 0.0, max_passes=0)
         yield common | {"way": "eager loop"} | _time(eager, device)
         expected = eager().codes
-        for way in WAYS:
+        for way in LOOP_KINDS:
             try:
                 for row in _draw(way, model, Draw.allocate(model, context, uniform), expected):
                     yield common | row
@@ -131,7 +131,7 @@ def _drawing(folder: ModelFolder, batch: int, dtype: str, device: str) -> Iterat
                 yield common | {"way": way, "reason": reason_of(error)}
 
 
-def _draw(way: Way, model: RecognitionModel, draw: Draw, expected: torch.Tensor) -> list[dict[str, Any]]:
+def _draw(way: LoopKind, model: RecognitionModel, draw: Draw, expected: torch.Tensor) -> list[dict[str, Any]]:
     rest = draw_with(way, model, draw)
     rest.temperature.zero_()
     device = draw.uniform.device.type

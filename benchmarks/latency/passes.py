@@ -7,14 +7,13 @@ import numpy as np
 from daps_tokenizer.hub import ModelFolder
 
 
-def count_passes(folder: ModelFolder, inputs: np.ndarray, *, temperature: float, seed: int = 0) -> np.ndarray | None:
+def count_passes(folder: ModelFolder, inputs: np.ndarray, *, temperature: float) -> np.ndarray | None:
     """Encode on one thread, item by item as large models are, and return the passes of each window.
 
     Args:
         folder: a model folder.
         inputs: uint8 images (B, height, width, C) or float32 features (B, frames, features).
         temperature: 0 is greedy.
-        seed: of the uniform numbers that samples are drawn with.
 
     Returns:
         (B, W) int64, see :mod:`export.encoder`; None for a graph of one pass.
@@ -28,7 +27,7 @@ def count_passes(folder: ModelFolder, inputs: np.ndarray, *, temperature: float,
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     if "passes" not in {output.name for output in session.get_outputs()}:
         return None
-    uniform = np.random.default_rng(seed).random((len(inputs), folder.config.num_tokens), dtype=np.float32)
+    uniform = np.random.default_rng(0).random((len(inputs), folder.config.num_tokens), dtype=np.float32)
     name = "images" if folder.config.modality == "image" else "features"
     fixed = {"temperature": np.array(temperature, np.float32)}
     return np.concatenate(

@@ -134,14 +134,6 @@ def reward(
 
 
 @click.command()
-@click.option(
-    "--experiment",
-    "experiment_file",
-    type=_FOLDER,
-    default=Path("train/configs/cifar10_counterfactual.yaml"),
-    show_default=True,
-    help="YAML file whose model, data and precision every way has: of CIFAR-10 or of photographs.",
-)
 @click.option("--checkpoint", type=_FOLDER, help="Weights to start from; default: the experiment's start_from.")
 @click.option("--data", type=_FOLDER, help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--seconds", default=1800.0, show_default=True, help="Processor time for each way.")
@@ -149,10 +141,9 @@ def reward(
 @click.option("--items", default=1000, show_default=True, help="Held-out test images, the last ones.")
 @click.option("--way", "ways", multiple=True, help="Only this way; repeatable.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True)
-@click.option("--name", help="Name of the report; default: controls_DATASET.")
+@click.option("--name", default="controls_cifar10", show_default=True, help="Name of the report.")
 @click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
 def controls(
-    experiment_file: Path,
     checkpoint: Path | None,
     data: Path | None,
     seconds: float,
@@ -160,36 +151,32 @@ def controls(
     items: int,
     ways: tuple[str, ...],
     seeds: tuple[int, ...],
-    name: str | None,
+    name: str,
     out: Path,
 ) -> None:
-    """Continue training from one checkpoint in several ways, for equal time; runs add to the report."""
+    """Continue training on CIFAR-10 from one checkpoint in several ways, for equal time; runs add to the report."""
     import torch
 
     from benchmarks.studies.controls import WAYS, Point, plot, summarise, train_on, write_text
     from train.experiment import load_experiment, open_dataset
 
-    experiment = load_experiment(experiment_file)
-    if experiment.dataset not in WAYS:
-        raise InputError(f"{experiment_file}: dataset {experiment.dataset} has no ways; choose {' or '.join(WAYS)}")
-    known = WAYS[experiment.dataset]
-    unknown = [way for way in ways if way not in known]
+    unknown = [way for way in ways if way not in WAYS]
     if unknown:
-        raise InputError(f"--way {unknown[0]!r} is unknown; the ways are {', '.join(map(repr, known))}")
+        raise InputError(f"--way {unknown[0]!r} is unknown; the ways are {', '.join(map(repr, WAYS))}")
+    experiment = load_experiment(ROOT / "train" / "configs" / "cifar10_counterfactual.yaml")
     checkpoint = checkpoint or Path(experiment.start_from or "")
-    name = name or f"controls_{experiment.dataset}"
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     earlier = out / f"{name}.json"
     content: dict[str, Any] = json.loads(earlier.read_text(encoding="utf-8")) if earlier.exists() else {"runs": []}
     protocol: dict[str, Any] = {"dataset": experiment.dataset, "precision": experiment.precision}
     protocol |= {"checkpoint": str(checkpoint), "seconds": seconds, "points": points, "items": items}
     if content["runs"] and any(content.get(key) != value for key, value in protocol.items()):
         raise InputError(f"{earlier}: holds runs with other options; choose another --name")
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     dataset = open_dataset(experiment, data)
     held_out = dataset.test.read(np.arange(len(dataset.test) - items, len(dataset.test)), seed=(0,))
     for seed in seeds:
-        for way in ways or known:
+        for way in ways or WAYS:
             runs = [run for run in content["runs"] if (run["way"], run["seed"]) != (way, seed)]
 
             def tell(point: Point, way: str = way, seed: int = seed) -> None:
@@ -197,19 +184,17 @@ def controls(
                 click.echo(f"{way}, seed {seed}: {point.seconds:.0f} s, {point.steps} steps, {means}", err=True)
 
             found = train_on(
-                known[way], checkpoint, experiment, dataset, held_out,
+                WAYS[way], checkpoint, experiment, dataset, held_out,
                 seconds=seconds, points=points, seed=seed, on_point=tell,
             )  # fmt: skip
             content = {
                 "commands": [*content.get("commands", []), command_line()],
                 "machine": describe_machine(),
                 **protocol,
-                "runs": [*runs, summarise(experiment.dataset, way, seed, found)],
+                "runs": [*runs, summarise(way, seed, found)],
             }
             content["commands"] = list(dict.fromkeys(content["commands"]))
-            write_report(
-                out, name, content, write_text(f"Ways to train on, {experiment.dataset}", content), plot(content)
-            )
+            write_report(out, name, content, write_text("Ways to train on, cifar10", content), plot(content))
     click.echo(earlier)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Way:
     tuned: str
 
 
-CIFAR10_WAYS = {
+WAYS = {
     "counterfactual": Way(
         "daps",
         _GENTLE | {"num_samples": 1, "credit": "counterfactual", "trust_region": "solved", "kl_target": 0.002},
@@ -69,14 +69,6 @@ CIFAR10_WAYS = {
         16,
         "as local",
     ),
-    "local, searched": Way(
-        "daps",
-        _GENTLE | {"num_samples": 4, "credit": "local", "eta_initial": 4.0, "search": {"groups": 3}},
-        5e-5,
-        16,
-        "nothing; half of local's samples, as in cifar10_search.yaml",
-    ),
-    "search": Way("search", {"entropy_weight": 0.1}, 1e-4, 16, "nothing"),
     "VQ-VAE": Way(
         "vqvae",
         {"batch_norm": "frozen", "revive_every": 0, "logit_gap": 12.0},  # sharp: samples are nearly the greedy codes
@@ -85,26 +77,6 @@ CIFAR10_WAYS = {
         "nothing: the learning rate is that of the VQ-VAE stage before",
     ),
 }
-# Crops of 128×128 photographs, from the model in the package. None of these rates was chosen by a comparison of ways.
-PHOTO_WAYS = {
-    "counterfactual": replace(
-        CIFAR10_WAYS["counterfactual"],
-        settings=CIFAR10_WAYS["counterfactual"].settings | {"kl_target": 0.003},
-        learning_rate=1.5e-4,
-        batch_size=8,
-        tuned="a run at learning rate 4e-4 was stopped early",
-    ),
-    "local": replace(
-        CIFAR10_WAYS["local"], learning_rate=5e-5, batch_size=4, tuned="nothing: as in photo_daps_128.yaml"
-    ),
-    "VQ-VAE": replace(
-        CIFAR10_WAYS["VQ-VAE"], learning_rate=1.5e-4, batch_size=8, tuned="nothing: counterfactual's learning rate"
-    ),
-    "VQ-VAE, faster": replace(
-        CIFAR10_WAYS["VQ-VAE"], learning_rate=5e-4, batch_size=8, tuned="nothing: half of its own stage's learning rate"
-    ),
-}
-WAYS: dict[str, dict[str, Way]] = {"cifar10": CIFAR10_WAYS, "photos": PHOTO_WAYS}
 
 
 @dataclass
@@ -196,12 +168,12 @@ def measure(model: Autoencoder, inputs: Tensor) -> dict[str, np.ndarray]:
     return {kind: torch.cat(parts).numpy() for kind, parts in values.items()}
 
 
-def summarise(dataset: str, way: str, seed: int, found: list[Point]) -> dict[str, Any]:
+def summarise(way: str, seed: int, found: list[Point]) -> dict[str, Any]:
     """What a report keeps of a run: at each point the mean gain over the start and its paired standard error."""
     start = found[0]
     curve = []
     for point in found:
-        images = point.steps * WAYS[dataset][way].batch_size
+        images = point.steps * WAYS[way].batch_size
         entry: dict[str, Any] = {"seconds": point.seconds, "steps": point.steps, "images": images}
         for kind in KINDS:
             gain = point.values[kind] - start.values[kind]
@@ -221,7 +193,7 @@ def write_text(title: str, content: dict[str, Any]) -> str:
         rows.append((run["way"], run["seed"], f"{last['seconds']:.0f}", f"{last['images']:,}", *cells))
     tuned = [
         (name, way.learning_rate, way.batch_size, way.tuned)
-        for name, way in WAYS[content["dataset"]].items()
+        for name, way in WAYS.items()
         if any(run["way"] == name for run in content["runs"])
     ]
     return report(
@@ -239,7 +211,7 @@ def write_text(title: str, content: dict[str, Any]) -> str:
 def plot(content: dict[str, Any]) -> bytes:
     """Gain over the start against processor time, one panel for each kind of codes."""
     figure = new_figure(5 * len(KINDS), 4)
-    colours = {way: f"C{number}" for number, way in enumerate(WAYS[content["dataset"]])}
+    colours = {way: f"C{number}" for number, way in enumerate(WAYS)}
     for axes, kind in zip(figure.subplots(1, len(KINDS)), KINDS, strict=True):
         for run in content["runs"]:
             xs = [point["seconds"] / 60 for point in run["curve"]]

@@ -18,9 +18,9 @@ from benchmarks.reports import report, table, write_report
 from daps_tokenizer import Codes, Generator, Tokenizer, sample_motion
 from daps_tokenizer.codes.layouts import ClipLayout
 from daps_tokenizer.language import sentence_encoder
-from daps_tokenizer.motion.commands import first_direction
 from daps_tokenizer.motion.dataset import VALIDATION_CLIPS
 from daps_tokenizer.motion.features import compute_features, feature_table
+from daps_tokenizer.motion.generation import first_direction
 from daps_tokenizer.motion.kinematics import (
     clip_to_limits,
     forward_kinematics,

@@ -8,7 +8,7 @@ from typing import Literal
 from daps_tokenizer.backends.choice import check_onnxruntime
 from daps_tokenizer.backends.gpus import NO_GPU, find_gpu
 from daps_tokenizer.backends.protocol import Backend
-from daps_tokenizer.errors import BackendError
+from daps_tokenizer.errors import BackendError, first_line
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.install import install_command
 
@@ -82,8 +82,7 @@ def _open(
             "or use backend='onnx'"
         ) from error
     except (ImportError, OSError) as error:  # where libraries of CUDA are missing, for instance
-        reason = str(error).strip().partition("\n")[0]
-        raise BackendError(f"backend 'torch' cannot be loaded: {reason}; use backend='onnx'") from error
+        raise BackendError(f"backend 'torch' cannot be loaded: {first_line(error)}; use backend='onnx'") from error
     return TorchBackend.open(folder, device=device, dtype=dtype, num_threads=num_threads)
 
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 from daps_tokenizer.backends.gpus import NO_GPU, Gpu, find_gpu
 from daps_tokenizer.backends.plugins import find_plugin, is_hardware, plugin_devices
-from daps_tokenizer.errors import BackendError
+from daps_tokenizer.errors import BackendError, first_line
 from daps_tokenizer.install import install_command
 
 # The two packages share their files, so that one breaks the other, and no extra of this package can take one away.
@@ -46,18 +46,6 @@ def runtimes() -> list[BackendOnDevice]:
     ]
 
 
-def advice() -> list[str]:
-    """A line for everything that would be faster on this machine than what it has, with how to install it."""
-    if find_gpu() is None:
-        return []
-    lines = []
-    for runtime in runtimes():
-        if not runtime.missing:
-            break
-        lines.append(f"{runtime.backend} on {runtime.device}: {runtime.missing}")
-    return lines
-
-
 def _torch(device: str, gpu: Gpu | None) -> BackendOnDevice:
     version = _version("torch")
     installed = version and f"torch {version}"
@@ -88,9 +76,10 @@ def check_onnxruntime() -> None:
 
         onnxruntime.get_available_providers()
     except (ImportError, AttributeError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
         command = ONNX_ON_CPU if find_gpu() is None else ONNX_ON_GPU
-        raise BackendError(f"ONNX Runtime cannot be used ({reason}); install it again with {command}") from error
+        raise BackendError(
+            f"ONNX Runtime cannot be used ({first_line(error)}); install it again with {command}"
+        ) from error
 
 
 def _onnx(device: str, gpu: Gpu | None) -> BackendOnDevice:

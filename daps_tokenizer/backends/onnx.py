@@ -38,7 +38,7 @@ from daps_tokenizer.backends.onnx_captured import CapturedEncoder
 from daps_tokenizer.backends.plugins import PROVIDERS, find_plugin, missing_plugin, plugin_devices
 from daps_tokenizer.backends.protocol import CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.workers import Workers
-from daps_tokenizer.errors import BackendError, ModelFileError
+from daps_tokenizer.errors import BackendError, ModelFileError, first_line
 from daps_tokenizer.hub import ModelFolder
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -216,12 +216,13 @@ class OnnxBackend:
         except Exception as error:  # ONNX Runtime's own types
             if self.device == "cuda":
                 raise BackendError(
-                    f"device {self.device!r} cannot be used: ONNX Runtime failed there ({_reason(error)}); "
+                    f"device {self.device!r} cannot be used: ONNX Runtime failed there ({first_line(error)}); "
                     "use device='cpu', or a smaller batch"
                 ) from error
             path = self._folder.path / "onnx" / f"{graph}.onnx"
             raise BackendError(
-                f"{path}: ONNX Runtime cannot run it ({_reason(error)}); use a smaller batch, or export the model again"
+                f"{path}: ONNX Runtime cannot run it ({first_line(error)}); "
+                "use a smaller batch, or export the model again"
             ) from error
         check_results(self._folder.config, graph, feed, dict(zip(outputs, results, strict=True)))
         return results
@@ -257,11 +258,11 @@ class OnnxBackend:
         except Exception as error:  # ONNX Runtime has its own exception types, all of them derived from this one
             if self._kind_of_device != "cpu":  # the file is as it was exported: the GPU is to blame, or its libraries
                 raise BackendError(
-                    f"device {self.device!r} cannot be used: ONNX Runtime cannot load {path} there ({_reason(error)}); "
-                    "use device='cpu'"
+                    f"device {self.device!r} cannot be used: ONNX Runtime cannot load {path} there "
+                    f"({first_line(error)}); use device='cpu'"
                 ) from error
             raise ModelFileError(
-                f"{path}: ONNX Runtime cannot load it ({_reason(error)}); export the model again"
+                f"{path}: ONNX Runtime cannot load it ({first_line(error)}); export the model again"
             ) from error
         check_graph(self._folder.config, graph, session, str(path))
         # Where CUDA's libraries are missing, ONNX Runtime only logs that and carries on, slowly, on the CPU.
@@ -280,8 +281,3 @@ def _load_cuda() -> None:
     """
     with contextlib.redirect_stdout(io.StringIO()):
         onnxruntime.preload_dlls()
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what ONNX Runtime says."""
-    return str(error).strip().partition("\n")[0]

@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from daps_tokenizer.errors import BackendError
+from daps_tokenizer.errors import BackendError, first_line
 from daps_tokenizer.install import install_command
 
 # What users call a device, which is also the extra of this package that installs its plugin.
@@ -54,7 +54,7 @@ class Plugin:
         try:
             return str(importlib.import_module(self.module).get_ep_name())
         except Exception as error:  # whatever a package does when it is imported
-            raise BackendError(f"the plugin {self.package} cannot be loaded: {_first_line(error)}") from error
+            raise BackendError(f"the plugin {self.package} cannot be loaded: {first_line(error)}") from error
 
 
 @functools.cache
@@ -105,7 +105,7 @@ def plugin_devices(plugin: Plugin) -> list[Any]:
                 onnxruntime.register_execution_provider_library(provider, library)
                 _registered[provider] = ""
             except Exception as error:  # ONNX Runtime's own types, or the package's where its library is not there
-                _registered[provider] = re.sub(r"/\S*/", "", _first_line(error))
+                _registered[provider] = re.sub(r"/\S*/", "", first_line(error))
     needs = _NEEDS.get(plugin.device, "a device that it knows and the device's driver")
     if reason := _registered[provider]:
         raise BackendError(f"the plugin {plugin.package} cannot be loaded ({reason}); it needs {needs}")
@@ -118,7 +118,3 @@ def plugin_devices(plugin: Plugin) -> list[Any]:
 def is_hardware(device: Any) -> bool:
     """Whether a plugin's device is more than the CPU, on which software may stand in for a GPU."""
     return device.device.type.name != "CPU" and device.device.metadata.get("is_virtual") != "1"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,6 @@ def prepare_engines(
     graphs: tuple[str, ...] = GRAPHS,
     profiles: tuple[Profile, ...] = PROFILES,
     cache: Path | None = None,
-    before_build: Callable[[str], None] | None = None,
 ) -> list[Engine]:
     """Find a model's engines in the cache, and build those that are not there, which takes seconds to minutes.
 
@@ -122,7 +120,6 @@ def prepare_engines(
         graphs: which of its graphs.
         profiles: items in a batch that the engines take.
         cache: where engines are kept; the user's cache folder if None.
-        before_build: called with the name of each graph that is to be built.
 
     Raises:
         BackendError: TensorRT is not installed or refuses a graph, or needs a GPU to build and there is none.
@@ -142,8 +139,6 @@ def prepare_engines(
         if path.is_file() and described.is_file():
             engines.append(Engine(graph, path, _read_tensors(described), was_cached=True))
             continue
-        if before_build is not None:
-            before_build(graph)
         keep.mkdir(parents=True, exist_ok=True)
         _build_apart(source, precision, sizes, path)
         engines.append(Engine(graph, path, _read_tensors(described), was_cached=False))

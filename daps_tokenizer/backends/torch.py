@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from daps_tokenizer.backends.batching import encode_chunk, grid_chunk, join, parallel_chunk, slices
 from daps_tokenizer.backends.protocol import CellLikelihood, Decoded, Encoded, Scored, SweptCodes
 from daps_tokenizer.backends.torch_cuda import GpuEncoder
-from daps_tokenizer.errors import BackendError
+from daps_tokenizer.errors import BackendError, first_line
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.recognition import RecognitionModel
@@ -84,9 +84,8 @@ class TorchBackend:
             # A GPU may hold a model and yet run no kernel that this PyTorch was built with.
             opened.decode(np.zeros((1, folder.config.num_tokens), np.int32))
         except Exception as error:  # whatever CUDA, cuDNN or PyTorch say
-            reason = str(error).strip().partition("\n")[0]
             raise BackendError(
-                f"device 'cuda' cannot be used: PyTorch failed there ({reason}); use device='cpu'"
+                f"device 'cuda' cannot be used: PyTorch failed there ({first_line(error)}); use device='cpu'"
             ) from error
         return opened
 

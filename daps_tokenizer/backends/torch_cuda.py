@@ -16,15 +16,16 @@ import numpy as np
 import torch
 
 from daps_tokenizer.backends.batching import captured_size, fill, parallel_chunk, slices
+from daps_tokenizer.errors import first_line
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.passes import ChooseFromHidden, Drawer, PassesDraw
 from daps_tokenizer.model.recognition import RecognitionModel
-from daps_tokenizer.model.sampling import Draw, Sampled
+from daps_tokenizer.model.sampling import Draw, SampledCodes
 from daps_tokenizer.model.stepping import SteppedDraw
 from daps_tokenizer.model.transformer import Memory
 
-Way = Literal["fused kernel", "captured steps"]
-WAYS: tuple[Way, ...] = ("fused kernel", "captured steps")
+LoopKind = Literal["fused kernel", "captured steps"]
+LOOP_KINDS: tuple[LoopKind, ...] = ("fused kernel", "captured steps")
 
 # By how many nats per code the fused kernel's log-probabilities may differ from a parallel pass over the same codes.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
@@ -50,7 +51,7 @@ class GpuEncoder:
             return "in passes, then by a fused kernel"
         return f"in passes, then by captured steps ({self.reason_not_to_fuse})"
 
-    def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Sampled:
+    def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> SampledCodes:
         """Codes (B, N) int64 and log-probabilities (B, N), on the GPU; the host does not wait for them."""
         parts = []
         with self._lock:
@@ -59,8 +60,10 @@ class GpuEncoder:
                 size = captured_size(count)
                 fixed = self._prepared(size)
                 sampled = fixed.encode(fill(inputs[rows], size), fill(uniform[rows], size), temperature)
-                parts.append(Sampled(sampled.codes[:count], sampled.log_probs[:count]))
-        return parts[0] if len(parts) == 1 else Sampled(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+                parts.append(SampledCodes(sampled.codes[:count], sampled.log_probs[:count]))
+        return (
+            parts[0] if len(parts) == 1 else SampledCodes(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        )
 
     def _prepared(self, size: int) -> _FixedSize:
         if size not in self._sizes:
@@ -95,7 +98,7 @@ class _FixedSize:
             with torch.cuda.graph(self._context_graph):
                 self._drawer.set_context(self._context())
 
-    def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Sampled:
+    def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> SampledCodes:
         """Encode ``size`` items."""
         windows, draw = self._recognition.windows, self._drawer.draw
         self._inputs.copy_(torch.from_numpy(np.array(inputs)))  # a copy, as PyTorch warns of read-only arrays
@@ -104,7 +107,7 @@ class _FixedSize:
         self._set_context()
         self._drawer.run(greedy=temperature == 0)
         # New tensors: the next call writes to the same buffers.
-        return Sampled(*(windows.join(values, self._size).clone() for values in (draw.codes, draw.log_probs)))
+        return SampledCodes(*(windows.join(values, self._size).clone() for values in (draw.codes, draw.log_probs)))
 
     def check(self) -> str:
         """What is wrong with the rest's log-probabilities, by a parallel pass over the codes it drew; or nothing."""
@@ -119,7 +122,7 @@ class _FixedSize:
             expected = self._recognition.log_prob(self._context(), codes)
             difference = float((told - expected).abs().mean())
         except Exception as error:  # Triton's compiler has many, and whatever it is, there is another way
-            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            return f"{type(error).__name__}: {first_line(error)}"
         if difference <= _TOLERANCE[self._dtype]:
             return ""
         return f"its log-probabilities are {difference:.2g} nats per code from those of a parallel pass"
@@ -162,16 +165,16 @@ def fused_choice(recognition: RecognitionModel, dtype: torch.dtype, uniform: tor
         difference = float((chosen.log_probs - expected).abs().mean())
         problem = "" if difference <= _TOLERANCE[dtype] else f"its log-probabilities are {difference:.2g} nats apart"
     except Exception as error:  # as with the fused kernel
-        problem = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        problem = f"{type(error).__name__}: {first_line(error)}"
     if problem:
         warnings.warn(f"not using the fused choice of codes: {problem}", RuntimeWarning, stacklevel=2)
         return None
     return choose
 
 
-def draw_with(way: Way, recognition: RecognitionModel, draw: Draw) -> Drawer:
+def draw_with(kind: LoopKind, recognition: RecognitionModel, draw: Draw) -> Drawer:
     """What draws codes one position after the other: Triton's kernel, or CUDA graphs of PyTorch's own."""
-    if way == "fused kernel":
+    if kind == "fused kernel":
         from daps_tokenizer.backends.triton_step import FusedDraw
 
         on_gpu = draw.uniform.is_cuda

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from daps_tokenizer.backends.triton_kernel import choose_rows, draw_rows
 from daps_tokenizer.model.recognition import RecognitionModel
-from daps_tokenizer.model.sampling import Draw, Sampled
+from daps_tokenizer.model.sampling import Draw, SampledCodes
 from daps_tokenizer.model.transformer import LAYER_NORM_EPS, Memory
 
 _MAX_ROWS = 16  # of one program: the height of a tensor core's tile
@@ -55,7 +55,7 @@ class FusedChoice:
         self._weights = model.head.weight.detach().to(dtype).contiguous()
         self._bias = model.head.bias.detach().float().contiguous()
 
-    def __call__(self, hidden: Tensor, uniform: Tensor, temperature: Tensor, greedy: bool) -> Sampled:
+    def __call__(self, hidden: Tensor, uniform: Tensor, temperature: Tensor, greedy: bool) -> SampledCodes:
         """Hidden states (rows, n, H), uniforms (rows, n) and a temperature (), 0 if ``greedy`` -> codes (rows, n)."""
         count = uniform.numel()
         vocab_size, hidden_size = self._weights.shape
@@ -80,7 +80,7 @@ class FusedChoice:
             GREEDY=greedy,
             num_warps=4,
         )
-        return Sampled(codes, log_probs)
+        return SampledCodes(codes, log_probs)
 
 
 class FusedDraw:

@@ -18,8 +18,8 @@ from daps_tokenizer.errors import CodesError
 
 _TO = "The format to write."
 _OUTPUT = "The folder to write; default: CODES-FORMAT, next to CODES."
-_SPLIT = "What the names of the files begin with."
-_FILES = "How many files to write, for parquet and webdataset; default: of about 256 MB of codes each."
+_SPLIT = "How the names of the files begin."
+_FILES = "How many files to write, for parquet and webdataset; default: one for each 256 MB of codes."
 
 
 @click.command("convert")
@@ -47,7 +47,7 @@ def command(
     each class), jsonl for RAR, npy-folder for LlamaGen. meta.json says what the ids mean.
     """
     if not split.replace("-", "").replace("_", "").isalnum():
-        raise click.UsageError(f"--split {split!r} begins names of files; use letters, digits, - and _.")
+        raise click.UsageError(f"--split {split!r} becomes part of file names; use letters, digits, - and _.")
     if output is None:
         if len(sources) > 1 or sources[0] == "-":
             raise click.UsageError("Name the folder to write with -o.")

@@ -20,7 +20,7 @@ from daps_tokenizer.cli.dataset_ray import RAY_OPTIONS, ray_workers
 from daps_tokenizer.cli.options import Command, Runtime, add_options, force_option, json_option, runtime_options
 from daps_tokenizer.cli.sources import DEFAULT_MODEL
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.data.clips import open_clip_windows
+from daps_tokenizer.data.clip_windows import open_clip_windows
 from daps_tokenizer.data.code_set_files import WHOLE, Shard, ShardFiles
 from daps_tokenizer.data.code_set_writer import write_code_set
 from daps_tokenizer.data.code_sets import merge_shards, read_lines
@@ -58,11 +58,11 @@ def _options(command: Command) -> Command:
     models = "The model: a built-in name, ./folder or org/name."
     fits = "How an image of another size is scaled."
     split = "Which part of MNIST or CIFAR-10 to encode; default: train."
-    samples = "Draw K encodings of each image from q(z|x) in place of its greedy codes."
-    temperature = "The temperature of what is drawn; default: 1."
+    samples = "Draw K encodings of each image from q(z|x) instead of its greedy codes."
+    temperature = "The temperature of sampling; default: 1."
     search = "Improve the greedy codes by local search with N proposals for each; 2 is a good start."
-    labels = "A CSV file with the columns item and label, in place of the labels that DATA has."
-    flip = "Follow each image's row by one of its mirror image."
+    labels = "A CSV file with the columns item and label, used instead of the labels in DATA."
+    flip = "Add a row for the mirror image of each image, after the image's own."
     shard = "Encode only part I of N, counted from 0; other processes encode the others into the same FOLDER."
     merge = "Join the shards in the folder DATA to one code set in FOLDER."
     options: list[Callable[[Command], Command]] = [
@@ -73,7 +73,7 @@ def _options(command: Command) -> Command:
         click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Encode only the first N images."),
         click.option("--samples", type=click.IntRange(1, _MAX_SAMPLES), metavar="K", help=samples),
         click.option("--temperature", type=click.FloatRange(min=0), help=temperature),
-        click.option("--seed", type=click.IntRange(min=0), help="The seed of what is drawn; default: 0."),
+        click.option("--seed", type=click.IntRange(min=0), help="The random seed; default: 0."),
         click.option("--search", type=click.IntRange(min=1), metavar="N", help=search),
         click.option("--labels", type=click.Path(path_type=Path), metavar="CSV", help=labels),
         click.option("--flip", is_flag=True, help=flip),
@@ -114,16 +114,16 @@ def command(
 ) -> None:
     """Encode all images of DATA as one array, to train a generative model on.
 
-    DATA is image files, tar files of images, parquet files with a column of images, or with a motion model files of
-    clips: one file, a folder that is searched to any depth, or a pattern in quotes; on the disk, or an address such as
-    s3://bucket/folder. Or it is mnist.npz, or a folder of CIFAR-10 mosaics. Files of other kinds are ignored.
+    DATA is one file, a folder that is searched to any depth, a pattern in quotes, or an address such as
+    s3://bucket/folder. The files are images, tar files of images, parquet files with a column of images, or, with a
+    motion model, clips; files of other types are ignored. DATA can also be mnist.npz or a folder of CIFAR-10 mosaics.
 
-    FOLDER gets codes.npy, one row per image and of the smallest unsigned type; labels.npy; items.jsonl, which says what
-    each row was made of; skipped.jsonl, the images that could not be read, which make the exit code 2; and
-    dataset.json. The same command resumes an interrupted run.
+    FOLDER gets codes.npy, with one row per image, labels.npy, dataset.json, items.jsonl, which names the image of each
+    row, and skipped.jsonl, which names the images that could not be read. If there are any of these, the exit code is
+    2. The same command resumes an interrupted run.
 
-    With --shard, FOLDER is filled by N runs, at the same time or one after the other, on one machine or many. With
-    --ray, the workers of a Ray cluster fill it; FOLDER and DATA are on a file system that all of its machines see.
+    With --shard, N runs fill FOLDER, at the same time or one after the other, on one machine or many. With --ray, the
+    workers of a Ray cluster do; all its machines must see FOLDER and DATA under the same path.
     """
     _return_memory_at_once()
     on_ray = ray_workers(ray, workers, gpus_per_worker, shard, force=force, merge=merge)
@@ -133,7 +133,7 @@ def command(
     if samples is not None and search is not None:
         raise click.UsageError("--samples and --search exclude each other.")
     if samples is None and (temperature is not None or seed is not None):
-        raise click.UsageError("--temperature and --seed need --samples; otherwise nothing is drawn.")
+        raise click.UsageError("--temperature and --seed need --samples; without it nothing is random.")
     if force and shard.count > 1:
         raise click.UsageError("--force does not replace shards; name a new folder with -o, or remove this one.")
     folder = open_model(model)
@@ -149,7 +149,7 @@ def command(
     opened = open_items(tokenizer.config)
     if isinstance(opened, ImageFiles) and isinstance(opened.source, FileSource) and opened.source.ignored:
         note_once(
-            "ignored", f"{data}: {opened.source.ignored:,} files are ignored, whose names end with no image format"
+            "ignored", f"{data}: {opened.source.ignored:,} files are ignored, as their suffixes are not of images"
         )
     way: Way = None
     if samples is not None:

@@ -17,9 +17,9 @@ from daps_tokenizer.data.code_sets import CodeSet
 from daps_tokenizer.data.datasets import Data
 from daps_tokenizer.data.ray import SHARDS_PER_WORKER, Work, encode_on_ray
 
-_RAY = "Encode on a Ray cluster: auto for the one of this machine, local to start one, or its address."
+_RAY = "Encode on a Ray cluster: its address, auto for the one on this machine, or local to start one."
 _WORKERS = "How many workers of the cluster encode, each with a model of its own."
-_GPUS = "GPUs that each worker takes, such as 1 or 0.5; default: none."
+_GPUS = "GPUs that each worker uses, such as 1 or 0.5; default: none."
 
 RAY_OPTIONS: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
     click.option("--ray", metavar="ADDRESS", help=_RAY),

@@ -24,7 +24,7 @@ _AT_ONCE = 64  # items that are decoded together
 
 _OUTPUT = "Where to write the image or clip: a file, a folder that ends with /, or - for standard output."
 _MODEL = "The model that made the codes; without it, the built-in one that the codes name."
-_FPS = "The frame rate that clips are written at; without it, that of the original."
+_FPS = "The frame rate of the clips that are written; default: that of the original."
 _FORMAT = "How clips are written: CSV files as lafan or bones, NPZ files as qpos, data or mjlab."
 _ROWS = "Decode only these items, START:STOP as in Python; needed for a code set."
 
@@ -149,5 +149,5 @@ def _choose(source: str, rows: slice | None) -> _Chosen:
 def _numbers(source: str, rows: slice, count: int) -> range:
     numbers = range(count)[rows]
     if not numbers:
-        raise CodesError(f"{name_of(source)}: holds {count:,} rows, numbered from 0; --rows names none of them")
+        raise CodesError(f"{name_of(source)}: holds {count:,} rows, numbered from 0; --rows selects none of them")
     return numbers

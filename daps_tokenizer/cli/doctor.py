@@ -1,4 +1,4 @@
-"""``daps-tokenize doctor``: what runs models here, what does not and why, and the command that mends it."""
+"""``daps-tokenize doctor``: what runs models here, what does not and why, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ _OF_ONNX_RUNTIME = re.compile(r"onnxruntime(?!-ep-|-extensions|-genai|-tools)(-.
 @click.command("doctor")
 @json_option
 def command(as_json: bool) -> None:
-    """Say which runtimes and devices work here, which do not and why, and how to mend it.
+    """Say which runtimes and devices work here, which do not and why, and how to fix it.
 
-    Each is tried with the built-in model daps-mnist. The exit code is 1 where something is to be mended.
+    Each is tried with the built-in model daps-mnist. The exit code is 1 if something has to be fixed.
     """
     described = examine()
     if as_json:
         print(json.dumps(described))
     else:
         _show(described)
-    raise click.exceptions.Exit(1 if described["mend"] else 0)
+    raise click.exceptions.Exit(1 if described["fix"] else 0)
 
 
 def examine() -> dict[str, Any]:
-    """What is installed, which packages clash, what works, what ``auto`` takes and why, and what mends the rest."""
+    """What is installed, which packages clash, what works, what ``auto`` takes and why, and what fixes the rest."""
     gpu, packages = find_gpu(), _packages()
     sharing = [name for name in packages if _OF_ONNX_RUNTIME.fullmatch(name)]
     clash = f"{' and '.join(sharing)} write to one folder; what was installed last is used" if len(sharing) > 1 else ""
     tried = [_tried(runtime) for runtime in runtimes()]
     on_cpu = next(row for row in tried if (row["backend"], row["device"]) == ("onnx", "cpu"))
-    mend = [ONNX_ON_CPU if gpu is None else ONNX_ON_GPU] if clash or not on_cpu["works"] else []
+    fix = [ONNX_ON_CPU if gpu is None else ONNX_ON_GPU] if clash or not on_cpu["works"] else []
     if gpu is not None and not any(row["works"] and row["device"] != "cpu" for row in tried):
-        mend.append(install_command("torch"))
+        fix.append(install_command("torch"))
     capability = "" if gpu is None else "{}.{}".format(*gpu.compute_capability)
     return {
         "gpu": NO_GPU if gpu is None else f"{gpu.name}, compute capability {capability}, driver for CUDA {gpu.cuda[0]}",
@@ -55,7 +55,7 @@ def examine() -> dict[str, Any]:
         "clash": clash,
         "runtimes": tried,
         "auto": _auto(tried),
-        "mend": mend,
+        "fix": fix,
     }
 
 
@@ -107,7 +107,7 @@ def _show(described: dict[str, Any]) -> None:
         verdict = "works" if row["works"] else "does not work" if row["installed"] else "not installed"
         lines.append((f"{row['backend']} on {row['device']}", f"{verdict}: {row['why']}"))
     lines.append(("auto takes", described["auto"]))
-    lines += [("to mend", line) for line in described["mend"] or ["nothing"]]
+    lines += [("to fix", line) for line in described["fix"] or ["nothing"]]
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
         print(f"{name:{width}}  {text}")

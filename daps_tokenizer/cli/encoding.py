@@ -113,12 +113,12 @@ class Encoding:
         if chosen not in (["--sample"], ["--best-of"]):
             for name, value in (("--temperature", self.temperature), ("--seed", self.seed)):
                 if value is not None:
-                    raise click.UsageError(f"{name} needs --sample or --best-of; otherwise nothing is drawn.")
+                    raise click.UsageError(f"{name} needs --sample or --best-of; without them nothing is random.")
         if self.search is None:
             options = {"--sweeps": self.sweeps, "--objective": self.objective, "--max-seconds": self.max_seconds}
             for name, option in options.items():
                 if option is not None:
-                    raise click.UsageError(f"{name} needs --search; otherwise nothing is searched.")
+                    raise click.UsageError(f"{name} needs --search.")
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -218,8 +218,8 @@ def encoding_options(command: Command) -> Command:
         command(encoding=Encoding(**chosen), **options)
 
     models = "The model: a built-in name, ./folder or org/name; without it, the built-in one for the kind of input."
-    fits = "How an image of another size is fitted: tile cuts it into pieces, the others scale it; default: crop."
-    fps = "The frames per second of a clip whose file does not say so; default: 30."
+    fits = "How an image of another size is fitted: tile cuts it into tiles, the others scale it; default: crop."
+    fps = "The frame rate of a clip whose file does not give one; default: 30."
     overlap = "How many frames neighbouring windows of a clip share; default: 0."
     clip = "Which clip to take from an NPZ archive of many."
     search = "Improve the codes by local search with N proposals for each; 2 is a good start."
@@ -227,7 +227,7 @@ def encoding_options(command: Command) -> Command:
     objective = "What the search improves; default: log-likelihood."
     max_seconds = "Stop the search after this time and keep the best codes so far."
     best_of = "Draw N candidates and keep the one that explains the input best."
-    temperature = "The temperature of what is drawn: below 1, it is less random; default: 1, with --best-of 0.5."
+    temperature = "The temperature of sampling: below 1 is less random; default: 1, or 0.5 with --best-of."
     options = [
         click.option("--model", help=models),
         click.option("--fit", type=click.Choice(get_args(FitMode)), help=fits),
@@ -241,6 +241,6 @@ def encoding_options(command: Command) -> Command:
         click.option("--best-of", type=click.IntRange(min=1), metavar="N", help=best_of),
         click.option("--sample", is_flag=True, help="Draw the codes at random from q(z|x)."),
         click.option("--temperature", type=click.FloatRange(min=0), help=temperature),
-        click.option("--seed", type=click.IntRange(min=0), help="The seed of what is drawn; default: 0."),
+        click.option("--seed", type=click.IntRange(min=0), help="The random seed; default: 0."),
     ]
     return add_options(with_encoding, options)

@@ -52,7 +52,7 @@ def _options(command: Command) -> Command:
         click.option("--codes", type=click.Choice(_WAYS), multiple=True, help=codes),
         click.option("--best-of", type=click.IntRange(min=1), metavar="N", multiple=True, help=best_of),
         click.option("--search", type=click.IntRange(min=1), metavar="N", multiple=True, help=search),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The seed of draws."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The random seed."),
         click.option("--lpips", is_flag=True, help=lpips),
         click.option("--fid", is_flag=True, help=fid),
         click.option("--fid-weights", type=path, help=fid_weights),

@@ -20,7 +20,7 @@ from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.generator import Generator
 from daps_tokenizer.hub import built_in_models
-from daps_tokenizer.motion.commands import sample_motion
+from daps_tokenizer.motion.generation import sample_motion
 from daps_tokenizer.tokenizer import Tokenizer
 
 _CODES, _GIF = ".daps", ".gif"

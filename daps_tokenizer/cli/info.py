@@ -11,8 +11,7 @@ from typing import Any
 import click
 
 from daps_tokenizer import __version__
-from daps_tokenizer.backends.choice import advice, runtimes
-from daps_tokenizer.backends.gpus import find_gpu
+from daps_tokenizer.backends.choice import runtimes
 from daps_tokenizer.cli.options import json_option
 from daps_tokenizer.cli.sources import DEFAULT_MODEL, STANDARD_STREAM, holds_code_set, is_codes, name_of, read_codes
 from daps_tokenizer.data.code_set_files import CODES
@@ -30,6 +29,7 @@ def command(target: str | None, as_json: bool) -> None:
     """Describe a model, a .daps file, a folder of codes, or this installation.
 
     CODES is a .daps file, a dash (-) for one on standard input, or a folder that `daps-tokenize dataset` wrote.
+    `daps-tokenize doctor` says which runtimes work here, and how to install the others.
     """
     if target is None:
         described = _describe_installation()
@@ -54,7 +54,6 @@ def _describe_installation() -> dict[str, Any]:
         "default_model": DEFAULT_MODEL,
         "built_in_models": list(built_in_models()),
         "backends": _backends(),
-        "faster_here": _faster(),
     }
 
 
@@ -62,14 +61,6 @@ def _backends() -> list[str]:
     """What can run a model here, the fastest first, which is the one that ``--backend auto`` takes."""
     found = [f"{r.backend} on {r.device} ({r.installed})" for r in runtimes() if not r.missing]
     return [f"{line}{'; the default' if number == 0 else ''}" for number, line in enumerate(found)]
-
-
-def _faster() -> list[str]:
-    """What would be faster, and how to get it."""
-    gpu = find_gpu()
-    if gpu is None:
-        return ["nothing: there is no NVIDIA GPU here"]
-    return advice() or [f"nothing: {gpu.name} is used by the fastest backend there is"]
 
 
 def _describe_codes(source: str) -> dict[str, Any]:
@@ -134,8 +125,6 @@ def _describe_model(folder: ModelFolder) -> dict[str, Any]:
         "likelihood": likelihood,
         "files_in_bytes": {name: folder.file(name).stat().st_size for name in config.files},
         "training": config.training,
-        "backends": _backends(),
-        "faster_here": _faster(),
     }
 
 

@@ -1,8 +1,8 @@
 """``daps-tokenize``: images and motion to codes and back from the command line.
 
 Files are written next to their inputs unless ``-o`` names another, and nothing is overwritten without ``--force``. A
-bad input gets one line on standard error, and the exit code is 2. A command is imported when it is
-called, so that help comes at once.
+bad input gets one line on standard error, and the exit code is 2. A command is imported when it is called, so that help
+comes at once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COMMANDS = {
     "convert": "Write codes in the formats of other loaders.",
     "evaluate": "Measure a model on a dataset.",
     "info": "Describe a model, codes, or this installation.",
-    "doctor": "Say which runtimes work here, and how to mend the others.",
+    "doctor": "Check which runtimes work here, and how to fix the others.",
     "models": "List the built-in models and their quality.",
     "bench": "Time a model on this machine.",
 }
@@ -122,8 +122,8 @@ def main(ctx: click.Context) -> None:
     """Images and robot motion to discrete codes and back.
 
     `daps-tokenize cat.png` writes cat.daps, and `daps-tokenize cat.daps` writes cat.decoded.png. For motion, walk.csv
-    becomes walk.daps, and that becomes walk.decoded.csv. Inputs are never overwritten, and other files with --force
-    alone. A dash (-) stands for standard input, whose kind its first bytes say, and for standard output.
+    becomes walk.daps, and that becomes walk.decoded.csv. Inputs are never overwritten, and other files only with
+    --force. A dash (-) is standard input, whose type is read from its first bytes, or standard output.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -202,14 +202,6 @@ def image_file(image: np.ndarray, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def side_by_side(panels: Sequence[np.ndarray], suffix: str) -> bytes:
-    """Images (H, W, C) uint8 of one size with a white gap between them, as a file with this suffix."""
-    height, width, channels = panels[0].shape
-    gap = np.full((height, max(1, width // 16), channels), 255, np.uint8)
-    picture = np.concatenate([panels[0], *(part for panel in panels[1:] for part in (gap, panel))], axis=1)
-    return image_file(picture, suffix)
-
-
 def picture_of(images: np.ndarray, columns: int, suffix: str) -> bytes:
     """Images (n, H, W, C) uint8 row by row, with a white gap between them, as a file with this suffix."""
     count, height, width, channels = images.shape

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import click
 
@@ -14,9 +14,6 @@ from daps_tokenizer.backends import BACKENDS, BackendName, open_backend
 from daps_tokenizer.cli.common import print_warning
 from daps_tokenizer.hub import ModelFolder, open_model
 from daps_tokenizer.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from daps_tokenizer.backends.protocol import Backend
 
 Command = Callable[..., None]
 
@@ -35,12 +32,10 @@ class Runtime:
 
     def open(self, folder: ModelFolder) -> Tokenizer:
         """Load a model; errors as of :func:`~daps_tokenizer.backends.open_backend`."""
-        return Tokenizer(folder, self._open_backend(folder))
-
-    def _open_backend(self, folder: ModelFolder) -> Backend:
-        return open_backend(
+        backend = open_backend(
             folder, backend=self.backend, device=self.device, dtype=self.dtype, num_threads=self.num_threads
         )
+        return Tokenizer(folder, backend)
 
 
 class Tokenizers:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from daps_tokenizer.cli.sources import STANDARD_STREAM, name_of
-from daps_tokenizer.errors import CodesError, DapsError, OutputExistsError
+from daps_tokenizer.errors import CodesError, DapsError, OutputExistsError, reason_of
 from daps_tokenizer.files import write_bytes_atomically
 
 _STEM_OF_STANDARD_INPUT = "stdin"
@@ -157,8 +157,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DapsError(f"{str(folder)!r}: cannot be made ({reason}); name another folder") from error
+        raise DapsError(f"{str(folder)!r}: cannot be made ({reason_of(error)}); name another folder") from error
 
 
 def _absolute(path: str | Path) -> str:

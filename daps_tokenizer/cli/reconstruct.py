@@ -11,7 +11,7 @@ import numpy as np
 
 from daps_tokenizer.cli.common import Progress, Report, for_each
 from daps_tokenizer.cli.encoding import Encoding, encoding_options
-from daps_tokenizer.cli.media import media_of, open_tokenizers, side_by_side, suffix_of
+from daps_tokenizer.cli.media import media_of, open_tokenizers, picture_of, suffix_of
 from daps_tokenizer.cli.options import Runtime, force_option, json_option, runtime_options
 from daps_tokenizer.cli.outputs import Outputs
 from daps_tokenizer.cli.sources import default_model, name_of
@@ -21,8 +21,8 @@ from daps_tokenizer.motion.plot import plot_joints
 
 _OUTPUT = "Where to write the image or clip: a file, a folder that ends with /, or - for standard output."
 _COMPARE = (
-    "Write the original, as the model sees it, to the left of an image; with --search, the reconstruction from greedy "
-    "codes is between the two."
+    "Write the original, as the model sees it, to the left of the reconstruction; with --search, the reconstruction "
+    "from greedy codes is between the two."
 )
 _GIF = "Draw original and reconstruction of a clip as stick figures; with --search, greedy codes are between the two."
 _PLOT = "Plot the joint angles of a clip; needs matplotlib, which the extra `motion` installs."
@@ -95,8 +95,10 @@ def command(
         if encoded.greedy is not None and (compare or drawn):
             decoded.insert(0, tokenizer.decode(encoded.greedy)[0])
         drawings = {option: _DRAW[option](loaded.inputs, decoded) for option in drawn}  # before anything is written
-        panels = [loaded.targets[0], *decoded]
-        outputs.write(file, side_by_side(panels, suffix_of(file, media)) if compare else data)
+        if compare:
+            panels = np.stack([loaded.targets[0], *decoded])
+            data = picture_of(panels, len(panels), suffix_of(file, media))
+        outputs.write(file, data)
         for option, name in drawn.items():
             pictures[option].write(name, drawings[option])
         quality = media.quality(loaded.targets, reconstruction)

@@ -134,5 +134,5 @@ def check_not_a_folder(source: str) -> None:
     pattern = Path(source) / "*.png"
     raise InputError(
         f"{source}: is a folder; `daps-tokenize dataset {source} -o codes` encodes all of its images as one array, "
-        f"and {pattern} in its place names each file"
+        f"or pass {pattern} to name each file"
     )

@@ -43,7 +43,7 @@ import numpy.typing as npt
 from daps_tokenizer.checks import is_name
 from daps_tokenizer.codes.layouts import ClipLayout, TileLayout, require, require_integer
 from daps_tokenizer.config import config_from_dict
-from daps_tokenizer.errors import BackendError, CodesError, CodesFileError, ConfigError
+from daps_tokenizer.errors import BackendError, CodesError, CodesFileError, ConfigError, reason_of
 from daps_tokenizer.files import read_regular_file, write_bytes_atomically
 from daps_tokenizer.install import install_command
 
@@ -287,8 +287,9 @@ class Codes:
         try:
             data = read_regular_file(path, most_bytes=_MOST_BYTES)
         except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise CodesFileError(f"{os.fspath(path)!r}: cannot be read ({reason}); expected a .daps file") from error
+            raise CodesFileError(
+                f"{os.fspath(path)!r}: cannot be read ({reason_of(error)}); expected a .daps file"
+            ) from error
         return cls.from_bytes(data, source=str(path))
 
     @property

@@ -110,7 +110,7 @@ class TokenizerConfig(StoredConfig):
             self.modality == "image"
             and len(window) == 2
             and all(size % part == 0 for size, part in zip(self.patch_grid, window, strict=True)),
-            f"recognition.window has 2 sizes that divide the grid of an image's codes, which {list(window)} has not",
+            f"recognition.window must be 2 sizes that divide the grid of an image's codes, not {list(window)}",
         )
 
     def _check_resnet_grid(self) -> None:

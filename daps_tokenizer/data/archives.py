@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from daps_tokenizer.errors import DapsError, InputError
+from daps_tokenizer.errors import DapsError, InputError, reason_of
 
 # An archive is unpacked to 64 MB, and to as much again as 50 times its size.
 _ALWAYS_BYTES, _MOST_RATIO = 2**26, 50
@@ -69,5 +69,4 @@ def reading(source: Path | str, expected: str) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"{source}: no such file; expected {expected}") from None
     except Exception as error:  # readers of archives and images meet damaged files with errors of almost any type
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{source}: cannot be read ({reason}); expected {expected}") from error
+        raise InputError(f"{source}: cannot be read ({reason_of(error)}); expected {expected}") from error

@@ -396,7 +396,9 @@ def _read_json(path: Path, needed: Sequence[str]) -> dict[str, Any] | None:
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CodesFileError(f"{path}: cannot be read ({error}); expected the record of a code set") from error
     if is_record and (wrong := [name for name, is_right in _VALUES.items() if not is_right(record.get(name))]):
-        raise CodesFileError(f"{path}: is damaged, its {wrong[0]} is no such thing; remove it, or name another folder")
+        raise CodesFileError(
+            f"{path}: is damaged, its {wrong[0]} has no valid value; remove it, or name another folder"
+        )
     if not is_record:
         raise CodesFileError(
             f"{path}: is not the record of a code set of this version; remove it, or name another folder"

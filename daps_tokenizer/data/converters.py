@@ -108,7 +108,7 @@ class Rows:
     def _check(self, chunk: Chunk) -> None:
         classes = math.inf if self.classes is None else len(self.classes)
         if chunk.codes.max() >= self.vocab_size or chunk.labels.min() < UNKNOWN or chunk.labels.max() >= classes:
-            raise CodesFileError(f"after row {chunk.start:,}: codes or labels are none of this set; it is damaged")
+            raise CodesFileError(f"after row {chunk.start:,}: codes or labels are out of range; the set is damaged")
 
 
 def rows_of_set(code_set: CodeSet) -> Rows:

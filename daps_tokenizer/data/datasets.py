@@ -19,7 +19,7 @@ from PIL import Image
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.data.archives import read_npz, reading
-from daps_tokenizer.data.clips import ClipWindows
+from daps_tokenizer.data.clip_windows import ClipWindows
 from daps_tokenizer.data.sources import Labels, Source, open_files
 from daps_tokenizer.data.storage import Entry, base_of, is_remote, list_files
 from daps_tokenizer.errors import InputError

@@ -17,7 +17,7 @@ import numpy as np
 
 from daps_tokenizer.data.code_set_files import Shard
 from daps_tokenizer.data.code_set_writer import CodeSetReport
-from daps_tokenizer.errors import DapsError, InputError
+from daps_tokenizer.errors import DapsError, InputError, reason_of
 from daps_tokenizer.install import install_command
 
 Work = Callable[[Shard], CodeSetReport]
@@ -94,9 +94,9 @@ def encode_on_ray(
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"--ray {address}: no cluster there ({reason}); start one with `ray start --head`, or use --ray local"
+            f"--ray {address}: no cluster there ({reason_of(error)}); start one with `ray start --head`, "
+            "or use --ray local"
         ) from error
     try:
         DataContext.get_current().enable_progress_bars = False

@@ -21,7 +21,7 @@ import numpy as np
 from daps_tokenizer.data.archives import reading
 from daps_tokenizer.data.storage import Entry, SourceError, below, is_remote, list_files, open_file
 from daps_tokenizer.data.tars import EXPECTED, Member, read_members
-from daps_tokenizer.errors import InputError
+from daps_tokenizer.errors import InputError, reason_of
 from daps_tokenizer.files import read_regular_file
 from daps_tokenizer.install import install_command
 
@@ -438,8 +438,9 @@ class HuggingFaceSource:
             try:
                 part = datasets.load_dataset(repository, split=split)
             except Exception as error:  # the library raises errors of its own, of the Hub's client and of the network
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise InputError(f"{name}: cannot be loaded ({reason}); expected a Hugging Face dataset") from error
+                raise InputError(
+                    f"{name}: cannot be loaded ({reason_of(error)}); expected a Hugging Face dataset"
+                ) from error
             if image_column not in part.column_names:
                 columns = ", ".join(part.column_names)
                 raise InputError(f"{name}: no column {image_column!r}; set data.image_column to one of {columns}")

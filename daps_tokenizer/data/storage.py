@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from daps_tokenizer.errors import DapsError, InputError
+from daps_tokenizer.errors import DapsError, InputError, reason_of
 from daps_tokenizer.files import open_regular_file
 from daps_tokenizer.install import install_command
 
@@ -81,7 +81,7 @@ def open_file(path: str, *, most_bytes: int | None = None) -> Iterator[BinaryIO]
     except DapsError:
         raise
     except Exception as error:  # an object store's client raises errors of its own
-        raise SourceError(f"{path}: cannot be read ({_reason(error)}); expected the file that was there") from error
+        raise SourceError(f"{path}: cannot be read ({reason_of(error)}); expected the file that was there") from error
 
 
 def _list_local(path: str) -> list[Entry]:
@@ -110,7 +110,7 @@ def _list_remote(path: str) -> list[Entry]:
     except DapsError:
         raise
     except Exception as error:
-        raise InputError(f"{path}: cannot be listed ({_reason(error)})") from error
+        raise InputError(f"{path}: cannot be listed ({reason_of(error)})") from error
 
 
 def _address(system: Any, base: str, name: str) -> str:
@@ -127,13 +127,10 @@ def _file_system(path: str) -> Any:
         return fsspec.core.url_to_fs(path)[0]
     except ImportError as error:
         raise InputError(
-            f"{path}: reading {protocol}:// needs a package that is not installed ({_reason(error)}); install it, "
+            f"{path}: reading {protocol}:// needs a package that is not installed ({reason_of(error)}); install it, "
             f"for s3:// with {install_command('s3')}"
         ) from error
     except ValueError as error:
-        raise InputError(f"{path}: {_reason(error)}; expected a file, a folder, or an address such as s3://") from error
-
-
-def _reason(error: Exception) -> str:
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(str(said).split()) or type(error).__name__
+        raise InputError(
+            f"{path}: {reason_of(error)}; expected a file, a folder, or an address such as s3://"
+        ) from error

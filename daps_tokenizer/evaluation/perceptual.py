@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from daps_tokenizer.errors import BackendError
+from daps_tokenizer.errors import BackendError, reason_of
 from daps_tokenizer.install import install_command
 
 
@@ -89,7 +89,7 @@ def _load(what: str, load: Any) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = reason_of(error)
     return text if len(text) <= 150 else text[:147] + "..."
 
 

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from daps_tokenizer.checks import check_choice
 from daps_tokenizer.data.archives import read_opened
-from daps_tokenizer.errors import InputError
+from daps_tokenizer.errors import InputError, reason_of
 from daps_tokenizer.files import open_regular_file
 from daps_tokenizer.images.arrays import ValueRange, as_bytes, check_value_range, is_tensor
 from daps_tokenizer.images.formats import open_image, webp_pixels
@@ -237,8 +237,7 @@ def _failures_as_input_errors(source: str, target: _Target) -> Iterator[None]:
 
 
 def _damaged(source: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"{source}: cannot be read as an image ({reason}); expected an undamaged file")
+    return InputError(f"{source}: cannot be read as an image ({reason_of(error)}); expected an undamaged file")
 
 
 def _decode(

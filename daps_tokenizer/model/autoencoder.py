@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.errors import ConfigError, ModelFileError
+from daps_tokenizer.errors import ConfigError, ModelFileError, first_line
 from daps_tokenizer.model.generative import build_generative_model
 from daps_tokenizer.model.likelihoods import build_likelihood
 from daps_tokenizer.model.parallel import FactorisedModel, LevelQuantiser, NearestQuantiser, ParallelEncoder
@@ -176,5 +176,4 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file; expected the weights of {config.name}") from None
     except Exception as error:  # safetensors and torch raise many types for a file that is not what it should be
-        reason = str(error).splitlines()[0]
-        raise ModelFileError(f"{path}: not the weights of {config.name} ({reason})") from error
+        raise ModelFileError(f"{path}: not the weights of {config.name} ({first_line(error)})") from error

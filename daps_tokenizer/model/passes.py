@@ -15,13 +15,13 @@ from torch import Tensor
 
 from daps_tokenizer.config.code_windows import FIRST_PASSES, MORE_PASSES, MOST_PASSES
 from daps_tokenizer.model.recognition import RecognitionModel
-from daps_tokenizer.model.sampling import Draw, Sampled, choose_codes, draw_pass, most_probable, repeat_passes
+from daps_tokenizer.model.sampling import Draw, SampledCodes, choose_codes, draw_pass, most_probable, repeat_passes
 from daps_tokenizer.model.transformer import Memory
 
 _WARM_UPS = 2
 
 # The last hidden states (rows, n, H), uniforms (rows, n), the temperature, and whether it is 0 -> codes.
-ChooseFromHidden = Callable[[Tensor, Tensor, Tensor, bool], Sampled]
+ChooseFromHidden = Callable[[Tensor, Tensor, Tensor, bool], SampledCodes]
 
 
 class Drawer(Protocol):
@@ -112,7 +112,7 @@ class PassesDraw:
         draw.log_probs.copy_(settled.log_probs)
         self.unsettled.copy_(settled.passes > passes)
 
-    def _pass(self, codes: Tensor, *, greedy: bool) -> Sampled:
+    def _pass(self, codes: Tensor, *, greedy: bool) -> SampledCodes:
         draw = self.draw
         if self._choose is not None:
             hidden = self.model.hidden_of_rows(draw.context, codes)

@@ -31,7 +31,7 @@ MAX_PASSES = 8
 Choose = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class Sampled(NamedTuple):
+class SampledCodes(NamedTuple):
     """Codes int64 and log q(z_t | z_<t, x) of each at temperature 1, float32, both in the shape of the uniforms."""
 
     codes: Tensor
@@ -39,7 +39,7 @@ class Sampled(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """Like :class:`Sampled`, and the passes each row took, (rows,) int64: ``MAX_PASSES`` + 1 if the loop drew it."""
+    """Like :class:`SampledCodes`, and the passes of each row, (rows,) int64: ``MAX_PASSES`` + 1 if the loop drew it."""
 
     codes: Tensor
     log_probs: Tensor
@@ -77,12 +77,14 @@ def choose_codes(logits: Tensor, uniform: Tensor, temperature: Tensor | float) -
     return torch.where(temperature > 0, invert_cdf(logits, uniform, temperature), logits.argmax(-1))
 
 
-def choose_with_log_q(logits: Tensor, uniform: Tensor, temperature: Tensor, choose: Choose = choose_codes) -> Sampled:
+def choose_with_log_q(
+    logits: Tensor, uniform: Tensor, temperature: Tensor, choose: Choose = choose_codes
+) -> SampledCodes:
     """Choose codes by logits (..., V) and uniform numbers (...)."""
     flat = logits.reshape(-1, logits.shape[-1]).float()
     codes = choose(flat, uniform.reshape(-1), temperature)
     log_probs = flat.log_softmax(-1).gather(-1, codes[:, None])
-    return Sampled(codes.reshape(uniform.shape), log_probs.reshape(uniform.shape))
+    return SampledCodes(codes.reshape(uniform.shape), log_probs.reshape(uniform.shape))
 
 
 def draw_pass(
@@ -92,7 +94,7 @@ def draw_pass(
     uniform: Tensor,
     temperature: Tensor,
     choose: Choose = choose_codes,
-) -> Sampled:
+) -> SampledCodes:
     """Every code anew, given all codes of the pass before.
 
     Args:
@@ -115,7 +117,7 @@ def draw_position(
     temperature: Tensor,
     joins: Sequence[Join],
     bias: Tensor | None = None,
-) -> Sampled:
+) -> SampledCodes:
     """The codes of one position (rows,), given the ``previous`` ones; arguments as of ``RecognitionModel.step``."""
     logits = model.step(context, model.code_embedding(previous), position, joins, bias)
     return choose_with_log_q(logits, uniform, temperature)
@@ -129,7 +131,7 @@ def sample_codes(
     temperature: Tensor | float = 1.0,
     *,
     max_passes: int = MAX_PASSES,
-) -> Sampled:
+) -> SampledCodes:
     """Draw all codes: until they settle, or at once where they do not depend on each other.
 
     Args:
@@ -149,7 +151,7 @@ def sample_codes(
     assert isinstance(model, RecognitionModel)
     num_items = context[0].keys.shape[0] // model.windows.per_item
     settled = settle(model, context, model.windows.split(uniform, num_items), temperature, max_passes=max_passes)
-    return Sampled(*(model.windows.join(values, num_items) for values in settled[:2]))
+    return SampledCodes(*(model.windows.join(values, num_items) for values in settled[:2]))
 
 
 @torch.no_grad()
@@ -184,7 +186,7 @@ def settle(
 
 
 @torch.no_grad()
-def repeat_passes(draw: Callable[[Tensor], Sampled], codes: Tensor, passes: int) -> Settled:
+def repeat_passes(draw: Callable[[Tensor], SampledCodes], codes: Tensor, passes: int) -> Settled:
     """A number of passes over all rows, whether or not they have settled: a form of :func:`settle` for CUDA graphs.
 
     Shapes are fixed and nothing is read on the host. Rows that have not settled have the codes of the last pass, which
@@ -204,7 +206,7 @@ def repeat_passes(draw: Callable[[Tensor], Sampled], codes: Tensor, passes: int)
     return Settled(codes, log_probs, taken)
 
 
-def draw_in_turn(model: RecognitionModel, context: list[Memory], uniform: Tensor, temperature: Tensor) -> Sampled:
+def draw_in_turn(model: RecognitionModel, context: list[Memory], uniform: Tensor, temperature: Tensor) -> SampledCodes:
     """Draw one position after the other, windows side by side: uniform numbers (rows, n)."""
 
     def keep(cache: Memory, own: Memory, end: int) -> Memory:
@@ -219,7 +221,7 @@ def draw_in_turn(model: RecognitionModel, context: list[Memory], uniform: Tensor
         position = torch.tensor([t], device=uniform.device)
         chosen, log_probs = draw_position(model, context, chosen, position, uniform[:, t], temperature, joins)
         drawn.append((chosen, log_probs))
-    return Sampled(*(torch.stack(columns, dim=1) for columns in zip(*drawn, strict=True)))
+    return SampledCodes(*(torch.stack(columns, dim=1) for columns in zip(*drawn, strict=True)))
 
 
 def _empty_caches(model: RecognitionModel, context: list[Memory], uniform: Tensor) -> list[Memory]:
@@ -256,8 +258,8 @@ class Draw:
         return cls(context, uniform, _empty_caches(model, context, uniform), codes, log_probs)
 
 
-def _sample_at_once(model: ParallelEncoder, context: Tensor, uniform: Tensor, temperature: Tensor) -> Sampled:
+def _sample_at_once(model: ParallelEncoder, context: Tensor, uniform: Tensor, temperature: Tensor) -> SampledCodes:
     if not isinstance(model, FactorisedModel):
         codes = model.quantise(context).repeat_interleave(uniform.shape[0] // context.shape[0], dim=0)
-        return Sampled(codes, torch.zeros_like(uniform, dtype=torch.float32))
+        return SampledCodes(codes, torch.zeros_like(uniform, dtype=torch.float32))
     return choose_with_log_q(model.logits(context, uniform), uniform, temperature)

@@ -148,10 +148,10 @@ def write(qpos: np.ndarray, fps: float, robot: Robot, layout: FileLayout) -> byt
     return buffer.getvalue()
 
 
-def _csv(qpos: np.ndarray, header: str = "", decimals: int = 6) -> bytes:
+def _csv(qpos: np.ndarray, header: str = "") -> bytes:
     """Six decimals as in LAFAN1: micrometres and microradians."""
     text = io.StringIO()
-    np.savetxt(text, qpos, fmt=f"%.{decimals}f", delimiter=",", header=header, comments="")
+    np.savetxt(text, qpos, fmt="%.6f", delimiter=",", header=header, comments="")
     return text.getvalue().encode()
 
 
@@ -316,7 +316,7 @@ def _content(
         given, wanted = [_plain(str(name)) for name in names], [_plain(name) for name in _pose_names(robot)]
         if sorted(given) != sorted(wanted):
             unknown = sorted(set(given) - set(wanted))
-            raise InputError(f"{source}: columns has {', '.join(unknown)}, which the {robot.name} has not")
+            raise InputError(f"{source}: columns has {', '.join(unknown)}, which are no joints of the {robot.name}")
         if given != wanted:
             qpos = qpos[..., [given.index(name) for name in wanted]]
     return Content(qpos, robot, fps, layout)

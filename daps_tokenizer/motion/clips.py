@@ -14,7 +14,7 @@ import numpy as np
 from daps_tokenizer.codes.layouts import FPS_RANGE
 from daps_tokenizer.config import Robot
 from daps_tokenizer.data.archives import read_opened, reading
-from daps_tokenizer.errors import InputError
+from daps_tokenizer.errors import InputError, reason_of
 from daps_tokenizer.files import read_regular_file, write_bytes_atomically
 from daps_tokenizer.motion import clip_files
 from daps_tokenizer.motion.clip_files import FORMATS, PLAIN, ROBOTS, Content, FileLayout, Kind, robot_of_width
@@ -254,8 +254,9 @@ def _read_file(path: str | os.PathLike[str]) -> bytes:
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder; expected the path of a clip, CSV or NPZ") from None
     except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{os.fspath(path)!r}: cannot be read ({reason}); expected a clip, CSV or NPZ") from error
+        raise InputError(
+            f"{os.fspath(path)!r}: cannot be read ({reason_of(error)}); expected a clip, CSV or NPZ"
+        ) from error
 
 
 def _load(item: Any, source: str, fps: float | None, robot: Robot | None) -> list[Clip]:

@@ -110,7 +110,7 @@ def _leg(robot: Robot, foot: str) -> list[int]:
 
 
 def _smoothed(values: np.ndarray, fps: float, frames: int) -> np.ndarray:
-    """(T, ...) by a Hann window over time, of so many frames at 30 fps."""
+    """(T, ...) by a Hann window over time, ``frames`` long at 30 fps."""
     reach = max(1, round(frames * fps / 30 / 2))
     window = np.hanning(2 * reach + 3)[1:-1]
     padded = np.pad(values, [(reach, reach)] + [(0, 0)] * (values.ndim - 1), mode="edge")

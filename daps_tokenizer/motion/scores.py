@@ -1,8 +1,8 @@
 """Scores of motion for a search: what :class:`~daps_tokenizer.BestOf` and :class:`~daps_tokenizer.LocalSearch` raise.
 
 Each function makes a score for one model; a score looks at the decoded features of windows and returns one number for
-each, higher is better. Scores are added up with :func:`together`. ``log_q_weight=`` of a search says how much log
-q(z|x) counts beside them, which keeps the motion one that the model knows.
+each, higher is better. :func:`together` adds scores up. ``log_q_weight=`` of a search says how much log q(z|x) counts
+too, which keeps the motion close to what the model has learned.
 
 >>> tok.encode("walk.csv", search=LocalSearch(proposals=4, score=speed(tok, 1.0), log_q_weight=0.001))  # doctest: +SKIP
 """

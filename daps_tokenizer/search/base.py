@@ -77,7 +77,7 @@ def check_search(search: object) -> None:
     """Refuse what is not a search.
 
     Raises:
-        InputError: naming it; a class where an instance is meant too.
+        InputError: naming it; also for a class in place of an instance of it.
     """
     if isinstance(search, type | str | bytes) or not callable(getattr(search, "find", None)):  # strings have a find
         given = f"the class {search.__name__}" if isinstance(search, type) else repr(search)

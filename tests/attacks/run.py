@@ -47,7 +47,7 @@ class Result:
 
 
 def attack(kind: str, cases: int, seed: int) -> Result:
-    """Try so many cases of a kind; case i is a function of the kind, the seed and i."""
+    """Try a number of cases of a kind; case i is a function of the kind, the seed and i."""
     result, first = Result(), 0
     while first < cases:
         command = [sys.executable, "-m", "tests.attacks.run", kind, str(first), str(cases), str(seed)]

@@ -142,7 +142,7 @@ def healthy() -> dict[str, object]:
 
 @without_gpu
 def test_doctor_says_what_works_here_and_why_auto_takes_it(healthy: dict[str, object]) -> None:
-    assert healthy["exit_code"] == 0 and healthy["mend"] == [] and healthy["clash"] == ""
+    assert healthy["exit_code"] == 0 and healthy["fix"] == [] and healthy["clash"] == ""
     rows = {(row["backend"], row["device"]): row for row in healthy["runtimes"]}  # type: ignore[attr-defined]
     assert rows["onnx", "cpu"]["works"] and "CPUExecutionProvider" in rows["onnx", "cpu"]["why"]
     assert rows["onnx", "cuda"] | {"works": False} == rows["onnx", "cuda"]
@@ -158,7 +158,7 @@ def test_doctor_finds_two_packages_in_one_folder_and_prints_the_command_that_men
     found = json.loads(run(DOCTOR, tmp_path))
     assert found["clash"].startswith("onnxruntime and onnxruntime-gpu write to one folder")
     assert found["exit_code"] == 1
-    assert found["mend"] == ["pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"]
+    assert found["fix"] == ["pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"]
 
 
 @without_gpu
@@ -172,7 +172,7 @@ def test_a_folder_of_onnxruntime_that_is_half_removed_is_an_error_with_the_comma
     (row,) = [row for row in found["runtimes"] if (row["backend"], row["device"]) == ("onnx", "cpu")]
     assert not row["works"] and "ONNX Runtime cannot be used" in row["why"]
     assert found["exit_code"] == 1
-    assert found["mend"] == ["pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"]
+    assert found["fix"] == ["pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"]
 
 
 # --- the plugin itself

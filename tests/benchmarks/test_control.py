@@ -13,13 +13,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.__main__ import main
-from benchmarks.studies.control.coded import placed
+from benchmarks.studies.control import command
+from benchmarks.studies.control.coded import lowered, placed
 from benchmarks.studies.control.follow import Controller, ExportedPolicy, follow
 from benchmarks.studies.control.imagined import ImaginedConfig, ImaginedTrainer
 from benchmarks.studies.control.measure import choose_stretches, follow_stretches
 from benchmarks.studies.control.policy import NoCondition, Policy, WindowCodes, export_policy
 from benchmarks.studies.control.ppo import PPOConfig, PPOTrainer
-from benchmarks.studies.control.reference import Reference, load_g1_clips
+from benchmarks.studies.control.reference import HELD_OUT, Reference, load_g1_clips
 from benchmarks.studies.control.robot import ACTIVE, Physics, Robot, states
 from benchmarks.studies.control.search import Leaning, PhysicsScore, Ran, run_codes
 from benchmarks.studies.control.tracking import Tracking
@@ -256,6 +257,17 @@ def test_a_policy_sees_the_codes_of_each_frame_and_corrects_what_greedy_codes_do
     assert place[0] == 0 and 0.99 < place[53] < 1 < place[54] and place[len(place) // 2] == 2
     with pytest.raises(InputError, match="no policy to follow codes with"):
         run("policy")
+
+
+def test_the_shipped_policy_stands_longer_than_servos_alone_on_the_same_codes(robot: Robot) -> None:
+    (clip,) = load_g1_clips(DATA / "lafan1_g1.npz", [HELD_OUT["walk"]])
+    clip = lowered(robot, clip)
+    tokenizer = Tokenizer.from_pretrained("daps-g1-motion")
+    stretches = np.stack([clip[start : start + 92] for start in range(300, 6300, 1000)])
+    policy = ExportedPolicy(Path(command.__file__).parent / "walk.onnx")
+    servos, _ = follow_stretches(tokenizer, Physics(robot), stretches, "greedy", seconds=2)
+    stood, _ = follow_stretches(tokenizer, Physics(robot), stretches, "policy", seconds=2, policy=policy)
+    assert stood.seconds.mean() > 1.5 * servos.seconds.mean()
 
 
 def test_the_example_draws_the_motion_and_the_robot_that_follows_it(

@@ -30,7 +30,7 @@ EXPERIMENT = Experiment(name="control", model=TINY_GRID, dataset="cifar10", meth
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("way", WAYS["cifar10"])
+@pytest.mark.parametrize("way", WAYS)
 def test_every_way_starts_from_the_same_items_and_has_its_time(
     way: str, precision: Precision, checkpoint: Path
 ) -> None:
@@ -39,7 +39,7 @@ def test_every_way_starts_from_the_same_items_and_has_its_time(
     told: list[Point] = []
     experiment = replace(EXPERIMENT, precision=precision)
     found = train_on(
-        WAYS["cifar10"][way], checkpoint, experiment, dataset, images[:8],
+        WAYS[way], checkpoint, experiment, dataset, images[:8],
         seconds=0.5, points=2, seed=0, on_point=told.append,
     )  # fmt: skip
     assert found == told and found[0].steps == 0 < found[1].steps < found[2].steps
@@ -52,10 +52,10 @@ def test_every_way_starts_from_the_same_items_and_has_its_time(
 def test_gains_are_paired_item_by_item() -> None:
     start = {kind: np.array([0.0, 1000.0, 2000.0]) for kind in KINDS}
     end = {kind: np.array([1.0, 1002.0, 2003.0]) for kind in KINDS}
-    run = summarise("cifar10", "counterfactual", 0, [Point(0.0, 0, start), Point(60.0, 10, end)])
+    run = summarise("counterfactual", 0, [Point(0.0, 0, start), Point(60.0, 10, end)])
     last = run["curve"][-1]
     assert last["greedy_gain"] == 2.0 and last["greedy_gain_error"] == pytest.approx(1 / 3**0.5)
-    assert last["images"] == 10 * WAYS["cifar10"]["counterfactual"].batch_size
+    assert last["images"] == 10 * WAYS["counterfactual"].batch_size
     content = {
         "commands": ["c"],
         "machine": describe_machine(),
@@ -66,10 +66,7 @@ def test_gains_are_paired_item_by_item() -> None:
         "runs": [run],
     }
     text = write_text("Ways", json.loads(json.dumps(content)))
-    assert (
-        "| counterfactual | 0 | 60 | 640 | 1002.0 (+2.0 ± 0.6) |" in text
-        and WAYS["cifar10"]["counterfactual"].tuned in text
-    )
+    assert "| counterfactual | 0 | 60 | 640 | 1002.0 (+2.0 ± 0.6) |" in text and WAYS["counterfactual"].tuned in text
     assert plot(content).startswith(b"\x89PNG")
 
 

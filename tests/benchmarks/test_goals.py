@@ -1,4 +1,4 @@
-"""A search for a goal is measured beside greedy codes, in the goal's own unit."""
+"""A search for a goal is compared with greedy codes, in the goal's own unit."""
 
 import dataclasses
 from pathlib import Path

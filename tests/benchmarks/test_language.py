@@ -11,8 +11,8 @@ import pytest
 from benchmarks.studies import language
 from benchmarks.studies.language import KINDS, Stretches, at_origin, write_language
 from daps_tokenizer import Tokenizer
-from daps_tokenizer.motion.commands import first_direction
 from daps_tokenizer.motion.features import compute_features, standing
+from daps_tokenizer.motion.generation import first_direction
 from daps_tokenizer.motion.kinematics import heading_quaternion
 from daps_tokenizer.motion.robots import H1
 

@@ -69,7 +69,7 @@ def test_a_set_needs_rows_that_it_has(model: str, code_set: str) -> None:
         "codes: holds 5 rows; choose some of them, as with --rows 0:16"
     )
     assert refusal("decode", code_set, "--rows", "5:9", "--model", model) == (
-        "codes: holds 5 rows, numbered from 0; --rows names none of them"
+        "codes: holds 5 rows, numbered from 0; --rows selects none of them"
     )
     assert "'two' is not START:STOP, such as 0:16" in refusal("decode", code_set, "--rows", "two", "--model", model)
 

@@ -80,4 +80,4 @@ def test_what_cannot_be_converted_is_refused(tok: Tokenizer, model: str, images:
     assert "images: holds no codes" in refusal("convert", images, "--to", "bin")
     assert "digit.png: not a .daps file" in refusal("convert", "digit.png", "--to", "bin")
     said = refusal("convert", "a.daps", "--to", "bin", "--split", "a/b")
-    assert said.startswith("--split 'a/b' begins names of files; use letters, digits, - and _")
+    assert said.startswith("--split 'a/b' becomes part of file names; use letters, digits, - and _")

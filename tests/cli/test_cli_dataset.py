@@ -119,7 +119,7 @@ def test_other_codes_are_replaced_with_force_alone(model: str, images: Path) -> 
         (["--shard", "0/2", "--merge"], "--merge and --shard exclude each other"),
         (["--shard", "2/2"], "Invalid value for '--shard': there is no shard 2 of 2; they are numbered from 0"),
         (["--shard", "two"], "Invalid value for '--shard': 'two' is not I/N, such as 0/64"),
-        (["--seed", "1"], "--temperature and --seed need --samples; otherwise nothing is drawn"),
+        (["--seed", "1"], "--temperature and --seed need --samples; without it nothing is random"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
@@ -153,7 +153,7 @@ def test_labels_of_a_file_and_files_that_are_ignored(model: str, images: Path) -
     (images / "notes.txt").write_text("mine")
     Path("labels.csv").write_text("item,label\nimages/1.png,seven\n3.png,one\n")
     result = run_well("dataset", images, "-o", "codes", "--model", model, "--labels", "labels.csv")
-    assert result.stderr == f"note: {images}: 1 files are ignored, whose names end with no image format\n"
+    assert result.stderr == f"note: {images}: 1 files are ignored, as their suffixes are not of images\n"
     found = CodeSet.open("codes")
     assert found.classes == ["one", "seven"] and found.labels[:].tolist() == [-1, 1, -1, 0, -1]
     assert "of 2 classes" in run_well("info", "codes").stdout

@@ -257,14 +257,6 @@ def test_images_are_written_as_images_only(tok: Tokenizer, model: str) -> None:
     assert message.startswith("-o x.gif: expected a name that ends with .png or .webp")
 
 
-def test_one_name_does_for_one_input(tok: Tokenizer, model: str) -> None:
-    for name in ("x.daps", "y.daps"):
-        save_codes(tok, name, 1)
-    assert refusal("decode", "x.daps", "y.daps", "-o", "z.png", "--model", model).startswith(
-        "-o z.png names one file for 2 inputs; -o z/ names a folder"
-    )
-
-
 # Reconstruct
 
 

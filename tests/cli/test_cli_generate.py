@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from daps_tokenizer import Codes, Generator, Tokenizer, language
-from daps_tokenizer.motion import commands
+from daps_tokenizer.motion import generation
 from tests.cli.helpers import refusal, run_well
 
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_drawn_gets_one_line(flow: str, model: str) -> None:
 
 
 def test_motion_by_a_text_and_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "sentence_encoder", lambda: lambda texts: np.ones((len(texts), 384), np.float32))
+    monkeypatch.setattr(generation, "sentence_encoder", lambda: lambda texts: np.ones((len(texts), 384), np.float32))
     draw = ("generate", "daps-g1-text", "--seed", 0)
     line = run_well(*draw, "--text", "a slow walk", "--seconds", 2, "-o", "walk.csv").stdout
     assert line.startswith("daps-g1-text -> walk.csv  1 item of 'a slow walk', daps-g1-motion")

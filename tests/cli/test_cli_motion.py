@@ -156,7 +156,7 @@ def test_without_matplotlib_one_line_says_so(motion_model: str, monkeypatch: pyt
     [
         (["encode", "walk.csv", "--fit", "pad"], "fit= is not an option of motion models; accepted are fps, overlap"),
         (["encode", "walk.csv", "--fps", "0"], "walk.csv: fps must be a number from 1 to 1000, not 0.0"),
-        (["encode", "walk.csv", "--overlap", "32"], "overlap must be an integer from 0 to 31 frames"),
+        (["encode", "walk.csv", "--overlap", "32"], "overlap of windows of 32 frames must be an integer from 0 to 31"),
         (
             ["encode", "walk.csv", "--clip", "run"],
             "walk.csv: is not an archive of many clips, so it has none named 'run'",

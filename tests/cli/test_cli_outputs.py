@@ -54,16 +54,6 @@ def test_an_existing_folder_needs_no_slash(model: str) -> None:
     )
 
 
-def test_one_name_in_a_folder_does_for_one_input(model: str) -> None:
-    Path("deep").mkdir()
-    digit(1).save("deep/digit.png")
-    result = run("encode", "digit.png", "deep/digit.png", "-o", "codes/", "--model", model)
-    assert result.exit_code == 2 and result.stdout.startswith("digit.png -> codes/digit.daps")
-    assert result.stderr == (
-        "error: deep/digit.png: would be written to codes/digit.daps, as digit.png is; run it alone with -o\n"
-    )
-
-
 def test_a_folder_that_cannot_be_made_is_named(model: str) -> None:
     said = refusal("encode", "digit.png", "-o", "digit.png/codes/", "--model", model)
     assert said == "digit.png: 'digit.png/codes': cannot be made (Not a directory); name another folder"
@@ -79,8 +69,8 @@ def test_several_inputs_need_a_folder(model: str) -> None:
 def test_a_folder_as_an_input_names_what_takes_folders(model: str, images: Path, command: list[str]) -> None:
     said = refusal(*command, "images", "--model", model)
     assert said == (
-        "images: is a folder; `daps-tokenize dataset images -o codes` encodes all of its images as one array, and "
-        "images/*.png in its place names each file"
+        "images: is a folder; `daps-tokenize dataset images -o codes` encodes all of its images as one array, "
+        "or pass images/*.png to name each file"
     )
 
 

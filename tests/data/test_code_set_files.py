@@ -154,7 +154,7 @@ def test_a_record_with_a_strange_value_is_refused(folder: Path, name: str, value
     write(folder)
     about = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps(about | {name: value}))
-    with pytest.raises(CodesFileError, match=rf"dataset\.json: is damaged, its {name} is no such thing"):
+    with pytest.raises(CodesFileError, match=rf"dataset\.json: is damaged, its {name} has no valid value"):
         CodeSet.open(folder)
 
 
@@ -181,6 +181,6 @@ def test_codes_that_the_model_does_not_have_are_not_converted(folder: Path, tmp_
     write(folder)
     about = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps(about | {"vocab_size": 2}))
-    with pytest.raises(CodesFileError, match="after row 0: codes or labels are none of this set; it is damaged"):
+    with pytest.raises(CodesFileError, match="after row 0: codes or labels are out of range; the set is damaged"):
         convert(rows_of_set(CodeSet.open(folder)), "jsonl", tmp_path / "converted")
     assert not (tmp_path / "converted").exists()

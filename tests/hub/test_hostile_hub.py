@@ -72,12 +72,6 @@ def test_a_compressed_answer_that_unpacks_to_too_much_is_given_up(hub: LocalHub,
             download_within(MOST_BYTES=100_000)
 
 
-def test_of_a_repository_with_many_files_only_the_models_are_fetched(hub: LocalHub, download: Call) -> None:
-    hub.commit("org/tiny", {**MODEL, **{f"onnx/{number}.onnx": b"large" for number in range(300)}})
-    download()
-    assert sorted(hub.downloads) == sorted(MODEL)
-
-
 def test_a_config_that_lists_more_files_than_a_model_has_is_refused(hub: LocalHub, download: Call) -> None:
     config = dataclasses.replace(CONFIG, files={f"onnx/{number}.onnx": "0" * 64 for number in range(101)})
     hub.commit("org/tiny", {**MODEL, "config.json": config.to_json().encode()})

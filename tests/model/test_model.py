@@ -15,7 +15,7 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from daps_tokenizer.model.likelihoods import Bernoulli, ConstantGaussian, Gaussian
-from daps_tokenizer.model.sampling import Sampled, choose_codes, sample_codes
+from daps_tokenizer.model.sampling import SampledCodes, choose_codes, sample_codes
 from daps_tokenizer.model.transformer import Memory, attend_plainly, sinusoidal_positions
 from tests.settings import CIFAR10, IMAGENET256, LAFAN, MNIST, TINY_GRID, TINY_MLP, TINY_MOTION
 
@@ -34,7 +34,9 @@ def random_inputs(config: TokenizerConfig, count: int) -> torch.Tensor:
     return torch.randn(count, *config.input_shape, generator=generator)
 
 
-def sample(config: TokenizerConfig, model: Autoencoder, *, items: int, samples: int, temperature: float) -> Sampled:
+def sample(
+    config: TokenizerConfig, model: Autoencoder, *, items: int, samples: int, temperature: float
+) -> SampledCodes:
     uniform = torch.rand(items * samples, config.num_tokens, generator=torch.Generator().manual_seed(2))
     context = model.recognition.context(model.standardise(random_inputs(config, items)))
     return sample_codes(model.recognition, context, uniform, temperature)

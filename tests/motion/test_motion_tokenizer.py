@@ -204,7 +204,7 @@ def test_what_does_not_fit_is_refused(tok: Tokenizer) -> None:
         tok.encode([WALK, smooth_motion(81)])
     for overlap in (32, -1, "8", True):
         for method in (tok.encode, tok.targets):
-            with pytest.raises(InputError, match="overlap must be an integer from 0 to 31 frames"):
+            with pytest.raises(InputError, match="overlap of windows of 32 frames must be an integer from 0 to 31"):
                 method(WALK, overlap=overlap)
     with pytest.raises(InputError, match="fps must be a number from 1 to 1000, not 0"):
         tok.encode(WALK, fps=0)

@@ -60,7 +60,7 @@ def test_clips_together_are_as_each_alone() -> None:
 
 @pytest.mark.parametrize("overlap", [-1, 4, 1.5, True])
 def test_impossible_overlaps_are_refused(overlap: object) -> None:
-    with pytest.raises(InputError, match="overlap must be an integer from 0 to 3 frames for windows of 4, not "):
+    with pytest.raises(InputError, match="overlap of windows of 4 frames must be an integer from 0 to 3, not "):
         cut_windows(np.zeros((9, 1)), 4, overlap=overlap)  # type: ignore[arg-type]
 
 

@@ -74,7 +74,7 @@ def test_a_record_that_lacks_a_key_is_refused_wherever_it_is_kept(file: str, tmp
     ("config", "size", "message"),
     [
         (TINY_MLP, 56, "not drawn in windows, so it has one size of image"),
-        (TINY_WINDOWS, 20, "recognition.window has 2 sizes that divide the grid"),
+        (TINY_WINDOWS, 20, "recognition.window must be 2 sizes that divide the grid"),
     ],
 )
 def test_what_cannot_be_resized_is_refused(tmp_path: Path, config: TokenizerConfig, size: int, message: str) -> None:

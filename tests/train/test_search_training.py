@@ -3,18 +3,15 @@
 import dataclasses
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from daps_tokenizer import LocalSearch
-from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import sample_codes
-from daps_tokenizer.model.sweep import most_probable_others, objective_of, on_device, sweep
+from daps_tokenizer.model.sweep import most_probable_others, objective_of
 from daps_tokenizer.neighbourhoods import groups_of_codes
 from tests.settings import TINY_GRID, TINY_MLP, TINY_MOTION
 from tests.train.methods.test_daps import images
@@ -86,19 +83,6 @@ def test_no_item_is_worse_than_what_it_began_with(config: TokenizerConfig, objec
     assert (found.values.sum(1) >= found.values_before.sum(1)).all() and (found.codes != codes).any()
     torch.testing.assert_close(found.values, evaluate(found.codes))
     torch.testing.assert_close(found.values_before, evaluate(codes))
-
-
-@torch.no_grad()
-def test_a_sweep_finds_what_local_search_finds() -> None:
-    model, inputs = tiny_model(TINY_GRID), images(TINY_GRID, 6)
-    backend = TorchBackend(model, device="cpu", dtype=torch.float32)
-    expected = LocalSearch(proposals=3).find(backend, inputs.numpy(), TINY_GRID)
-    x = model.standardise(inputs)
-    codes, logits = greedy_of(model, x)
-    proposals, groups = most_probable_others(logits, codes, 3), on_device(groups_of_codes(TINY_GRID), x.device)
-    found = sweep(objective_of(model, x, "log_likelihood"), codes, proposals, groups)
-    np.testing.assert_array_equal(found.codes, expected.codes)
-    np.testing.assert_allclose((found.values - found.values_before).sum(1), expected.gain, rtol=1e-9)
 
 
 def test_what_is_there_is_not_proposed() -> None:

@@ -15,9 +15,9 @@ import numpy as np
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.language import sentence_encoder
-from daps_tokenizer.motion.commands import REACH, approach, relative_path
 from daps_tokenizer.motion.dataset import VALIDATION_CLIPS
 from daps_tokenizer.motion.features import compute_features, mirror_features
+from daps_tokenizer.motion.generation import REACH, approach, relative_path
 from daps_tokenizer.motion.kinematics import mirrored, split_heading
 from daps_tokenizer.motion.robots import robot_of
 from daps_tokenizer.tokenizer import Tokenizer

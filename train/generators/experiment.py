@@ -19,7 +19,7 @@ from daps_tokenizer.hub import open_model
 from daps_tokenizer.model.autoencoder import load_weights
 from daps_tokenizer.model.conditions import standardised_books
 from daps_tokenizer.model.generators import CausalTransformer, FlowTransformer, build_generator
-from daps_tokenizer.motion.commands import motion_conditions
+from daps_tokenizer.motion.generation import motion_conditions
 from train.dashboard import Curves, draw_dashboard
 from train.data import Dataset
 from train.experiment import Experiment, Precision, check_counts, read_changed

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
-from daps_tokenizer.model.sampling import Sampled, sample_codes
+from daps_tokenizer.model.sampling import SampledCodes, sample_codes
 from train.items import Items
 
 BatchNorm = Literal["batch", "frozen"]
@@ -53,7 +53,7 @@ class TrainedModel(nn.Module):
         self.model = model
 
     @torch.no_grad()
-    def encode(self, x: Tensor, uniform: Tensor, temperature: float) -> Sampled:
+    def encode(self, x: Tensor, uniform: Tensor, temperature: float) -> SampledCodes:
         """Codes of standardised x (B, *input_shape), as the trained tokenizer will draw them; for evaluation."""
         recognition = self.model.recognition
         return sample_codes(recognition, recognition.context(x), uniform, temperature)

@@ -147,7 +147,9 @@ class DAPS(PolicyMethod):
     def __init__(self, model: Autoencoder, settings: DAPSSettings) -> None:
         super().__init__(model, settings)
         if settings.credit == "local" and model.config.token_grid is None:
-            raise ConfigError(f"credit: local needs codes on a grid, which {model.config.generative.kind} has not")
+            raise ConfigError(
+                f"credit: local needs codes on a grid; generative.kind {model.config.generative.kind} has none"
+            )
         if settings.credit == "counterfactual" and settings.alternatives >= model.config.vocab_size:
             raise ConfigError(
                 f"daps: alternatives must be less than the {model.config.vocab_size} codes, not {settings.alternatives}"

@@ -12,9 +12,9 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import Recognition, RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
 from train.code_search import CodeSearch
-from train.drawing import Drawn, draw_in_passes
 from train.methods.base import Method, expand_samples, require_kind
 from train.processes import place, share_of_rows
+from train.sampling import Drawn, draw_in_passes
 
 
 class Rollout(NamedTuple):

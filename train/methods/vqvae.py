@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import RecognitionModel
-from daps_tokenizer.model.sampling import Sampled
+from daps_tokenizer.model.sampling import SampledCodes
 from train.methods.base import Batch, BatchNorm, Losses, Method, check_batch_norm, require_kind
 from train.processes import place, sum_of_all
 
@@ -159,7 +159,7 @@ class VQVAE(Method):
         head.bias.copy_(-alpha * table.square().sum(1))
 
     @torch.no_grad()
-    def encode(self, x: Tensor, uniform: Tensor, temperature: float) -> Sampled:
+    def encode(self, x: Tensor, uniform: Tensor, temperature: float) -> SampledCodes:
         """The quantiser's codes: one parallel pass, nothing drawn, so probability 1 each."""
         codes = self._quantise(self._hidden(x))
-        return Sampled(codes, torch.zeros_like(codes, dtype=torch.float32))
+        return SampledCodes(codes, torch.zeros_like(codes, dtype=torch.float32))

@@ -316,7 +316,7 @@ def test_a_short_run_learns_codes_that_tell_images_apart() -> None:
         ({"beta_final": 0.0}, "daps needs positive beta"),
         ({"ess_target": 3.0}, "ess_target between 0 and 1"),
         ({"credit": "some"}, "credit must be one of global, local, counterfactual"),
-        ({"credit": "local"}, "credit: local needs codes on a grid, which mlp has not"),
+        ({"credit": "local"}, "credit: local needs codes on a grid; generative.kind mlp has none"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

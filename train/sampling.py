@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from daps_tokenizer.model.recognition import RecognitionModel
-from daps_tokenizer.model.sampling import Sampled, draw_pass, repeat_passes, settle
+from daps_tokenizer.model.sampling import SampledCodes, draw_pass, repeat_passes, settle
 from daps_tokenizer.model.transformer import Memory
 
 
@@ -55,5 +55,5 @@ def draw_in_passes(
 
 def _one_pass(
     recognition: RecognitionModel, context: list[Memory], uniform: Tensor, temperature: Tensor, codes: Tensor
-) -> Sampled:
+) -> SampledCodes:
     return draw_pass(recognition, context, codes, uniform, temperature)

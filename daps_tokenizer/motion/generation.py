@@ -163,7 +163,7 @@ def sample_motion(
         seconds: how long, at most 120; None is as long as the path, or 6 s without one.
         num_samples: S, different motions.
         seed, guidance, temperature: as of :meth:`Generator.sample`.
-        candidates: with a path, of so many draws of each window the one is taken that stays nearest to it.
+        candidates: with a path, how many draws of each window are made; the one nearest to the path is kept.
 
     Returns:
         Codes (S, windows, N) of clips.

@@ -9,8 +9,8 @@ import pytest
 
 from daps_tokenizer import Generator, Tokenizer, sample_motion
 from daps_tokenizer.errors import InputError
-from daps_tokenizer.motion import commands
-from daps_tokenizer.motion.commands import approach, read_path, relative_path
+from daps_tokenizer.motion import generation
+from daps_tokenizer.motion.generation import approach, read_path, relative_path
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def embeddings_without_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
         made = [np.random.default_rng(list(text.encode())).normal(size=384) for text in texts]
         return np.stack(made).astype(np.float32)
 
-    monkeypatch.setattr(commands, "sentence_encoder", lambda: encode)
+    monkeypatch.setattr(generation, "sentence_encoder", lambda: encode)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_text_path_and_the_window_before_decide_what_is_drawn(gen: Generator, to
     curved[:, 1] += 2 * np.linspace(0, 1, 90) ** 2
     ahead, left = (sample_motion(gen, tok, "a walk", path=path, seed=0) for path in (straight, curved))
     assert ahead != left and ahead != sample_motion(gen, tok, "a walk", seconds=3, seed=0)
-    embedding = commands.sentence_encoder()(["a walk"])[0]
+    embedding = generation.sentence_encoder()(["a walk"])[0]
     first = gen.sample(num_samples=1, seed=5, conditions={"text": embedding})
     alone = gen.sample(num_samples=1, seed=6, conditions={"text": embedding})
     after = gen.sample(num_samples=1, seed=6, conditions={"text": embedding, "before": first.numpy()[0]})

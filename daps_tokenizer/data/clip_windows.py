@@ -17,8 +17,8 @@ from daps_tokenizer.motion.clip_files import FORMATS
 from daps_tokenizer.motion.clips import Clip
 from daps_tokenizer.motion.dataset import names_of
 from daps_tokenizer.motion.features import FPS, compute_features
-from daps_tokenizer.motion.inputs import robot_of
 from daps_tokenizer.motion.resample import resample
+from daps_tokenizer.motion.robots import robot_of
 
 
 @dataclass(frozen=True)

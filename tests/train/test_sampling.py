@@ -7,9 +7,9 @@ from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import sample_codes
 from tests.settings import TINY_GRID, TINY_MLP, TINY_SPECTRAL, TINY_WINDOWS
-from train.drawing import draw_in_passes
 from train.methods.base import Batch
 from train.methods.daps import DAPS, DAPSSettings
+from train.sampling import draw_in_passes
 
 CONFIGS = [TINY_MLP, TINY_GRID, TINY_WINDOWS, TINY_SPECTRAL]
 ITEMS, SAMPLES = 5, 3
