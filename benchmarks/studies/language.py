@@ -62,10 +62,10 @@ def measure_language(
     """Everything in the report, of ``samples`` stretches of each kind."""
     robot, length = robot_of(tokenizer.config), tokenizer.config.input_shape[0]
     clips, frames, random = load_clips(data, robot), length * WINDOWS, np.random.default_rng(seed)
-    train = _cut({name: clip for name, clip in clips.items() if name not in VALIDATION_CLIPS}, frames, _STRIDE)
-    held_out = _cut({name: clips[name] for name in VALIDATION_CLIPS}, frames, frames)
-    held_out = _choose(held_out, samples, random)
-    classify = _classifier(train, tokenizer)
+    train = cut_clips({name: clip for name, clip in clips.items() if name not in VALIDATION_CLIPS}, frames, _STRIDE)
+    held_out = cut_clips({name: clips[name] for name in VALIDATION_CLIPS}, frames, frames)
+    held_out = choose_some(held_out, samples, random)
+    classify = classifier_of(train, tokenizer)
     names = list(KINDS)
 
     texts = [(kind, text) for kind in names for text in _texts(kind, samples)]
@@ -83,7 +83,7 @@ def measure_language(
     )
     spent = time.perf_counter() - started
     kinds = np.array([names.index(kind) for kind, _ in texts])
-    real_codes = _encode(tokenizer, held_out.poses)
+    real_codes = encode_stretches(tokenizer, held_out.poses)
     arms = {
         "real, held out": held_out,
         "their reconstructions": Stretches(tokenizer.decode(real_codes), held_out.kinds),
@@ -102,8 +102,8 @@ def measure_language(
                 "recognised": float(np.mean([right[arm.kinds == kind].mean() for kind in np.unique(arm.kinds)])),
                 "recognised_of_four": float(np.mean([right[arm.kinds == kind].mean() for kind in real_kinds])),
                 "by_kind": {names[kind]: float(right[arm.kinds == kind].mean()) for kind in np.unique(arm.kinds)},
-                **_quality(arm.poses, robot, length),
-                "diversity": _diversity(arm, tokenizer, train),
+                **quality_of(arm.poses, robot, length),
+                "diversity": diversity_of(arm, tokenizer, train),
                 "beyond_limits": _beyond_limits(tokenizer, found[name]) if name in found else None,
             }
         )
@@ -123,7 +123,7 @@ def _texts(kind: str, samples: int) -> list[str]:
     return [found[number % len(found)] for number in range(samples)]
 
 
-def _cut(clips: dict[str, np.ndarray], frames: int, stride: int) -> Stretches:
+def cut_clips(clips: dict[str, np.ndarray], frames: int, stride: int) -> Stretches:
     parts, kinds = [], []
     for name, clip in clips.items():
         own = next(number for number, of in enumerate(KINDS.values()) if re.split(r"\d", name)[0] in of)
@@ -144,7 +144,7 @@ def at_origin(poses: np.ndarray) -> np.ndarray:
     return moved
 
 
-def _choose(stretches: Stretches, samples: int, random: np.random.Generator) -> Stretches:
+def choose_some(stretches: Stretches, samples: int, random: np.random.Generator) -> Stretches:
     """At most ``samples`` of each kind."""
     places = np.concatenate(
         [
@@ -155,7 +155,7 @@ def _choose(stretches: Stretches, samples: int, random: np.random.Generator) -> 
     return Stretches(stretches.poses[places], stretches.kinds[places])
 
 
-def _statistics(poses: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+def statistics_of(poses: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """Mean and standard deviation over time of standardised features, (S, 2 · F)."""
     robot, scale = robot_of(tokenizer.config), tokenizer.config.normalisation
     features = np.concatenate([compute_features(part, fps=30, robot=robot) for part in np.array_split(poses, 8)])
@@ -163,9 +163,14 @@ def _statistics(poses: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     return np.concatenate([standardised.mean(1), standardised.std(1)], axis=1)
 
 
-def _classifier(train: Stretches, tokenizer: Tokenizer) -> Callable[[np.ndarray], np.ndarray]:
-    """Ridge regression from statistics of features to the kind, every kind with the same weight."""
-    x = _statistics(train.poses, tokenizer)
+def classifier_of(
+    train: Stretches, tokenizer: Tokenizer, known: np.ndarray | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Ridge regression from statistics of features to the kind, every kind with the same weight.
+
+    ``known``: statistics of the training stretches, where they are.
+    """
+    x = statistics_of(train.poses, tokenizer) if known is None else known
     centre, scale = x.mean(0), x.std(0) + 1e-6
     x = np.concatenate([(x - centre) / scale, np.ones((len(x), 1))], axis=1)
     weights = 1 / np.bincount(train.kinds)[train.kinds]
@@ -176,13 +181,13 @@ def _classifier(train: Stretches, tokenizer: Tokenizer) -> Callable[[np.ndarray]
     )
 
     def classify(poses: np.ndarray) -> np.ndarray:
-        own = (_statistics(poses, tokenizer) - centre) / scale
+        own = (statistics_of(poses, tokenizer) - centre) / scale
         return np.argmax(np.concatenate([own, np.ones((len(own), 1))], axis=1) @ solved, axis=1)
 
     return classify
 
 
-def _quality(poses: np.ndarray, robot: Any, length: int) -> dict[str, float]:
+def quality_of(poses: np.ndarray, robot: Any, length: int) -> dict[str, float]:
     """Sliding of the slower of the feet that are low, cm/s; jerk, m/s³; and how much more joints move between two
     frames at a border of windows than elsewhere."""
     feet = [robot.site_names.index(foot) for foot in robot.feet]
@@ -200,9 +205,10 @@ def _quality(poses: np.ndarray, robot: Any, length: int) -> dict[str, float]:
     }
 
 
-def _diversity(arm: Stretches, tokenizer: Tokenizer, train: Stretches) -> float:
+def diversity_of(arm: Stretches, tokenizer: Tokenizer, train: Stretches, known: np.ndarray | None = None) -> float:
     """Mean distance of two stretches of one kind, in statistics of features, over that of real training stretches."""
-    own, real = _statistics(arm.poses, tokenizer), _statistics(train.poses, tokenizer)
+    own = statistics_of(arm.poses, tokenizer)
+    real = statistics_of(train.poses, tokenizer) if known is None else known
     shares = []
     for kind in np.unique(arm.kinds):
         shares.append(_spread(own[arm.kinds == kind]) / _spread(real[train.kinds == kind][::7]))
@@ -232,7 +238,7 @@ def _nearest_by_text(texts: Sequence[tuple[str, str]], train: Stretches, random:
     return [int(random.choice(np.flatnonzero(train.kinds == names.index(nearest[text])))) for _, text in texts]
 
 
-def _encode(tokenizer: Tokenizer, poses: np.ndarray) -> Codes:
+def encode_stretches(tokenizer: Tokenizer, poses: np.ndarray) -> Codes:
     """Greedy codes of stretches, without the anchors of their paths."""
     codes = tokenizer.encode(poses)
     layout = ClipLayout(poses.shape[1], WINDOWS, 0, 30.0)
@@ -256,7 +262,7 @@ def _measure_paths(
         told_once.append(tokenizer.decode(codes)[0, :, :2])
         codes = sample_motion(generator, tokenizer, text, seconds=asked.shape[1] / 30, **options)
         open_ended.append(tokenizer.decode(codes)[0, :, :2])
-    decoded = tokenizer.decode(_encode(tokenizer, held_out.poses[chosen]))[:, :, :2]
+    decoded = tokenizer.decode(encode_stretches(tokenizer, held_out.poses[chosen]))[:, :, :2]
     ahead = np.array([first_direction(path) for path in asked])
     targets, known = _turned(asked, ahead), train.poses[:, :, :2]
     known = _turned(known, np.array([first_direction(path) for path in known]))

@@ -1,4 +1,4 @@
-"""``daps-tokenize generate``: codes of a class or of a text and a path, drawn and decoded to images or motion."""
+"""``daps-tokenize generate``: codes of a class, or of a text and a path, drawn and decoded to images or motion."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _OUTPUT = "Where to write: one picture, NAME.daps for the codes, or a folder tha
 _LABEL = "What to draw, a name that --labels lists; repeatable: each has its own row in the picture."
 _TEXT = "What motion to draw, in words: 'a slow walk, turning left'."
 _PATH = "The way of the root, a CSV file: x and y in metres at 30 rows a second, or t, x and y."
-_SECONDS = "How long the motion is; default: as long as the path, or 6."
-_COUNT = "How many of each label; default: 16, or 1 of a text."
+_SECONDS = "How long motion is; default: as long as the path, or 6."
+_COUNT = "How many of each label; default: 16, or 1 of motion."
 _STEPS = "Steps of a flow; more are slower and closer to its law."
 _GUIDANCE = "How far to move away from what has any label; 0 for not at all."
 _TEMPERATURE = "Below 1 draws what is more probable."
@@ -75,7 +75,8 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Draw codes with GENERATOR, and decode them: `daps-tokenize generate daps-cifar10-flow --label horse`, or
+    """Draw codes with GENERATOR, and decode them: `daps-tokenize generate daps-cifar10-flow --label horse`,
+    `daps-tokenize generate daps-h1-motion-causal --label walk --seconds 6 -o walk.gif`, or
     `daps-tokenize generate daps-g1-text --text "a slow walk, turning left" --seconds 6 -o walk.csv`.
 
     Images become one picture, GENERATOR.png; with -o FOLDER/ a file each. Motion becomes a CSV file for each clip, or
@@ -91,12 +92,10 @@ def command(
             print(json.dumps({"label": label}) if as_json else label)
         return
     told: dict[str, Any] = {"text": text, "path": path, "seconds": seconds}
-    is_told = bool(drawing.conditions) or any(value is not None for value in told.values())
-    if is_told and (labels or steps is not None):
-        raise InputError(
-            "--text, --path and --seconds are for generators of motion, which take no --label and no --steps"
-        )
-    number = count or (1 if is_told else 16)
+    is_motion = bool(drawing.conditions) or any(value is not None for value in told.values())
+    if is_motion and steps is not None:
+        raise InputError("--text, --path and --seconds are for generators of motion, which take no --steps")
+    number = count or (1 if is_motion else 16)
     outputs = Outputs([], output, force=force, as_json=as_json)
     named = None if output is None or output == STANDARD_STREAM or is_folder_name(output) else Path(output)
     is_codes = named is not None and named.suffix.lower() == _CODES
@@ -107,17 +106,17 @@ def command(
         stem = Path(source).name if not uniform else f"{drawing.tokenizer.name}-uniform"
         items = number * max(1, len(labels))
         opened = tokenizer
-        if opened is None and (is_told or not is_codes):
+        if opened is None and (is_motion or not is_codes):
             opened = _tokenizer_of(drawing, model, runtime)
         if is_codes:
             names, contents_of = outputs.claim(stem, endings=(_CODES,)), lambda codes: [codes.to_bytes()]
         else:
             assert opened is not None
-            names, contents_of = _plan(opened, items, outputs, stem, len(labels), output)
-        if is_told:
+            names, contents_of = _plan(opened, items, outputs, stem, labels, output)
+        if is_motion:
             assert opened is not None
             options.pop("steps")
-            codes = sample_motion(drawing, opened, num_samples=number, **told, **options)
+            codes = sample_motion(drawing, opened, label=list(labels) or None, num_samples=number, **told, **options)
         else:
             codes = drawing.sample(list(labels) or None, number, **options)
         contents = contents_of(codes)
@@ -157,23 +156,28 @@ def _tokenizer_of(generator: Generator, model: str | None, runtime: Runtime) -> 
 
 
 def _plan(
-    tokenizer: Tokenizer, items: int, outputs: Outputs, stem: str, num_labels: int, output: str | None
+    tokenizer: Tokenizer, items: int, outputs: Outputs, stem: str, labels: tuple[str, ...], output: str | None
 ) -> tuple[list[str], Callable[[Codes], list[bytes]]]:
     """Names of the files to write, claimed before anything is drawn, and what makes their contents of codes."""
     media, in_folder = media_of(tokenizer.modality), output is not None and is_folder_name(output)
     if isinstance(media, ImageMedia) and not in_folder:
         (name,) = outputs.claim(stem, endings=media.endings)
-        columns, suffix = items // num_labels if num_labels > 1 else math.ceil(math.sqrt(items)), suffix_of(name, media)
+        columns, suffix = (
+            items // len(labels) if len(labels) > 1 else math.ceil(math.sqrt(items)),
+            suffix_of(name, media),
+        )
         return [name], lambda codes: [picture_of(tokenizer.decode(codes), columns, suffix)]
     if tokenizer.modality == "motion" and output is not None and output.lower().endswith(_GIF):
-        return outputs.claim(stem, endings=(_GIF,)), lambda codes: [_animation(tokenizer, codes)]
+        captions = [label for label in labels or ("",) for _ in range(items // max(1, len(labels)))]
+        return outputs.claim(stem, endings=(_GIF,)), lambda codes: [_animation(tokenizer, codes, captions)]
     numbers = [str(number) for number in range(items)] if items > 1 else [""]
     names = outputs.claim(stem, numbers=numbers, endings=media.endings)
     return names, lambda codes: media.decode(tokenizer, codes, suffix_of(names[0], media)).files
 
 
-def _animation(tokenizer: Tokenizer, codes: Codes) -> bytes:
+def _animation(tokenizer: Tokenizer, codes: Codes, captions: list[str]) -> bytes:
     from daps_tokenizer.motion.draw import animate
 
     clips = tokenizer.decode_to_clips(codes)
-    return animate([clip.qpos for clip in clips], [""] * len(clips), fps=clips[0].fps, robot=clips[0].robot)
+    poses, fps, robot = [clip.qpos for clip in clips], clips[0].fps, clips[0].robot
+    return animate(poses, captions, fps=fps, robot=robot, follow_each=True)

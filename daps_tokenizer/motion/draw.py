@@ -26,7 +26,9 @@ _GROUND, _SHADOW, _PAPER = (222, 222, 226), (196, 196, 202), (255, 255, 255)
 _SHADES = 5
 
 
-def animate(clips: Sequence[np.ndarray], captions: Sequence[str], *, fps: float, robot: Robot = H1) -> bytes:
+def animate(
+    clips: Sequence[np.ndarray], captions: Sequence[str], *, fps: float, robot: Robot = H1, follow_each: bool = False
+) -> bytes:
     """Draw clips side by side, seen from one moving camera that follows the first; the others have it as their shadow.
 
     Args:
@@ -34,6 +36,7 @@ def animate(clips: Sequence[np.ndarray], captions: Sequence[str], *, fps: float,
         captions: what is written above each.
         fps: frames per second of the clips; the GIF has 25 at the same speed.
         robot: whose clips; its height says how large it is drawn.
+        follow_each: clips have nothing to do with each other: a camera follows each, and none has a shadow.
 
     Returns:
         The content of a GIF file that repeats.
@@ -46,11 +49,12 @@ def animate(clips: Sequence[np.ndarray], captions: Sequence[str], *, fps: float,
     played = [resample(np.asarray(clip, np.float64), from_fps=fps, to_fps=_GIF_FPS) for clip in clips]
     heading, _ = split_heading(played[0][0, 3:7])
     camera = rotation_about(0, np.array(_FROM_ABOVE)) @ rotation_about(2, np.array(-heading - _FROM_AHEAD - np.pi / 2))
-    eyes = np.array([[*pose[:2], _EYE_LEVEL] for pose in played[0]])
+    eyes = [np.array([[*pose[:2], _EYE_LEVEL] for pose in (clip if follow_each else played[0])]) for clip in played]
     sites = [forward_kinematics(clip, robot).positions for clip in played]
 
     def draw(t: int) -> Image.Image:
-        frame = _draw_frame([clip_sites[t] for clip_sites in sites], captions, eyes[t], camera, robot)
+        figures, seen_from = ([each[t] for each in of_clips] for of_clips in (sites, eyes))
+        frame = _draw_frame(figures, captions, seen_from, camera, robot, shadow=not follow_each)
         return frame.quantize(palette=_palette(), dither=Image.Dither.NONE)
 
     buffer = io.BytesIO()
@@ -74,16 +78,22 @@ def _palette() -> Image.Image:
 
 
 def _draw_frame(
-    figures: Sequence[np.ndarray], captions: Sequence[str], eye: np.ndarray, camera: np.ndarray, robot: Robot
+    figures: Sequence[np.ndarray],
+    captions: Sequence[str],
+    eyes: Sequence[np.ndarray],
+    camera: np.ndarray,
+    robot: Robot,
+    *,
+    shadow: bool,
 ) -> Image.Image:
-    """One panel for each figure, its sites (sites, 3)."""
+    """One panel for each figure, its sites (sites, 3), and the place of its camera."""
     width, height = _PANEL
     picture = Image.new("RGB", (width * len(figures), height), _PAPER)
-    for number, (figure, caption) in enumerate(zip(figures, captions, strict=True)):
+    for number, (figure, caption, eye) in enumerate(zip(figures, captions, eyes, strict=True)):
         panel = Image.new("RGB", (width * _FINER, height * _FINER), _PAPER)
         pen = ImageDraw.Draw(panel)
         _draw_ground(pen, eye, camera)
-        if number:
+        if number and shadow:
             _draw_figure(pen, figures[0], eye, camera, robot, shadow=True)
         _draw_figure(pen, figure, eye, camera, robot, shadow=False)
         picture.paste(panel.resize(_PANEL, Image.Resampling.BOX), (number * width, 0))

@@ -1,13 +1,15 @@
-"""Motion that does what a text says and follows a path: codes drawn window after window (paper, 5.3 and appendix I).
+"""Motion of a kind, or that does what a text says and follows a path: codes drawn window after window (paper, 5.3 and
+appendix I).
 
-A generator of motion is told three things, each of which may be left out: the embedding of a description, the path of
-the root around the first frame of the window, and the codes of the window before.
+A generator of motion is told the codes of the window before. It also knows labels, or is told the embedding of a
+description and the path of the root around the first frame of the window. Each may be left out.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,6 +143,7 @@ def sample_motion(
     tokenizer: Tokenizer,
     text: str | None = None,
     *,
+    label: str | int | Sequence[str | int] | None = None,
     path: np.ndarray | str | Path | None = None,
     seconds: float | None = None,
     num_samples: int = 1,
@@ -149,33 +152,32 @@ def sample_motion(
     temperature: float | None = None,
     candidates: int = 8,
 ) -> Codes:
-    """Draw motion that does what a text says, along a path.
+    """Draw motion of a kind, or that does what a text says, along a path.
 
     >>> codes = sample_motion(gen, tok, "a slow walk, turning left", seconds=6, seed=0)
     >>> clips = tok.decode_to_clips(codes)
 
     Args:
-        generator: of motion, such as ``daps-g1-text``.
+        generator: of motion, such as ``daps-g1-text`` or, with labels, ``daps-h1-motion-causal``.
         tokenizer: whose codes it draws; with a path, windows are decoded to know where the robot is.
         text: a description; None leaves it open.
+        label: one of the generator's labels, or a list of them; None draws of any kind.
         path: points (T, 2) of the root in metres, at the tokenizer's frame rate, or a CSV file, see
             :func:`read_path`. The motion starts at the first one, and looks along the path.
         seconds: how long, at most 120; None is as long as the path, or 6 s without one.
-        num_samples: S, different motions.
+        num_samples: S, different motions, of each label.
         seed, guidance, temperature: as of :meth:`Generator.sample`.
         candidates: with a path, how many draws of each window are made; the one nearest to the path is kept.
 
     Returns:
-        Codes (S, windows, N) of clips.
+        Codes (S, windows, N) of clips; (labels · S, windows, N) of a list, those of a label next to each other.
 
     Raises:
-        InputError: a generator that takes no text or path, a tokenizer of other codes, a text or path that cannot be
-            used, or a time that is out of range or longer than the path.
+        InputError: a generator that draws no motion, or takes no text, path or label; a tokenizer of other codes; a
+            text, path or label that cannot be used; or a time that is out of range or longer than the path.
         UnsupportedError: a text, and the packages that read it are not installed.
     """
-    if not {TEXT, PATH, BEFORE} <= {condition.name for condition in generator.conditions}:
-        takes = f"labels: {', '.join(generator.labels[:10])}" if generator.labels else "no text, path or length"
-        raise InputError(f"{generator.name} draws single items and takes {takes}; daps-g1-text takes a text and a path")
+    _check_told(generator, {TEXT: text, PATH: path})
     if generator.tokenizer.weights_sha256 != tokenizer.config.weights_sha256 or tokenizer.config.motion is None:
         raise InputError(
             f"{generator.name} draws codes of {generator.tokenizer.name} (weights "
@@ -191,8 +193,9 @@ def sample_motion(
     windows = math.ceil(frames / length)
     conditions = {} if text is None else {TEXT: sentence_encoder()([text])[0]}
     seeds = [None] * windows if seed is None else _seeds(seed, windows)
-    drawn = np.zeros((num_samples, 0, generator.num_tokens), np.int32)
-    follower = None if points is None else _Follower(tokenizer, points, num_samples, length * windows)
+    rows = num_samples if label is None or isinstance(label, str | int) else num_samples * len(label)
+    drawn = np.zeros((rows, 0, generator.num_tokens), np.int32)
+    follower = None if points is None else _Follower(tokenizer, points, rows, length * windows)
     for window, own_seed in enumerate(seeds):
         if follower is not None:
             conditions[PATH] = follower.look(drawn)
@@ -201,13 +204,24 @@ def sample_motion(
         draws = 1 if follower is None else candidates
         told = {name: value.repeat(draws, axis=0) if value.ndim > 1 else value for name, value in conditions.items()}
         codes = generator.sample(
-            None, num_samples * draws, seed=own_seed, guidance=guidance, temperature=temperature, conditions=told
+            label, num_samples * draws, seed=own_seed, guidance=guidance, temperature=temperature, conditions=told
         )
         drawn = np.concatenate([drawn.repeat(draws, axis=0), codes.numpy()[:, None]], axis=1)
         if follower is not None and draws > 1:
             drawn = follower.nearest(drawn, draws)
     starts = () if follower is None else follower.starts(0)
     return _codes_of(tokenizer, drawn, ClipLayout(frames, windows, 0, fps, starts))
+
+
+def _check_told(generator: Generator, told: dict[str, object]) -> None:
+    """Refuse a generator that draws no motion, and what it cannot be told."""
+    names = {condition.name for condition in generator.conditions}
+    takes = f"labels: {', '.join(generator.labels[:10])}" if generator.labels else "no text, path or length"
+    if BEFORE not in names:
+        raise InputError(f"{generator.name} draws single items and takes {takes}; daps-g1-text takes a text and a path")
+    for name, value in told.items():
+        if value is not None and name not in names:
+            raise InputError(f"{generator.name} takes no {name} but {takes}; daps-g1-text takes a text and a path")
 
 
 class _Follower:

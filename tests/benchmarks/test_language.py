@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.studies import language
-from benchmarks.studies.language import KINDS, Stretches, at_origin, write_language
+from benchmarks.studies.language import KINDS, Stretches, at_origin, classifier_of, write_language
 from daps_tokenizer import Tokenizer
 from daps_tokenizer.motion.features import compute_features, standing
 from daps_tokenizer.motion.generation import first_direction
@@ -41,7 +40,7 @@ def test_the_classifier_tells_kinds_apart() -> None:
     poses = stretches(12 * len(KINDS))
     kinds = np.arange(len(poses)) % len(KINDS)
     poses[..., 7 : 7 + len(KINDS)] += 0.3 * np.eye(len(KINDS))[kinds][:, None]
-    classify = language._classifier(Stretches(poses[:36], kinds[:36]), tokenizer)
+    classify = classifier_of(Stretches(poses[:36], kinds[:36]), tokenizer)
     assert (classify(poses[36:]) == kinds[36:]).mean() > 0.9
 
 

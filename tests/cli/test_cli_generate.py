@@ -91,12 +91,26 @@ def test_motion_by_a_text_and_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Image.open("walk.gif").n_frames > 1
 
 
+def test_motion_of_a_label() -> None:
+    draw = ("generate", "daps-h1-motion-causal", "--seed", 0, "--seconds", 2)
+    assert run_well(*draw, "--label", "walk", "-o", "walk.csv").stdout.startswith(
+        "daps-h1-motion-causal -> walk.csv  1 item of walk, daps-h1-motion"
+    )
+    assert np.loadtxt("walk.csv", delimiter=",").shape == (60, 26)
+    run_well(*draw, "--label", "walk", "--label", "dance", "-n", 2, "-o", "both.gif")
+    assert Image.open("both.gif").n_frames > 1
+    assert "label 'swim' is not known to daps-h1-motion-causal; labels are stand, walk" in refusal(
+        *draw, "--label", "swim"
+    )
+    assert "daps-h1-motion-causal takes no text but labels: stand, walk" in refusal(*draw, "--text", "a walk")
+
+
 def test_texts_and_paths_that_cannot_be_followed_get_one_line() -> None:
     draw = ("generate", "daps-g1-text")
     of_labels = refusal("generate", "daps-mnist-flow", "--text", "a walk")
     assert "daps-mnist-flow draws single items and takes labels: 0, 1" in of_labels
-    assert "no --label and no --steps" in refusal(*draw, "--label", "walk")
-    assert "no --label and no --steps" in refusal(*draw, "--text", "walk", "--steps", 3)
+    assert "label 'walk' is not known to daps-g1-text" in refusal(*draw, "--label", "walk")
+    assert "which take no --steps" in refusal(*draw, "--text", "walk", "--steps", 3)
     assert "nothing.csv: cannot be read" in refusal(*draw, "--path", "nothing.csv")
     Path("path.csv").write_text("0,0\n0,east\n")
     assert "path.csv: row 2: '0, east'; expected finite numbers" in refusal(*draw, "--path", "path.csv")

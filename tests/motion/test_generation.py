@@ -125,6 +125,36 @@ def test_a_path_that_is_none_is_refused(content: str, message: str, tmp_path: Pa
         read_path(tmp_path / "nothing.csv", fps=30)
 
 
+@pytest.fixture(scope="module")
+def of_kinds() -> Generator:
+    return Generator.from_pretrained("daps-h1-motion-causal", num_threads=1)
+
+
+def test_motion_of_a_label_is_drawn_window_after_window(of_kinds: Generator) -> None:
+    tok = Tokenizer.from_pretrained("daps-h1-motion")
+    assert {"walk", "run", "dance", "fight"} < set(of_kinds.labels)
+    both = sample_motion(of_kinds, tok, label=["walk", "run"], seconds=2, num_samples=2, seed=0)
+    assert both.shape == (4, 2, tok.num_tokens) and tok.decode(both).shape == (4, 60, 26)
+    walk = sample_motion(of_kinds, tok, label="walk", seconds=2, num_samples=2, seed=0)
+    assert np.array_equal(walk.numpy(), both.numpy()[:2])  # rows take their random numbers in order
+    assert walk != sample_motion(of_kinds, tok, seconds=2, num_samples=2, seed=0)
+    first = walk.numpy()[0, 0]
+    alone, after = (of_kinds.sample("walk", seed=6, conditions=told) for told in (None, {"before": first}))
+    assert alone != after
+
+
+def test_what_a_generator_of_labels_cannot_be_told_is_refused(of_kinds: Generator, gen: Generator) -> None:
+    tok = Tokenizer.from_pretrained("daps-h1-motion")
+    told: list[dict[str, object]] = [{"text": "a walk"}, {"path": line(2)}]
+    for each in told:
+        with pytest.raises(InputError, match=f"daps-h1-motion-causal takes no {next(iter(each))} but labels: stand,"):
+            sample_motion(of_kinds, tok, **each)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="label 'swim' is not known to daps-h1-motion-causal; labels are stand, walk"):
+        sample_motion(of_kinds, tok, label="swim")
+    with pytest.raises(InputError, match="label 'walk' is not known to daps-g1-text, which was trained without labels"):
+        sample_motion(gen, Tokenizer.from_pretrained("daps-g1-motion"), label="walk")
+
+
 def test_what_cannot_be_drawn_is_refused(gen: Generator, tok: Tokenizer) -> None:
     with pytest.raises(InputError, match="daps-mnist-flow draws single items and takes labels: 0, 1"):
         sample_motion(Generator.from_pretrained("daps-mnist-flow"), tok, "a walk")

@@ -88,6 +88,21 @@ def test_clips_are_drawn_side_by_side_at_their_own_speed() -> None:
         animate([clip, clip[:20]], ["a", "b"], fps=30.0)
 
 
+def test_a_camera_follows_each_clip_where_they_have_nothing_to_do_with_each_other() -> None:
+    clip = smooth_motion(10)
+    far = clip.copy()
+    far[:, :2] += [30, 0]  # out of the first one's picture
+
+    def blue(content: bytes) -> list[int]:
+        with Image.open(io.BytesIO(content)) as gif:
+            first = np.asarray(gif.convert("RGB")).astype(int)
+        limbs = (first[..., 2] - first[..., 0] > 60).sum(0)
+        return [int(limbs[240 * i : 240 * (i + 1)].sum()) for i in range(2)]
+
+    together, apart = (blue(animate([clip, far], ["", ""], fps=30.0, follow_each=each)) for each in (False, True))
+    assert together[1] < 20 and abs(apart[0] - apart[1]) < 20
+
+
 def test_joints_are_plotted() -> None:
     clip = smooth_motion(30)
     with Image.open(io.BytesIO(plot_joints(clip, clip, fps=30.0))) as plot:

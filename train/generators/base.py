@@ -14,6 +14,7 @@ from daps_tokenizer.model.conditions import Conditions
 from daps_tokenizer.model.generators import CausalTransformer, FlowTransformer
 from train.generators.codes import CodeItems
 from train.generators.described import DescribedItems
+from train.generators.kinds import KindItems
 from train.methods.base import Batch, Learner, Losses
 
 _EVALUATED_AT_ONCE = 250
@@ -72,7 +73,7 @@ class GeneratorMethod(Learner):
         return Losses(nats, {"nats_per_code": nats.detach()})
 
     @torch.no_grad()
-    def evaluate(self, items: CodeItems | DescribedItems, *, limit: int | None = None) -> dict[str, float]:
+    def evaluate(self, items: CodeItems | DescribedItems | KindItems, *, limit: int | None = None) -> dict[str, float]:
         """``nats_per_code`` of held-out codes, all or ``limit`` of them spread evenly, given their labels."""
         was_training = self.training
         self.eval()

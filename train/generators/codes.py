@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import click
 import numpy as np
@@ -19,11 +19,12 @@ from daps_tokenizer.tokenizer import Tokenizer
 from daps_tokenizer.ways import Sampled
 from train.data import Dataset
 from train.generators.described import DescribedCodes, open_described
+from train.generators.kinds import KindCodes, open_kinds
 from train.items import split_places
 
-NamedDataset = Literal["mnist", "cifar10", "motion", "described"]
+NamedDataset = Literal["mnist", "cifar10", "motion", "described", "kinds"]
 
-_PLACES = {"mnist": "mnist.npz", "cifar10": "cifar10", "motion": "lafan1_h1.npz", "described": "lafan1_*.npz"}
+_PLACES = {"mnist": "mnist.npz", "cifar10": "cifar10", "motion": "lafan1_h1.npz"}
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class CodesConfig:
     Args:
         folder: of a code set, as `daps-tokenize dataset` writes it.
         tokenizer: built-in name, folder or ``org/name`` of the tokenizer that encodes ``dataset``.
-        dataset: its training images, or windows of its training clips; ``described``: with descriptions and paths, of
-            the tokenizer's robot (``train/generators/described.py``).
+        dataset: its training images, or windows of its training clips; of the tokenizer's robot with descriptions and
+            paths, ``described`` (``train/generators/described.py``), or labelled, ``kinds`` (``kinds.py``).
         samples: how many codes are drawn of q(z|x) for each item; 0 takes the greedy ones.
         flip: whether images are also encoded with left and right exchanged.
     """
@@ -48,14 +49,19 @@ class CodesConfig:
     def __post_init__(self) -> None:
         if (self.tokenizer is None) != (self.dataset is None):
             raise ConfigError("codes: a tokenizer and a dataset go together; without both, folder is a code set")
-        if self.dataset is not None and self.dataset not in _PLACES:
-            raise ConfigError(f"codes: dataset is one of {', '.join(_PLACES)}, not {self.dataset!r}")
+        if self.dataset is not None and self.dataset not in get_args(NamedDataset):
+            raise ConfigError(f"codes: dataset is one of {', '.join(get_args(NamedDataset))}, not {self.dataset!r}")
         if self.samples < 0:
             raise ConfigError(f"codes: samples must be at least 0, not {self.samples}")
         if self.dataset is None and (self.samples or self.flip):
             raise ConfigError("codes: samples and flip say how a dataset is encoded; a code set is as it is")
-        if self.dataset == "described" and (self.samples or self.flip):
-            raise ConfigError("codes: described motion has greedy codes and mirror images, no samples or flip")
+        if self.is_of_clips and (self.samples or self.flip):
+            raise ConfigError(f"codes: {self.dataset} motion has greedy codes and mirror images, no samples or flip")
+
+    @property
+    def is_of_clips(self) -> bool:
+        """Whether they are of windows that are told the window before."""
+        return self.dataset in ("described", "kinds")
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ class LabelledCodes:
         return Dataset(train, watched, train_labels=train.labels, test_labels=watched.labels, validation=watched)
 
 
-def open_codes(config: CodesConfig, data: Path) -> LabelledCodes | DescribedCodes:
+def open_codes(config: CodesConfig, data: Path) -> LabelledCodes | DescribedCodes | KindCodes:
     """The codes that a generator is trained on, encoded first where they are not there.
 
     Args:
@@ -117,9 +123,9 @@ def open_codes(config: CodesConfig, data: Path) -> LabelledCodes | DescribedCode
         DapsError: errors of encoding.
     """
     folder = Path(config.folder)
-    if config.dataset == "described":
+    if config.is_of_clips:
         assert config.tokenizer is not None  # checked by the config
-        return open_described(config.tokenizer, data, folder)
+        return (open_described if config.dataset == "described" else open_kinds)(config.tokenizer, data, folder)
     if config.dataset is not None:
         _encode(config, data, folder)
     code_set = CodeSet.open(folder)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -98,14 +98,25 @@ class DescribedCodes:
 
     def split(self, validation_items: int) -> Dataset:
         """Items to train on, and those held out: at the end of every clip, so that no frame is in both."""
-        items = self.items
-        if not 0 < validation_items < len(items):
-            raise ConfigError(f"validation_items must be from 1 to {len(items) - 1}, not {validation_items}")
-        ordered = np.sort(items.share)
-        limit, gap = ordered[-validation_items], 80 / 3000  # frames of the shortest clip
-        train = replace(items, chosen=np.flatnonzero(items.share < limit - gap))
-        watched = replace(items, chosen=np.flatnonzero(items.share >= limit))
+        kept, held_out = split_by_share(self.items.share, validation_items)
+        train, watched = replace(self.items, chosen=kept), replace(self.items, chosen=held_out)
         return Dataset(train, watched, train_labels=train.labels, test_labels=watched.labels, validation=watched)
+
+
+def split_by_share(share: np.ndarray, validation_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Windows to train on, and those at the end of every clip, which share no frame with them.
+
+    Args:
+        share: (windows,): how far into its clip a window begins, from 0 to 1.
+        validation_items: how many windows are held out.
+
+    Raises:
+        ConfigError: none, or as many as there are windows.
+    """
+    if not 0 < validation_items < len(share):
+        raise ConfigError(f"validation_items must be from 1 to {len(share) - 1}, not {validation_items}")
+    limit, gap = np.sort(share)[-validation_items], 80 / 3000  # frames of the shortest clip
+    return np.flatnonzero(share < limit - gap), np.flatnonzero(share >= limit)
 
 
 def open_described(tokenizer_name: str, data: Path, folder: Path) -> DescribedCodes:
@@ -115,10 +126,22 @@ def open_described(tokenizer_name: str, data: Path, folder: Path) -> DescribedCo
         ConfigError: a tokenizer of something else than motion.
         DapsError: errors of clips, of the tokenizer and of the sentence encoder.
     """
-    tokenizer = Tokenizer.from_pretrained(tokenizer_name)
+    tokenizer, record = motion_tokenizer(tokenizer_name)
+    path = data / f"lafan1_{robot_of(tokenizer.config).name}.npz"
+    arrays = kept_arrays(folder, "described", record, lambda: vars(_make(tokenizer, path)))
+    return DescribedCodes(DescribedItems(**arrays), record)
+
+
+def motion_tokenizer(name: str) -> tuple[Tokenizer, dict[str, Any]]:
+    """A tokenizer of motion, and what decides the codes of its windows.
+
+    Raises:
+        ConfigError: a tokenizer of something else than motion.
+    """
+    tokenizer = Tokenizer.from_pretrained(name)
     config = tokenizer.config
     if config.motion is None:
-        raise ConfigError(f"codes: described motion needs a tokenizer of motion; {config.name} is one of images")
+        raise ConfigError(f"codes: windows of clips need a tokenizer of motion; {config.name} is one of images")
     record = {
         "model": config.name,
         "weights_sha256": config.weights_sha256,
@@ -126,44 +149,84 @@ def open_described(tokenizer_name: str, data: Path, folder: Path) -> DescribedCo
         "vocab_size": config.vocab_size,
         "stride": _STRIDE,
     }
-    kept, said = folder / "described.npz", folder / "described.json"
+    return tokenizer, record
+
+
+def kept_arrays(
+    folder: Path, name: str, record: dict[str, Any], make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """What an earlier call kept in ``folder`` for the same record; else it is made and kept there."""
+    kept, said = folder / f"{name}.npz", folder / f"{name}.json"
     if said.is_file() and json.loads(said.read_text()) == record:
         with np.load(kept, allow_pickle=False) as arrays:
-            return DescribedCodes(DescribedItems(**{name: arrays[name] for name in arrays.files}), record)
-    items = _make(tokenizer, data / f"lafan1_{robot_of(config).name}.npz")
+            return {key: arrays[key] for key in arrays.files}
+    made = make()
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(kept, **{field.name: getattr(items, field.name) for field in fields(items)})
+    np.savez(kept, **made)  # type: ignore[arg-type]  # its keywords are arrays
     write_bytes_atomically(said, json.dumps(record).encode(), overwrite=True)
-    return DescribedCodes(items, record)
+    return made
+
+
+class EncodedClip(NamedTuple):
+    """The windows of a training clip, or of its mirror image: S of them.
+
+    Args:
+        name: as ``walk1_subject1``.
+        poses: (T, 7 + joints) of the clip as it was recorded.
+        shown: the same, mirrored where this is the mirror image.
+        starts: (S,), the first frame of each window.
+        codes: (S, N), greedy.
+        is_mirrored: whether this is the mirror image.
+    """
+
+    name: str
+    poses: np.ndarray
+    shown: np.ndarray
+    starts: np.ndarray
+    codes: np.ndarray
+    is_mirrored: bool
+
+    def before(self, length: int, first: int) -> np.ndarray:
+        """The row of the window before each, −1 where there is none; ``first`` is the row of the first window."""
+        back = np.arange(len(self.starts)) - length // _STRIDE
+        return np.where(back >= 0, back + first, -1)
+
+
+def encoded_clips(tokenizer: Tokenizer, path: Path) -> Iterator[EncodedClip]:
+    """The training clips of LAFAN1, each followed by its mirror image, in windows that begin every 16 frames."""
+    assert tokenizer.config.motion is not None
+    robot, fps, length = robot_of(tokenizer.config), tokenizer.config.motion.fps, tokenizer.config.input_shape[0]
+    clips = {name: clip for name, clip in load_clips(path, robot).items() if name not in VALIDATION_CLIPS}
+    with click.progressbar(clips.items(), label="encoding motion", file=sys.stderr) as bar:
+        for name, clip in bar:
+            starts = np.arange(0, len(clip) - max(length, REACH) - 1, _STRIDE)
+            features = compute_features(clip, fps=fps, robot=robot)
+            for shown, own in ((clip, features), (mirrored(clip, robot), mirror_features(features, robot))):
+                windows = own[starts[:, None] + np.arange(length)]
+                codes = [tokenizer.encode(windows[i : i + _AT_ONCE]).numpy() for i in range(0, len(windows), _AT_ONCE)]
+                yield EncodedClip(name, clip, shown, starts, np.concatenate(codes).astype(np.int32), shown is not clip)
 
 
 def _make(tokenizer: Tokenizer, path: Path) -> DescribedItems:
     assert tokenizer.config.motion is not None
     robot, fps, length = robot_of(tokenizer.config), tokenizer.config.motion.fps, tokenizer.config.input_shape[0]
-    clips = {name: clip for name, clip in load_clips(path, robot).items() if name not in VALIDATION_CLIPS}
     numbers: dict[Group, int] = {}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("codes", "before", "paths", "groups", "share")}
     total = 0
-    with click.progressbar(clips.items(), label="encoding motion", file=sys.stderr) as bar:
-        for name, clip in bar:
-            starts = np.arange(0, len(clip) - max(length, REACH) - 1, _STRIDE)
-            features = compute_features(clip, fps=fps, robot=robot)
-            shown = [activities(name, clip[s : s + length + 1], fps=fps, robot=robot) for s in starts]
-            for poses, own, described in (
-                (clip, features, shown),
-                (mirrored(clip, robot), mirror_features(features, robot), [turned_round(both) for both in shown]),
-            ):
-                windows = own[starts[:, None] + np.arange(length)]
-                codes = [tokenizer.encode(windows[i : i + _AT_ONCE]).numpy() for i in range(0, len(windows), _AT_ONCE)]
-                parts["codes"].append(np.concatenate(codes).astype(np.int32))
-                back = np.arange(len(starts)) - length // _STRIDE
-                parts["before"].append(np.where(back >= 0, back + total, -1))
-                parts["paths"].append(paths_around(poses, starts))
-                parts["groups"].append(
-                    np.array([[numbers.setdefault(group, len(numbers)) for group in both] for both in described])
-                )
-                parts["share"].append(starts / len(poses))
-                total += len(starts)
+    for clip in encoded_clips(tokenizer, path):
+        described = [
+            activities(clip.name, clip.poses[s : s + length + 1], fps=fps, robot=robot) for s in clip.starts.tolist()
+        ]
+        if clip.is_mirrored:
+            described = [turned_round(both) for both in described]
+        parts["codes"].append(clip.codes)
+        parts["before"].append(clip.before(length, total))
+        parts["paths"].append(paths_around(clip.shown, clip.starts))
+        parts["groups"].append(
+            np.array([[numbers.setdefault(group, len(numbers)) for group in both] for both in described])
+        )
+        parts["share"].append(clip.starts / len(clip.poses))
+        total += len(clip.starts)
     of_groups = [sentences(group) for group in numbers]
     texts = {text: number for number, text in enumerate(sorted({text for some in of_groups for text in some}))}
     most = max(map(len, of_groups))

@@ -145,12 +145,14 @@ def open_generator(
 
 
 def _told(codes: CodesConfig) -> dict[str, Any]:
-    """What a generator of described motion is told, and that it reads code books, where the tokenizer has them."""
-    if codes.dataset != "described":
+    """What a generator of windows of clips is told, and that it reads code books."""
+    if not codes.is_of_clips:
         return {}
     assert codes.tokenizer is not None  # checked by the config
     books = _code_books(codes.tokenizer)
-    return {"conditions": motion_conditions(books.shape[0]), "book_size": books.shape[2]}
+    text, path, before = motion_conditions(books.shape[0])
+    told = (text, path, before) if codes.dataset == "described" else (before,)
+    return {"conditions": told, "book_size": books.shape[2]}
 
 
 def _code_books(tokenizer: str) -> Tensor:
@@ -162,5 +164,5 @@ def _code_books(tokenizer: str) -> Tensor:
     folder = open_model(tokenizer)
     with safe_open(folder.file("model.safetensors"), "pt") as weights:
         if _TABLE not in weights.keys():  # noqa: SIM118 - it is no mapping
-            raise ConfigError(f"codes: {tokenizer} has no code books, which a generator of described motion reads")
+            raise ConfigError(f"codes: {tokenizer} has no code books, which a generator of motion reads")
         return standardised_books(weights.get_tensor(_TABLE), folder.config.num_tokens)
