@@ -151,7 +151,6 @@ def motion_model(
 @main.command()
 @_run_options
 @click.option("--cuda-graph", is_flag=True, help="Every step is one CUDA graph: counterfactual DAPS on one GPU.")
-@click.option("--compile", "compiled", is_flag=True, help="Compile p(x|z): policy search, needs a C++ compiler.")
 def fit(config: Path, **options: Any) -> None:
     """Run the experiment in CONFIG, from its last checkpoint if there is one."""
     _run(config, _open_tokenizer, **options)
@@ -184,7 +183,6 @@ def _run(
     run_folder: Path | None = None,
     start_from: Path | None = None,
     cuda_graph: bool = False,
-    compiled: bool = False,
 ) -> int:
     """Train one model; returns the step that it reached."""
     from train.loop import fit as run_experiment
@@ -205,7 +203,6 @@ def _run(
         show_progress=not quiet,
         draw_pictures=not quiet,
         cuda_graph=cuda_graph,
-        compiled=compiled,
         accelerator=accelerator,
     )
     if "validation" in record:  # only the main process evaluates

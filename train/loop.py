@@ -22,7 +22,6 @@ from train.alignment import align_with_input
 from train.batches import BatchReader, read_ahead, spare_cores
 from train.captured import CapturedStep, prepare_to_capture
 from train.checkpoint import has_checkpoint, load_checkpoint, read_record, save_checkpoint
-from train.compiled import compile_generative_model
 from train.data import Dataset
 from train.generators.experiment import AnyExperiment
 from train.methods.base import Batch, Learner
@@ -47,7 +46,6 @@ def fit(
     show_progress: bool = True,
     draw_pictures: bool = True,
     cuda_graph: bool = False,
-    compiled: bool = False,
     accelerator: Accelerator | None = None,
 ) -> dict[str, Any]:
     """Train until the experiment's last step, or until ``max_seconds`` have passed; resumes by itself.
@@ -61,7 +59,6 @@ def fit(
         show_progress: a bar on the terminal.
         draw_pictures: TensorBoard's curves, and ``dashboard.png`` at every evaluation, which takes seconds.
         cuda_graph: every step is one CUDA graph (train/captured.py); for one process on an NVIDIA GPU.
-        compiled: the generative model is compiled (train/compiled.py); for methods of policy search.
         accelerator: what :func:`train.processes.join_processes` returned; called here if None.
 
     Returns:
@@ -80,17 +77,7 @@ def fit(
     accelerator = accelerator or join_processes(experiment.precision)
     check_shares(experiment, accelerator.num_processes)
     with locked(run_folder) if accelerator.is_main_process else nullcontext(), ending_together(run_folder):
-        return _fit(
-            experiment,
-            dataset,
-            run_folder,
-            accelerator,
-            max_seconds,
-            show_progress,
-            draw_pictures,
-            cuda_graph,
-            compiled,
-        )
+        return _fit(experiment, dataset, run_folder, accelerator, max_seconds, show_progress, draw_pictures, cuda_graph)
 
 
 def _fit(
@@ -102,7 +89,6 @@ def _fit(
     show_progress: bool,
     draw_pictures: bool,
     cuda_graph: bool,
-    compiled: bool,
 ) -> dict[str, Any]:
     if cuda_graph and (accelerator.device.type != "cuda" or accelerator.num_processes > 1):
         raise ConfigError("a CUDA graph of the whole step needs one process on an NVIDIA GPU")
@@ -114,8 +100,6 @@ def _fit(
     method = experiment.build_method(model).to(accelerator.device)
     optimiser = build_optimiser(method, experiment.optimiser)
     record, averaged = _restore_or_start(experiment, dataset, run_folder, method, optimiser)
-    if compiled:
-        compile_generative_model(method)
     if cuda_graph:
         prepare_to_capture(method, optimiser)
     prepared, optimiser = accelerator.prepare(method, optimiser)

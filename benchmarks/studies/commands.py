@@ -335,7 +335,7 @@ def language(generator: str, data: Path | None, model: str | None, samples: int,
 @click.command()
 @click.argument("generator", default="daps-h1-motion-causal")
 @click.option("--data", type=_FOLDER, help="The datasets; else $DAPS_DATA, ../shared/data.")
-@click.option("--model", help="The tokenizer; else the built-in one that the generator names.")
+@click.option("--model", help="The tokenizer; default: the one that the generator names.")
 @click.option("--samples", default=24, show_default=True, type=click.IntRange(min=4), help="Motions of each kind.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--out", type=_FOLDER, default=RESULTS, show_default="benchmarks/results")

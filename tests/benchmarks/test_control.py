@@ -34,7 +34,7 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.motion.features import compute_features, feature_table
 from daps_tokenizer.motion.robots import G1
 from tests.motion.test_motion_examples import example
-from tests.paths import DATA, EXAMPLES
+from tests.paths import DATA, EXAMPLES, ROOT
 from tests.settings import SMALL_MOTION
 
 MJCF = DATA / "g1" / "g1_kinematics.xml"
@@ -174,6 +174,7 @@ def test_training_resumes_where_it_was_and_the_policy_runs_from_onnx(
 
     policy = second.policy.eval()
     export_policy(policy, tmp_path / "policy.onnx")
+    assert str(ROOT).encode() not in (tmp_path / "policy.onnx").read_bytes(), "traces of where it was exported"
     tracking = Tracking(Physics(robot), walk, 3, noise=0, restart=False)
     observation = tracking.reset(np.array([0, 20, 40]))
     exported = ExportedPolicy(tmp_path / "policy.onnx")

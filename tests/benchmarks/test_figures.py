@@ -1,6 +1,7 @@
 """Numbers in README and docs are those of the results."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 from benchmarks import figures as module
 from benchmarks.__main__ import main
 from benchmarks.figures import figure, fill, number, pages, stale
+from benchmarks.reports import RESULTS
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import open_model
 from tests.paths import ROOT
@@ -22,6 +24,12 @@ def test_a_page_has_the_numbers_of_the_results(page: Path) -> None:
 
 def test_every_result_is_of_the_weights_in_the_package() -> None:
     assert stale() == []
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.md")), ids=lambda path: path.name)
+def test_a_result_names_no_folder_of_one_machine(path: Path) -> None:
+    """A reader runs the commands that it quotes; only /tmp is there on every machine."""
+    assert re.findall(r"(?<![\w.:/<])/(?:work|root|home|Users|mnt|data)/\S*", path.read_text(encoding="utf-8")) == []
 
 
 def test_a_result_of_other_weights_is_named_with_the_command_that_measures_it_again(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, nn
 
 from benchmarks.studies.control.robot import ACTIVE
+from export.weights import tidy
 
 
 class Normaliser(nn.Module):
@@ -165,4 +167,4 @@ def export_policy(policy: Policy, path: Path, *, num_tokens: int = 64) -> None:
         verbose=False,
     )
     assert program is not None  # it is written below, weights inside
-    program.save(path, external_data=False)
+    onnx.save(tidy(program.model_proto), path)

@@ -35,7 +35,7 @@ class Trainer(ABC):
         """One iteration from observations (B, O); the next ones, and what to log, with ``samples``: control steps."""
 
     def train(self, *, max_seconds: float, max_steps: float = float("inf")) -> None:
-        """Iterate until the time or the steps are over; what was there is gone on with."""
+        """Iterate until the time or the steps are over, from where the folder's last run stopped."""
         began = saved = time.monotonic()
         before = self.seconds
         observation = torch.from_numpy(self.tracking.reset())
