@@ -92,7 +92,7 @@ def _fit(
 ) -> dict[str, Any]:
     if cuda_graph and (accelerator.device.type != "cuda" or accelerator.num_processes > 1):
         raise ConfigError("a CUDA graph of the whole step needs one process on an NVIDIA GPU")
-    started = time.monotonic()
+    clock = _Clock()
     torch.manual_seed(experiment.seed)
     if accelerator.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 where products are float32, as cuDNN's convolutions have it
@@ -104,7 +104,7 @@ def _fit(
         prepare_to_capture(method, optimiser)
     prepared, optimiser = accelerator.prepare(method, optimiser)
 
-    updates, waited = Updates(accelerator.device), 0.0
+    updates = Updates(accelerator.device)
 
     def update_weights(batch: Batch, generator: torch.Generator, progress: float) -> dict[str, torch.Tensor]:
         losses = prepared(batch, generator, progress)
@@ -130,7 +130,7 @@ def _fit(
             prepared.train()
             asked = time.monotonic()
             items = next(batches)
-            waited += time.monotonic() - asked
+            clock.waited += time.monotonic() - asked
             batch = Batch(_on_device(items, accelerator), _labels(dataset, reader, step, accelerator))
             process = 0 if method.draws_for_all else accelerator.process_index
             generator = step_generator(experiment.seed, step, process, accelerator.device)
@@ -142,7 +142,7 @@ def _fit(
                 averaged.update(step)
 
             record["steps"] = step + 1
-            out_of_time = max_seconds is not None and _agree(time.monotonic() - started > max_seconds, accelerator)
+            out_of_time = max_seconds is not None and _agree(clock.seconds() > max_seconds, accelerator)
             last = step + 1 == experiment.steps or out_of_time
             if last or (step + 1) % SKIPS_ARE_READ_EVERY == 0:
                 _check_skipped(updates, run_folder)
@@ -153,12 +153,11 @@ def _fit(
             if recorder is not None and (last or (step + 1) % experiment.evaluate_every == 0):
                 _evaluate(experiment, dataset, method, averaged, record, recorder, step)
             if recorder is not None and (last or (step + 1) % experiment.checkpoint_every == 0):
-                so_far = record | _times(record, started, waited)
-                save_checkpoint(run_folder / "checkpoint", method, optimiser, so_far, averaged)
+                save_checkpoint(run_folder / "checkpoint", method, optimiser, record | clock.totals(record), averaged)
             if out_of_time:
                 break
     accelerator.wait_for_everyone()  # until the checkpoint is written
-    return record | _times(record, started, waited)
+    return record | clock.totals(record)
 
 
 def check_shares(experiment: AnyExperiment, num_processes: int) -> None:
@@ -186,12 +185,23 @@ def _denormals_as_zero() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def _times(record: dict[str, Any], started: float, waited: float) -> dict[str, float]:
-    """Seconds of the whole run so far, and how many of them it waited for data."""
-    return {
-        "seconds": record["seconds"] + time.monotonic() - started,
-        "data_seconds": record.get("data_seconds", 0.0) + waited,
-    }
+class _Clock:
+    """Time since the loop was entered, and how much of it was spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.started, self.started_cpu, self.waited = time.monotonic(), time.process_time(), 0.0
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def totals(self, record: dict[str, Any]) -> dict[str, float]:
+        """Seconds of the whole run so far, its evaluations included; ``cpu_seconds`` are this process's, whatever else
+        the machine does."""
+        return {
+            "seconds": record["seconds"] + self.seconds(),
+            "cpu_seconds": record.get("cpu_seconds", 0.0) + time.process_time() - self.started_cpu,
+            "data_seconds": record.get("data_seconds", 0.0) + self.waited,
+        }
 
 
 def _evaluate(

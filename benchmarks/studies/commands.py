@@ -135,6 +135,14 @@ def reward(
 
 
 @click.command()
+@click.option(
+    "--experiment",
+    "config",
+    type=_FOLDER,
+    default=ROOT / "train" / "configs" / "cifar10_counterfactual.yaml",
+    show_default="train/configs/cifar10_counterfactual.yaml",
+    help="Gives the model, the dataset and the precision.",
+)
 @click.option("--checkpoint", type=_FOLDER, help="Weights to start from; default: the experiment's start_from.")
 @click.option("--data", type=_FOLDER, help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--seconds", default=1800.0, show_default=True, help="Processor time for each way.")
@@ -142,9 +150,10 @@ def reward(
 @click.option("--items", default=1000, show_default=True, help="Held-out test images, the last ones.")
 @click.option("--way", "ways", multiple=True, help="Only this way; repeatable.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True)
-@click.option("--name", default="controls_cifar10", show_default=True, help="Name of the report.")
+@click.option("--name", help="Name of the report; default: controls_DATASET.")
 @click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
 def controls(
+    config: Path,
     checkpoint: Path | None,
     data: Path | None,
     seconds: float,
@@ -152,24 +161,30 @@ def controls(
     items: int,
     ways: tuple[str, ...],
     seeds: tuple[int, ...],
-    name: str,
+    name: str | None,
     out: Path,
 ) -> None:
-    """Continue training on CIFAR-10 from one checkpoint in several ways, for equal time; runs add to the report."""
+    """Train on from one checkpoint in several ways, for equal time; runs add to the report."""
     import torch
 
     from benchmarks.studies.controls import WAYS, Point, plot, summarise, train_on, write_text
     from train.experiment import load_experiment, open_dataset
 
-    unknown = [way for way in ways if way not in WAYS]
+    experiment = load_experiment(config)
+    known = WAYS.get(experiment.dataset)
+    if known is None:
+        raise InputError(f"{config}: its dataset is {experiment.dataset}; there are ways for {', '.join(WAYS)}")
+    unknown = [way for way in ways if way not in known]
     if unknown:
-        raise InputError(f"--way {unknown[0]!r} is unknown; the ways are {', '.join(map(repr, WAYS))}")
-    experiment = load_experiment(ROOT / "train" / "configs" / "cifar10_counterfactual.yaml")
-    checkpoint = checkpoint or Path(experiment.start_from or "")
+        raise InputError(f"--way {unknown[0]!r} is unknown; the ways are {', '.join(map(repr, known))}")
+    start = checkpoint or experiment.start_from
+    if start is None:
+        raise InputError(f"{config}: starts from random weights; --checkpoint says what to start from")
+    name = name or f"controls_{experiment.dataset}"
     earlier = out / f"{name}.json"
     content: dict[str, Any] = json.loads(earlier.read_text(encoding="utf-8")) if earlier.exists() else {"runs": []}
     protocol: dict[str, Any] = {"dataset": experiment.dataset, "precision": experiment.precision}
-    protocol |= {"checkpoint": str(checkpoint), "seconds": seconds, "points": points, "items": items}
+    protocol |= {"seconds": seconds, "points": points, "items": items}
     if content["runs"] and any(content.get(key) != value for key, value in protocol.items()):
         raise InputError(f"{earlier}: holds runs with other options; choose another --name")
     torch.set_num_threads(1)
@@ -177,25 +192,26 @@ def controls(
     dataset = open_dataset(experiment, data)
     held_out = dataset.test.read(np.arange(len(dataset.test) - items, len(dataset.test)), seed=(0,))
     for seed in seeds:
-        for way in ways or WAYS:
-            runs = [run for run in content["runs"] if (run["way"], run["seed"]) != (way, seed)]
+        for way in ways or known:
+            key = {"start": str(start), "way": way, "seed": seed}
 
             def tell(point: Point, way: str = way, seed: int = seed) -> None:
                 means = {kind: round(float(values.mean()), 1) for kind, values in point.values.items()}
                 click.echo(f"{way}, seed {seed}: {point.seconds:.0f} s, {point.steps} steps, {means}", err=True)
 
             found = train_on(
-                WAYS[way], checkpoint, experiment, dataset, held_out,
+                known[way], Path(start), experiment, dataset, held_out,
                 seconds=seconds, points=points, seed=seed, on_point=tell,
             )  # fmt: skip
+            others = [run for run in content["runs"] if any(run[part] != value for part, value in key.items())]
             content = {
-                "commands": [*content.get("commands", []), command_line()],
+                "commands": list(dict.fromkeys([*content.get("commands", []), command_line()])),
                 "machine": describe_machine(),
                 **protocol,
-                "runs": [*runs, summarise(way, seed, found)],
+                "runs": [*others, key | summarise(known[way], found)],
             }
-            content["commands"] = list(dict.fromkeys(content["commands"]))
-            write_report(out, name, content, write_text("Ways to train on, cifar10", content), plot(content))
+            title = f"Ways to train on, {experiment.dataset}"
+            write_report(out, name, content, write_text(title, content), plot(content))
     click.echo(earlier)
 
 

@@ -15,10 +15,12 @@ from benchmarks.studies.controls import KINDS, WAYS, Point, plot, summarise, tra
 from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.conftest import random_checkpoint
+from tests.paths import ROOT
 from tests.settings import TINY_GRID
 from train.data import Dataset
-from train.experiment import Experiment, Precision
+from train.experiment import Experiment, Precision, load_experiment
 from train.items import ArrayItems
+from train.methods import build_method
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +28,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_checkpoint(TINY_GRID, tmp_path_factory.mktemp("checkpoint"))
 
 
+CONFIGS = ROOT / "train" / "configs"
 EXPERIMENT = Experiment(name="control", model=TINY_GRID, dataset="cifar10", method="vqvae", steps=1, batch_size=1)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", WAYS["cifar10"])
 def test_every_way_starts_from_the_same_items_and_has_its_time(
     way: str, precision: Precision, checkpoint: Path
 ) -> None:
@@ -39,7 +42,7 @@ def test_every_way_starts_from_the_same_items_and_has_its_time(
     told: list[Point] = []
     experiment = replace(EXPERIMENT, precision=precision)
     found = train_on(
-        WAYS[way], checkpoint, experiment, dataset, images[:8],
+        WAYS["cifar10"][way], checkpoint, experiment, dataset, images[:8],
         seconds=0.5, points=2, seed=0, on_point=told.append,
     )  # fmt: skip
     assert found == told and found[0].steps == 0 < found[1].steps < found[2].steps
@@ -52,21 +55,21 @@ def test_every_way_starts_from_the_same_items_and_has_its_time(
 def test_gains_are_paired_item_by_item() -> None:
     start = {kind: np.array([0.0, 1000.0, 2000.0]) for kind in KINDS}
     end = {kind: np.array([1.0, 1002.0, 2003.0]) for kind in KINDS}
-    run = summarise("counterfactual", 0, [Point(0.0, 0, start), Point(60.0, 10, end)])
+    way = WAYS["cifar10"]["counterfactual"]
+    run = summarise(way, [Point(0.0, 0, start), Point(60.0, 10, end)])
     last = run["curve"][-1]
     assert last["greedy_gain"] == 2.0 and last["greedy_gain_error"] == pytest.approx(1 / 3**0.5)
-    assert last["images"] == 10 * WAYS["counterfactual"].batch_size
+    assert last["images"] == 10 * way.batch_size
     content = {
         "commands": ["c"],
         "machine": describe_machine(),
-        "checkpoint": "k",
         "dataset": "cifar10",
         "precision": "fp32",
         "items": 3,
-        "runs": [run],
+        "runs": [{"start": "k", "way": "counterfactual", "seed": 0} | run],
     }
     text = write_text("Ways", json.loads(json.dumps(content)))
-    assert "| counterfactual | 0 | 60 | 640 | 1002.0 (+2.0 ± 0.6) |" in text and WAYS["counterfactual"].tuned in text
+    assert "| k | counterfactual | 0 | 60 | 640 | 1002.0 (+2.0 ± 0.6) |" in text and way.tuned in text
     assert plot(content).startswith(b"\x89PNG")
 
 
@@ -75,9 +78,29 @@ def test_an_unknown_way_is_refused(checkpoint: Path) -> None:
     assert done.exit_code == 2 and "--way 'PPO' is unknown; the ways are 'counterfactual', 'local'" in done.output
 
 
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("photo_controls_fsq", "starts from random weights; --checkpoint says what to start from"),
+        ("mnist", "its dataset is mnist; there are ways for cifar10, photos"),
+    ],
+)
+def test_an_experiment_that_says_too_little_is_refused(name: str, error: str) -> None:
+    done = CliRunner().invoke(main, ["controls", "--experiment", str(CONFIGS / f"{name}.yaml")])
+    assert done.exit_code == 2 and error in done.output
+
+
+@pytest.mark.parametrize("way", WAYS["photos"])
+def test_the_ways_of_photographs_train_the_models_of_their_configs(way: str) -> None:
+    """Quantisers have models of their own; the others start from a VQ-VAE through the autoregressive network."""
+    own = {"FSQ": ["fsq"], "VQ-VAE": ["vqvae", "start"]}.get(way, ["start"])
+    for name in own:
+        model = Autoencoder(load_experiment(CONFIGS / f"photo_controls_{name}.yaml").model)
+        build_method(WAYS["photos"][way].method, model, WAYS["photos"][way].settings)
+
+
 def test_runs_with_other_options_are_not_added_to_a_report(checkpoint: Path, tmp_path: Path) -> None:
     before = {
-        "checkpoint": str(checkpoint),
         "seconds": 9.0,
         "points": 6,
         "items": 1000,

@@ -14,12 +14,17 @@ from torch import Tensor, nn
 
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.parallel import LevelQuantiser
-from train.methods.base import Batch, Losses, Method, require_kind
+from train.methods.base import Batch, BatchNorm, Losses, Method, check_batch_norm, require_kind
 
 
 @dataclass(frozen=True)
 class FSQSettings:
-    """None; the levels belong to the model's config (``recognition.levels``)."""
+    """``batch_norm`` as DAPS's; the levels belong to the model's config (``recognition.levels``)."""
+
+    batch_norm: BatchNorm = "batch"
+
+    def __post_init__(self) -> None:
+        check_batch_norm(self.batch_norm)
 
 
 class FSQ(Method):
@@ -41,6 +46,17 @@ class FSQ(Method):
         assert isinstance(recognition, LevelQuantiser)  # checked in __init__
         return recognition
 
+    @torch.no_grad()
+    def start(self) -> None:
+        """Continue with the dense layer that made the model's table, if one did: then it is affine in the numbers."""
+        table = self.model.generative.embedding.weight
+        numbers = self._numbers()
+        known = torch.cat([numbers, torch.ones_like(numbers[:, :1])], dim=1)
+        layer = torch.linalg.lstsq(known, table).solution
+        if (known @ layer - table).abs().mean() < 0.01 * table.abs().mean():
+            self.embed.weight.copy_(layer[:-1].T)
+            self.embed.bias.copy_(layer[-1])
+
     def extra_parameters(self) -> list[dict[str, Any]]:
         """The dense layer in place of the code table."""
         return [{"params": list(self.embed.parameters())}]
@@ -61,5 +77,8 @@ class FSQ(Method):
 
     def table(self) -> Tensor:
         """What each code is decoded from, (V, H)."""
-        codes = torch.arange(self.model.config.vocab_size, device=self.embed.weight.device)
-        return self.embed(self.quantiser.numbers_of(codes))
+        return self.embed(self._numbers())
+
+    def _numbers(self) -> Tensor:
+        """The rounded numbers of each code, (V, levels)."""
+        return self.quantiser.numbers_of(torch.arange(self.model.config.vocab_size, device=self.embed.weight.device))

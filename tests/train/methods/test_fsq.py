@@ -86,6 +86,25 @@ def test_a_checkpoint_decodes_its_codes_as_training_did(config: TokenizerConfig)
     torch.testing.assert_close(found.parameters, trained, rtol=1e-4, atol=1e-5)
 
 
+def test_a_second_stage_decodes_as_the_first_did() -> None:
+    first = fsq()
+    first.before_checkpoint()
+    torch.manual_seed(1)
+    second = FSQ(first.model, FSQSettings(batch_norm="frozen"))  # its dense layer is random
+    assert not torch.allclose(second.embed.weight, first.embed.weight)
+    second.start()
+    torch.testing.assert_close(second.table(), first.table(), rtol=1e-3, atol=1e-4)
+    assert not second.train().model.generative.training
+
+
+def test_a_first_stage_keeps_its_dense_layer() -> None:
+    """A random table was made by no dense layer."""
+    method = fsq()
+    before = method.embed.weight.clone()
+    method.start()
+    assert torch.equal(method.embed.weight, before)
+
+
 def test_it_refuses_a_model_without_levels() -> None:
     with pytest.raises(ConfigError, match="fsq trains a recognition model of kind levels, not autoregressive"):
         FSQ(Autoencoder(TINY_MLP), FSQSettings())
