@@ -26,6 +26,7 @@ COMMANDS = {
     "control": "benchmarks.studies.control.command:control",
     "language": "benchmarks.studies.commands:language",
     "kinds": "benchmarks.studies.commands:kinds",
+    "masked": "benchmarks.studies.commands:masked",
     "goals": "benchmarks.studies.commands:goals",
     "path": "benchmarks.studies.commands:path",
     "prior": "benchmarks.studies.commands:prior",

@@ -490,3 +490,49 @@ def autoregression(models: tuple[str, ...], data: Path, images: int, seed: int, 
         rows.append({"model": folder.config.name, "weights_sha256": folder.config.weights_sha256, **found._asdict()})
     content = with_command(data=description, rows=rows)
     show(write_autoregression(out, content))
+
+
+@click.command()
+@click.argument("name", metavar="GENERATOR")
+@click.option("--items", default=1000, show_default=True, type=click.IntRange(min=10), help="Images a row.")
+@click.option("--steps", multiple=True, type=click.IntRange(min=1), default=(10, 20), show_default=True)
+@click.option(
+    "--noise", "noises", multiple=True, type=click.FloatRange(min=0), default=(0.0, 1.0, 4.0), show_default=True
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Of the classifier; default: 2 on MNIST, 8 on CIFAR-10.")
+@click.option("--tokenizer", "tokenizer_name", help="The tokenizer, if it is not built in.")
+@click.option("--data", type=_FOLDER, help="The datasets; else $DAPS_DATA, ../shared/data.")
+@click.option("--cache", type=_FOLDER, default=Path("runs"), show_default=True, help="Of classifiers.")
+@click.option("--out", type=_FOLDER, default=STUDIES, show_default="benchmarks/results/studies")
+def masked(
+    name: str,
+    items: int,
+    steps: tuple[int, ...],
+    noises: tuple[float, ...],
+    epochs: int | None,
+    tokenizer_name: str | None,
+    data: Path | None,
+    cache: Path,
+    out: Path,
+) -> None:
+    """Draw from a flow by confidence (MaskGIT) and by Euler steps, and compare the images."""
+    import torch
+
+    from benchmarks.generate.command import Judge
+    from benchmarks.studies.masked import measure_masked, write_masked
+    from daps_tokenizer.hub import open_generator
+    from daps_tokenizer.model.autoencoder import load_weights
+    from daps_tokenizer.model.generators import FlowTransformer, build_generator
+    from train.data import data_folder
+
+    folder = open_generator(name)
+    network = build_generator(folder.config).eval()
+    if not isinstance(network, FlowTransformer):
+        raise InputError(f"{name}: is {folder.config.kind}; only a flow draws codes in any order")
+    load_weights(network, folder.path / "model.safetensors")
+    torch.set_num_threads(1)
+    tokenizer = Tokenizer.from_pretrained(tokenizer_name or folder.config.tokenizer.name, num_threads=1)
+    judge = Judge(tokenizer, data_folder(data), cache, items, epochs)
+    rows = measure_masked(judge, tokenizer, network, items, steps, noises)
+    content = {"generator": folder.config.name, "data": judge.name, "classifier_accuracy": judge.accuracy}
+    show(write_masked(out, with_command(**content, items=items, rows=rows)))

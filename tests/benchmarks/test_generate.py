@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from benchmarks.__main__ import main
 from benchmarks.generate.distances import Moments, frechet_distance, kernel_distance, nearest, precision_and_recall
+from benchmarks.studies.masked import euler_codes, masked_codes
+from daps_tokenizer.config.generator import GeneratorConfig
+from daps_tokenizer.model.autoencoder import load_weights
+from daps_tokenizer.model.generators import FlowTransformer, build_generator
 from tests.cli.helpers import digit
+
+
+def flow(folder: Path) -> FlowTransformer:
+    network = build_generator(GeneratorConfig.from_file(folder / "config.json")).eval()
+    assert isinstance(network, FlowTransformer)
+    load_weights(network, folder / "model.safetensors")
+    return network
 
 
 def write_digits(folder: Path) -> None:
@@ -104,3 +117,50 @@ def test_generators_are_trained_on_codes_of_a_tokenizer_and_measured_once(
     assert CliRunner().invoke(main, command).exit_code == 0
     assert "a folder: 5 bits" in (tmp_path / "out" / "modelling_mnist.md").read_text()
     assert CliRunner().invoke(main, ["modelling", "--tokenizer", "nothing", *arguments]).exit_code == 2
+
+
+def test_one_step_by_confidence_is_one_euler_step(random_generators: dict[str, Path]) -> None:
+    """Both draw every code from what the network says of noise."""
+    network = flow(random_generators["flow"])
+    labels, guidance = torch.tensor([[0, 1, 1], [2, 2, 2]]), torch.tensor(0.5)
+    found = [
+        draw(torch.Generator().manual_seed(3))
+        for draw in (
+            lambda random: euler_codes(network, labels, guidance, 1, random),
+            lambda random: masked_codes(network, labels, guidance, 1, 4.0, random),
+        )
+    ]
+    assert torch.equal(*found)
+
+
+def test_more_codes_are_kept_in_every_step_the_surest_first(random_generators: dict[str, Path]) -> None:
+    network, seen = flow(random_generators["flow"]), []
+
+    def sure_of_the_sixth(module: FlowTransformer, inputs: tuple[Any, ...], logits: torch.Tensor) -> torch.Tensor:
+        seen.append((inputs[0].clone(), float(inputs[1][0])))
+        logits[:, 5, 7] = 50.0
+        return logits
+
+    network.register_forward_hook(sure_of_the_sixth)
+    labels = torch.zeros(1, 50, dtype=torch.int64)
+    with torch.no_grad():
+        codes = masked_codes(network, labels, torch.tensor(0.0), 8, 0.0, torch.Generator().manual_seed(0))
+    assert [time for _, time in seen] == [step / 8 for step in range(8)]
+    assert all(((given == codes).sum(1) >= step).all() for step, (given, _) in enumerate(seen))
+    assert (seen[1][0][:, 5] == 7).all() and (seen[0][0][:, 5] != 7).any()
+
+
+def test_drawing_by_confidence_is_measured_beside_euler_steps(
+    random_generators: dict[str, Path], random_mnist_folder: Path, tmp_path: Path
+) -> None:
+    write_digits(tmp_path)
+    options = {"items": 20, "epochs": 1, "tokenizer": random_mnist_folder, "data": tmp_path, "steps": 2, "noise": 1}
+    options |= {"cache": tmp_path / "cache", "out": tmp_path / "out"}
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    result = CliRunner().invoke(main, ["masked", str(random_generators["flow"]), *arguments])
+    assert result.exit_code == 0, result.output
+    content = json.loads((tmp_path / "out" / "masked_random-flow.json").read_text())
+    assert [row["images"] for row in content["rows"]] == ["Euler steps", "by confidence, noise 1"]
+    assert "| by confidence, noise 1 | 2 |" in (tmp_path / "out" / "masked_random-flow.md").read_text()
+    refused = CliRunner().invoke(main, ["masked", str(random_generators["causal"]), *arguments])
+    assert refused.exit_code == 2 and "is causal; only a flow draws codes in any order" in refused.output
