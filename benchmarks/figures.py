@@ -291,14 +291,16 @@ def _source(name: str) -> str:
     page = path.with_suffix(".md") if path.with_suffix(".md").is_file() else path
     commands = content.get("commands") or content.get("command") or []
     commands = [commands] if isinstance(commands, str) else commands
-    date = (content.get("machine") or {}).get("date") or _cells_date(content)
+    date = (content.get("machine") or {}).get("date") or _latest_date(content)
     parts = [f"[{page.name}]({page.relative_to(RESULTS)})", *(f"`{command}`" for command in commands), date]
     weights = ", ".join(f"{model} {sha[:12]}" for model, sha in weights_of(name, content).items())
     return " · ".join(part for part in (*parts, f"weights of {weights}" if weights else "") if part)
 
 
-def _cells_date(content: dict[str, Any]) -> str:
-    return str(max((cell["machine"]["date"] for cell in content.get("cells", [])), default=""))
+def _latest_date(content: dict[str, Any]) -> str:
+    """Of a report whose parts name a machine each."""
+    parts = content.get("cells") or content.get("runs") or []
+    return str(max((part["machine"]["date"] for part in parts), default=""))
 
 
 def weights_of(name: str, content: dict[str, Any]) -> dict[str, str]:

@@ -60,6 +60,19 @@ def report(title: str, commands: Sequence[str], *paragraphs: str, machine: dict[
     return "\n\n".join([f"# {title}", quoted, *paragraphs, *ending]) + "\n"
 
 
+def machine_lines(measured: Iterable[tuple[str, dict[str, str]]]) -> str:
+    """A line for each machine, for a report whose parts were measured on several.
+
+    Args:
+        measured: the name of each part, and its machine as from
+            :func:`~daps_tokenizer.evaluation.timing.describe_machine`.
+    """
+    names: dict[str, dict[str, None]] = {}
+    for name, machine in measured:
+        names.setdefault(machine_line(machine), {})[name] = None
+    return "\n".join(f"{', '.join(those)}: {machine}" for machine, those in names.items())
+
+
 def new_figure(width: float, height: float) -> Any:
     """An empty matplotlib figure of this size in inches, whatever the screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -206,9 +206,8 @@ def controls(
             others = [run for run in content["runs"] if any(run[part] != value for part, value in key.items())]
             content = {
                 "commands": list(dict.fromkeys([*content.get("commands", []), command_line()])),
-                "machine": describe_machine(),
                 **protocol,
-                "runs": [*others, key | summarise(known[way], found)],
+                "runs": [*others, key | summarise(known[way], found) | {"machine": describe_machine()}],
             }
             title = f"Ways to train on, {experiment.dataset}"
             write_report(out, name, content, write_text(title, content), plot(content))

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.reports import new_figure, png_of, report, table
+from benchmarks.reports import machine_lines, new_figure, png_of, report, table
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.sampling import sample_codes
 from train.batches import BatchReader
@@ -234,7 +234,8 @@ def write_text(title: str, content: dict[str, Any]) -> str:
         f"paired differences. All have equal processor time, one thread, {content['precision']}; evaluations and "
         "reading of data are not counted. Searched: one sweep, two proposals.",
         table(("way", "learning rate", "batch", "what was tuned"), tuned),
-        machine=content["machine"],
+        machine_lines((f"{run['way']}, seed {run['seed']}", run["machine"]) for run in content["runs"]),
+        machine=None,
     )
 
 

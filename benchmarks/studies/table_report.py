@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.reports import new_figure, png_of, report, table, write_report
-from daps_tokenizer.evaluation.timing import machine_line
+from benchmarks.reports import machine_lines, new_figure, png_of, report, table, write_report
 
 # Metric, heading, digits. Of sampled codes, as in the paper; a quantiser has one code.
 COLUMNS = (
@@ -88,9 +87,6 @@ def _markdown(
         peak = f"{max(memory):.0f}" if memory else "–"
         lines.append([cells[0]["title"], *theirs, *measured, *costs, peak])
     first = next(iter(rows.values()))[0]
-    machines: dict[str, dict[str, None]] = {}  # what each machine is, and the rows that have cells of it
-    for cell in (cell for cells in rows.values() for cell in cells):
-        machines.setdefault(machine_line(cell["machine"]), {})[cell["title"]] = None
     batch, items = first["stages"][-1]["batch_size"], first["evaluation"]["items"]
     return report(
         name,
@@ -100,7 +96,7 @@ def _markdown(
         f"says greedy; nats in standardised units. β-ELBO with β {beta:g}. A quantiser has one code for an item: its "
         "ELBO is that of a point mass. The paper's numbers are of 250,000 steps of 256 items, to compare orders with.",
         "CPU ms are process time on one core of a machine that others use, peak MB of the whole process.",
-        "\n".join(f"{', '.join(titles)}: {machine}" for machine, titles in machines.items()),
+        machine_lines((cell["title"], cell["machine"]) for cells in rows.values() for cell in cells),
         machine=None,
     )
 

@@ -62,14 +62,14 @@ def test_gains_are_paired_item_by_item() -> None:
     assert last["images"] == 10 * way.batch_size
     content = {
         "commands": ["c"],
-        "machine": describe_machine(),
         "dataset": "cifar10",
         "precision": "fp32",
         "items": 3,
-        "runs": [{"start": "k", "way": "counterfactual", "seed": 0} | run],
+        "runs": [{"start": "k", "way": "counterfactual", "seed": 0, "machine": describe_machine()} | run],
     }
     text = write_text("Ways", json.loads(json.dumps(content)))
     assert "| k | counterfactual | 0 | 60 | 640 | 1002.0 (+2.0 ± 0.6) |" in text and way.tuned in text
+    assert "counterfactual, seed 0: date " in text
     assert plot(content).startswith(b"\x89PNG")
 
 
