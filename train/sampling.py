@@ -12,11 +12,15 @@ from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import SampledCodes, draw_pass, repeat_passes, settle
 from daps_tokenizer.model.transformer import Memory
 
+MOST_PASSES = 16  # then the loop draws the rest; one more pass over a few rows costs less than that
+_START = 150  # starting a pass or a step takes a CPU as long as this many positions
+
 
 class Drawn(NamedTuple):
     """Samples of q: ``codes`` (B·K, N) int64, and ``logits`` (B·K, N, V) float32 teacher-forced on them.
 
-    ``passes`` () is how many passes a window took on average; 1 where all codes are drawn at once.
+    ``passes`` () is how many passes a window took on average, the loop counted as one for each position; 1 where all
+    codes are drawn at once.
     """
 
     codes: Tensor
@@ -29,7 +33,8 @@ def draw_in_passes(
 ) -> Drawn:
     """The codes that the loop over positions would draw with these uniforms, but for rounding.
 
-    Passes without gradient draw the codes, and one more, with gradient, has their logits.
+    Passes without gradient draw the codes, or the loop itself where it is quicker; one more pass, with gradient, has
+    their logits.
 
     Args:
         recognition: draws at temperature 1; the logits carry its gradient, where gradients are enabled.
@@ -42,15 +47,27 @@ def draw_in_passes(
     num_items = context[0].keys.shape[0] // windows.per_item
     rows, temperature = windows.split(uniform, num_items), torch.ones((), device=uniform.device)
     if fixed_passes is None:
-        settled = settle(recognition, context, rows, temperature)
+        most = 0 if _loop_is_quicker(rows) else MOST_PASSES
+        settled = settle(recognition, context, rows, temperature, max_passes=most)
+        passes = settled.passes.masked_fill(settled.passes > most, rows.shape[1])
     else:
         with torch.no_grad():
             draw = partial(_one_pass, recognition, context, rows, temperature)
             settled = repeat_passes(draw, torch.zeros_like(rows, dtype=torch.long), fixed_passes)
+        passes = settled.passes
     codes = windows.join(settled.codes, num_items)
     # It takes a second pass to see that the first one was right.
-    passes = settled.passes.clamp_min(2).float().mean()
-    return Drawn(codes, recognition.logits(context, codes).float(), passes)
+    return Drawn(codes, recognition.logits(context, codes).float(), passes.clamp_min(2).float().mean())
+
+
+def _loop_is_quicker(uniform: Tensor) -> bool:
+    """Whether the loop over positions takes less time than the two passes that are the least for rows (rows, n).
+
+    A pass computes all positions of all rows, the loop each once; but the loop starts a step for each position, which
+    a GPU takes as long for as for a pass.
+    """
+    rows, positions = uniform.shape
+    return uniform.device.type == "cpu" and positions * (rows + _START) < 2 * (rows * positions + _START)
 
 
 def _one_pass(

@@ -42,6 +42,17 @@ def test_codes_are_those_of_the_loop_and_logits_those_of_a_pass_over_them(config
     assert (drawn.passes > 2) == (how_much > 0)
 
 
+def test_short_codes_of_many_samples_are_drawn_in_turn_and_the_same() -> None:
+    model = model_that_depends_on_earlier_codes(TINY_MLP, 4.0)
+    recognition, samples = model.autoregressive, 100
+    context = recognition.context(torch.randn(ITEMS, *TINY_MLP.input_shape))
+    uniform = torch.rand(ITEMS * samples, TINY_MLP.num_tokens)
+    drawn, few = draw_in_passes(recognition, context, uniform), draw_in_passes(recognition, context, uniform[::samples])
+    assert drawn.passes == TINY_MLP.num_tokens > few.passes
+    assert torch.equal(drawn.codes, sample_codes(recognition, context, uniform).codes)
+    assert torch.equal(drawn.codes[::samples], few.codes)
+
+
 def test_the_logits_have_the_gradient_of_one_pass_over_the_codes() -> None:
     model = model_that_depends_on_earlier_codes(TINY_GRID, 4.0)
     recognition, (context, uniform) = model.autoregressive, context_and_uniform(model)
