@@ -234,7 +234,7 @@ def write_text(title: str, content: dict[str, Any]) -> str:
         f"paired differences. All have equal processor time, one thread, {content['precision']}; evaluations and "
         "reading of data are not counted. Searched: one sweep, two proposals.",
         table(("way", "learning rate", "batch", "what was tuned"), tuned),
-        machine_lines((f"{run['way']}, seed {run['seed']}", run["machine"]) for run in content["runs"]),
+        machine_lines((f"{run['way']} (seed {run['seed']})", run["machine"]) for run in content["runs"]),
         machine=None,
     )
 

@@ -69,7 +69,7 @@ def test_gains_are_paired_item_by_item() -> None:
     }
     text = write_text("Ways", json.loads(json.dumps(content)))
     assert "| k | counterfactual | 0 | 60 | 640 | 1002.0 (+2.0 ± 0.6) |" in text and way.tuned in text
-    assert "counterfactual, seed 0: date " in text
+    assert "counterfactual (seed 0): date " in text
     assert plot(content).startswith(b"\x89PNG")
 
 
