@@ -7,9 +7,9 @@ The weights are normalised over the K samples, so the baseline of the advantage 
 log-weight of an item alike and cancels. There is no option for it.
 
 With the default settings this is the paper's method, but both models are updated from the same samples in one step
-(Algorithm 1), where the paper's text alternates. These settings are not in the paper: ``credit: local`` gives each code
-a weight of its own, from log p(x|z) of the pixels near it; ``credit: counterfactual`` tries other codes at each position
-of one sample (see :mod:`train.methods.counterfactual`); ``trust_region: solved`` finds η in every step (see
+(Algorithm 1), where the paper's text alternates. These settings are not in the paper: ``credit: local`` gives each
+code a weight of its own, from log p(x|z) of the pixels near it; ``credit: counterfactual`` tries other codes at each
+position of one sample (see :mod:`train.methods.counterfactual`); ``trust_region: solved`` finds η in every step (see
 :mod:`train.methods.trust_region`); ``start_sharpness``, ``batch_norm: frozen``, ``search`` and ``rewards``.
 """
 
