@@ -174,10 +174,16 @@ def _quality(config: TokenizerConfig) -> str:
     units = "of black and white pixels" if config.likelihood.kind == "bernoulli" else "in standardised units"
     return "\n".join(rows) + (
         f"\n\n{evaluation['dataset']}, {evaluation['items']:.0f} {items}, seed {evaluation['seed']}, "
-        f"{evaluation['date']}, by `python -m train evaluate`. log p is {units}"
+        f"{evaluation['date']}, by `python -m train evaluate`{_machine(evaluation)}. log p is {units}"
         f"{_in_the_papers_units(config)}.{entropy} "
         f"{evaluation['codes_used']:.0f} codes in use, perplexity {evaluation['code_perplexity']:.0f}."
     )
+
+
+def _machine(evaluation: dict[str, Any]) -> str:
+    """Where a model was measured; models of before 29 November 2026 have no record of it."""
+    machine = evaluation.get("machine")
+    return f" on {machine['processor']}, torch {machine['torch']}" if machine else ""
 
 
 def _in_the_papers_units(config: TokenizerConfig) -> str:

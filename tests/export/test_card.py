@@ -37,6 +37,12 @@ def test_a_trained_model_shows_its_measured_quality_and_every_stage() -> None:
     assert card.count("| vqvae | 12000 | 64 | 60 | CPU, 1 threads, torch 2.13.0 | 32×32×3 | 560.0, 598.3 nats |") == 2
 
 
+def test_a_measured_model_says_on_which_machine() -> None:
+    evaluation = EVALUATION | {"machine": {"processor": "AMD EPYC", "torch": "2.13.0"}}
+    card = model_card(dataclasses.replace(CIFAR10, training=STAGE | {"evaluation": evaluation}))
+    assert "by `python -m train evaluate` on AMD EPYC, torch 2.13.0. log p" in card
+
+
 def test_what_was_not_measured_is_said_to_be_so() -> None:
     card = model_card(MNIST)
     assert "Not measured." in card and "never trained" in card
