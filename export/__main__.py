@@ -19,7 +19,7 @@ from daps_tokenizer.cli.common import OneLineErrors, print_error
 from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import ModelFolder, built_in_models, open_model
-from export.card import collection_card
+from export.card import collection_card, model_card
 from export.check import NEAR_EDGE, NEAR_TIE, ParityReport, compare, load_test_inputs
 from export.folder import export_folder
 from export.generator import export_generator
@@ -104,9 +104,11 @@ def _by(sizes: Sequence[int]) -> str:
 @main.command()
 @click.argument("out", type=click.Path(path_type=Path))
 def cards(out: Path) -> None:
-    """Write the card of all built-in models to OUT."""
-    configs = [open_model(name).config for name in built_in_models()]
-    write_bytes_atomically(out, collection_card(configs).encode())
+    """Write the card of all built-in models to OUT, and each model's own into its folder."""
+    folders = [open_model(name) for name in built_in_models()]
+    for folder in folders:
+        write_bytes_atomically(folder.path / "README.md", model_card(folder.config).encode())
+    write_bytes_atomically(out, collection_card([folder.config for folder in folders]).encode())
 
 
 @main.command()

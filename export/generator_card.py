@@ -80,10 +80,12 @@ def _training(config: GeneratorConfig) -> str:
     windows = {"described": "described windows of LAFAN1", "kinds": "windows of LAFAN1, labelled by what they show"}
     named = windows.get(codes["dataset"], codes["dataset"] or codes["folder"])
     items = f"{named}, {record['train_items']:,} items"
-    said = (
-        f"On codes of {items}: {record['steps']:,} steps of {experiment['batch_size']} in "
-        f"{record['seconds'] / 60:.0f} minutes ({record['versions']['device']}, torch {record['versions']['torch']})."
+    stages = [*record.get("stages_before", []), record]
+    steps = " and then ".join(
+        f"{stage['steps']:,} steps of {stage['experiment']['batch_size']} in {stage['seconds'] / 60:.0f} minutes"
+        for stage in stages
     )
+    said = f"On codes of {items}: {steps} ({record['versions']['device']}, torch {record['versions']['torch']})."
     if "bits_per_item" in held_out:
         items, told = ("windows", "what it is told") if config.conditions else ("images", "their label")
         uniform = config.num_tokens * math.log2(config.vocab_size)

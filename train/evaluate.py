@@ -22,6 +22,7 @@ from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.evaluation.evaluate import BATCH, ways_to_encode
 from daps_tokenizer.evaluation.evaluate import evaluate as evaluate_tokenizer
 from daps_tokenizer.evaluation.metrics import code_usage, image_metrics
+from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.files import write_bytes_atomically
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
@@ -159,7 +160,7 @@ def evaluate_checkpoint(checkpoint: Path, data: Path | None = None, *, seed: int
 
     Returns:
         The means of what :func:`measure_checkpoint` measured, ``entropy`` of q in nats, code usage, ``items``,
-        ``dataset``, ``seed`` and ``date``.
+        ``dataset``, ``seed``, ``date`` and ``machine``.
 
     Raises:
         ModelFileError: the folder is no checkpoint.
@@ -174,6 +175,7 @@ def evaluate_checkpoint(checkpoint: Path, data: Path | None = None, *, seed: int
         "dataset": f"{record['experiment']['dataset']}, test set",
         "seed": seed,
         "date": datetime.date.today().isoformat(),
+        "machine": describe_machine(),
     }
     record["evaluation"] = found
     write_bytes_atomically(checkpoint / "training.json", (json.dumps(record, indent=2) + "\n").encode())

@@ -22,7 +22,7 @@ from daps_tokenizer.motion.features import FPS, compute_features
 from daps_tokenizer.motion.resample import resample
 from daps_tokenizer.motion.robots import H1
 
-# Held out in training, as in the paper.
+# Held out in training, as in the code of the paper's authors.
 VALIDATION_CLIPS = ("dance2_subject2", "fight1_subject2", "run2_subject1", "walk2_subject4")
 VALIDATION_WINDOWS = 10_000
 _VALIDATION_SEED = 0
@@ -116,5 +116,5 @@ def names_of(split: str, names: list[str]) -> list[str]:
     if not set(VALIDATION_CLIPS) < set(names):
         return names
     if split == "test":
-        return list(VALIDATION_CLIPS)  # in the order of the paper's list, which decides what is drawn
+        return list(VALIDATION_CLIPS)  # in the order of the authors' list, which decides what is drawn
     return [name for name in names if name not in VALIDATION_CLIPS]

@@ -20,7 +20,7 @@ gravity                3,  3  the direction down in the root's frame
 ====================  ======  ==========================================================================================
 
 These are 127 of the H1 and 85 of the G1: its table leaves out joint velocities and rotations, which follow from the
-joint angles and would take bits from these (``Robot.features``). The paper (section 5.4) has 127 features of the H1 too
+joint angles and would take bits from these (``Robot.features``). The paper (section 4) has 127 features of the H1 too
 but does not say which; its authors did not publish them. This composition counts as many, from the same sites as
 LocoMuJoCo's mimic goals.
 

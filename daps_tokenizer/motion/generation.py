@@ -1,5 +1,5 @@
-"""Motion of a kind, or that does what a text says and follows a path: codes drawn window after window (paper, 5.3 and
-appendix I).
+"""Motion of a kind, or that does what a text says and follows a path: codes drawn window after window (after the
+paper's downstream task, section 5 and appendix I).
 
 A generator of motion is told the codes of the window before. It also knows labels, or is told the embedding of a
 description and the path of the root around the first frame of the window. Each may be left out.

@@ -37,6 +37,12 @@ def test_a_trained_model_shows_its_measured_quality_and_every_stage() -> None:
     assert card.count("| vqvae | 12000 | 64 | 60 | CPU, 1 threads, torch 2.13.0 | 32×32×3 | 560.0, 598.3 nats |") == 2
 
 
+def test_a_measured_model_says_on_which_machine() -> None:
+    evaluation = EVALUATION | {"machine": {"processor": "AMD EPYC", "torch": "2.13.0"}}
+    card = model_card(dataclasses.replace(CIFAR10, training=STAGE | {"evaluation": evaluation}))
+    assert "by `python -m train evaluate` on AMD EPYC, torch 2.13.0. log p" in card
+
+
 def test_what_was_not_measured_is_said_to_be_so() -> None:
     card = model_card(MNIST)
     assert "Not measured." in card and "never trained" in card
@@ -84,3 +90,10 @@ def test_a_motion_model_has_no_psnr_and_is_shown_on_clips() -> None:
     assert "| codes | log p(x\\|z), nats | L2 |\n|---|---|---|\n| sampled | 571.23 | 14.000 |" in card
     assert 'tok.encode("walk.csv")  # 8 integers below 16 for each window of 4 frames' in card
     assert "10000 windows" in card and "begins as a transform codec" in card and "without the anchors" in card
+
+
+def test_the_card_says_which_stages_were_watched_on_test_items_and_which_on_validation_items() -> None:
+    assert "is of test items, at its size" in model_card(TRAINED)
+    held_out = STAGE | {"experiment": STAGE["experiment"] | {"validation_items": 200}}  # type: ignore[operator]
+    card = model_card(dataclasses.replace(CIFAR10, training=held_out | {"stages_before": [STAGE, STAGE]}))
+    assert "test items in stages 1, 2 and of validation items in stage 3" in card

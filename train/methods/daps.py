@@ -6,10 +6,11 @@ it; weighted maximum likelihood moves the recognition model there. Nothing is di
 The weights are normalised over the K samples, so the baseline of the advantage (log-sum-exp or mean) shifts every
 log-weight of an item alike and cancels. There is no option for it.
 
-Three settings go beyond the paper. ``credit: local`` gives each code a weight of its own, from log p(x|z) of the pixels
-near it. ``credit: counterfactual`` tries other codes at each position of one sample (see
-:mod:`train.methods.counterfactual`). ``trust_region: solved`` finds η in every step
-(see :mod:`train.methods.trust_region`).
+With the default settings this is the paper's method, but both models are updated from the same samples in one step
+(Algorithm 1), where the paper's text alternates. These settings are not in the paper: ``credit: local`` gives each
+code a weight of its own, from log p(x|z) of the pixels near it; ``credit: counterfactual`` tries other codes at each
+position of one sample (see :mod:`train.methods.counterfactual`); ``trust_region: solved`` finds η in every step (see
+:mod:`train.methods.trust_region`); ``start_sharpness``, ``batch_norm: frozen``, ``search`` and ``rewards``.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def effective_sample_size(weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DAPSSettings:
-    """Settings of the paper's Figure 11; the defaults are CIFAR-10's.
+    """Settings of DAPS. Defaults of K, β and the ESS target are the paper's for CIFAR-10 (Figure 11, Table 1); where η
+    starts, and its learning rate, are those of the authors' code.
 
     Args:
         num_samples: K, samples of each item; counterfactual credit needs one.

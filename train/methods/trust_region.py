@@ -1,8 +1,10 @@
 """The multiplier η of the trust region, solved in every step (paper, Eq. 5 and 8).
 
-The paper learns η by gradient descent on (ESS − target)², from 100 with learning rate 1e-3: the target holds only after
-thousands of steps. But the effective sample size rises with η, and the KL divergence to the improved policy falls with
-it, so η can be found by bisection. Then the bound of Corollary 1, KL(q* ‖ q) ≤ −log(ESS/K), holds in every step.
+The paper learns η by gradient descent on (ESS − target)² (from 100 with learning rate 1e-3 in the authors' code): the
+target holds only after thousands of steps. But the effective sample size rises with η, and the KL divergence to the
+improved policy falls with it, so bisection finds η, and the target is met in every step. As in Corollary 1, the ESS of
+an item bounds how far its K weights w are from uniform: KL(w ‖ 1/K) ≤ −log(ESS/K). The target is that of the batch's
+mean ESS, as in Eq. 8, so single items may be further away than −log(target).
 """
 
 from __future__ import annotations
