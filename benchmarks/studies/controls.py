@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.reports import machine_lines, new_figure, png_of, report, table
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
 from train.batches import BatchReader
 from train.code_search import CodeSearch
@@ -108,7 +109,7 @@ WAYS = {"cifar10": _CIFAR10, "photos": _PHOTOS}  # by dataset
 
 @dataclass
 class Point:
-    """Processor seconds and steps until then, and log p of each held-out item (items,) by kind of codes."""
+    """Processor seconds and steps until then, and what :func:`measure` found."""
 
     seconds: float
     steps: int
@@ -180,15 +181,22 @@ def train_on(
 
 @torch.no_grad()
 def measure(model: Autoencoder, inputs: Tensor) -> dict[str, np.ndarray]:
-    """log p(x|z) in nats of each input (items,): of ``greedy``, ``sampled`` and ``searched`` codes."""
+    """log p(x|z) in nats of each input (items,), by kind of codes: ``greedy``, ``sampled`` and ``searched``.
+
+    A quantiser has ``greedy`` codes alone: it gives no others to draw or to try.
+    """
     model.eval()
     generator = torch.Generator().manual_seed(0)
-    values: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
+    draws = isinstance(model.recognition, RecognitionModel)
+    values: dict[str, list[Tensor]] = {kind: [] for kind in (KINDS if draws else KINDS[:1])}
     for part in inputs.split(EVALUATION_BATCH):
         x = model.standardise(part)
         context = model.recognition.context(x)
         uniform = torch.rand(len(x), model.config.num_tokens, generator=generator)
         greedy = sample_codes(model.recognition, context, uniform, 0.0).codes
+        if not draws:
+            values["greedy"].append(model.log_likelihood(x, greedy).double())
+            continue
         sampled = sample_codes(model.recognition, context, uniform, 1.0).codes
         logits = model.recognition.logits(context, greedy).float()
         searched = SEARCH.run(model, x, greedy, logits, generator)
@@ -205,7 +213,7 @@ def summarise(way: Way, found: list[Point]) -> dict[str, Any]:
     for point in found:
         images = point.steps * way.batch_size
         entry: dict[str, Any] = {"seconds": point.seconds, "steps": point.steps, "images": images}
-        for kind in KINDS:
+        for kind in point.values:
             gain = point.values[kind] - start.values[kind]
             entry[kind] = float(point.values[kind].mean())
             entry[f"{kind}_gain"] = float(gain.mean())
@@ -219,7 +227,12 @@ def write_text(title: str, content: dict[str, Any]) -> str:
     rows = []
     for run in content["runs"]:
         last = run["curve"][-1]
-        cells = [f"{last[kind]:.1f} ({last[f'{kind}_gain']:+.1f} ± {last[f'{kind}_gain_error']:.1f})" for kind in KINDS]
+        cells = [
+            f"{last[kind]:.1f} ({last[f'{kind}_gain']:+.1f} ± {last[f'{kind}_gain_error']:.1f})"
+            if kind in last
+            else "–"
+            for kind in KINDS
+        ]
         rows.append((run["start"], run["way"], run["seed"], f"{last['seconds']:.0f}", f"{last['images']:,}", *cells))
     tuned = [
         (name, way.learning_rate, way.batch_size, way.tuned)
@@ -232,7 +245,8 @@ def write_text(title: str, content: dict[str, Any]) -> str:
         table(("start", "way", "seed", "CPU s", "images", *(f"{kind}, nats" for kind in KINDS)), rows),
         f"Mean log p(x|z) of {content['items']} held-out items, and the gain over the start with the standard error of "
         f"paired differences. All have equal processor time, one thread, {content['precision']}; evaluations and "
-        "reading of data are not counted. Searched: one sweep, two proposals.",
+        "reading of data are not counted. Searched: one sweep, two proposals. A quantiser with an encoder of its own "
+        "has greedy codes alone.",
         table(("way", "learning rate", "batch", "what was tuned"), tuned),
         machine_lines((f"{run['way']} (seed {run['seed']})", run["machine"]) for run in content["runs"]),
         machine=None,
@@ -246,7 +260,7 @@ def plot(content: dict[str, Any]) -> bytes:
     for axes, kind in zip(figure.subplots(1, len(KINDS)), KINDS, strict=True):
         for run in content["runs"]:
             xs = [point["seconds"] / 60 for point in run["curve"]]
-            ys = [point[kind] for point in run["curve"]]
+            ys = [point.get(kind, math.nan) for point in run["curve"]]
             axes.plot(xs, ys, "o-", color=colours[run["way"]], label=f"{run['way']}, seed {run['seed']}")
         axes.set(title=f"{kind} codes", xlabel="processor minutes", ylabel="log p, nats")
         axes.grid(alpha=0.3)

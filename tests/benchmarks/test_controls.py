@@ -16,7 +16,7 @@ from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.conftest import random_checkpoint
 from tests.paths import ROOT
-from tests.settings import TINY_GRID
+from tests.settings import TINY_GRID, of_kind
 from train.data import Dataset
 from train.experiment import Experiment, Precision, load_experiment
 from train.items import ArrayItems
@@ -50,6 +50,20 @@ def test_every_way_starts_from_the_same_items_and_has_its_time(
     for point in found:
         assert {kind: values.shape for kind, values in point.values.items()} == dict.fromkeys(KINDS, (8,))
         assert (point.values["searched"] >= point.values["greedy"]).all()
+
+
+def test_a_quantiser_has_greedy_codes_alone(tmp_path: Path) -> None:
+    config = of_kind(TINY_GRID, "nearest")
+    images = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)
+    dataset, way = Dataset(ArrayItems(images), ArrayItems(images[:8])), WAYS["photos"]["VQ-VAE"]
+    found = train_on(
+        way, random_checkpoint(config, tmp_path), replace(EXPERIMENT, model=config), dataset, images[:8],
+        seconds=0.2, points=1, seed=0,
+    )  # fmt: skip
+    run = {"start": "k", "way": "VQ-VAE", "seed": 0, "machine": describe_machine()} | summarise(way, found)
+    content = {"commands": ["c"], "dataset": "photos", "precision": "fp32", "items": 8, "runs": [run]}
+    assert [set(point.values) for point in found] == [{"greedy"}] * 2
+    assert "| – | – |" in write_text("Ways", content) and plot(content).startswith(b"\x89PNG")
 
 
 def test_gains_are_paired_item_by_item() -> None:
