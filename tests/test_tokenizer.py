@@ -135,7 +135,7 @@ def test_tensors_and_grids_of_integers_decode_as_flat_arrays_do(grid: Tokenizer)
         np.testing.assert_array_equal(grid.decode(same), expected)
     for same in (made.astype(np.uint16), grid.codes(made), Codes(made, 16, "random-grid", "")):
         np.testing.assert_array_equal(grid.decode(same), expected)
-    with pytest.raises(CodesError, match="codes have 8 tokens out of 16; random-grid has 16 out of 16"):
+    with pytest.raises(CodesError, match=r"codes have shape \(2, 8\); those of random-grid have \(\.\.\., 16\)"):
         grid.decode(np.zeros((2, 8), int))
 
 
@@ -262,7 +262,7 @@ def test_codes_of_another_model_are_refused(tok: Tokenizer) -> None:
     [
         (np.full((1, 8), 256), "256"),
         (np.full((1, 8), -1), "-1"),
-        (np.zeros((1, 7), int), "codes have 7 tokens out of 256; .* has 8 out of 256"),
+        (np.zeros((1, 7), int), r"codes have shape \(1, 7\); those of .* have \(\.\.\., 8\)"),
         (np.zeros((1, 8)), "integer"),
     ],
 )

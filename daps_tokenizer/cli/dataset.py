@@ -148,9 +148,7 @@ def command(
 
     opened = open_items(tokenizer.config)
     if isinstance(opened, ImageFiles) and isinstance(opened.source, FileSource) and opened.source.ignored:
-        note_once(
-            "ignored", f"{data}: {opened.source.ignored:,} files are ignored, as their suffixes are not of images"
-        )
+        note_once("ignored", f"{data}: files without the suffix of an image are ignored: {opened.source.ignored:,}")
     way: Way = None
     if samples is not None:
         way = Sampled(samples, 1.0 if temperature is None else temperature)

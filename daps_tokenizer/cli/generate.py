@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from daps_tokenizer.cli.common import Progress, Report, for_each
+from daps_tokenizer.cli.common import Progress, Report, for_each, note_once
 from daps_tokenizer.cli.media import ImageMedia, media_of, picture_of, suffix_of
 from daps_tokenizer.cli.options import Runtime, Tokenizers, force_option, json_option, runtime_options
 from daps_tokenizer.cli.outputs import Outputs, is_folder_name
@@ -88,6 +88,9 @@ def command(
     else:
         drawing = Generator.from_pretrained(generator, num_threads=runtime.num_threads)
     if list_labels:
+        if not drawing.labels:
+            takes = "; it takes --text and --path" if drawing.conditions else ""
+            note_once("labels", f"{drawing.name} has no labels{takes}")
         for label in drawing.labels:
             print(json.dumps({"label": label}) if as_json else label)
         return
@@ -171,7 +174,8 @@ def _plan(
         captions = [label for label in labels or ("",) for _ in range(items // max(1, len(labels)))]
         return outputs.claim(stem, endings=(_GIF,)), lambda codes: [_animation(tokenizer, codes, captions)]
     numbers = [str(number) for number in range(items)] if items > 1 else [""]
-    names = outputs.claim(stem, numbers=numbers, endings=media.endings)
+    endings = [*media.endings, *[_GIF] * (tokenizer.modality == "motion"), _CODES]  # the last are for the message
+    names = outputs.claim(stem, numbers=numbers, endings=endings)
     return names, lambda codes: media.decode(tokenizer, codes, suffix_of(names[0], media)).files
 
 

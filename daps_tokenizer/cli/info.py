@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from daps_tokenizer import __version__
 from daps_tokenizer.backends.choice import runtimes
@@ -20,6 +21,7 @@ from daps_tokenizer.errors import ModelFileError, printable
 from daps_tokenizer.hub import ModelFolder, built_in_models, open_model
 
 _NOT_TRAINABLE = ("running_mean", "running_var", "num_batches_tracked")
+_MOST_NUMBERS = 6  # that are printed of where a clip was; --json has all
 
 
 @click.command("info")
@@ -96,6 +98,7 @@ def _describe_code_set(folder: Path) -> dict[str, Any]:
         "seed": record["seed"],
         "data": record["data"],
         "fit": record["fit"],
+        "flip": record["flip"],
         "items": record["items"],
         "skipped": record["skipped"],
         "labels": "none"
@@ -162,6 +165,8 @@ def _text(value: Any) -> str:
         return ", ".join(f"{name} {_text(entry)}" for name, entry in plain.items())
     if isinstance(value, list):
         return _times(value) if value and all(isinstance(size, int) for size in value) else f"{len(value)} entries"
+    if isinstance(value, tuple):
+        return str(value) if np.size(value) <= _MOST_NUMBERS else f"{np.size(value):,} numbers"
     if isinstance(value, float):
         return f"{value:g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

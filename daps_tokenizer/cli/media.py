@@ -108,8 +108,9 @@ class ImageMedia:
 
     def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> Loaded:
         """Pixels as the model sees them, (1, H, W, C) uint8."""
-        if clip is not None:
-            raise InputError(f"{tokenizer.config.name} is a model of images; --clip is for files of motion")
+        given = [f"--{name}" for name in ("fps", "overlap") if name in options] + ["--clip"] * (clip is not None)
+        if given:
+            raise InputError(f"{tokenizer.config.name} is a model of images; {given[0]} is for files of motion")
         check_not_a_folder(source)
         pixels = tokenizer.targets(open_source(source), **options)
         _say_what_is_taken(source)
@@ -143,6 +144,8 @@ class MotionMedia:
 
     def load(self, source: str, tokenizer: Tokenizer, options: dict[str, Any], clip: str | None) -> Loaded:
         """The clip, which knows its frame rate, and its poses (1, T, 26)."""
+        if "fit" in options:
+            raise InputError(f"{tokenizer.config.name} is a model of motion; --fit is for images")
         check_not_a_folder(source)
         fps, opened, robot = options.get("fps"), open_source(source), robot_of(tokenizer.config)
         if isinstance(opened, str):

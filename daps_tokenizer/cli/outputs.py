@@ -78,6 +78,7 @@ class Outputs:
             click.UsageError: the wrong suffix.
             OutputExistsError: one is an input, exists and may not be overwritten, or was written for another source.
             CodesError: several outputs for standard output.
+            DapsError: the folder of an output that was named is not there.
         """
         self._check_suffix(endings)
         ending = endings[0] if endings else self._ending
@@ -88,6 +89,11 @@ class Outputs:
                 )
             return [STANDARD_STREAM]
         only = Path(self._named) if self._named else self._default(source, ending or "")
+        if self._named and _is_missing(only.parent):
+            raise DapsError(
+                f"{only}: cannot be written, as there is no folder {only.parent}; make it, or let "
+                f"{self._option} {only.parent}/ make it"
+            )
         paths = [only.with_name(f"{only.stem}-{number}{only.suffix}") if number else only for number in numbers]
         for path in paths:
             other = self._written.get(_absolute(path), source)
@@ -146,6 +152,15 @@ def is_there(path: str | Path) -> bool:
     ``Path.exists`` raises an error there; here writing says later what is wrong.
     """
     return os.path.exists(path)  # noqa: PTH110
+
+
+def _is_missing(folder: Path) -> bool:
+    """Whether there is surely no such folder; writing says later what is wrong with one that may not be entered."""
+    try:
+        folder.stat()
+    except (OSError, ValueError) as error:  # ValueError: a name that holds a null character
+        return isinstance(error, FileNotFoundError)
+    return False
 
 
 def is_folder_name(name: str) -> bool:

@@ -50,10 +50,13 @@ class ModelCodes:
             checked = codes
         else:
             checked = self.make(self._without_grid(codes), None)
-        if checked.vocab_size != config.vocab_size or checked.num_tokens != config.num_tokens:
+        if checked.num_tokens != config.num_tokens:
             raise CodesError(
-                f"codes have {checked.num_tokens} tokens out of {checked.vocab_size}; "
-                f"{config.name} has {config.num_tokens} out of {config.vocab_size}"
+                f"codes have shape {checked.shape}; those of {config.name} have (..., {config.num_tokens})"
+            )
+        if checked.vocab_size != config.vocab_size:
+            raise CodesError(
+                f"codes are 0 to {checked.vocab_size - 1}; those of {config.name} are 0 to {config.vocab_size - 1}"
             )
         return checked.numpy(), checked.layout
 

@@ -24,13 +24,16 @@ def open_image(file: BinaryIO, source: str) -> Image.Image:
 
     Raises:
         UnidentifiedImageError: it is none of them.
-        InputError: it is HEIC, and ``pillow-heif`` is not installed; ``source`` is what the message calls it.
+        InputError: it has no bytes, or it is HEIC and ``pillow-heif`` is not installed; ``source`` is what the message
+            calls it.
     """
     try:
         return Image.open(file, formats=_readable())
     except UnidentifiedImageError:
         file.seek(0)
         start = file.read(12)
+        if not start:
+            raise InputError(f"{source}: is empty, 0 bytes; expected an image") from None
         if start[4:8] != b"ftyp" or start[8:12] not in _HEIC_BRANDS:
             raise
     try:

@@ -192,6 +192,8 @@ def _read_csv(data: bytes, source: str, robots: Sequence[Robot]) -> Content:
     if not lines:
         raise InputError(f"{source}: is empty; expected rows of {row_of(robots)}")
     header = [cell.strip() for cell in lines[0].split(",")]
+    if len(header) == 1:
+        raise InputError(f"{source}: row 1 has no commas; expected {row_of(robots)}, separated by commas")
     if _is_header(header):
         return _read_named(lines, header, source, robots)
     robot = robot_of_width(len(header), robots)

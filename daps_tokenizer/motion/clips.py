@@ -297,7 +297,8 @@ def _checked(qpos: np.ndarray, name: str, robots: Sequence[Robot]) -> tuple[np.n
     if robot is None:
         raise InputError(f"{name}: an array of shape {given.shape}; expected {sizes}: root x y z, ...")
     if len(given) < _FEWEST_FRAMES:
-        raise InputError(f"{name}: has {len(given)} frames; expected at least {_FEWEST_FRAMES}")
+        count = f"{len(given)} frame{'s' * (len(given) != 1)}"
+        raise InputError(f"{name}: has {count}; expected at least {_FEWEST_FRAMES}")
     poses = np.array(given, np.float64, order="C")
     _refuse_where(~np.isfinite(poses), poses, name, robot, "expected a finite number")
     far = np.zeros(poses.shape, bool)

@@ -19,7 +19,7 @@ from daps_tokenizer.checks import check_integer, check_number
 from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.codes.layouts import ClipLayout
 from daps_tokenizer.config.generator import Condition
-from daps_tokenizer.errors import InputError
+from daps_tokenizer.errors import InputError, reason_of
 from daps_tokenizer.generator import Generator
 from daps_tokenizer.language import sentence_encoder
 from daps_tokenizer.motion.kinematics import rotation_about, split_heading
@@ -91,7 +91,9 @@ def read_path(source: str | Path, *, fps: float) -> np.ndarray:
         with Path(source).open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{source}: cannot be read ({error}); expected a CSV file of x and y in metres") from None
+        raise InputError(
+            f"{source}: cannot be read ({reason_of(error)}); expected a CSV file of x and y in metres"
+        ) from None
     first = 1
     if rows and not any(_is_number(cell) for cell in rows[0]):
         rows, first = rows[1:], 2

@@ -109,6 +109,7 @@ def test_info_describes_a_set(tok: Tokenizer, code_set: str, images: Path) -> No
         "seed": 0,
         "data": "images",
         "fit": "crop",
+        "flip": False,
         "items": 5,
         "skipped": 0,
         "labels": "none",

@@ -153,7 +153,7 @@ def test_labels_of_a_file_and_files_that_are_ignored(model: str, images: Path) -
     (images / "notes.txt").write_text("mine")
     Path("labels.csv").write_text("item,label\nimages/1.png,seven\n3.png,one\n")
     result = run_well("dataset", images, "-o", "codes", "--model", model, "--labels", "labels.csv")
-    assert result.stderr == f"note: {images}: 1 files are ignored, as their suffixes are not of images\n"
+    assert result.stderr == f"note: {images}: files without the suffix of an image are ignored: 1\n"
     found = CodeSet.open("codes")
     assert found.classes == ["one", "seven"] and found.labels[:].tolist() == [-1, 1, -1, 0, -1]
     assert "of 2 classes" in run_well("info", "codes").stdout

@@ -63,6 +63,11 @@ def test_motion_becomes_a_file_for_each_clip_or_one_gif() -> None:
     assert Image.open("walk.gif").n_frames > 1
 
 
+def test_a_generator_without_labels_says_so() -> None:
+    listed = run_well("generate", "daps-g1-text", "--labels")
+    assert listed.stdout == "" and listed.stderr == "note: daps-g1-text has no labels; it takes --text and --path\n"
+
+
 def test_labels_are_listed(flow: str) -> None:
     assert run_well("generate", flow, "--labels").stdout.splitlines() == ["round", "square"]
     assert json.loads(run_well("generate", flow, "--labels", "--json").stdout.splitlines()[1]) == {"label": "square"}
@@ -111,7 +116,7 @@ def test_texts_and_paths_that_cannot_be_followed_get_one_line() -> None:
     assert "daps-mnist-flow draws single items and takes labels: 0, 1" in of_labels
     assert "label 'walk' is not known to daps-g1-text" in refusal(*draw, "--label", "walk")
     assert "which take no --steps" in refusal(*draw, "--text", "walk", "--steps", 3)
-    assert "nothing.csv: cannot be read" in refusal(*draw, "--path", "nothing.csv")
+    assert "nothing.csv: cannot be read (No such file or directory)" in refusal(*draw, "--path", "nothing.csv")
     Path("path.csv").write_text("0,0\n0,east\n")
     assert "path.csv: row 2: '0, east'; expected finite numbers" in refusal(*draw, "--path", "path.csv")
     assert "seconds must be from one frame to 120, not 500" in refusal(*draw, "--seconds", 500)

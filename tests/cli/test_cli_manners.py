@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daps_tokenizer import Codes, Tokenizer, __version__
+from daps_tokenizer import ClipLayout, Codes, Tokenizer, __version__
 from daps_tokenizer.cli.common import print_table
 from daps_tokenizer.cli.main import COMMANDS
 from daps_tokenizer.cli.sources import DEFAULT_MODEL
@@ -67,6 +67,13 @@ def test_info_describes_a_daps_file(tok: Tokenizer) -> None:
         "layout": None,
     }
     assert "2x8" in run_well("info", "-", stdin=codes.to_bytes()).stdout
+
+
+def test_info_counts_the_anchors_of_a_long_clip() -> None:
+    layout = ClipLayout(96, 3, 0, 30.0, ((0.0, 1.0, 0.5),), (((1, 2, 3), (4, 5, 6), (7, 8, 9)),))
+    Codes(np.zeros((1, 3, 8), int), 16, "walker", "", layout).save("walk.daps")
+    printed = run_well("info", "walk.daps").stdout
+    assert "starts: ((0.0, 1.0, 0.5),)\n" in printed and "anchors: 9 numbers\n" in printed
 
 
 def test_info_refuses_what_is_neither() -> None:

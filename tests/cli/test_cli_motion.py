@@ -154,7 +154,7 @@ def test_without_matplotlib_one_line_says_so(motion_model: str, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["encode", "walk.csv", "--fit", "pad"], "fit= is not an option of motion models; accepted are fps, overlap"),
+        (["encode", "walk.csv", "--fit", "pad"], "is a model of motion; --fit is for images"),
         (["encode", "walk.csv", "--fps", "0"], "walk.csv: fps must be a number from 1 to 1000, not 0.0"),
         (["encode", "walk.csv", "--overlap", "32"], "overlap of windows of 32 frames must be an integer from 0 to 31"),
         (
@@ -175,10 +175,8 @@ def test_what_does_not_fit_is_refused_in_one_line(motion_model: str, arguments: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["encode", "digit.png", "--overlap", "2"],
-            "overlap= is not an option of image models; accepted are fit, value_range",
-        ),
+        (["encode", "digit.png", "--overlap", "2"], "is a model of images; --overlap is for files of motion"),
+        (["encode", "digit.png", "--fps", "30"], "is a model of images; --fps is for files of motion"),
         (["encode", "digit.png", "--clip", "run"], "is a model of images; --clip is for files of motion"),
         (["reconstruct", "digit.png", "--gif", "a.gif"], "--gif is not for images"),
         (["reconstruct", "digit.png", "-o", "a.csv"], "-o a.csv: expected a name that ends with .png"),

@@ -55,7 +55,7 @@ def test_an_open_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"no image")
     with file.open("rb") as opened:
         assert refusal(opened).startswith(f"{file}: not an image")
-    assert refusal([picture(), io.BytesIO(b"")]).startswith("image 2 of the list: not an image")
+    assert refusal([picture(), io.BytesIO(b"")]) == "image 2 of the list: is empty, 0 bytes; expected an image"
 
 
 def test_a_file_opened_as_text_or_closed_is_refused(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_nothing_is_overwritten_unless_it_may_be(walk_csv: Path) -> None:
     [
         ("", r"walk\.csv: is empty; expected rows of 26 \(h1\) or 36 \(g1\) columns: root x y z, "),
         (" \n\n", r"walk\.csv: is empty"),
+        ("1;2;3\n", r"row 1 has no commas; expected 26 \(h1\) or 36 \(g1\) columns: .*, separated by commas"),
         ("time,x\n1,2\n", r"row 1 is a header whose 2 names are not those of the h1's or the g1's root and joints"),
         (
             "1,2\n",
@@ -173,7 +174,7 @@ def test_nothing_is_overwritten_unless_it_may_be(walk_csv: Path) -> None:
         ("{good}\n{long}", r"row 2, columns 4 to 7 \(root quaternion\): a length of 2; expected a unit quaternion"),
         ("{good}\n{none}", r"row 2, columns 4 to 7 \(root quaternion\): a length of 0; expected a unit quaternion"),
         ("{good}\n{degrees}", r"row 2, column 11 \(left knee\): 45; expected an angle in radians"),
-        ("{good}", r"has 1 frames; expected at least 2$"),
+        ("{good}", r"has 1 frame; expected at least 2$"),
         (b"\x89PNG\r\n\xff\xfe", r"neither CSV text nor an NPZ archive; expected a clip as one of these"),
         (b"PK\x03\x04 and then no more", r"cannot be read \(.*\); expected an NPZ archive of qpos or data"),
     ],
@@ -259,7 +260,7 @@ def test_bad_arrays_are_refused_by_their_place() -> None:
     assert refusal([WALK, bad]) == "clip 2 of the list: row 8, column 13 (right hip yaw): NaN; expected a finite number"
     assert refusal(np.stack([WALK, bad])).startswith("the clip, number 2: row 8, column 13")
     assert refusal(WALK[0]).startswith("the clip: an array of shape (26,)")
-    assert refusal(WALK[:1]) == "the clip: has 1 frames; expected at least 2"
+    assert refusal(WALK[:1]) == "the clip: has 1 frame; expected at least 2"
     assert refusal(3).startswith("the clip: expected a path, a file's bytes, an open file, a Clip, an array or tensor")
 
 
