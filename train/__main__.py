@@ -207,7 +207,11 @@ def _run(
     )
     if "validation" in record:  # only the main process evaluates
         click.echo(json.dumps({"run": str(folder), "steps": record["steps"], **record["validation"]}))
-    return int(record["steps"])
+    steps = int(record["steps"])
+    if steps < experiment.steps and accelerator.is_main_process:
+        message = f"{experiment.name} is at step {steps} of {experiment.steps}; run the same command again to resume"
+        click.echo(message, err=True)
+    return steps
 
 
 @main.command()
@@ -232,9 +236,7 @@ def chain(
         if left is not None and left <= 0:
             click.echo(f"out of time before {stage.name}; run the same command again to resume")
             return
-        steps = _run(config, _open_tokenizer, data=data, changes=changes, max_seconds=left, quiet=quiet)
-        if steps < stage.steps:
-            click.echo(f"{stage.name} is at step {steps} of {stage.steps}; run the same command again to resume")
+        if _run(config, _open_tokenizer, data=data, changes=changes, max_seconds=left, quiet=quiet) < stage.steps:
             return
 
 

@@ -353,10 +353,11 @@ def test_a_chain_runs_stage_after_stage_and_skips_what_is_finished(tmp_path: Pat
     assert (record["steps"], record["stages_before"][0]["steps"]) == (2, 2)
 
 
-def test_a_chain_that_is_out_of_time_says_where_it_stands(tmp_path: Path, digits: Path) -> None:
+@pytest.mark.parametrize("command", ["fit", "chain"])
+def test_a_run_that_is_out_of_time_says_where_it_stands(command: str, tmp_path: Path, digits: Path) -> None:
     config = write_yaml(tmp_path, steps=1000)
     with contextlib.chdir(tmp_path):
-        arguments = ["chain", str(config), "--data", str(digits), "--quiet", "--max-seconds", "0.01"]
+        arguments = [command, str(config), "--data", str(digits), "--quiet", "--max-seconds", "0.01"]
         result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0
     assert "tiny is at step 1 of 1000; run the same command again to resume" in result.output
