@@ -85,7 +85,7 @@ def test_bad_data_is_said_in_one_line(model: str, images: Path) -> None:
         "none: no such file or folder, or nothing in it; expected files"
     )
     (images / "x.png").write_bytes(b"")
-    assert refusal("evaluate", model, images).startswith(f"{images / 'x.png'}: not an image")
+    assert refusal("evaluate", model, images).startswith(f"{images / 'x.png'}: is empty, 0 bytes")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="what LPIPS needs is installed")
