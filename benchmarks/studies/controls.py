@@ -36,11 +36,8 @@ EVALUATION_BATCH = 100
 WARMUP_STEPS = 20
 SEARCH = CodeSearch(proposals=2)  # what users run by default
 _GENTLE = {"beta_initial": 0.015, "beta_final": 0.015, "batch_norm": "frozen"}
-_QUANTISER = {
-    "batch_norm": "frozen",
-    "revive_every": 0,
-    "logit_gap": 12.0,
-}  # sharp: samples are nearly the greedy codes
+# A large gap between the logits: samples are nearly the greedy codes.
+_QUANTISER = {"batch_norm": "frozen", "revive_every": 0, "logit_gap": 12.0}
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,14 @@ _CIFAR10 = {
         "nothing: the learning rate is that of the VQ-VAE stage before",
     ),
 }
-_PHOTO_STOCK = {"num_samples": 4, "beta_initial": 0.02, "beta_final": 0.01, "ess_target": 0.4, "eta_initial": 4.0}
+_PHOTO_STOCK = {
+    "num_samples": 4,
+    "beta_initial": 0.02,
+    "beta_final": 0.01,
+    "ess_target": 0.4,
+    "eta_initial": 4.0,
+    "batch_norm": "frozen",
+}
 _PHOTOS = {
     "counterfactual": Way(
         "daps",
@@ -95,12 +99,12 @@ _PHOTOS = {
     ),
     "local": Way(
         "daps",
-        _PHOTO_STOCK | {"credit": "local", "batch_norm": "frozen"},
+        _PHOTO_STOCK | {"credit": "local"},
         1e-4,
         16,
         "nothing: settings of photo_compare, learning rate (5e-5, 1e-4) and ESS target (0.25, 0.4)",
     ),
-    "global": Way("daps", _PHOTO_STOCK | {"credit": "global", "batch_norm": "frozen"}, 1e-4, 16, "as local"),
+    "global": Way("daps", _PHOTO_STOCK | {"credit": "global"}, 1e-4, 16, "as local"),
     "VQ-VAE": Way("vqvae", _QUANTISER, 3e-4, 16, "nothing"),
     "FSQ": Way("fsq", {"batch_norm": "frozen"}, 3e-4, 16, "nothing"),
 }

@@ -286,7 +286,9 @@ def test_a_photograph_that_cannot_be_decoded_is_named(content: bytes, tmp_path: 
     (tmp_path / "set" / "bad.webp").write_bytes(content)
     in_tar, *_ = open_photos(PhotosConfig("tar", ("one.tar",), ("one.tar",)), tmp_path, (16, 16, 3))
     in_folder, *_ = open_photos(PhotosConfig("folder", ("set",), ("set",)), tmp_path, (16, 16, 3))
-    with pytest.raises(InputError, match=rf"^{tmp_path}/one\.tar, a/bad\.webp: (not|cannot|is empty)[^\n]*; expected [^\n]*$"):
+    with pytest.raises(
+        InputError, match=rf"^{tmp_path}/one\.tar, a/bad\.webp: (not|cannot|is empty)[^\n]*; expected [^\n]*$"
+    ):
         in_tar.read(np.array([0, 1]), seed=(0,))
     with pytest.raises(InputError, match=rf"^{tmp_path}/set/bad\.webp: (not|cannot|is empty)[^\n]*; expected [^\n]*$"):
         in_folder.read(np.array([0]), seed=(0,))
