@@ -117,10 +117,11 @@ def draw_position(
     temperature: Tensor,
     joins: Sequence[Join],
     bias: Tensor | None = None,
+    choose: Choose = choose_codes,
 ) -> SampledCodes:
     """The codes of one position (rows,), given the ``previous`` ones; arguments as of ``RecognitionModel.step``."""
     logits = model.step(context, model.code_embedding(previous), position, joins, bias)
-    return choose_with_log_q(logits, uniform, temperature)
+    return choose_with_log_q(logits, uniform, temperature, choose)
 
 
 @torch.no_grad()
@@ -162,6 +163,7 @@ def settle(
     temperature: Tensor,
     *,
     max_passes: int = MAX_PASSES,
+    choose: Choose = choose_codes,
 ) -> Settled:
     """Draw windows side by side, with uniform numbers (B·W·K, n); rows that have settled drop out of the passes."""
     samples = len(uniform) // context[0].keys.shape[0]
@@ -169,10 +171,10 @@ def settle(
     passes = torch.full_like(codes[:, 0], max_passes + 1)
     if max_passes:  # before the first pass no code is known, so the K samples of an item have the same logits
         logits = model.logits_of_rows(context, codes[:1]).repeat_interleave(samples, 0)
-        codes, _ = choose_with_log_q(logits, uniform, temperature)
+        codes, _ = choose_with_log_q(logits, uniform, temperature, choose)
     rows, part = torch.arange(len(uniform), device=uniform.device), context
     for number in range(2, max_passes + 1):
-        chosen, log_q = draw_pass(model, part, codes[rows], uniform[rows], temperature)
+        chosen, log_q = draw_pass(model, part, codes[rows], uniform[rows], temperature, choose)
         changed = (chosen != codes[rows]).any(1)
         codes[rows], log_probs[rows], passes[rows] = chosen, log_q, number
         rows = rows[changed]
@@ -180,7 +182,7 @@ def settle(
             return Settled(codes, log_probs, passes)
         part = _context_of(context, rows // samples)
     part = _context_of(context, rows // samples)
-    codes[rows], log_probs[rows] = draw_in_turn(model, part, uniform[rows], temperature)
+    codes[rows], log_probs[rows] = draw_in_turn(model, part, uniform[rows], temperature, choose)
     passes[rows] = max_passes + 1
     return Settled(codes, log_probs, passes)
 
@@ -206,7 +208,13 @@ def repeat_passes(draw: Callable[[Tensor], SampledCodes], codes: Tensor, passes:
     return Settled(codes, log_probs, taken)
 
 
-def draw_in_turn(model: RecognitionModel, context: list[Memory], uniform: Tensor, temperature: Tensor) -> SampledCodes:
+def draw_in_turn(
+    model: RecognitionModel,
+    context: list[Memory],
+    uniform: Tensor,
+    temperature: Tensor,
+    choose: Choose = choose_codes,
+) -> SampledCodes:
     """Draw one position after the other, windows side by side: uniform numbers (rows, n)."""
 
     def keep(cache: Memory, own: Memory, end: int) -> Memory:
@@ -219,7 +227,9 @@ def draw_in_turn(model: RecognitionModel, context: list[Memory], uniform: Tensor
     for t in range(uniform.shape[1]):
         joins = [partial(keep, cache, end=t + 1) for cache in caches]
         position = torch.tensor([t], device=uniform.device)
-        chosen, log_probs = draw_position(model, context, chosen, position, uniform[:, t], temperature, joins)
+        chosen, log_probs = draw_position(
+            model, context, chosen, position, uniform[:, t], temperature, joins, choose=choose
+        )
         drawn.append((chosen, log_probs))
     return SampledCodes(*(torch.stack(columns, dim=1) for columns in zip(*drawn, strict=True)))
 

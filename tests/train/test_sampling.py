@@ -5,11 +5,11 @@ import torch
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder
-from daps_tokenizer.model.sampling import sample_codes
+from daps_tokenizer.model.sampling import invert_cdf, sample_codes
 from tests.settings import TINY_GRID, TINY_MLP, TINY_SPECTRAL, TINY_WINDOWS
 from train.methods.base import Batch
 from train.methods.daps import DAPS, DAPSSettings
-from train.sampling import draw_in_passes
+from train.sampling import draw_in_passes, sample_by_bisection
 
 CONFIGS = [TINY_MLP, TINY_GRID, TINY_WINDOWS, TINY_SPECTRAL]
 ITEMS, SAMPLES = 5, 3
@@ -40,6 +40,18 @@ def test_codes_are_those_of_the_loop_and_logits_those_of_a_pass_over_them(config
     torch.testing.assert_close(drawn.logits, recognition.logits(context, drawn.codes))
     # Codes that depend on no other take the two passes that show it; otherwise some rows take more.
     assert (drawn.passes > 2) == (how_much > 0)
+
+
+def test_bisection_draws_the_codes_of_the_inverse_cdf() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(1000, 64, generator=generator)
+    logits[0, :10] = -torch.inf  # a code that has no probability is not drawn
+    uniform = torch.rand(1000, generator=generator)
+    uniform[0], uniform[1] = 0.0, 1 - 2**-24
+    temperature = torch.ones(())
+    drawn = sample_by_bisection(logits, uniform, temperature)
+    assert drawn.tolist() == invert_cdf(logits, uniform, temperature).tolist()
+    assert drawn[0] == 10
 
 
 def test_short_codes_of_many_samples_are_drawn_in_turn_and_the_same() -> None:
