@@ -26,7 +26,7 @@ from train.data import Dataset
 from train.generators.experiment import AnyExperiment
 from train.methods.base import Batch, Learner
 from train.optimisation import AveragedWeights, Updates, apply_schedule, build_optimiser, clip_gradients, served_weights
-from train.processes import ending_together, join_processes, locked, means_of_all
+from train.processes import TrainingStopped, ending_together, join_processes, locked, means_of_all, told_to_stop
 from train.recorder import Recorder
 
 MAX_SKIPPED_IN_A_ROW = 100
@@ -71,6 +71,7 @@ def fit(
         InputError: an item cannot be read.
         WorkerEnded: a process that reads batches was killed.
         TrainingDiverged: more than 100 updates in a row had gradients that were not finite; noticed within 50 more.
+        TrainingStopped: Ctrl-C or SIGTERM; what was reached is saved.
     """
     if experiment.validation_items and dataset.validation is None:
         raise ConfigError(f"{experiment.name}: validation_items is set and the dataset was opened without any")
@@ -125,6 +126,7 @@ def _fit(
             if accelerator.is_main_process
             else nullcontext()
         ) as recorder,
+        told_to_stop() as is_told,
     ):
         for step in steps:
             prepared.train()
@@ -144,16 +146,19 @@ def _fit(
             record["steps"] = step + 1
             out_of_time = max_seconds is not None and _agree(clock.seconds() > max_seconds, accelerator)
             last = step + 1 == experiment.steps or out_of_time
+            stopping = is_told() and not last
             if last or (step + 1) % SKIPS_ARE_READ_EVERY == 0:
                 _check_skipped(updates, run_folder)
             if (step + 1) % experiment.log_every == 0:
                 metrics = means_of_all(metrics, accelerator.device)
             if recorder is not None:
                 recorder.step(step, metrics)
-            if recorder is not None and (last or (step + 1) % experiment.evaluate_every == 0):
+            if recorder is not None and (last or (step + 1) % experiment.evaluate_every == 0) and not stopping:
                 _evaluate(experiment, dataset, method, averaged, record, recorder, step)
-            if recorder is not None and (last or (step + 1) % experiment.checkpoint_every == 0):
+            if recorder is not None and (last or stopping or (step + 1) % experiment.checkpoint_every == 0):
                 save_checkpoint(run_folder / "checkpoint", method, optimiser, record | clock.totals(record), averaged)
+            if stopping:
+                raise TrainingStopped(f"{run_folder}: stopped; step {step + 1} is saved, the same command resumes")
             if out_of_time:
                 break
     accelerator.wait_for_everyone()  # until the checkpoint is written

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +23,10 @@ LOCK = ".lock"
 
 class ProcessLost(DapsError):  # noqa: N818 - it is an outcome, not a mistake in the call
     """Another process of the same training ended before its time."""
+
+
+class TrainingStopped(DapsError):  # noqa: N818 - it is an outcome, not a mistake in the call
+    """Ctrl-C or SIGTERM ended a run after a step that is in its checkpoint."""
 
 
 def join_processes(precision: str = "fp32") -> Accelerator:
@@ -131,6 +137,37 @@ def ending_together(run_folder: Path) -> Iterator[None]:
         raise lost from error
     else:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def told_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM, which schedulers send before they kill, has told this process to stop.
+
+    So a loop can save what it has between two steps. A second signal ends the process at once. Signals that are ignored
+    stay so, and nothing is changed outside of the main thread, or where there are several processes, as one of them
+    cannot save alone (:func:`ending_together`).
+    """
+    told: list[int] = []
+    before: dict[int, Any] = {}
+
+    def leave() -> None:
+        while before:
+            signal.signal(*before.popitem())
+
+    def note(number: int, _: object) -> None:
+        told.append(number)
+        leave()
+
+    if place()[1] == 1 and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if handler not in (None, signal.SIG_IGN):  # None: not Python's
+                before[number] = handler
+                signal.signal(number, note)
+    try:
+        yield lambda: bool(told)
+    finally:
+        leave()
 
 
 def _is_of_a_connection(error: Exception) -> bool:

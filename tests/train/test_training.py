@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,11 +23,14 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.paths import ROOT
 from tests.settings import TINY_GRID, TINY_MLP, TINY_MOTION
 from train.batches import batch_indices
+from train.checkpoint import read_record
 from train.data import Dataset
 from train.experiment import Experiment
 from train.items import ArrayItems
 from train.loop import MAX_SKIPPED_IN_A_ROW, TrainingDiverged, fit
+from train.methods.daps import DAPS
 from train.optimisation import OptimiserConfig
+from train.processes import TrainingStopped, told_to_stop
 from train.recorder import read_metrics
 
 
@@ -97,6 +101,43 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
     if method == "daps":
         assert float(whole["state: method.log_eta"]) != pytest.approx(np.log(100.0), abs=1e-6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_scheduler_stop_a_run_after_a_step_that_is_saved(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = experiment(TINY_MLP)
+    run(settings, tmp_path / "whole")
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    def stop(self: DAPS, step: int, generator: torch.Generator) -> None:
+        if step == 1:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DAPS, "after_step", stop)
+        with pytest.raises(TrainingStopped, match="parts: stopped; step 2 is saved, the same command resumes"):
+            run(settings, tmp_path / "parts")
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert read_record(tmp_path / "parts" / "checkpoint")["steps"] == 2
+    run(settings, tmp_path / "parts")
+    whole, parts = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+def test_a_second_signal_ends_a_run_at_once_and_ignored_signals_stay_ignored() -> None:
+    with pytest.raises(KeyboardInterrupt), told_to_stop() as is_told:
+        signal.raise_signal(signal.SIGINT)
+        assert is_told()
+        signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of what a shell starts with &
+    try:
+        with told_to_stop() as is_told:
+            signal.raise_signal(signal.SIGINT)
+            assert not is_told()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_finished_run_is_left_as_it_is(finished: Path) -> None:
