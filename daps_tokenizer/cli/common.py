@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
@@ -16,6 +16,7 @@ from daps_tokenizer.errors import DapsError, printable
 
 Progress = Callable[[float], None]  # is told what share is done, in [0, 1]
 
+_BAD_INPUT, _INTERRUPTED = 2, 130
 _NOTES = "daps_tokenizer.notes"  # where the context of a run keeps what was said
 
 
@@ -103,19 +104,42 @@ def _print_line(kind: str, message: str) -> None:
 
 
 class OneLineErrors(click.Group):
-    """Commands whose own errors are one line on standard error, with exit code 2: train, export and benchmarks."""
+    """Commands whose errors are one line on standard error, with exit code 2, or 130 where they were interrupted."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = False,
+        **extra: Any,
+    ) -> NoReturn:
+        """Run, and exit."""
         try:
-            return super().invoke(ctx)
-        except DapsError as error:
+            # Not standalone: click's own message for a usage error takes four lines.
+            status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.Abort:
+            sys.exit(_INTERRUPTED)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(_BAD_INPUT)
+        except click.UsageError as error:
+            command = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+            print_error(error.format_message().rstrip(".") + command)
+            sys.exit(_BAD_INPUT)
+        except (click.ClickException, DapsError) as error:
             print_error(str(error))
-            ctx.exit(2)
-        except OSError as error:  # a disk that is full, a folder that may not be written
-            if not error.strerror:
-                raise
-            print_error(f"{error.filename or 'a file'}: {error.strerror}")
-            ctx.exit(2)
+            sys.exit(_BAD_INPUT)
+        except OSError as error:
+            print_error(self.explain(error))
+            sys.exit(_BAD_INPUT)
+        sys.exit(status if isinstance(status, int) else 0)
+
+    def explain(self, error: OSError) -> str:
+        """One line of what the system refused: a disk that is full, a folder that may not be written."""
+        if not error.strerror:
+            raise error
+        return f"{error.filename or 'a file'}: {error.strerror}"
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

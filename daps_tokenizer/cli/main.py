@@ -11,7 +11,6 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,12 +18,9 @@ from typing import Any, NoReturn
 import click
 
 from daps_tokenizer import __version__
-from daps_tokenizer.cli.common import print_error, print_warning
+from daps_tokenizer.cli.common import OneLineErrors, print_warning
 from daps_tokenizer.cli.outputs import standard_output_error
 from daps_tokenizer.cli.sources import STANDARD_STREAM, is_codes, is_folder
-from daps_tokenizer.errors import DapsError
-
-_BAD_INPUT, _INTERRUPTED = 2, 130
 
 # Each is the `command` of the module with its name in this folder.
 COMMANDS = {
@@ -52,8 +48,8 @@ class _Lazy(click.Command):
         return command.make_context(info_name, args, parent, **extra)
 
 
-class _Commands(click.Group):
-    """Takes a file in place of a command, and shows every error as one line."""
+class _Commands(OneLineErrors):
+    """Takes a file in place of a command, and shows warnings as one line too."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of the table, which is that of use."""
@@ -75,34 +71,17 @@ class _Commands(click.Group):
         print(end="", flush=True)
         return result
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = False,
-        **extra: Any,
-    ) -> NoReturn:
+    def main(self, *args: Any, **options: Any) -> NoReturn:
         """Run, and exit: 0 if all went well, 2 on bad input, 130 when interrupted."""
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what no terminal can show
-        try:
-            with warnings.catch_warnings():
-                warnings.showwarning = _show_warning
-                status = super().main(args, prog_name, complete_var, standalone_mode, **extra)
-        except click.Abort:
-            sys.exit(_INTERRUPTED)
-        except click.UsageError as error:
-            command = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-            print_error(error.format_message().rstrip(".") + command)
-            sys.exit(_BAD_INPUT)
-        except (click.ClickException, DapsError) as error:
-            print_error(str(error))
-            sys.exit(_BAD_INPUT)
-        except OSError as error:  # of print, since files have errors of their own; click has caught a broken pipe
-            print_error(str(standard_output_error(error)))
-            sys.exit(_BAD_INPUT)
-        sys.exit(status if isinstance(status, int) else 0)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            super().main(*args, **options)
+
+    def explain(self, error: OSError) -> str:
+        """What could not be printed, since files have errors of their own; click has caught a broken pipe."""
+        return str(standard_output_error(error))
 
 
 def _is_input(argument: str) -> bool:

@@ -228,6 +228,23 @@ def test_every_start_is_in_the_repository_or_made_by_an_experiment_of_it() -> No
     assert kept <= starts  # what nothing starts from is not kept
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit"], "error: Missing argument 'CONFIG' (see main fit --help)\n"),
+        (["fti"], "error: No such command 'fti'. Did you mean 'fit'? (see main --help)\n"),
+    ],
+)
+def test_a_wrong_call_gets_one_line(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", message)
+
+
+def test_without_a_command_the_commands_are_listed() -> None:
+    result = CliRunner().invoke(main, [])
+    assert result.exit_code == 2 and result.stderr.startswith("Usage:") and "\n  fit " in result.stderr
+
+
 def test_a_start_that_is_not_there_says_how_it_is_made(tmp_path: Path, digits: Path) -> None:
     config = write_yaml(tmp_path, start_from="runs/first/checkpoint")
     with contextlib.chdir(tmp_path):
