@@ -10,7 +10,8 @@ With the default settings this is the paper's method, but both models are update
 (Algorithm 1), where the paper's text alternates. These settings are not in the paper: ``credit: local`` gives each
 code a weight of its own, from log p(x|z) of the pixels near it; ``credit: counterfactual`` tries other codes at each
 position of one sample (see :mod:`train.methods.counterfactual`); ``trust_region: solved`` finds η in every step (see
-:mod:`train.methods.trust_region`); ``start_sharpness``, ``batch_norm: frozen``, ``search`` and ``rewards``.
+:mod:`train.methods.trust_region`); ``start_sharpness``, ``batch_norm: frozen``, ``search``, ``squared_error_weight``
+and ``rewards``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from daps_tokenizer.config.checks import require_choice
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
-from daps_tokenizer.model.sweep import DeviceGroup, objective_of, on_device
+from daps_tokenizer.model.sweep import DeviceGroup, Evaluate, objective_of, on_device
 from daps_tokenizer.neighbourhoods import groups_of_codes
 from train.code_search import CodeSearch
 from train.methods.base import (
@@ -91,6 +92,8 @@ class DAPSSettings:
         batch_norm: ``frozen`` keeps the running statistics, for runs that start from a trained model.
         start_sharpness: multiplies the logits once, when the run begins, which lowers the entropy of q.
         search: local search improves every sample before the samples are weighted.
+        squared_error_weight: w; R = log p(x|z) − w · squared error in standardised units, for both models. It makes
+            texture closer, where the variance is large and log p counts errors little, at some cost in log p.
         rewards: further rewards by name and weight, added to log p(x|z) (see ``train/methods/rewards.py``);
             ``num_classes`` and ``reward_learning_rate`` are for those that learn classes.
     """
@@ -108,6 +111,7 @@ class DAPSSettings:
     batch_norm: BatchNorm = "batch"
     start_sharpness: float = 1.0
     search: CodeSearch | None = None
+    squared_error_weight: float = 0.0
     rewards: dict[str, float] = field(default_factory=dict)
     num_classes: int = 10
     reward_learning_rate: float = 3e-3
@@ -130,8 +134,11 @@ class DAPSSettings:
                 f"daps: ess_target {self.ess_target} of {self.num_samples} samples is at most 1, the least that an "
                 "effective sample size can be"
             )
-        if self.alternatives < 0:
-            raise ConfigError(f"daps: alternatives must be at least 0, not {self.alternatives}")
+        if self.alternatives < 0 or self.squared_error_weight < 0:
+            raise ConfigError(
+                f"daps: alternatives and squared_error_weight must be at least 0, not {self.alternatives} and "
+                f"{self.squared_error_weight}"
+            )
         if self.credit == "counterfactual" and (self.search is not None or self.rewards):
             raise ConfigError("daps: counterfactual credit takes no search and no further rewards")
         check_batch_norm(self.batch_norm)
@@ -172,15 +179,27 @@ class DAPS(PolicyMethod):
         """L(θ) + L(φ) + L(η), and the loss of rewards: they share no parameters, so one backward pass serves all."""
         beta = beta_schedule(self.settings.beta_initial, self.settings.beta_final, progress)
         rollout = self.rollout(batch.inputs, generator, search=self.settings.search)
-        improve = self._improve_codes if self.settings.credit == "counterfactual" else self._weight_samples
-        improved = improve(batch, rollout, beta)
-        loss_phi = -rollout.log_p.flatten(1).sum(1).mean()
+        reward = self._reward(rollout)
+        if self.settings.credit == "counterfactual":
+            improved = self._improve_codes(rollout, beta)
+        else:
+            improved = self._weight_samples(batch, rollout, reward.detach(), beta)
+        loss_phi = -reward.flatten(1).sum(1).mean()
         return Losses(improved.total + loss_phi, self.policy_metrics(rollout, beta) | improved.metrics)
 
-    def _weight_samples(self, batch: Batch, rollout: Rollout, beta: float) -> Losses:
+    def _reward(self, rollout: Rollout) -> Tensor:
+        """R of each dimension, (B·K, *input_shape), with the gradient of the generative model."""
+        settings = self.settings
+        if not settings.squared_error_weight:
+            return rollout.log_p
+        mean = self.model.likelihood.moments(rollout.parameters).mean
+        squared_error = (expand_samples(rollout.x, settings.num_samples) - mean).square()
+        return rollout.log_p - settings.squared_error_weight * squared_error
+
+    def _weight_samples(self, batch: Batch, rollout: Rollout, reward: Tensor, beta: float) -> Losses:
         """L(θ) + L(η) of weighted samples, one weight for each or one for each of their codes (paper, Eq. 6 to 8)."""
         settings = self.settings
-        rewards, log_q_terms = self._credit(rollout.log_p, rollout.log_q)
+        rewards, log_q_terms = self._credit(reward, rollout.log_q)
         task = self.rewards(batch, self.by_item(rollout.codes))
         rewards = rewards + task.values[:, None]
         log_q = log_q_terms.detach()
@@ -197,7 +216,7 @@ class DAPS(PolicyMethod):
         metrics = {"ess": ess.detach(), "eta": eta.detach()} | task.metrics
         return Losses(loss_theta + self._loss_eta(ess, target) + task.loss, metrics)
 
-    def _improve_codes(self, batch: Batch, rollout: Rollout, beta: float) -> Losses:
+    def _improve_codes(self, rollout: Rollout, beta: float) -> Losses:
         """L(θ) + L(η) of counterfactual credit: at each position q moves to the better policy over the codes tried."""
         settings, model = self.settings, self.model
         x = expand_samples(rollout.x, settings.num_samples)
@@ -207,7 +226,7 @@ class DAPS(PolicyMethod):
         was_training = model.generative.training
         model.generative.eval()  # an alternative is judged by the running statistics, not by those of its batch
         compared = compare_alternatives(
-            objective_of(model, x, "log_likelihood"), rollout.codes, log_q, settings.alternatives, self._groups
+            self._reward_of_codes(x), rollout.codes, log_q, settings.alternatives, self._groups
         )
         model.generative.train(was_training)
 
@@ -221,6 +240,18 @@ class DAPS(PolicyMethod):
         metrics = {"kl": kl.detach(), "eta": eta.detach(), "entropy": entropy}
         return Losses(loss_theta + self._loss_eta(kl, settings.kl_target), metrics)
 
+    def _reward_of_codes(self, x: Tensor) -> Evaluate:
+        """R of each code's own part of the input, (B, N) float64 of codes (B, N), for standardised x."""
+        model, weight = self.model, self.settings.squared_error_weight
+        if not weight:
+            return objective_of(model, x, "log_likelihood")
+
+        def evaluate(codes: Tensor) -> Tensor:
+            values = model.cell_values(x, codes)
+            return values.log_likelihood.double() - weight * values.squared_error.double()
+
+        return evaluate
+
     def _eta(self, is_too_small: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
         return solve_eta(is_too_small, like) if self.settings.trust_region == "solved" else self.log_eta.exp()
 
@@ -228,15 +259,15 @@ class DAPS(PolicyMethod):
         """What moves a learned η; nothing moves a solved one."""
         return (measured - target).square() if self.settings.trust_region == "learned" else torch.zeros_like(measured)
 
-    def _credit(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    def _credit(self, reward: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
         """Rewards (no gradient) and the log q that they pay for, each (B, 1, K), or (B, N, K) with local credit."""
         settings, model = self.settings, self.model
         if settings.credit == "global":
-            rewards, paid = log_p.detach().flatten(1).sum(1)[:, None], log_q.sum(1, keepdim=True)
+            rewards, paid = reward.flatten(1).sum(1)[:, None], log_q.sum(1, keepdim=True)
         else:
             grid = model.config.token_grid
             assert grid is not None  # checked in __init__
-            rewards = sum_neighbourhood(model.sum_cells(log_p.detach()), grid)
+            rewards = sum_neighbourhood(model.sum_cells(reward), grid)
             paid = log_q
         samples_last = (-1, settings.num_samples)
         return rewards.unflatten(0, samples_last).transpose(1, 2), paid.unflatten(0, samples_last).transpose(1, 2)

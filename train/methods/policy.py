@@ -20,14 +20,16 @@ from train.sampling import Drawn, draw_in_passes
 class Rollout(NamedTuple):
     """K samples of q for each of B items, the K of an item next to each other.
 
-    ``codes`` (B·K, N); ``logits`` (B·K, N, V) with gradient, ``log_q`` (B·K, N) of the codes with gradient; ``log_p``
-    (B·K, *input_shape), log p(x|z) of each dimension, with gradient; ``passes`` () how many the codes took to draw.
+    ``codes`` (B·K, N); ``logits`` (B·K, N, V) with gradient, ``log_q`` (B·K, N) of the codes with gradient;
+    ``parameters`` of p(x|z) and ``log_p`` (B·K, *input_shape), log p(x|z) of each dimension, with gradient; ``passes``
+    () how many the codes took to draw.
     """
 
     x: Tensor
     codes: Tensor
     logits: Tensor
     log_q: Tensor
+    parameters: Tensor
     log_p: Tensor
     passes: Tensor
 
@@ -73,8 +75,9 @@ class PolicyMethod(Method):
             codes = search.run(model, expand_samples(x, num_samples), codes, logits.detach(), generator).codes
             logits = model.recognition.logits(context, codes).float()
         log_q = logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0]
-        log_p = model.log_prob(expand_samples(x, num_samples), codes)
-        return Rollout(x, codes, logits, log_q, log_p, passes)
+        parameters = model.generative(codes)
+        log_p = model.likelihood.log_prob(parameters, expand_samples(x, num_samples))
+        return Rollout(x, codes, logits, log_q, parameters, log_p, passes)
 
     def _draw(self, recognition: Recognition, context: Any, x: Tensor, generator: torch.Generator) -> Drawn:
         """K samples per item at temperature 1, (B·K, N), and their logits."""

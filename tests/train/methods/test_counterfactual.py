@@ -139,8 +139,26 @@ def test_counterfactual_steps_raise_log_p_of_samples(config) -> None:  # type: i
     assert sum(values[-10:]) > sum(values[:10])
 
 
+@pytest.mark.parametrize("weight", [0.0, 2.5])
+def test_the_reward_counts_squared_errors_for_both_models(weight: float) -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(TINY_GRID)
+    chosen = DAPSSettings(num_samples=1, credit="counterfactual", alternatives=0, squared_error_weight=weight)
+    method = DAPS(model, chosen).eval()
+    images = torch.randint(0, 256, (3, *TINY_GRID.input_shape), dtype=torch.uint8)
+    rollout = method.rollout(images, torch.Generator().manual_seed(0))
+    values = model.cell_values(rollout.x, rollout.codes)
+    expected = values.log_likelihood - weight * values.squared_error
+    of_codes = method._reward_of_codes(rollout.x)(rollout.codes)
+    torch.testing.assert_close(of_codes, expected.double(), rtol=1e-5, atol=1e-5)
+    # Without alternatives the recognition model learns nothing: the loss is that of the generative model and of η.
+    losses = method(Batch(images), torch.Generator().manual_seed(0), 0.5)
+    loss_eta = (losses.metrics["kl"] - chosen.kl_target) ** 2
+    torch.testing.assert_close(losses.total - loss_eta, -expected.sum(1).mean(), rtol=1e-5, atol=1e-4)
+
+
 def test_settings_that_counterfactual_credit_cannot_use_are_refused() -> None:
-    with pytest.raises(ConfigError, match="alternatives must be at least 0"):
+    with pytest.raises(ConfigError, match="alternatives and squared_error_weight must be at least 0, not -1 and 0"):
         DAPSSettings(credit="counterfactual", alternatives=-1)
     with pytest.raises(ConfigError, match="no further rewards"):
         DAPSSettings(credit="counterfactual", rewards={"class": 1.0})
