@@ -5,6 +5,8 @@ argument, and says what would be accepted. The command line prints that line and
 error that a Python programmer would look for: ``except ValueError`` catches an :class:`InputError`.
 """
 
+INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended, as a shell has it
+
 _LONGEST_MESSAGE = 500
 _KEPT_END = 150  # what would be accepted comes last
 
@@ -36,7 +38,12 @@ def first_line(error: BaseException) -> str:
 
 
 class DapsError(Exception):
-    """Base of all errors raised on purpose by daps-tokenizer. Its message is one printable line of bounded length."""
+    """Base of all errors raised on purpose by daps-tokenizer. Its message is one printable line of bounded length.
+
+    ``exit_code`` is that of a command which ends with the error.
+    """
+
+    exit_code = 2
 
     def __str__(self) -> str:
         message = printable(super().__str__())

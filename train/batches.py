@@ -123,7 +123,7 @@ def read_ahead(reader: Callable[[int], np.ndarray], steps: range, *, workers: in
         for process, connection in running:
             connection.close()
             if process.pid is not None:
-                process.terminate()
+                process.kill()  # it has nothing to save, and ignores SIGTERM
         for process, _ in running:
             if process.pid is not None:
                 process.join()
@@ -154,7 +154,9 @@ def _blaming(process: BaseProcess) -> Iterator[None]:
 
 def _work(connection: Connection) -> None:
     """What a worker does: read the batches of its steps, and wait with each until it is taken."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too, but it is the training process that decides
+    # Ctrl-C, and a scheduler's SIGTERM, reach it too, but it is the training process that decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     reader, steps = connection.recv()
     for step in steps:
         result: np.ndarray | DapsError

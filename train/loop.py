@@ -25,7 +25,15 @@ from train.checkpoint import has_checkpoint, load_checkpoint, read_record, save_
 from train.data import Dataset
 from train.generators.experiment import AnyExperiment
 from train.methods.base import Batch, Learner
-from train.optimisation import AveragedWeights, Updates, apply_schedule, build_optimiser, clip_gradients, served_weights
+from train.optimisation import (
+    AveragedWeights,
+    Updates,
+    apply_schedule,
+    averaged_weights,
+    build_optimiser,
+    clip_gradients,
+    served_weights,
+)
 from train.processes import TrainingStopped, ending_together, join_processes, locked, means_of_all, told_to_stop
 from train.recorder import Recorder
 
@@ -146,18 +154,18 @@ def _fit(
             record["steps"] = step + 1
             out_of_time = max_seconds is not None and _agree(clock.seconds() > max_seconds, accelerator)
             last = step + 1 == experiment.steps or out_of_time
-            stopping = is_told() and not last
             if last or (step + 1) % SKIPS_ARE_READ_EVERY == 0:
                 _check_skipped(updates, run_folder)
             if (step + 1) % experiment.log_every == 0:
                 metrics = means_of_all(metrics, accelerator.device)
             if recorder is not None:
                 recorder.step(step, metrics)
-            if recorder is not None and (last or (step + 1) % experiment.evaluate_every == 0) and not stopping:
+            # An evaluation takes longer than a scheduler waits.
+            if recorder is not None and (last or ((step + 1) % experiment.evaluate_every == 0 and not is_told())):
                 _evaluate(experiment, dataset, method, averaged, record, recorder, step)
-            if recorder is not None and (last or stopping or (step + 1) % experiment.checkpoint_every == 0):
+            if recorder is not None and (last or is_told() or (step + 1) % experiment.checkpoint_every == 0):
                 save_checkpoint(run_folder / "checkpoint", method, optimiser, record | clock.totals(record), averaged)
-            if stopping:
+            if is_told():
                 raise TrainingStopped(f"{run_folder}: stopped; step {step + 1} is saved, the same command resumes")
             if out_of_time:
                 break
@@ -296,7 +304,7 @@ def _restore_or_start(
     if has_checkpoint(checkpoint):
         before = read_record(checkpoint)
         _check_same_run(experiment, dataset, before, run_folder)
-        averaged = None if decay is None else AveragedWeights(method.model, decay)
+        averaged = averaged_weights(method, decay)
         return load_checkpoint(checkpoint, method, optimiser, averaged), averaged
     stages: list[dict[str, Any]] = []
     if experiment.start_from is not None:
@@ -321,7 +329,7 @@ def _restore_or_start(
         "stages_before": stages,
         "versions": _versions(),
     }
-    return record, None if decay is None else AveragedWeights(method.model, decay)
+    return record, averaged_weights(method, decay)
 
 
 def _check_same_run(experiment: AnyExperiment, dataset: Dataset, record: dict[str, Any], run_folder: Path) -> None:

@@ -192,6 +192,21 @@ class Updates:
         return int(self._skipped)
 
 
+def averaged_weights(method: Learner, decay: float | None) -> AveragedWeights | None:
+    """The average that a run keeps, from the weights as they are; None without ``decay``.
+
+    Raises:
+        ConfigError: the method has layers that are not in its model.
+    """
+    if decay is None:
+        return None
+    if not method.can_be_averaged:
+        raise ConfigError(
+            f"optimiser.ema averages the weights of the model, and {type(method).__name__} trains layers outside of it"
+        )
+    return AveragedWeights(method.model, decay)
+
+
 class AveragedWeights:
     """The exponential moving average of a model's weights and BatchNorm statistics.
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, distributed
 
 from daps_tokenizer import locks
-from daps_tokenizer.errors import ConfigError, DapsError, reason_of
+from daps_tokenizer.errors import INTERRUPTED, ConfigError, DapsError, reason_of
 
 LOCK = ".lock"
 
@@ -27,6 +27,8 @@ class ProcessLost(DapsError):  # noqa: N818 - it is an outcome, not a mistake in
 
 class TrainingStopped(DapsError):  # noqa: N818 - it is an outcome, not a mistake in the call
     """Ctrl-C or SIGTERM ended a run after a step that is in its checkpoint."""
+
+    exit_code = INTERRUPTED
 
 
 def join_processes(precision: str = "fp32") -> Accelerator:

@@ -71,7 +71,7 @@ def sample_by_bisection(logits: Tensor, uniform: Tensor, temperature: Tensor) ->
 
 
 def _loop_is_quicker(uniform: Tensor) -> bool:
-    """Whether the loop over positions takes less time than the two passes that are the least for rows (rows, n).
+    """Whether the loop over positions takes less time than two passes, the fewest there are, for rows (rows, n).
 
     A pass computes all positions of all rows, the loop each once; but the loop starts a step for each position, which
     a GPU takes as long for as for a pass.

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, NoReturn
 import click
 
 from daps_tokenizer.cli.sources import name_of
-from daps_tokenizer.errors import DapsError, printable
+from daps_tokenizer.errors import INTERRUPTED, DapsError, printable
 
 Progress = Callable[[float], None]  # is told what share is done, in [0, 1]
 
-_BAD_INPUT, _INTERRUPTED = 2, 130
+_BAD_INPUT = DapsError.exit_code
 _NOTES = "daps_tokenizer.notes"  # where the context of a run keeps what was said
 
 
@@ -119,7 +119,7 @@ class OneLineErrors(click.Group):
             # Not standalone: click's own message for a usage error takes four lines.
             status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.Abort:
-            sys.exit(_INTERRUPTED)
+            sys.exit(INTERRUPTED)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(_BAD_INPUT)
@@ -127,7 +127,10 @@ class OneLineErrors(click.Group):
             command = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
             print_error(error.format_message().rstrip(".") + command)
             sys.exit(_BAD_INPUT)
-        except (click.ClickException, DapsError) as error:
+        except DapsError as error:
+            print_error(str(error))
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
             print_error(str(error))
             sys.exit(_BAD_INPUT)
         except OSError as error:

@@ -26,7 +26,7 @@ TINY = TableConfig(
     parallel={"num_layers": 2},
     evaluation_items=16,
     rows={
-        "daps": {"title": "DAPS", "method": "daps", "settings": {"num_samples": 3}, "paper": {"log_p": -49.08}},
+        "daps": {"title": "DAPS", "method": "daps", "settings": {"num_samples": 4}, "paper": {"log_p": -49.08}},
         "fsq": {"title": "FSQ", "method": "fsq", "kind": "levels", "levels": [4, 3], "learning_rate": 1e-2},
         "gaussian": {"title": "Gaussian VAE", "method": "gaussian_vae", "kind": "gaussian"},
     },
@@ -104,7 +104,7 @@ def test_a_cell_can_start_from_a_first_stage(tmp_path: Path) -> None:
 
 def test_an_ablation_changes_a_row_and_may_have_a_slash_in_its_name(tmp_path: Path) -> None:
     found = cell("1/2", tmp_path, ablation="beta")
-    assert found["stages"][0]["settings"] == {"num_samples": 3, "beta_final": 0.5}
+    assert found["stages"][0]["settings"] == {"num_samples": 4, "beta_final": 0.5}
     assert (tmp_path / "1_of_2-seed0.json").is_file()
 
 

@@ -177,7 +177,7 @@ def test_motion_is_labelled_by_the_kind_that_its_clip_is_named_after(tmp_path: P
 
 
 def test_cells_of_a_reward_are_trained_measured_and_kept(tmp_path: Path) -> None:
-    base = experiment(TINY_MLP, settings={"num_samples": 3}, steps=2)
+    base = experiment(TINY_MLP, settings={"num_samples": 4}, steps=2)
     cells = [("class_log_prob", 0.0, 0), ("class_correct", 3.0, 1)]
     rows = run_rewards(base, stripes(), tmp_path, cells=cells)
     assert [(row.reward, row.weight, row.seed, row.steps) for row in rows] == [

@@ -114,6 +114,29 @@ def test_a_worker_that_dies_is_reported() -> None:
     assert children() == []
 
 
+STOPPED = """
+import sys; sys.path.insert(0, {root!r})
+import os, signal, time
+from train.batches import read_ahead
+from train.processes import told_to_stop
+if __name__ == "__main__":
+    os.setpgrp()
+    with read_ahead(hex, range(20), workers=2) as batches, told_to_stop() as is_told:
+        next(batches), next(batches)  # both workers are up
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(0.2)
+        print(is_told(), *batches)
+"""
+
+
+@pytest.mark.slow
+def test_batches_are_still_read_when_a_scheduler_tells_all_processes_to_stop(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(STOPPED.format(root=str(ROOT)))
+    finished = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert finished.stdout.split() == ["True", *map(hex, range(2, 20))]
+
+
 KILLED = """
 import sys; sys.path.insert(0, {root!r})
 import multiprocessing, signal

@@ -116,7 +116,7 @@ def test_a_step_takes_nothing_from_the_host(config) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (DAPSSettings(num_samples=2), "counterfactual credit only"),
+        (DAPSSettings(num_samples=4), "counterfactual credit only"),
         (DAPSSettings(num_samples=1, credit="counterfactual", trust_region="solved"), "beta_final as beta_initial"),
     ],
 )

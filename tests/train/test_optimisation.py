@@ -18,13 +18,20 @@ from tests.train.test_training import experiment, noise, run, tensors
 from train.checkpoint import load_checkpoint
 from train.loop import fit
 from train.methods import Method, build_method
-from train.optimisation import AveragedWeights, OptimiserConfig, Updates, build_optimiser, clip_gradients
+from train.optimisation import (
+    AveragedWeights,
+    OptimiserConfig,
+    Updates,
+    averaged_weights,
+    build_optimiser,
+    clip_gradients,
+)
 from train.recorder import read_metrics
 
 
 def method_of(model: TokenizerConfig = TINY_GRID) -> Method:
     torch.manual_seed(0)
-    return build_method("daps", Autoencoder(model), {"num_samples": 2})
+    return build_method("daps", Autoencoder(model), {"num_samples": 4})
 
 
 def with_gradients(method: Method, size: float) -> Method:
@@ -146,6 +153,16 @@ def test_the_average_moves_by_the_decay_and_forgets_where_it_began() -> None:
 
 
 EMA = OptimiserConfig(learning_rate=1e-2, ema=0.9)
+
+
+@pytest.mark.parametrize(("method", "kind"), [("fsq", "levels"), ("gaussian_vae", "gaussian")])
+def test_weights_outside_of_the_model_are_not_averaged_in_part_but_refused(method: str, kind: str) -> None:
+    built = build_method(method, Autoencoder(of_kind(TINY_MLP, kind)), {})
+    assert averaged_weights(built, None) is None
+    with pytest.raises(
+        ConfigError, match=r"optimiser\.ema averages the weights of the model, and .* trains layers outside"
+    ):
+        averaged_weights(built, 0.9)
 
 
 def test_an_interrupted_run_with_averaged_weights_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ def test_the_logits_have_the_gradient_of_one_pass_over_the_codes() -> None:
 
 
 def test_training_records_how_many_passes_its_samples_took() -> None:
-    method = DAPS(model_that_depends_on_earlier_codes(TINY_GRID, 0.0), DAPSSettings(num_samples=SAMPLES))
+    method = DAPS(
+        model_that_depends_on_earlier_codes(TINY_GRID, 0.0), DAPSSettings(num_samples=SAMPLES, ess_target=0.5)
+    )
     batch = Batch(torch.randint(0, 256, (ITEMS, 16, 16, 3), dtype=torch.uint8))
     assert method(batch, torch.Generator().manual_seed(0), 0.5).metrics["passes"] == 2

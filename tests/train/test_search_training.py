@@ -201,7 +201,7 @@ def test_daps_can_search_its_samples_before_it_weights_them(credit: str) -> None
     for search in (None, CodeSearch(proposals=2)):
         method = DAPS(
             tiny_model(TINY_GRID),
-            DAPSSettings(num_samples=3, batch_norm="frozen", credit=credit, search=search),  # type: ignore[arg-type]
+            DAPSSettings(num_samples=4, batch_norm="frozen", credit=credit, search=search),  # type: ignore[arg-type]
         )
         losses = method(Batch(images(TINY_GRID, 4)), generator(), 0.5)
         losses.total.backward()
@@ -211,7 +211,7 @@ def test_daps_can_search_its_samples_before_it_weights_them(credit: str) -> None
 
 
 def test_a_search_in_daps_leaves_batch_norm_in_the_mode_it_was_in() -> None:
-    method = DAPS(tiny_model(TINY_GRID), DAPSSettings(num_samples=2, search=CodeSearch(groups=1))).train()
+    method = DAPS(tiny_model(TINY_GRID), DAPSSettings(num_samples=4, search=CodeSearch(groups=1))).train()
     before = method.model.generative.norms[0].num_batches_tracked.clone()
     method(Batch(images(TINY_GRID, 2)), generator(), 0.0)
     assert method.model.generative.training and int(method.model.generative.norms[0].num_batches_tracked - before) == 1

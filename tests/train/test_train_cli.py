@@ -49,7 +49,7 @@ def write_yaml(folder: Path, **changes: object) -> Path:
         "model": json.loads(json.dumps(asdict(TINY_MLP))),
         "dataset": "mnist",
         "method": "daps",
-        "settings": {"num_samples": 2},
+        "settings": {"num_samples": 4},
         "steps": 1,
         "batch_size": 4,
         "log_every": 1,

@@ -35,7 +35,7 @@ from train.recorder import read_metrics
 
 
 def experiment(model: TokenizerConfig = TINY_MLP, method: str = "daps", **changes: Any) -> Experiment:
-    settings = {"daps": {"num_samples": 3}, "vqvae": {"revive_every": 2}, "distil": {}}[method]
+    settings = {"daps": {"num_samples": 4}, "vqvae": {"revive_every": 2}, "distil": {}}[method]
     values = {
         "dataset": "mnist",
         "settings": settings,
@@ -126,6 +126,20 @@ def test_ctrl_c_and_a_scheduler_stop_a_run_after_a_step_that_is_saved(
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
 
 
+def test_a_run_that_is_stopped_in_its_last_step_is_evaluated_and_ends_what_it_is_a_part_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: DAPS, step: int, generator: torch.Generator) -> None:
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(DAPS, "after_step", stop)
+    with pytest.raises(TrainingStopped) as stopped:  # `chain` must not begin its next stage
+        run(experiment(TINY_MLP), tmp_path / "run")
+    record = read_record(tmp_path / "run" / "checkpoint")
+    assert record["steps"] == 4 and "validation" in record and stopped.value.exit_code == 130
+
+
 def test_a_second_signal_ends_a_run_at_once_and_ignored_signals_stay_ignored() -> None:
     with pytest.raises(KeyboardInterrupt), told_to_stop() as is_told:
         signal.raise_signal(signal.SIGINT)
@@ -179,7 +193,7 @@ def test_a_batch_depends_on_seed_and_step_alone_and_leaves_the_remainder_of_an_e
     [
         ("batch_size", 4),
         ("optimiser", OptimiserConfig(learning_rate=1.0)),
-        ("settings", {"num_samples": 4}),
+        ("settings", {"num_samples": 5}),
         ("model", replace(TINY_MLP, vocab_size=32)),
     ],
 )
@@ -268,7 +282,7 @@ def broken_motion(items: int, broken: int) -> Dataset:
 
 
 def test_an_update_whose_gradient_is_not_finite_is_skipped(tmp_path: Path) -> None:
-    settings = experiment(TINY_MOTION, steps=3, settings={"num_samples": 2})
+    settings = experiment(TINY_MOTION, steps=3, settings={"num_samples": 4})
     run(settings, tmp_path, broken_motion(items=24, broken=1))  # in one of the three batches of the epoch
     assert all(value.isfinite().all() for value in tensors(tmp_path).values())
     assert max(float(value) for name, value in tensors(tmp_path).items() if name.endswith("step")) == 2

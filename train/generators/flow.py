@@ -20,9 +20,9 @@ class Flow(GeneratorMethod):
     def nats(
         self, codes: Tensor, labels: Tensor, generator: torch.Generator, conditions: Conditions | None = None
     ) -> Tensor:
-        """−log p(z_1 | z_t, t, label) at a time that is uniform in [0, 1), the same share of it for every item."""
+        """−log p(z_1 | z_t, t, label), each item at a time from another of B equal parts of [0, 1), in random order."""
         device, (count, num_tokens) = codes.device, codes.shape
-        # One time in each B-th of [0, 1), in a random order: a batch's loss varies less than with independent times.
+        # A batch's loss varies less than with independent times.
         order = torch.randperm(count, generator=generator, device=device)
         time = (order + torch.rand(count, generator=generator, device=device)) / count
         kept = torch.rand(count, num_tokens, generator=generator, device=device) < time[:, None]

@@ -37,7 +37,8 @@ class Reconstruction(NamedTuple):
     """Reconstructions of B items, and what they cost.
 
     ``parameters`` of p(x|z), as the generative model gives them; ``kl`` (B,), nats: log q(z|x) − log p(z) of the z that
-    was drawn, whose mean is the divergence from the prior; ``codes`` (B, N), None where the latent is continuous.
+    was drawn, whose mean is the divergence from the prior, or the divergence itself where it has a closed form;
+    ``codes`` (B, N), None where the latent is continuous.
     """
 
     parameters: Tensor
@@ -73,6 +74,8 @@ class Learner(nn.Module, ABC):
     # Whether all processes have the same generator, and each takes its share of what is drawn for the whole batch. Then
     # several processes train as one does. Otherwise each process has a generator of its own.
     draws_for_all: ClassVar[bool] = False
+    # Whether all that it trains and serves is in the model, whose weights alone are averaged.
+    can_be_averaged: ClassVar[bool] = True
 
     @property
     def parts(self) -> Sequence[nn.Module]:
@@ -124,10 +127,17 @@ class Method(TrainedModel, Learner):
     @torch.no_grad()
     def start(self) -> None:
         """Multiply the logits by ``start_sharpness``, which lowers the entropy of q: sharp codes depend on x from the
-        first step."""
-        if hasattr(self.settings, "start_sharpness"):
+        first step.
+
+        Raises:
+            ConfigError: the logits are made by code books, which have a sharpness of their own.
+        """
+        sharpness = getattr(self.settings, "start_sharpness", 1.0)
+        if sharpness != 1.0:
+            if self.model.config.transform is not None:
+                raise ConfigError("start_sharpness: a model with a transform has the sharpness that its codec chose")
             for parameter in self.model.recognition.head.parameters():
-                parameter.mul_(self.settings.start_sharpness)
+                parameter.mul_(sharpness)
 
     def train(self, mode: bool = True) -> Method:
         """Training mode; the generative model keeps its running statistics where ``batch_norm`` is ``frozen``."""

@@ -1,10 +1,10 @@
 """Counterfactual credit: what each code of one sample is worth, found by trying other codes in its place.
 
 A whole sample says of its N codes only what they are worth together. The generative model is cheap and its codes act
-locally, so one sample per item is enough: at each position a few alternatives replace the code, everything else stays,
-and the change of log p(x|z) is the advantage of the alternative (a counterfactual baseline; Foerster et al., 2018). The
-better policy q* of Eq. 5 is then known in closed form at each position, over the code and its alternatives, with no
-weighting of samples.
+locally, so one sample per item is enough: at each position a few alternatives replace the code, all codes near it
+stay, and the change of the reward, log p(x|z), is the advantage of the alternative (a counterfactual baseline; Foerster
+et al., 2018). The better policy q* of Eq. 5 is then known in closed form at each position, over the code and its
+alternatives, with no weighting of samples.
 """
 
 from __future__ import annotations
@@ -33,10 +33,14 @@ class Alternatives(NamedTuple):
 def compare_alternatives(
     evaluate: Evaluate, codes: Tensor, log_q: Tensor, num_alternatives: int, groups: Sequence[DeviceGroup]
 ) -> Alternatives:
-    """Try the M most probable other codes at every position, and nothing else changed.
+    """Try the M most probable other codes at every position, while the codes near it stay.
+
+    The positions of a group are replaced together, and each is judged by the values in its window. A code reaches a
+    little further than that (:mod:`daps_tokenizer.neighbourhoods`), so advantages are approximate in groups of several
+    positions.
 
     Args:
-        evaluate: log p(x|z) as values (B, C) of codes (B, N).
+        evaluate: the reward, log p(x|z) for example, as values (B, C) of codes (B, N).
         codes: (B, N) int64, drawn from q.
         log_q: (B, N, V) of all codes, teacher-forced on ``codes``.
         num_alternatives: M, at most V − 1; 0 compares nothing.

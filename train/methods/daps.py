@@ -92,8 +92,8 @@ class DAPSSettings:
         batch_norm: ``frozen`` keeps the running statistics, for runs that start from a trained model.
         start_sharpness: multiplies the logits once, when the run begins, which lowers the entropy of q.
         search: local search improves every sample before the samples are weighted.
-        squared_error_weight: w; R = log p(x|z) − w · squared error in standardised units, for both models. It makes
-            texture closer, where the variance is large and log p counts errors little, at some cost in log p.
+        squared_error_weight: w; R = log p(x|z) − w Σ (x − mean)² in standardised units, for both models. log p counts
+            errors by 1/(2 · variance), so little where the model is unsure; w counts them alike everywhere.
         rewards: further rewards by name and weight, added to log p(x|z) (see ``train/methods/rewards.py``);
             ``num_classes`` and ``reward_learning_rate`` are for those that learn classes.
     """
@@ -125,20 +125,22 @@ class DAPSSettings:
                 f"daps: num_samples must be at least {least} with {self.credit} credit, not {self.num_samples}"
             )
         positive = (self.beta_initial, self.beta_final, self.eta_initial, self.start_sharpness, self.kl_target)
-        if min(positive) <= 0 or not 0 < self.ess_target < 1:
+        if not all(0 < value < math.inf for value in positive) or not 0 < self.ess_target < 1:
             raise ConfigError(
                 "daps needs positive beta, eta, kl_target and sharpness, and an ess_target between 0 and 1"
             )
-        if self.trust_region == "solved" and self.ess_target * self.num_samples <= 1 and least == 2:
+        if self.ess_target * self.num_samples <= 1 and least == 2:
             raise ConfigError(
                 f"daps: ess_target {self.ess_target} of {self.num_samples} samples is at most 1, the least that an "
                 "effective sample size can be"
             )
-        if self.alternatives < 0 or self.squared_error_weight < 0:
+        if self.alternatives < 0 or not 0 <= self.squared_error_weight < math.inf:
             raise ConfigError(
                 f"daps: alternatives and squared_error_weight must be at least 0, not {self.alternatives} and "
                 f"{self.squared_error_weight}"
             )
+        if self.squared_error_weight and self.search is not None:
+            raise ConfigError("daps: a search has an objective of its own, so it takes no squared_error_weight")
         if self.credit == "counterfactual" and (self.search is not None or self.rewards):
             raise ConfigError("daps: counterfactual credit takes no search and no further rewards")
         check_batch_norm(self.batch_norm)
@@ -185,7 +187,15 @@ class DAPS(PolicyMethod):
         else:
             improved = self._weight_samples(batch, rollout, reward.detach(), beta)
         loss_phi = -reward.flatten(1).sum(1).mean()
-        return Losses(improved.total + loss_phi, self.policy_metrics(rollout, beta) | improved.metrics)
+        metrics = self.policy_metrics(rollout, beta) | improved.metrics
+        if self.settings.squared_error_weight:
+            metrics["reward"] = -loss_phi.detach()
+        if (
+            self.settings.search is not None
+        ):  # q did not draw the codes that a search found, so their log q bounds nothing
+            metrics["entropy"] = entropy_of(rollout.logits.detach()).sum(1).mean()
+            del metrics["elbo"]
+        return Losses(improved.total + loss_phi, metrics)
 
     def _reward(self, rollout: Rollout) -> Tensor:
         """R of each dimension, (B·K, *input_shape), with the gradient of the generative model."""
@@ -197,7 +207,7 @@ class DAPS(PolicyMethod):
         return rollout.log_p - settings.squared_error_weight * squared_error
 
     def _weight_samples(self, batch: Batch, rollout: Rollout, reward: Tensor, beta: float) -> Losses:
-        """L(θ) + L(η) of weighted samples, one weight for each or one for each of their codes (paper, Eq. 6 to 8)."""
+        """L(θ) + L(η) of weighted samples, one weight for each or one for each of their codes (paper, Eq. 6 and 8)."""
         settings = self.settings
         rewards, log_q_terms = self._credit(reward, rollout.log_q)
         task = self.rewards(batch, self.by_item(rollout.codes))

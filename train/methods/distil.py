@@ -42,7 +42,8 @@ class Distillation(Method):
         torch.nn.init.normal_(self.model.autoregressive.code_embedding.weight, std=0.02)
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
-        """Mean over the batch of −log q(z|x) in nats; ``agreement`` is the share of codes that are most probable."""
+        """Mean over the batch of −log q(z|x) in nats; ``agreement`` is the share of the teacher's
+        codes that are the most probable ones."""
         self.model.generative.eval()
         x = self.model.standardise(batch.inputs)
         with torch.no_grad():

@@ -32,6 +32,7 @@ class FSQ(Method):
 
     settings_type = FSQSettings
     settings: FSQSettings
+    can_be_averaged = False
 
     def __init__(self, model: Autoencoder, settings: FSQSettings) -> None:
         super().__init__(model, settings)

@@ -49,6 +49,7 @@ class GaussianVAE(Method):
 
     settings_type = GaussianVAESettings
     settings: GaussianVAESettings
+    can_be_averaged = False
 
     def __init__(self, model: Autoencoder, settings: GaussianVAESettings) -> None:
         super().__init__(model, settings)

@@ -119,8 +119,10 @@ class VQVAE(Method):
     def _observe(self, h: Tensor, codes: Tensor, progress: float, generator: torch.Generator) -> None:
         """Keep what revival and the autoregressive head need to know of recent batches, those of all processes."""
         flat = h.flatten(0, 1)
+        # A batch that is not finite is skipped by the loop, and must not stay in here either.
         if progress < self.settings.revive_until:
-            self.usage += sum_of_all(torch.bincount(codes.flatten(), minlength=self.usage.shape[0]))
+            counts = torch.bincount(codes.flatten(), minlength=self.usage.shape[0])
+            self.usage += sum_of_all(counts * flat.isfinite().all())
             number, processes = place()
             total = flat.shape[0] * processes
             count = min(total, self.recent.shape[0])
@@ -128,14 +130,14 @@ class VQVAE(Method):
             item, position = chosen // h.shape[1], chosen % h.shape[1]
             mine = (item % processes == number)[:, None]
             rows = sum_of_all(torch.where(mine, h[item // processes, position], 0.0))
-            self.recent.copy_(torch.cat([rows, self.recent])[: self.recent.shape[0]])
+            newest = torch.cat([rows, self.recent])[: self.recent.shape[0]]
+            self.recent.copy_(torch.where(rows.isfinite().all(), newest, self.recent))
         else:
             self.usage.fill_(1.0)  # too late to revive: count every code as used
         next_codes = min(NEXT_CODES, self.usage.shape[0] - 1)
         nearest = self._distances(flat[:512]).topk(next_codes + 1, largest=False).values
         gap = (nearest[..., 1:].mean(-1) - nearest[..., 0]).mean()
         followed = self.distance_gap.lerp(gap, 0.01 if progress > 0 else 1.0)
-        # A batch that is not finite is skipped by the loop, and must not stay in here either.
         self.distance_gap.copy_(torch.where(gap.isfinite(), followed, self.distance_gap))
 
     @torch.no_grad()

@@ -160,7 +160,7 @@ def test_a_later_run_starts_from_a_model_folder(windows: MotionWindows, tmp_path
     (folder / "training.json").unlink()
     config = dataclasses.replace(small_config(), name="exported", training=record)
     (folder / "config.json").write_text(config.to_json())
-    second = experiment(method="daps", settings={"num_samples": 2}, start_from=str(folder), steps=1, name="second")
+    second = experiment(method="daps", settings={"num_samples": 4}, start_from=str(folder), steps=1, name="second")
     found = fit(second, dataset, tmp_path / "second", show_progress=False, draw_pictures=False)
     assert [stage["experiment"]["name"] for stage in found["stages_before"]] == ["codec"]
     assert found["stages_before"][0]["steps"] == first["steps"]
@@ -171,6 +171,8 @@ def test_models_and_data_that_have_no_codec_are_refused() -> None:
         build_method("codec", Autoencoder(TINY_MOTION), {})
     with pytest.raises(ConfigError, match="distil has nothing to do where code books"):
         build_method("distil", Autoencoder(small_config()), {})
+    with pytest.raises(ConfigError, match="start_sharpness: a model with a transform has the sharpness that its codec"):
+        build_method("daps", Autoencoder(small_config()), {"start_sharpness": 2.0}).start()
     method = build_method("codec", Autoencoder(small_config()), SETTINGS)
     with pytest.raises(ConfigError, match="codec is fitted to dataset motion"):
         method.prepare(ArrayItems(np.zeros((4, 4, 127), np.float32)), seed=0)

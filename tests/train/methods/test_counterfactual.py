@@ -11,6 +11,7 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sweep import objective_of, on_device
 from daps_tokenizer.neighbourhoods import groups_of_codes
 from tests.settings import TINY_GRID, TINY_MLP
+from train.code_search import CodeSearch
 from train.methods.base import Batch
 from train.methods.counterfactual import (
     Alternatives,
@@ -98,7 +99,7 @@ def test_without_alternatives_nothing_is_learnt() -> None:
     assert float(divergence(compared, log_improved)) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_an_advantage_is_the_change_of_log_p_near_the_code_when_it_alone_is_replaced() -> None:
+def test_an_advantage_is_the_change_of_log_p_near_the_code_when_its_lattice_is_replaced() -> None:
     torch.manual_seed(0)
     model = Autoencoder(TINY_GRID).eval()
     x, codes = torch.randn(2, *TINY_GRID.input_shape), torch.randint(TINY_GRID.vocab_size, (2, TINY_GRID.num_tokens))
@@ -160,6 +161,10 @@ def test_the_reward_counts_squared_errors_for_both_models(weight: float) -> None
 def test_settings_that_counterfactual_credit_cannot_use_are_refused() -> None:
     with pytest.raises(ConfigError, match="alternatives and squared_error_weight must be at least 0, not -1 and 0"):
         DAPSSettings(credit="counterfactual", alternatives=-1)
+    with pytest.raises(ConfigError, match="squared_error_weight must be at least 0, not 1 and nan"):
+        DAPSSettings(squared_error_weight=float("nan"))
+    with pytest.raises(ConfigError, match="a search has an objective of its own"):
+        DAPSSettings(squared_error_weight=1.0, search=CodeSearch())
     with pytest.raises(ConfigError, match="no further rewards"):
         DAPSSettings(credit="counterfactual", rewards={"class": 1.0})
     with pytest.raises(ConfigError, match="trust_region must be one of learned, solved"):

@@ -213,7 +213,7 @@ def test_rewards_keep_their_precision_where_training_runs_in_bfloat16() -> None:
 
 
 def test_a_code_is_rewarded_for_its_neighbourhood_alone() -> None:
-    method = tiny_daps(TINY_GRID, credit="local", num_samples=2)
+    method = tiny_daps(TINY_GRID, credit="local", num_samples=2, ess_target=0.75)
     log_p, log_q = torch.zeros(2, 16, 16, 3), torch.zeros(2, 16)
     log_p[1, 0, 15, 0] = 1.0  # second sample, the cell in the upper right corner: code 3 of a 4×4 grid
     rewards, paid = method._credit(log_p, log_q)
@@ -226,7 +226,9 @@ def test_a_code_is_rewarded_for_its_neighbourhood_alone() -> None:
 
 def tiny_daps(config: TokenizerConfig, **changes: object) -> DAPS:
     torch.manual_seed(0)
-    return DAPS(Autoencoder(config), DAPSSettings(**{"num_samples": 3, "eta_initial": 5.0} | changes))
+    return DAPS(
+        Autoencoder(config), DAPSSettings(**{"num_samples": 3, "ess_target": 0.5, "eta_initial": 5.0} | changes)
+    )
 
 
 def images(config: TokenizerConfig, count: int) -> Tensor:

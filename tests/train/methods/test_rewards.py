@@ -101,7 +101,7 @@ def test_a_reward_that_has_no_gradient_is_won() -> None:
 def test_what_a_reward_trains_is_in_the_checkpoint(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (24, *TINY_MLP.input_shape), dtype=np.uint8)
     items, labels = ArrayItems(images), np.arange(24, dtype=np.uint8) % 3
-    trained = experiment(TINY_MLP, settings={"num_samples": 3, "rewards": {"class_log_prob": 2.0}}, steps=2)
+    trained = experiment(TINY_MLP, settings={"num_samples": 4, "rewards": {"class_log_prob": 2.0}}, steps=2)
     run(trained, tmp_path, Dataset(items, items, labels, labels))
     method = build_method("daps", Autoencoder(TINY_MLP), trained.settings)
     assert isinstance(method, DAPS)

@@ -60,8 +60,9 @@ def test_where_no_eta_moves_the_policy_too_far_the_least_is_returned() -> None:
 
 
 def test_a_target_below_one_sample_cannot_be_met_and_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"ess_target 0\.2 of 4 samples is at most 1"):
-        DAPSSettings(num_samples=4, ess_target=0.2, trust_region="solved")
+    for trust_region in ("learned", "solved"):
+        with pytest.raises(ConfigError, match=r"ess_target 0\.2 of 4 samples is at most 1"):
+            DAPSSettings(num_samples=4, ess_target=0.2, trust_region=trust_region)  # type: ignore[arg-type]
 
 
 def test_a_learned_eta_still_moves_towards_its_target() -> None:

@@ -203,3 +203,14 @@ def test_a_table_of_other_vectors_than_the_recognition_models_is_refused() -> No
     config = replace(TINY_MLP, generative=replace(TINY_MLP.generative, embedding_size=32))
     with pytest.raises(ConfigError, match=r"embedding_size to equal recognition\.hidden_size"):
         vqvae(config)
+
+
+def test_a_batch_that_is_not_finite_leaves_nothing_in_the_code_table() -> None:
+    method = vqvae(TINY_GRID, revive_every=1)
+    method(Batch(images(TINY_GRID)), torch.Generator().manual_seed(0), 0.0)
+    before = {name: value.clone() for name, value in method.named_buffers(recurse=False)}
+    h = torch.full((2, TINY_GRID.num_tokens, method.recent.shape[1]), torch.nan)
+    method._observe(h, method._quantise(h), 0.1, torch.Generator().manual_seed(1))
+    assert before and all(torch.equal(value, before[name]) for name, value in method.named_buffers(recurse=False))
+    method.after_step(0, torch.Generator().manual_seed(2))
+    assert method.model.generative.embedding.weight.isfinite().all()
