@@ -163,9 +163,10 @@ def _fit(
             # An evaluation takes longer than a scheduler waits.
             if recorder is not None and (last or ((step + 1) % experiment.evaluate_every == 0 and not is_told())):
                 _evaluate(experiment, dataset, method, averaged, record, recorder, step)
-            if recorder is not None and (last or is_told() or (step + 1) % experiment.checkpoint_every == 0):
+            stopping = is_told()
+            if recorder is not None and (last or stopping or (step + 1) % experiment.checkpoint_every == 0):
                 save_checkpoint(run_folder / "checkpoint", method, optimiser, record | clock.totals(record), averaged)
-            if is_told():
+            if stopping:
                 raise TrainingStopped(f"{run_folder}: stopped; step {step + 1} is saved, the same command resumes")
             if out_of_time:
                 break

@@ -190,9 +190,8 @@ class DAPS(PolicyMethod):
         metrics = self.policy_metrics(rollout, beta) | improved.metrics
         if self.settings.squared_error_weight:
             metrics["reward"] = -loss_phi.detach()
-        if (
-            self.settings.search is not None
-        ):  # q did not draw the codes that a search found, so their log q bounds nothing
+        if self.settings.search is not None:
+            # q did not draw the codes that a search found, so their log q is no entropy and bounds nothing.
             metrics["entropy"] = entropy_of(rollout.logits.detach()).sum(1).mean()
             del metrics["elbo"]
         return Losses(improved.total + loss_phi, metrics)
