@@ -113,7 +113,7 @@ def _fit(
         prepare_to_capture(method, optimiser)
     prepared, optimiser = accelerator.prepare(method, optimiser)
 
-    updates = Updates(accelerator.device)
+    updates = Updates(method)
 
     def update_weights(batch: Batch, generator: torch.Generator, progress: float) -> dict[str, torch.Tensor]:
         losses = prepared(batch, generator, progress)

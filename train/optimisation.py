@@ -170,13 +170,28 @@ def _clip_units(parameter: nn.Parameter, ratio: float, *, transposed: bool) -> T
 
 
 class Updates:
-    """Makes the updates of a run and counts the last ones that were skipped in a row, on the device."""
+    """Makes the updates of a run and counts the last ones that were skipped in a row, on the device.
 
-    def __init__(self, device: torch.device) -> None:
-        self._skipped = torch.zeros((), dtype=torch.int32, device=device)
+    A training batch enters BatchNorm's running statistics as it is read; those of a skipped update are taken back.
 
+    Args:
+        method: what is trained, on its device.
+    """
+
+    def __init__(self, method: Learner) -> None:
+        self._skipped = torch.zeros((), dtype=torch.int32, device=next(method.parameters()).device)
+        self._statistics = [
+            statistic
+            for module in method.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            for statistic in (module.running_mean, module.running_var)
+            if statistic is not None
+        ]
+        self._kept = [statistic.clone() for statistic in self._statistics]
+
+    @torch.no_grad()
     def make(self, optimiser: Any, finite: Tensor) -> None:
-        """Step, or leave all weights and moments as they are where gradients are not finite.
+        """Step, or leave weights, moments and BatchNorm's statistics as they were where gradients are not finite.
 
         Args:
             optimiser: AdamW of :func:`build_optimiser`, or Accelerate's wrapper of it.
@@ -186,6 +201,9 @@ class Updates:
         adamw.found_inf = (~finite).float()
         optimiser.step()
         self._skipped.add_(1).mul_(~finite)  # in place, as a CUDA graph needs it
+        for statistic, kept in zip(self._statistics, self._kept, strict=True):
+            kept.copy_(torch.where(finite, statistic, kept))
+            statistic.copy_(kept)
 
     def skipped_in_a_row(self) -> int:
         """How many of the last updates were skipped; waits for the device."""

@@ -80,7 +80,7 @@ def _time(experiment: Experiment, size: int, steps: int, *, captured: bool) -> d
 
 def _step(method: Any, optimiser: Any, experiment: Experiment, accelerator: Accelerator) -> MakeStep:
     prepared, optimiser = accelerator.prepare(method.train(), optimiser)
-    updates = Updates(accelerator.device)
+    updates = Updates(method)
 
     def make_step(batch: Batch, generator: torch.Generator, progress: float) -> dict[str, torch.Tensor]:
         losses = prepared(batch, generator, progress)

@@ -157,7 +157,7 @@ def train_on(
     method.start()
     optimiser = build_optimiser(method, schedule)
     views = experiment.data.crops_per_image if experiment.data else 1
-    reader, updates = BatchReader(dataset.train, way.batch_size, seed, views=views), Updates(torch.device("cpu"))
+    reader, updates = BatchReader(dataset.train, way.batch_size, seed, views=views), Updates(method)
     spent, steps = 0.0, 0
     for due in np.linspace(0, seconds, points + 1)[1:]:
         method.train()

@@ -42,8 +42,7 @@ def counterfactual(config=TINY_GRID, settings: DAPSSettings = SETTINGS) -> DAPS:
 
 def step_of(method: DAPS, optimiser: torch.optim.Optimizer) -> MakeStep:
     """What train/loop.py does in a step."""
-    device = next(method.parameters()).device
-    updates = Updates(device)
+    updates = Updates(method)
 
     def make_step(batch: Batch, generator: torch.Generator, progress: float) -> dict[str, torch.Tensor]:
         losses = method(batch, generator, progress)

@@ -121,7 +121,7 @@ def test_a_transposed_convolution_is_clipped_by_its_output_channels() -> None:
 def test_an_update_that_is_not_finite_changes_no_weight_and_no_moment(clip: str) -> None:
     settings = OptimiserConfig(clip=clip)  # type: ignore[arg-type]
     method = method_of()
-    optimiser, updates = build_optimiser(method, settings), Updates(torch.device("cpu"))
+    optimiser, updates = build_optimiser(method, settings), Updates(method)
     updates.make(optimiser, clip_gradients(with_gradients(method, 1.0), settings))
     weight = method.model.generative.upsamplings[-1].weight
     before, moment = weight.detach().clone(), optimiser.state[weight]["exp_avg"].clone()
@@ -133,6 +133,24 @@ def test_an_update_that_is_not_finite_changes_no_weight_and_no_moment(clip: str)
     updates.make(optimiser, clip_gradients(with_gradients(method, 1.0), settings))
     assert updates.skipped_in_a_row() == 0 and not torch.equal(weight, before)
     assert float(optimiser.state[weight]["step"]) == 2
+
+
+def test_a_batch_that_is_not_finite_does_not_stay_in_the_running_statistics() -> None:
+    settings, method = OptimiserConfig(), method_of().train()
+    optimiser, updates = build_optimiser(method, settings), Updates(method)
+    norm = next(module for module in method.modules() if isinstance(module, nn.BatchNorm2d))
+    assert norm.running_mean is not None and norm.running_var is not None
+    first = norm.running_mean.clone()
+
+    def read_batch(value: float) -> None:
+        norm(torch.full((2, norm.num_features, 3, 3), value))
+        updates.make(optimiser, clip_gradients(with_gradients(method, value), settings))
+
+    read_batch(1.0)
+    mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+    assert not torch.equal(mean, first)
+    read_batch(float("nan"))
+    assert torch.equal(norm.running_mean, mean) and torch.equal(norm.running_var, variance)
 
 
 # --- averaged weights
