@@ -31,10 +31,13 @@ class Modelled:
         name: what the report calls the tokenizer.
         model: its built-in name, model folder or checkpoint.
         work: folder of all runs.
+        samples: how many codes of each image generators are trained on, drawn of q(z|x); 0 for the greedy ones.
     """
 
-    def __init__(self, name: str, model: str, work: Path) -> None:
-        self.name, self.folder = name, work / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    def __init__(self, name: str, model: str, work: Path, samples: int = 0) -> None:
+        self.samples = samples
+        self.name = f"{name}, {samples} sampled" if samples else name
+        self.folder = work / re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
         self.place = _model_folder(model, self.folder)
         self.tokenizer = Tokenizer.from_pretrained(self.place, num_threads=1)
 
@@ -60,7 +63,11 @@ class Modelled:
         if found.is_file():
             known: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
             return known
-        codes = [f"codes.folder={self.folder / 'codes'}", f"codes.tokenizer={self.place}"]
+        codes = [
+            f"codes.folder={self.folder / 'codes'}",
+            f"codes.tokenizer={self.place}",
+            f"codes.samples={self.samples}",
+        ]
         experiment, dataset = open_generator(config, [*codes, *changes], data)
         run = self.folder / config.stem
         record = fit(experiment, dataset, run, show_progress=False, draw_pictures=False)
@@ -183,7 +190,16 @@ def write_modelling(folder: Path, name: str, content: dict[str, Any]) -> list[Pa
 @click.option("--tokenizer", "tokenizers", multiple=True, required=True, metavar="NAME=MODEL", help="Repeatable.")
 @click.option("--generator", "configs", multiple=True, required=True, type=click.Path(path_type=Path), help="Its YAML.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="In place of settings of every generator.")
+@click.option(
+    "--samples",
+    multiple=True,
+    default=(0,),
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Codes of each image to train on, drawn of q(z|x); 0: greedy ones. Repeatable.",
+)
 @click.option("--items", default=2000, show_default=True, type=click.IntRange(min=10), help="Images a row.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Of the classifier; default: 2 on MNIST, 8 on CIFAR-10.")
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/modelling"), show_default=True)
 @click.option("--name", default="modelling_mnist", show_default=True, help="Of the report.")
@@ -192,7 +208,9 @@ def modelling(
     tokenizers: tuple[str, ...],
     configs: tuple[Path, ...],
     changes: tuple[str, ...],
+    samples: tuple[int, ...],
     items: int,
+    epochs: int | None,
     data: Path | None,
     work: Path,
     name: str,
@@ -207,11 +225,12 @@ def modelling(
         called, separator, model = given.partition("=")
         if not separator:
             raise InputError(f"--tokenizer {given}: expected NAME=MODEL")
-        modelled = Modelled(called, model, work)
-        judge = judge or Judge(modelled.tokenizer, place, work, items, None)
-        for config in configs:
-            results.append(modelled.measure(judge, config, changes, place, items))
-            click.echo(f"{called}, {config.stem}: measured", err=True)
+        for count in samples:
+            modelled = Modelled(called, model, work, count)
+            judge = judge or Judge(modelled.tokenizer, place, work, items, epochs)
+            for config in configs:
+                results.append(modelled.measure(judge, config, changes, place, items))
+                click.echo(f"{modelled.name}, {config.stem}: measured", err=True)
         content = with_command(items=items, seed=SEED, results=results)
         paths = write_modelling(out, name, content)
     show(paths)

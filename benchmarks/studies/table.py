@@ -22,7 +22,7 @@ from daps_tokenizer.evaluation.timing import describe_machine, peak_memory_mb
 from daps_tokenizer.files import write_bytes_atomically
 from train.data import Dataset, DatasetKind
 from train.evaluate import evaluate
-from train.experiment import Experiment, read_with_model
+from train.experiment import Experiment, Precision, read_with_model
 from train.loop import fit
 from train.optimisation import OptimiserConfig, build_optimiser
 from train.recorder import read_metrics
@@ -79,6 +79,7 @@ class TableConfig:
     parallel: dict[str, int] = field(default_factory=dict)
     evaluation_items: int = 2000
     beta: float = 0.01
+    precision: Precision = "fp32"
 
     def table_rows(self, ablation: str | None = None) -> dict[str, Row]:
         """The rows by name, or those of an ablation.
@@ -131,6 +132,7 @@ def stages(table: TableConfig, name: str, row: Row, seed: int) -> list[Experimen
                 batch_size=table.batch_size,
                 settings=stage.settings,
                 optimiser=dataclasses.replace(table.optimiser, learning_rate=rate),
+                precision=table.precision,
                 start_from=row.start_from if number == 0 else None,
                 aligned=row.aligned and number == 0,
                 seed=seed,

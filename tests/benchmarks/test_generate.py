@@ -15,6 +15,7 @@ from benchmarks.__main__ import main
 from benchmarks.generate.distances import Moments, frechet_distance, kernel_distance, nearest, precision_and_recall
 from benchmarks.studies.masked import euler_codes, masked_codes
 from daps_tokenizer.config.generator import GeneratorConfig
+from daps_tokenizer.data.code_sets import CodeSet
 from daps_tokenizer.model.autoencoder import load_weights
 from daps_tokenizer.model.generators import FlowTransformer, build_generator
 from tests.cli.helpers import digit
@@ -103,15 +104,26 @@ def test_generators_are_trained_on_codes_of_a_tokenizer_and_measured_once(
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     for setting in ("steps=2", "batch_size=8", "precision=fp32", "validation_items=4", "network.num_layers=1"):
         arguments += ["--set", setting]
-    command = ["modelling", "--tokenizer", f"a folder={random_mnist_folder}", *arguments]
+    command = [
+        "modelling",
+        "--tokenizer",
+        f"a folder={random_mnist_folder}",
+        "--samples",
+        "0",
+        "--samples",
+        "2",
+        *arguments,
+    ]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
-    (found,) = json.loads((tmp_path / "out" / "modelling_mnist.json").read_text())["results"]
+    found, sampled = json.loads((tmp_path / "out" / "modelling_mnist.json").read_text())["results"]
     assert [row["images"] for row in found["rows"]] == ["reconstructions", "causal, guidance 0", "causal, guidance 1"]
     assert found["rows"][1]["bits_per_item"] > 0 and found["rows"][0]["psnr"] > 0
     assert all(row["own_frechet"] >= 0 for row in found["rows"])
     page = (tmp_path / "out" / "modelling_mnist.md").read_text()
     assert "| a folder | causal, guidance 1 |" in page and "weights " + found["weights_sha256"][:12] in page
+    assert sampled["tokenizer"] == "a folder, 2 sampled" and sampled["rows"][1]["bits_per_item"] > 0
+    assert CodeSet.open(tmp_path / "work" / "a-folder-2-sampled" / "codes").values.shape[1:] == (2, 8)
     measured = tmp_path / "work" / "a-folder" / "mnist_causal.json"
     measured.write_text(json.dumps(found | {"bits": 5}))
     assert CliRunner().invoke(main, command).exit_code == 0
