@@ -26,15 +26,16 @@ def check_integer(name: str, value: object, *, least: int, most: int | None = No
         raise InputError(f"{name} must be an integer {accepted}, not {value!r}")
 
 
-def check_number(name: str, value: object) -> None:
-    """Refuse what is not a finite real number, Python's or numpy's, of at least 0.
+def check_number(name: str, value: object, *, most: float = sys.float_info.max) -> None:
+    """Refuse what is not a finite real number, Python's or numpy's, of at least 0, and at most ``most``.
 
     Raises:
         InputError: naming the option and the value.
     """
     is_number = isinstance(value, Real) and not isinstance(value, _NO_NUMBERS)
-    if not is_number or not 0 <= value <= sys.float_info.max:  # type: ignore[operator]  # a number by now
-        raise InputError(f"{name} must be a finite number of at least 0, not {value!r}")
+    if not is_number or not 0 <= value <= most:  # type: ignore[operator]  # a number by now
+        limit = "" if most == sys.float_info.max else f" and at most {most:g}"
+        raise InputError(f"{name} must be a finite number of at least 0{limit}, not {value!r}")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

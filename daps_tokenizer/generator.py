@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from daps_tokenizer.backends.batching import physical_cores, slices
 from daps_tokenizer.backends.workers import Workers
 from daps_tokenizer.checks import check_integer, check_number
 from daps_tokenizer.codes.codes import Codes
-from daps_tokenizer.config.generator import Condition, TokenizerReference
+from daps_tokenizer.config.generator import MAX_GUIDANCE, MAX_STEPS, Condition, TokenizerReference
 from daps_tokenizer.errors import CodesError, InputError, ModelFileError, UnsupportedError, first_line
 from daps_tokenizer.hub import GeneratorFolder, open_generator
 from daps_tokenizer.search.base import draw_uniform
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from daps_tokenizer.tokenizer import Tokenizer
 
 _CODES_AT_ONCE = 4096  # of one run of a graph: beyond it batches gain nothing, and memory grows
-_MAX_STEPS = 10_000
 
 
 class Generator:
@@ -112,6 +111,7 @@ class Generator:
         guidance: float | None = None,
         temperature: float | None = None,
         conditions: Mapping[str, np.ndarray] | None = None,
+        on_progress: Callable[[float], None] | None = None,
     ) -> Codes:
         """Draw codes.
 
@@ -121,50 +121,59 @@ class Generator:
             seed: the same number gives the same codes, on every runtime (up to near-ties of float arithmetic); None
                 draws anew each time.
             steps: of a flow: more are slower and closer to its law. None takes the generator's own, as below.
-            guidance: how far to move away from codes of any class, 0 for not at all; needs a label.
+            guidance: how far to move away from codes of any class, 0 for not at all; needs a label or a condition.
             temperature: what logits are divided by; below 1 draws what is more probable.
             conditions: what else the generator is told, by the names in ``config.conditions``: numbers (size,), or
                 (items, size) with a row for each item that is drawn. One that is left out is not known. Descriptions
                 and paths become such numbers in :func:`daps_tokenizer.motion.generation.sample_motion`.
+            on_progress: is told what share of the items is drawn, in [0, 1].
 
         Returns:
             Codes (S, N); (labels · S, N) of a list, those of a label next to each other.
 
         Raises:
-            InputError: a label that is not known, or an option that is out of range or not for this kind of generator.
+            InputError: no label in a list, one that is not known, guidance without anything to move towards, or an
+                option that is out of range or not for this kind of generator.
         """
         check_integer("num_samples", num_samples, least=1)
         wanted = list(label) if isinstance(label, Sequence) and not isinstance(label, str) else [label]
-        numbers = np.repeat([self._number(each) for each in wanted], num_samples)
-        guidance = self._option("guidance", guidance)
-        temperature = self._option("temperature", temperature)
-        rows = (len(numbers), self.num_tokens)
+        if not wanted:
+            raise InputError("label: an empty list; expected at least one label, or None for codes of any class")
+        known = [self._number(each) for each in wanted]
+        is_guided = label is not None or any(
+            each.guided and each.name in (conditions or {}) for each in self.conditions
+        )
+        weight = self.config.guidance if guidance is None else guidance
+        check_number("guidance", weight, most=MAX_GUIDANCE)
+        if guidance is not None and weight > 0 and not is_guided:
+            raise InputError(f"guidance {weight:g} needs a label or a condition: there is nothing to move towards")
+        temperature = self.config.temperature if temperature is None else temperature
+        check_number("temperature", temperature)
+        rows = (len(known) * num_samples, self.num_tokens)
         if self.config.kind == "flow":
             steps = self.config.steps if steps is None else steps
-            check_integer("steps", steps, least=1)
-            if steps > _MAX_STEPS:
-                raise InputError(f"steps must be at most {_MAX_STEPS}, not {steps}")
+            check_integer("steps", steps, least=1, most=MAX_STEPS)
             uniform = draw_uniform((steps + 1, *rows), seed)
         elif steps is not None:
             raise InputError(f"steps are for generators of kind flow; {self.name} draws one code after the other")
         else:
             uniform = draw_uniform(rows, seed)
+        numbers = np.repeat(known, num_samples)
         any_class = np.full_like(numbers, self.config.no_label)
         values = self._conditions(conditions, len(numbers))
-        is_guided = label is not None or any(
-            each.guided and each.name in (conditions or {}) for each in self.conditions
-        )
-        asked = np.stack([numbers, any_class]) if guidance > 0 and is_guided else numbers[None]
+        asked = np.stack([numbers, any_class]) if weight > 0 and is_guided else numbers[None]
         values = {name: np.stack([value] * len(asked)) for name, value in values.items()}
         if "known" in values:
             values["known"][1:, :, [number for number, each in enumerate(self.conditions) if each.guided]] = 0
-        numbers_of_all = {"guidance": np.array(guidance, np.float32), "temperature": np.array(temperature, np.float32)}
+        numbers_of_all = {"guidance": np.array(weight, np.float32), "temperature": np.array(temperature, np.float32)}
         parts = []
         for part in slices(len(numbers), max(1, _CODES_AT_ONCE // self.num_tokens)):
             noise = uniform[:, part] if self.config.kind == "flow" else uniform[part]
             feed = {"uniform": np.ascontiguousarray(noise), "labels": np.ascontiguousarray(asked[:, part])}
             told = {name: np.ascontiguousarray(value[:, part]) for name, value in values.items()}
             parts.append(self._graphs.run("generator", feed | told | numbers_of_all))
+            if on_progress:
+                on_progress(part.stop / len(numbers))
         return self._codes(np.concatenate(parts))
 
     def log_prob(
@@ -200,6 +209,8 @@ class Generator:
         else:
             numbers = np.full(len(values), self._number(label), np.int64)
         told = self._conditions(conditions, len(values))
+        if not len(values):
+            return np.zeros(0)
         parts = [
             self._graphs.run(
                 "scorer",
@@ -254,12 +265,6 @@ class Generator:
             raise InputError(f"label {name!r} is not known to {self.name}{known}")
         return self.labels.index(name)
 
-    def _option(self, name: str, value: float | None) -> float:
-        if value is None:
-            return float(getattr(self.config, name))
-        check_number(name, value)
-        return float(value)
-
     def _codes(self, values: np.ndarray) -> Codes:
         return Codes(values, self.vocab_size, self.tokenizer.name, self.tokenizer.weights_sha256)
 
@@ -305,6 +310,7 @@ class _UniformGenerator(Generator):
         guidance: float | None = None,
         temperature: float | None = None,
         conditions: Mapping[str, np.ndarray] | None = None,
+        on_progress: Callable[[float], None] | None = None,
     ) -> Codes:
         check_integer("num_samples", num_samples, least=1)
         options = {"label": label, "steps": steps, "guidance": guidance, "temperature": temperature}

@@ -346,8 +346,7 @@ def _read_config(folder: Path, origin: Origin, kind: type[_Config]) -> _Config:
     except ConfigError:
         if _is_of_a_generator(config_path) == (kind is GeneratorConfig):
             raise
-        found, by = ("tokenizer", "Tokenizer") if kind is GeneratorConfig else ("generator", "Generator")
-        raise ModelNotFoundError(f"{folder} is a {found}; open it with {by}.from_pretrained") from None
+        raise ModelNotFoundError(_other_kind_message(str(folder), is_tokenizer=kind is GeneratorConfig)) from None
     except FileNotFoundError:
         raise ModelNotFoundError(f"{folder} is not a model folder: it has no config.json") from None
     except UnicodeDecodeError as error:
@@ -377,10 +376,15 @@ def _refuse_revision(revision: str | None, what: str) -> None:
         raise ModelNotFoundError(f"{what} and has no revision {revision!r}; only a model on the Hub has revisions")
 
 
+def _other_kind_message(name: str, *, is_tokenizer: bool) -> str:
+    if is_tokenizer:
+        return f"{name} is a tokenizer; open it with Tokenizer.from_pretrained, or draw codes of it with --uniform"
+    return f"{name} is a generator; open it with Generator.from_pretrained, or draw with `daps-tokenize generate`"
+
+
 def _not_found_message(name: str, built_in: list[str]) -> str:
     if name in [*built_in_models(), *built_in_generators()]:
-        found, by = ("tokenizer", "Tokenizer") if name in built_in_models() else ("generator", "Generator")
-        return f"{name} is a {found}; open it with {by}.from_pretrained"
+        return _other_kind_message(name, is_tokenizer=name in built_in_models())
     guesses = difflib.get_close_matches(name.lower(), built_in, n=1) or [f"./{name}"] * _is_folder(Path(name))
     guess = f"did you mean {guesses[0]!r}? " if name and guesses else ""
     names = ", ".join(built_in) or "this package has none"

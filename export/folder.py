@@ -56,7 +56,7 @@ def export_folder(
         ConfigError: ``config.json`` or ``training.json`` is not valid.
         UnsupportedError: a Gaussian VAE, which has no codes.
     """
-    _check_free(out, overwrite=overwrite)
+    check_free(out, overwrite=overwrite, holds="onnx")
     config = config_to_export(checkpoint, name)
     if config.recognition.kind == "gaussian":
         raise UnsupportedError(f"{checkpoint}: a Gaussian VAE has no codes, so there is no tokenizer to export")
@@ -86,13 +86,23 @@ def export_folder(
     return ModelFolder(out, config)
 
 
-def _check_free(out: Path, *, overwrite: bool) -> None:
+def check_free(out: Path, *, overwrite: bool, holds: str) -> None:
+    """Refuse a folder that is there, unless it is to be replaced and was exported.
+
+    Args:
+        out: the folder to write.
+        overwrite: whether it may be replaced.
+        holds: a file or folder that every folder of this kind has, and no checkpoint.
+
+    Raises:
+        OutputExistsError: it may not be replaced.
+    """
     if not out.exists():
         return
     if not overwrite:
         raise OutputExistsError(f"{out} already exists; choose another folder or pass --force")
-    if not (out / "config.json").is_file():
-        raise OutputExistsError(f"{out} exists and is not a model folder, so --force does not replace it")
+    if not ((out / "config.json").is_file() and (out / holds).exists()):
+        raise OutputExistsError(f"{out} exists and was not exported (no {holds} in it), so --force does not replace it")
 
 
 def config_to_export(checkpoint: Path, name: str | None = None) -> TokenizerConfig:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from daps_tokenizer import __version__
 from daps_tokenizer.config.generator import Condition, GeneratorConfig
-from daps_tokenizer.errors import ModelFileError, OutputExistsError
+from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.files import new_folder
 from daps_tokenizer.generator import Generator
 from daps_tokenizer.hub import GeneratorFolder
@@ -35,6 +35,7 @@ from daps_tokenizer.model.conditions import Conditions
 from daps_tokenizer.model.generators import CausalTransformer, FlowTransformer, build_generator, causal_step, flow_step
 from daps_tokenizer.model.transformer import Memory
 from daps_tokenizer.search.base import draw_uniform
+from export.folder import check_free
 from export.generator_card import generator_card
 from export.modules import FUSED
 from export.onnx_graphs import export_graph
@@ -144,8 +145,7 @@ def export_generator(
         ModelFileError: the checkpoint lacks a file or has a damaged one, or the graphs do not compute what torch does.
         ConfigError: ``config.json`` is not valid.
     """
-    if out.exists() and not (overwrite and (out / "config.json").is_file()):
-        raise OutputExistsError(f"{out} already exists; choose another folder, or pass --force to replace a generator")
+    check_free(out, overwrite=overwrite, holds="generator.onnx")
     try:
         config = GeneratorConfig.from_file(checkpoint / "config.json")
         record = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
@@ -404,27 +404,38 @@ def _compare(folder: GeneratorFolder, model: FlowTransformer | CausalTransformer
     Raises:
         ModelFileError: codes differ in more than one of a hundred, or log p by more than rounding.
     """
-    opened, config = Generator(folder, num_threads=1), folder.config
-    options: dict[str, Any] = {"guidance": 1.5, "temperature": 0.9, "conditions": _conditions_to_check(config)}
-    labels = config.labels[:1] or (None,)
+    for conditions in (None, _conditions_to_check(folder.config)) if folder.config.conditions else (None,):
+        _compare_given(conditions, Generator(folder, num_threads=1), model, checkpoint)
+
+
+def _compare_given(
+    conditions: Mapping[str, np.ndarray] | None,
+    opened: Generator,
+    model: FlowTransformer | CausalTransformer,
+    checkpoint: Path,
+) -> None:
+    config = opened.config
+    label = config.labels[0] if config.labels else None
+    is_guided = label is not None or any(each.guided for each in config.conditions if conditions)
+    options: dict[str, Any] = {"guidance": 1.5 if is_guided else 0.0, "temperature": 0.9, "conditions": conditions}
     steps = _SELF_CHECK_STEPS if config.kind == "flow" else None
-    drawn = opened.sample(labels[0], _SELF_CHECK_ITEMS, seed=0, steps=steps, **options).numpy()
-    expected = draw_with_torch(model, labels[0], _SELF_CHECK_ITEMS, seed=0, steps=steps, **options)
+    drawn = opened.sample(label, _SELF_CHECK_ITEMS, seed=0, steps=steps, **options).numpy()
+    expected = draw_with_torch(model, label, _SELF_CHECK_ITEMS, seed=0, steps=steps, **options)
     share = float((drawn != expected).mean())
     if share > 0.01:
         raise ModelFileError(f"{checkpoint}: the exported graph draws other codes than torch, a share of {share:.2f}")
     if isinstance(model, CausalTransformer):
         with torch.no_grad():
             numbers = torch.full((len(drawn),), config.no_label)
-            given = conditions_of(config, options["conditions"], (len(drawn),))
+            given = conditions_of(config, conditions, (len(drawn),))
             ours = model.log_prob(torch.tensor(drawn).long(), numbers, given).double().sum(1).numpy()
-        difference = float(np.abs(ours - opened.log_prob(drawn, conditions=options["conditions"])).max())
+        difference = float(np.abs(ours - opened.log_prob(drawn, conditions=conditions)).max())
         if not difference <= 1e-3 * config.num_tokens:
             raise ModelFileError(f"{checkpoint}: the exported graph's log p differs from torch's by {difference:.2g}")
 
 
-def _conditions_to_check(config: GeneratorConfig) -> dict[str, np.ndarray] | None:
-    """Some values of every condition but the last."""
+def _conditions_to_check(config: GeneratorConfig) -> dict[str, np.ndarray]:
+    """Some values of every condition."""
     random = np.random.default_rng(0)
 
     def values(condition: Condition) -> np.ndarray:
@@ -432,7 +443,7 @@ def _conditions_to_check(config: GeneratorConfig) -> dict[str, np.ndarray] | Non
             return random.integers(config.vocab_size, size=condition.size)
         return random.standard_normal(condition.size)
 
-    return {each.name: values(each) for each in config.conditions[:-1]} or None
+    return {each.name: values(each) for each in config.conditions}
 
 
 def conditions_of(

@@ -131,13 +131,14 @@ class Judge:
 
         features, classes = self.judge(self.classifier, images)
         moments = distances.Moments.of(features)
-        precision, recall = distances.precision_and_recall(features, self.real.features)
+        real = self.real.features[: len(images)]
+        precision, recall = distances.precision_and_recall(features, real)
         row = {
             "images": name,
             "count": len(images),
             "accuracy": None if labels is None else float((classes == labels).mean()),
             "frechet": distances.frechet_distance(moments, self.real.moments),
-            "kernel": distances.kernel_distance(features, self.real.features),
+            "kernel": distances.kernel_distance(features, real),
             "precision": precision,
             "recall": recall,
         }
@@ -156,8 +157,11 @@ class Judge:
         return row | others
 
 
-def generated(generator: Generator, count: int, **options: Any) -> tuple[np.ndarray, np.ndarray, float]:
-    """Codes (n, N), the labels that were asked for (n,), and seconds; as many of each label, ``count`` in all."""
+def generated(generator: Generator, count: int, **options: Any) -> tuple[np.ndarray, np.ndarray | None, float]:
+    """Codes (n, N), the labels that were asked for (n,), and seconds; as many of each label, ``count`` in all.
+
+    None in place of labels that the generator does not have.
+    """
     numbers = np.arange(count) % max(1, len(generator.labels))
     codes, seconds = [], 0.0
     for start in range(0, count, AT_ONCE):
@@ -167,7 +171,7 @@ def generated(generator: Generator, count: int, **options: Any) -> tuple[np.ndar
         drawn = generator.sample(labels, 1 if labels else len(part), seed=SEED + start, **options)
         seconds += time.perf_counter() - begun
         codes.append(drawn.numpy())
-    return np.concatenate(codes), numbers, seconds
+    return np.concatenate(codes), numbers if generator.labels else None, seconds
 
 
 def measure(
@@ -185,7 +189,7 @@ def measure(
         name = f"{generator.name}, guidance {generator.config.guidance:g}"
         row = judge.row(name, tokenizer.decode(codes), asked, samples_per_second=items / seconds)
         if generator.config.kind == "causal":
-            names = [generator.labels[number] for number in labels]
+            names = [generator.labels[number] for number in labels] if generator.labels else None
             row["bits_per_item"] = float(-generator.log_prob(greedy, names).mean() / math.log(2))
         rows.append(row | _defaults(generator))
         for option, value in _swept(generator):
@@ -211,7 +215,8 @@ def _defaults(generator: Generator) -> dict[str, Any]:
 
 def _swept(generator: Generator) -> list[tuple[str, Any]]:
     steps: list[tuple[str, Any]] = [("steps", steps) for steps in (10, 20, 40)]
-    guidance: list[tuple[str, Any]] = [("guidance", weight) for weight in (0.0, 1.0, 2.0, 4.0)]
+    weights = (0.0, 1.0, 2.0, 4.0) if generator.labels else ()
+    guidance: list[tuple[str, Any]] = [("guidance", weight) for weight in weights]
     return (steps if generator.config.kind == "flow" else []) + guidance
 
 
@@ -259,7 +264,7 @@ def write(folder: Path, content: dict[str, Any]) -> list[Path]:
         "against training images (10,000 for the Fréchet distance, as many as are generated for the others): not to be "
         "compared with FID, which is of Inception's. Nearest training image: root mean squared difference in grey "
         f"levels, of the first {_NEAREST_OF}. Bits an item: of greedy codes of the test images, given their label. "
-        "As many images of each class."
+        "As many generated images of each class; the real ones are spread evenly over the test set."
         + (_LITE_NOTE.format(reference=content["lite_reference"]) if content.get("lite_reference") else ""),
         "Sweeps, one option at a time, the others as above:",
         rows_of(content["sweeps"]),

@@ -18,10 +18,10 @@ import numpy as np
 
 from benchmarks.generate.command import AT_ONCE, SEED, Judge, generated
 from benchmarks.reports import STUDIES, report, show, table, with_command, write_report
-from daps_tokenizer import InputError, Tokenizer
+from daps_tokenizer import ConfigError, InputError, Tokenizer
 from daps_tokenizer.data.place import data_folder
 from daps_tokenizer.evaluation.metrics import EXACT_COPY_DB, psnr
-from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.files import sha256_of, write_bytes_atomically
 
 
 class Modelled:
@@ -52,16 +52,29 @@ class Modelled:
             items: images of each row.
 
         Raises:
+            ConfigError: the folder holds this tokenizer and generator, measured with other settings.
             DapsError: errors of training and export.
         """
         from daps_tokenizer.generator import Generator
         from export.generator import export_generator
+        from train.experiment import read_changed
         from train.generators.experiment import open_generator
         from train.loop import fit
 
+        asked = {
+            "settings": read_changed(config, changes)[0],
+            "samples": self.samples,
+            "items": items,
+            "classifier_epochs": judge.epochs,
+            "weights_sha256": self.tokenizer.config.weights_sha256,
+        }
         found = self.folder / f"{config.stem}.json"
         if found.is_file():
             known: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
+            if known.get("asked") != asked:
+                raise ConfigError(
+                    f"{found}: was measured with other settings; delete {self.folder} or name another --work"
+                )
             return known
         codes = [
             f"codes.folder={self.folder / 'codes'}",
@@ -77,14 +90,14 @@ class Modelled:
         decoded = tokenizer.decode(greedy)
         learned: dict[str, Any] = {"nats_per_code": record["validation"]["nats_per_code"]}
         if experiment.kind == "causal":
-            names = [generator.labels[number] for number in labels]
+            names = [generator.labels[number] for number in labels] if generator.labels else None
             learned["bits_per_item"] = float(-generator.log_prob(greedy, names).mean() / math.log(2))
         rows = [judge.row("reconstructions", decoded, labels, own=own, nearest=False)]
         rows[0]["psnr"] = float(np.minimum(psnr(real, decoded), EXACT_COPY_DB).mean())
-        for guidance in sorted({0.0, generator.config.guidance}):
-            drawn, asked, _ = generated(generator, items, guidance=guidance)
+        for guidance in sorted({0.0, generator.config.guidance if generator.labels else 0.0}):
+            drawn, drawn_labels, _ = generated(generator, items, guidance=guidance)
             title = f"{experiment.kind}, guidance {guidance:g}"
-            rows.append(judge.row(title, tokenizer.decode(drawn), asked, own=own, nearest=False) | learned)
+            rows.append(judge.row(title, tokenizer.decode(drawn), drawn_labels, own=own, nearest=False) | learned)
         result = {
             "tokenizer": self.name,
             "generator": experiment.kind,
@@ -95,6 +108,7 @@ class Modelled:
             "steps": experiment.steps,
             "batch_size": experiment.batch_size,
             "classifier_accuracy": judge.accuracy,
+            "asked": asked,
             "rows": rows,
         }
         write_bytes_atomically(found, (json.dumps(result, indent=1) + "\n").encode())
@@ -108,12 +122,12 @@ class Modelled:
 
 
 def _model_folder(model: str, folder: Path) -> Path | str:
-    """A checkpoint is exported first."""
+    """A checkpoint is exported first, under a name that says which weights it had."""
     from export.folder import export_folder
 
     if not (Path(model) / "training.json").is_file():
         return model
-    place = folder / "tokenizer"
+    place = folder / f"tokenizer-{sha256_of(Path(model) / 'model.safetensors')[:12]}"
     if not place.is_dir():
         export_folder(Path(model), place)
     return place
@@ -146,12 +160,13 @@ def write_modelling(folder: Path, name: str, content: dict[str, Any]) -> list[Pa
 
     ``content``: ``command``, ``machine``, ``items``, ``seed`` and the ``results`` of :meth:`Modelled.measure`.
     """
-    lines, shown, results = [], set[tuple[str, str]](), content["results"]
+    lines, shown, results = [], set[str](), content["results"]
     for found in results:
         for row in found["rows"]:
-            if (found["tokenizer"], row["images"]) in shown:  # reconstructions, once
-                continue
-            shown.add((found["tokenizer"], row["images"]))
+            if row["images"] == "reconstructions":  # of each tokenizer once
+                if found["tokenizer"] in shown:
+                    continue
+                shown.add(found["tokenizer"])
             cells = (
                 "–" if row.get(key) is None else format(row[key] * scale, form)
                 for key, (_, form, scale) in _COLUMNS.items()

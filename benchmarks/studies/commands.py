@@ -528,6 +528,8 @@ def masked(
     network = build_generator(folder.config).eval()
     if not isinstance(network, FlowTransformer):
         raise InputError(f"{name}: is {folder.config.kind}; only a flow draws codes in any order")
+    if not folder.config.labels:
+        raise InputError(f"{name}: has no labels, by which the classifier would judge what is drawn")
     load_weights(network, folder.path / "model.safetensors")
     torch.set_num_threads(1)
     tokenizer = Tokenizer.from_pretrained(tokenizer_name or folder.config.tokenizer.name, num_threads=1)

@@ -19,7 +19,8 @@ from torch import Tensor
 from benchmarks.generate.command import AT_ONCE, SEED, Judge
 from benchmarks.reports import report, table, write_report
 from daps_tokenizer import Tokenizer
-from daps_tokenizer.model.generators import FlowTransformer, choose, flow_step, guide, sharpen
+from daps_tokenizer.model.generators import FlowTransformer, flow_step, guide
+from daps_tokenizer.model.sampling import draw_by_cdf, sharpen
 
 _TEMPERATURE = torch.tensor(1.0)
 
@@ -58,7 +59,7 @@ def masked_codes(
         share = kept.float().mean()
         logits = network(rows, share.expand(len(rows)), labels.flatten()).float()
         probabilities = sharpen(guide(logits.unflatten(0, labels.shape), guidance), _TEMPERATURE)
-        drawn = torch.where(kept, codes, choose(probabilities, torch.rand(codes.shape, generator=random)))
+        drawn = torch.where(kept, codes, draw_by_cdf(probabilities, torch.rand(codes.shape, generator=random)))
         confidence = probabilities.gather(-1, drawn[..., None])[..., 0].log()
         gumbel = -torch.empty(codes.shape).exponential_(generator=random).log()
         confidence = (confidence + noise * (1 - (step + 1) / steps) * gumbel).masked_fill(kept, torch.inf)

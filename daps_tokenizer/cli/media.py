@@ -28,6 +28,8 @@ from daps_tokenizer.search.base import SearchResult
 from daps_tokenizer.tokenizer import Tokenizer
 
 _IMAGE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}  # the usual one first
+_MOST_PIXELS = {".webp": 16_383}  # a side, by the format; JPEG has 65,500, and larger ones of any kind serve nobody
+_MOST_PIXELS_OF_OTHERS = 65_500
 
 
 class Said(NamedTuple):
@@ -205,11 +207,32 @@ def image_file(image: np.ndarray, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
+def _gap(width: int) -> int:
+    return max(1, width // 16)
+
+
+def picture_size(count: int, image: Sequence[int], columns: int, suffix: str) -> tuple[int, int]:
+    """Height and width in pixels of a picture of ``count`` images (H, W, C) in columns, with a gap between them.
+
+    Raises:
+        InputError: larger than files with this suffix can be.
+    """
+    gap = _gap(image[1])
+    size = -(-count // columns) * (image[0] + gap) - gap, columns * (image[1] + gap) - gap
+    most = _MOST_PIXELS.get(suffix.lower(), _MOST_PIXELS_OF_OTHERS)
+    if max(size) > most:
+        raise InputError(
+            f"{count:,} images in {columns:,} columns are {size[1]:,}×{size[0]:,} pixels, and a {suffix} file has at "
+            f"most {most:,} a side; draw fewer, or write single files with -o FOLDER/"
+        )
+    return size
+
+
 def picture_of(images: np.ndarray, columns: int, suffix: str) -> bytes:
     """Images (n, H, W, C) uint8 row by row, with a white gap between them, as a file with this suffix."""
     count, height, width, channels = images.shape
-    gap, rows = max(1, width // 16), -(-count // columns)
-    picture = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
+    gap = _gap(width)
+    picture = np.full((*picture_size(count, images.shape[1:], columns, suffix), channels), 255, np.uint8)
     for number, image in enumerate(images):
         top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
         picture[top : top + height, left : left + width] = image

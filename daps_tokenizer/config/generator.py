@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +11,9 @@ from daps_tokenizer.config.checks import require, require_choice, require_positi
 from daps_tokenizer.config.reading import FORMAT_VERSION, StoredConfig
 
 GeneratorKind = Literal["flow", "causal"]
+
+MAX_STEPS = 10_000  # of a flow
+MAX_GUIDANCE = 1000.0  # far beyond use; logits times more than that leave float32
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class GeneratorConfig(StoredConfig):
 
     def __post_init__(self) -> None:
         require_choice("kind", self.kind, GeneratorKind)
-        require_positive("config", num_tokens=self.num_tokens, vocab_size=self.vocab_size, steps=self.steps)
+        require_positive("config", num_tokens=self.num_tokens, vocab_size=self.vocab_size)
         require(2 <= self.vocab_size <= 65536, f"vocab_size must be between 2 and 65536, not {self.vocab_size}")
         require(len(set(self.labels)) == len(self.labels), f"labels must differ: {', '.join(self.labels)}")
         names = [condition.name for condition in self.conditions]
@@ -115,10 +119,24 @@ class GeneratorConfig(StoredConfig):
         for condition in self.conditions:
             fits = not condition.codes or (self.book_size > 0 and condition.size == self.num_tokens)
             require(fits, f"condition {condition.name}: codes are {self.num_tokens}, and need a book_size")
-        for name in ("guidance", "temperature"):
-            require(getattr(self, name) >= 0, f"{name} must be at least 0, not {getattr(self, name)}")
+        check_defaults(steps=self.steps, guidance=self.guidance, temperature=self.temperature)
 
     @property
     def no_label(self) -> int:
         """The number that stands for codes of any class: one more than that of the last label."""
         return len(self.labels)
+
+
+def check_defaults(*, steps: object = 1, guidance: object = 0.0, temperature: object = 1.0) -> None:
+    """Refuse what a generator cannot draw with, where the caller does not say otherwise.
+
+    Raises:
+        ConfigError: a value out of range or of another type, with its name.
+    """
+    is_integer = isinstance(steps, int) and not isinstance(steps, bool)
+    require(is_integer and 1 <= steps <= MAX_STEPS, f"steps must be from 1 to {MAX_STEPS}, not {steps!r}")  # type: ignore[operator]
+    for name, value, most in (("guidance", guidance, MAX_GUIDANCE), ("temperature", temperature, math.inf)):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = is_number and 0 <= value <= most and math.isfinite(value)  # type: ignore[operator, arg-type]
+        limit = "" if most == math.inf else f" and at most {most:g}"
+        require(fits, f"{name} must be a finite number of at least 0{limit}, not {value!r}")

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from daps_tokenizer.config.generator import GeneratorConfig, TransformerConfig
 from daps_tokenizer.model.conditions import BookReader, ConditionEncoder, Conditions
+from daps_tokenizer.model.sampling import draw_by_cdf, invert_cdf, sharpen
 from daps_tokenizer.model.transformer import LAYER_NORM_EPS, Attention, FeedForward, Memory
 
 _TIME_CHANNELS = 128
@@ -230,19 +231,6 @@ def guide(logits: Tensor, guidance: Tensor) -> Tensor:
     return logits[0] + guidance * (logits[0] - logits[-1])
 
 
-def choose(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The first code whose cumulative probability passes the uniform number: (..., V) and (...) -> int64 (...)."""
-    cumulative = probabilities.cumsum(-1)
-    # Scaled by the last entry, so that rounding in the sum never pushes a draw past the last code.
-    below = cumulative <= uniform[..., None] * cumulative[..., -1:]
-    return below.float().sum(-1).long().clamp_max(probabilities.shape[-1] - 1)
-
-
-def sharpen(logits: Tensor, temperature: Tensor) -> Tensor:
-    """Probabilities of logits over a temperature; at temperature 0 the most probable code has all of it."""
-    return torch.softmax(logits / temperature.clamp_min(1e-6), dim=-1)
-
-
 def flow_step(
     network: FlowTransformer,
     codes: Tensor,
@@ -273,7 +261,7 @@ def flow_step(
     logits = guide(logits.reshape(labels.shape[0], *codes.shape, -1), guidance)
     jump = 1.0 / (steps - step).to(torch.float32)
     stays = F.one_hot(codes.long(), logits.shape[-1]).to(torch.float32)
-    return choose((1 - jump) * stays + jump * sharpen(logits, temperature), uniform)
+    return draw_by_cdf((1 - jump) * stays + jump * sharpen(logits, temperature), uniform)
 
 
 def causal_step(
@@ -303,7 +291,7 @@ def causal_step(
     rows = previous.expand(condition.shape[0], -1).reshape(-1)
     logits, memories = network.step(rows, position, condition.flatten(0, 1), past)
     guided = guide(logits.float().reshape(*condition.shape[:2], -1), guidance)
-    return choose(sharpen(guided, temperature), uniform), memories
+    return invert_cdf(guided, uniform, temperature), memories
 
 
 def _normalise(x: Tensor) -> Tensor:

@@ -46,15 +46,23 @@ class Settled(NamedTuple):
     passes: Tensor
 
 
-def invert_cdf(logits: Tensor, uniform: Tensor, temperature: Tensor) -> Tensor:
-    """The first code whose cumulative probability passes the uniform number; shapes as in :func:`choose_codes`."""
-    # The floor only keeps a branch that is not used finite when the temperature is 0.
-    probabilities = torch.softmax(logits / temperature.clamp_min(1e-6), dim=-1)
+def sharpen(logits: Tensor, temperature: Tensor) -> Tensor:
+    """Probabilities of logits (..., V) over a temperature; at 0 they are of the most probable code, or of near-ties."""
+    return torch.softmax(logits / temperature.clamp_min(1e-6), dim=-1)
+
+
+def draw_by_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The first code whose cumulative probability passes the uniform number: (..., V) and (...) -> int64 (...)."""
     cumulative = probabilities.cumsum(-1)
     # Scaling by the last entry instead of 1 means rounding in the sum can never push a draw past the last code.
     below = cumulative <= uniform[..., None] * cumulative[..., -1:]
     # Counted in float32, exact up to 2^24: integers are summed up to 27 times slower by ONNX Runtime.
-    return below.float().sum(-1).long().clamp_max(logits.shape[-1] - 1)
+    return below.float().sum(-1).long().clamp_max(probabilities.shape[-1] - 1)
+
+
+def invert_cdf(logits: Tensor, uniform: Tensor, temperature: Tensor) -> Tensor:
+    """A draw at the temperature; shapes as in :func:`choose_codes`."""
+    return draw_by_cdf(sharpen(logits, temperature), uniform)
 
 
 def most_probable(logits: Tensor, uniform: Tensor, temperature: Tensor) -> Tensor:

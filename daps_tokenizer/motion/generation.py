@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,6 +153,7 @@ def sample_motion(
     guidance: float | None = None,
     temperature: float | None = None,
     candidates: int = 8,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Codes:
     """Draw motion of a kind, or that does what a text says, along a path.
 
@@ -170,6 +171,7 @@ def sample_motion(
         num_samples: S, different motions, of each label.
         seed, guidance, temperature: as of :meth:`Generator.sample`.
         candidates: with a path, how many draws of each window are made; the one nearest to the path is kept.
+        on_progress: is told what share of the windows is drawn, in [0, 1].
 
     Returns:
         Codes (S, windows, N) of clips; (labels · S, windows, N) of a list, those of a label next to each other.
@@ -211,6 +213,8 @@ def sample_motion(
         drawn = np.concatenate([drawn.repeat(draws, axis=0), codes.numpy()[:, None]], axis=1)
         if follower is not None and draws > 1:
             drawn = follower.nearest(drawn, draws)
+        if on_progress:
+            on_progress((window + 1) / windows)
     starts = () if follower is None else follower.starts(0)
     return _codes_of(tokenizer, drawn, ClipLayout(frames, windows, 0, fps, starts))
 

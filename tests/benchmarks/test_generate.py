@@ -128,6 +128,8 @@ def test_generators_are_trained_on_codes_of_a_tokenizer_and_measured_once(
     measured.write_text(json.dumps(found | {"bits": 5}))
     assert CliRunner().invoke(main, command).exit_code == 0
     assert "a folder: 5 bits" in (tmp_path / "out" / "modelling_mnist.md").read_text()
+    others = CliRunner().invoke(main, [*command, "--items", "10"])
+    assert others.exit_code == 2 and "was measured with other settings" in others.output
     assert CliRunner().invoke(main, ["modelling", "--tokenizer", "nothing", *arguments]).exit_code == 2
 
 

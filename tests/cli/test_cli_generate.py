@@ -61,6 +61,9 @@ def test_motion_becomes_a_file_for_each_clip_or_one_gif() -> None:
     assert np.loadtxt("daps-h1-motion-uniform-1.csv", delimiter=",").shape == (32, 26)
     run_well("generate", "daps-h1-motion", "--uniform", "-n", 2, "--seed", 0, "-o", "walk.gif")
     assert Image.open("walk.gif").n_frames > 1
+    assert run_well("generate", "daps-h1-motion", "--uniform", "-o", "one.csv").stdout.startswith(
+        "uniform -> one.csv  1 item, daps-h1-motion"
+    )
 
 
 def test_a_generator_without_labels_says_so() -> None:
@@ -76,11 +79,30 @@ def test_labels_are_listed(flow: str) -> None:
 def test_what_cannot_be_drawn_gets_one_line(flow: str, model: str) -> None:
     assert refusal("generate", flow, "--label", "oval", "--model", model).endswith("labels are round, square")
     assert "random-flow draws codes of 'random-mnist', which is not built in; pass --model" in refusal("generate", flow)
-    assert refusal("generate", model).endswith("is a tokenizer; open it with Tokenizer.from_pretrained")
+    assert refusal("generate", model).endswith(
+        "is a tokenizer; open it with Tokenizer.from_pretrained, or draw codes of it with --uniform"
+    )
     assert "codes were made by random-mnist" in refusal("generate", flow, "--model", "daps-mnist")
     Path("there.png").touch()
     assert "already exists; pass --force" in refusal("generate", flow, "--model", model, "-o", "there.png")
     assert "expected a name that ends with .png" in refusal("generate", flow, "--model", model, "-o", "there.txt")
+    assert "guidance 2 needs a label" in refusal("generate", flow, "--guidance", 2, "-o", "codes.daps")
+    assert "leave out --label and -o" in refusal("generate", flow, "--labels", "--label", "round")
+    assert "leave out --model" in refusal("generate", model, "--uniform", "--model", "daps-mnist")
+
+
+def test_a_picture_that_its_format_cannot_hold_is_refused_before_anything_is_drawn(flow: str, model: str) -> None:
+    two_rows = ("generate", flow, "--label", "round", "--label", "square", "--model", model, "-n", 600)
+    told = "1,200 images in 600 columns are 17,399×57 pixels, and a .webp file has at most 16,383 a side"
+    assert told in refusal(*two_rows, "-o", "many.webp")
+    run_well(*two_rows, "-o", "many.png")
+    assert Image.open("many.png").size == (17_399, 57)
+
+
+def test_a_generator_whose_name_has_a_dot_keeps_it(flow: str, model: str) -> None:
+    Path("mine-1.5").symlink_to(flow)
+    assert "-> mine-1.5.png" in run_well("generate", "./mine-1.5", "-n", 1, "--model", model).stdout
+    assert Path("mine-1.5.png").is_file()
 
 
 def test_motion_by_a_text_and_a_path(monkeypatch: pytest.MonkeyPatch) -> None:

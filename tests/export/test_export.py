@@ -189,8 +189,11 @@ def test_a_folder_that_exists_is_replaced_only_by_force_and_only_if_it_is_a_mode
     assert result.exit_code == 2 and "already exists; choose another folder or pass --force" in result.output
     (tmp_path / "thesis.txt").write_text("years of work")
     result = run("onnx", random_mnist_checkpoint, tmp_path, "--force")
-    assert result.exit_code == 2 and "is not a model folder, so --force does not replace it" in result.output
+    assert result.exit_code == 2 and "was not exported (no onnx in it), so --force does not replace it" in result.output
     assert (tmp_path / "thesis.txt").exists()
+    result = run("onnx", random_mnist_checkpoint, random_mnist_checkpoint, "--force")
+    assert result.exit_code == 2 and "was not exported" in result.output
+    assert (random_mnist_checkpoint / "model.safetensors").is_file()
 
 
 def test_check_reports_agreement_on_the_images_that_are_named(random_mnist_folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from daps_tokenizer.config import config_from_dict
-from daps_tokenizer.config.generator import GeneratorConfig, GeneratorKind, TokenizerReference, TransformerConfig
+from daps_tokenizer.config.generator import (
+    GeneratorConfig,
+    GeneratorKind,
+    TokenizerReference,
+    TransformerConfig,
+    check_defaults,
+)
 from daps_tokenizer.data.place import data_folder
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.hub import open_model
@@ -84,6 +90,7 @@ class GeneratorExperiment:
         for key in self.defaults:
             if key not in ("steps", "guidance", "temperature"):
                 raise ConfigError(f"defaults: {key!r} is not known; known are steps, guidance and temperature")
+        check_defaults(**self.defaults)  # now, not after the codes were made
 
     def build_model(self) -> FlowTransformer | CausalTransformer:
         """The network, with random weights."""

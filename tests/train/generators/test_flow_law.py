@@ -73,6 +73,21 @@ def test_drawn_codes_have_the_law_of_the_steps() -> None:
 
 
 @pytest.mark.slow
+def test_the_law_is_that_of_the_scheduler_of_diffusers() -> None:
+    """Its steps are draws of another posterior, that of D3PM; both tend to the same law, and at 60 steps they agree."""
+    schedulers = pytest.importorskip("diffusers.schedulers.scheduling_discrete_ddim")
+    count, steps = 100_000, 60
+    scheduler = schedulers.DiscreteDDIMScheduler(num_inference_steps=steps)
+    random = torch.Generator().manual_seed(0)
+    codes = torch.randint(3, (count, 2), generator=random)
+    for step in range(steps):
+        logits = ExactPosterior()(codes, torch.full((count,), step / steps), torch.zeros(count))
+        codes = scheduler.step(logits, step, codes, temperature=1.0, generator=random).prev_sample
+    found = torch.bincount(codes[:, 0] * 3 + codes[:, 1], minlength=9) / count
+    assert distance(found, law_after(ExactPosterior(), steps)) < 0.01 < distance(found, torch.full((9,), 1 / 9)) / 10
+
+
+@pytest.mark.slow
 def test_a_trained_network_draws_from_the_law_of_its_data(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).choice(9, size=20_000, p=LAW.numpy())
     codes = STATES.numpy()[rows][:, None].astype(np.uint8)

@@ -19,9 +19,11 @@ from tests.paths import ROOT
 from train.__main__ import main
 from train.data import Dataset
 from train.experiment import read_changed
+from train.generators.base import GeneratorSettings
 from train.generators.codes import CodeItems, CodesConfig, open_codes
 from train.generators.experiment import GeneratorExperiment
 from train.loop import fit
+from train.methods.base import Batch
 from train.optimisation import OptimiserConfig
 
 NUM_TOKENS, VOCAB_SIZE = 4, 6
@@ -46,6 +48,20 @@ def toy_codes() -> Dataset:
     codes = rng.integers(0, 3, (64, 2, NUM_TOKENS)) + 3 * labels[:, None, None]
     items = CodeItems(codes.astype(np.uint8), labels)
     return Dataset(items, items, train_labels=labels, test_labels=labels, validation=items)
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.25, 2_300, 2_700), (1.0, 10_000, 10_000)])
+def test_class_dropout_hides_that_share_of_the_labels(
+    share: float, least: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = tiny_experiment("causal", settings=GeneratorSettings(class_dropout=share))
+    method = experiment.build_method(experiment.build_model())
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(method, "nats", lambda codes, labels, *_: seen.append(labels) or torch.zeros(codes.shape))
+    batch = Batch(torch.zeros(10_000, NUM_TOKENS, dtype=torch.long), torch.ones(10_000, dtype=torch.long))
+    method(batch, torch.Generator().manual_seed(0), 0.0)
+    assert set(seen[0].tolist()) <= {1, method.model.config.no_label}
+    assert least <= int((seen[0] == method.model.config.no_label).sum()) <= most
 
 
 @pytest.mark.parametrize("kind", ["flow", "causal"])
