@@ -91,6 +91,14 @@ def test_settings_that_cannot_be_are_refused_by_name() -> None:
         dataclasses.replace(tiny_experiment("flow"), kind="masked")
     with pytest.raises(ConfigError, match="defaults: 'top_k' is not known"):
         tiny_experiment("flow", defaults={"top_k": 3})
+    for default, message in (
+        ({"guidance": "high"}, "guidance must be a finite number of at least 0 and at most 1000, not 'high'"),
+        ({"guidance": float("inf")}, "guidance must be a finite number of at least 0 and at most 1000, not inf"),
+        ({"temperature": -1}, "temperature must be a finite number of at least 0, not -1"),
+        ({"steps": 1_000_000}, "steps must be from 1 to 10000, not 1000000"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            tiny_experiment("flow", defaults=default)
     with pytest.raises(ConfigError, match="hidden_size 15 is not a multiple"):
         TransformerConfig(hidden_size=15)
     with pytest.raises(ConfigError, match="a tokenizer and a dataset go together"):
