@@ -458,7 +458,7 @@ class Tokenizer:
             whole = backend.images(flat)
             return whole.reshape(*values.shape[:-2], *whole.shape[1:])
         step = max(1, _VALUES_PER_PIECE // math.prod(self.input_shape))
-        pieces = [backend.decode(flat[i : i + step]).reconstruction for i in range(0, len(flat), step)]
+        pieces = [backend.reconstruct(flat[i : i + step]) for i in range(0, len(flat), step)]
         return self._inputs.restore(np.concatenate(pieces).reshape(*values.shape[:-1], *self.input_shape), layout)
 
     def decode_to_pil(self, codes: AnyCodes) -> list[Image.Image]:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.gpu.record import Deadline, Record, reason_of
+from benchmarks.gpu.record import NO_TIME, Deadline, Record, reason_of
 from benchmarks.inputs import real_inputs
 from daps_tokenizer import LocalSearch, Tokenizer
 from daps_tokenizer.evaluation.timing import time_calls
@@ -47,13 +47,16 @@ def main(
     for model, backend, dtype in itertools.product(models, backends, dtypes):
         common: dict[str, Any] = {"model": model, "backend": backend, "device": device, "dtype": dtype}
         if deadline.passed:
-            record.add(common | {"reason": "no time was left"})
+            record.add(common | {"reason": NO_TIME})
             continue
         try:
             tok = Tokenizer.from_pretrained(model, backend=backend, device=device, dtype=dtype)  # type: ignore[arg-type]
             inputs, source = real_inputs(tok.config, max(batches))
             common |= {"info": tok.backend_info, "inputs": source}
             for batch in batches:
+                if deadline.passed:  # before the batch is prepared, which compiles
+                    record.add(common | {"batch": batch, "reason": NO_TIME})
+                    continue
                 for action, call in _calls(tok, inputs[:batch], search=search and batch <= 64).items():
                     if not deadline.passed:
                         timing = time_calls(call, batch=batch, seconds=seconds)

@@ -13,6 +13,8 @@ import click
 from benchmarks.latency.machine import describe_bench_machine
 from daps_tokenizer.files import write_bytes_atomically
 
+NO_TIME = "no time was left"
+
 
 class Record:
     """Rows of measurements, with the command and the machine."""

@@ -46,7 +46,7 @@ part() { # seconds, name, command: at most these seconds, and at most what is le
 
 doctor() { part 60 doctor python3 -m daps_tokenizer doctor; }
 parity() {
-    part 120 parity python3 -m benchmarks.gpu.parity --no-drawing --device "$device" --out "$results/parity.json" \
+    part 120 parity python3 -m benchmarks.gpu.parity --no-drawing --device "$device" --until 100 --out "$results/parity.json" \
         ${tiny_parity[@]+"${tiny_parity[@]}"}
 }
 calls() {
@@ -64,12 +64,12 @@ steps() {
 drawing() {
     local drawn=(--model daps-photo-256 --model daps-cifar10 --batch 1 --batch 64)
     [ -n "${DRY_RUN:-}" ] && drawn=("${tiny_parity[@]}")
-    part 60 drawing python3 -m benchmarks.gpu.parity --no-parity --device "$device" --out "$results/drawing.json" \
+    part 60 drawing python3 -m benchmarks.gpu.parity --no-parity --device "$device" --until 45 --out "$results/drawing.json" \
         "${drawn[@]}"
 }
 tests() {
     [ -n "${DRY_RUN:-}" ] && return
-    part 45 tests python3 -m pytest -q -p no:cacheprovider tests/backends/test_gpu.py tests/backends/test_triton_step.py
+    part 45 tests python3 -m pytest -q -p no:cacheprovider tests/backends/test_gpu.py
 }
 
 train_one() { # name, config, seconds: as CUDA graphs where these were measured to be faster

@@ -128,7 +128,7 @@ def _describe(
     psnr = None
     if config.modality == "image":
         seen = np.where(inputs > 127, 255, 0).astype(np.uint8) if config.likelihood.kind == "bernoulli" else inputs
-        psnr = float(image_metrics(seen, backend.decode(codes).reconstruction)["psnr"].mean())
+        psnr = float(image_metrics(seen, backend.reconstruct(codes))["psnr"].mean())
     return Measured(family, name, decodes, seconds / len(inputs), float(log_p.mean()), psnr)
 
 

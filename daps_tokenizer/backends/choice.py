@@ -6,6 +6,7 @@ Nothing heavy is imported to find out: on a machine without a GPU, PyTorch would
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -14,9 +15,24 @@ from daps_tokenizer.backends.plugins import find_plugin, is_hardware, plugin_dev
 from daps_tokenizer.errors import BackendError, first_line
 from daps_tokenizer.install import install_command
 
-# The two packages share their files, so that one breaks the other, and no extra of this package can take one away.
-ONNX_ON_CPU = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"
-ONNX_ON_GPU = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+
+
+def reinstall_onnxruntime(*, for_cuda: bool, installed: Sequence[str] = ()) -> str:
+    """The command that leaves one ONNX Runtime: the packages share their files, so that one breaks the other, and no
+    extra of this package can take one away.
+
+    Args:
+        for_cuda: whether that one is for NVIDIA GPUs.
+        installed: packages of it that are there.
+    """
+    names = " ".join(sorted({*_ONNX_RUNTIMES, *installed}))
+    return f"pip uninstall -y {names} && pip install " + (
+        "'onnxruntime-gpu[cuda,cudnn]'" if for_cuda else "onnxruntime"
+    )
+
+
+ONNX_ON_GPU = reinstall_onnxruntime(for_cuda=True)
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,7 @@ def _torch(device: str, gpu: Gpu | None) -> BackendOnDevice:
     if not missing and not version:
         missing = install_command("torch")
     if not missing and device == "cuda" and version.endswith("+cpu"):
-        missing = "it is built without CUDA; see pytorch.org"
+        missing = f"it is built without CUDA; install it for CUDA with {reinstall_torch()}"
     return BackendOnDevice("torch", device, installed, missing)
 
 
@@ -63,6 +79,11 @@ def _tensorrt(gpu: Gpu | None) -> BackendOnDevice:
         if version := _version(package):
             return BackendOnDevice("tensorrt", "cuda", f"{package} {version}", missing)
     return BackendOnDevice("tensorrt", "cuda", "", missing or install_command("tensorrt"))
+
+
+def reinstall_torch() -> str:
+    """The command where PyTorch is there, but for the CPU: pip keeps it unless it is removed first."""
+    return f"pip uninstall -y torch && {install_command('torch')}"
 
 
 def check_onnxruntime() -> None:
@@ -76,7 +97,7 @@ def check_onnxruntime() -> None:
 
         onnxruntime.get_available_providers()
     except (ImportError, AttributeError, OSError) as error:
-        command = ONNX_ON_CPU if find_gpu() is None else ONNX_ON_GPU
+        command = reinstall_onnxruntime(for_cuda=find_gpu() is not None)
         raise BackendError(
             f"ONNX Runtime cannot be used ({first_line(error)}); install it again with {command}"
         ) from error

@@ -173,6 +173,11 @@ class OnnxBackend:
         """Reconstruct from codes (B, N) or (B, rows, columns) int32; errors as of :meth:`encode`, for the decoder."""
         return join(Decoded, self._on_grids("decoder", Decoded._fields, {"codes": as_grid(self._folder.config, codes)}))
 
+    def reconstruct(self, codes: np.ndarray) -> np.ndarray:
+        """As the reconstruction of :meth:`decode`."""
+        parts = self._on_grids("decoder", ["reconstruction"], {"codes": as_grid(self._folder.config, codes)})
+        return np.concatenate([reconstruction for (reconstruction,) in parts])
+
     def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
         """Score given codes (B, N), with the ``k`` ≤ V best; errors as of :meth:`encode`, for ``onnx/scorer.onnx``."""
         self._folder.config.require_probabilities()

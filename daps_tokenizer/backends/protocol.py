@@ -71,6 +71,9 @@ class Backend(Protocol):
     def decode(self, codes: np.ndarray) -> Decoded:
         """Reconstruct from codes."""
 
+    def reconstruct(self, codes: np.ndarray) -> np.ndarray:
+        """The reconstruction alone: mean and variance, eight times its bytes, are not brought to the host."""
+
     def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
         """Score given codes (B, N), teacher-forced, in one parallel pass; UnsupportedError from a quantiser."""
 

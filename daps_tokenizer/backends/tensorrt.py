@@ -8,6 +8,7 @@ Not run on a GPU yet; docs/notes/gpu.md says what was checked without one.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from typing import Any
@@ -105,14 +106,29 @@ class TensorRTBackend:
 
         Grids that are longer than any block of a photograph are decoded in ONNX Runtime.
         """
+        if self._is_too_long(codes):
+            return self._others.decode(codes)
+        return join(Decoded, self._decode(codes, len(Decoded._fields)))
+
+    def reconstruct(self, codes: np.ndarray) -> np.ndarray:
+        """As the reconstruction of :meth:`decode`."""
+        if self._is_too_long(codes):
+            return self._others.reconstruct(codes)
+        return np.concatenate([reconstruction for (reconstruction,) in self._decode(codes, 1)])
+
+    def _is_too_long(self, codes: np.ndarray) -> bool:
+        """Of a grid that is not an item's own."""
+        is_grid = codes.ndim == 3 and codes.shape[1:] != own_grid(self._folder.config)
+        return is_grid and max(codes.shape[1:]) > LONGEST_SIDE
+
+    def _decode(self, codes: np.ndarray, count: int) -> list[list[np.ndarray]]:
+        """The first ``count`` parts of :class:`Decoded`, of each batch."""
         if codes.shape[1:] == own_grid(self._folder.config):
             codes = codes.reshape(len(codes), -1)
-        elif codes.ndim == 3 and max(codes.shape[1:]) > LONGEST_SIDE:
-            return self._others.decode(codes)
         with self._lock:
-            decoder = self._engines().decode
+            decode = self._engines().decode
             chunk = MAX_BATCH if codes.ndim == 2 else 1
-            return join(Decoded, [decoder(codes[rows]) for rows in slices(len(codes), chunk)])
+            return [decode(codes[rows], count) for rows in slices(len(codes), chunk)]
 
     def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
         """Score given codes in ONNX Runtime: one parallel pass, which is not what encoding waits for."""
@@ -150,15 +166,15 @@ class _Runner:
         results = self._encoders[size].run(fill(inputs, size), fill(uniform, size), temperature)
         return [array[: len(inputs)] for array in results]
 
-    def decode(self, codes: np.ndarray) -> list[np.ndarray]:
-        """Reconstruction, mean and variance of at most :data:`MAX_BATCH` items, or of one grid."""
+    def decode(self, codes: np.ndarray, count: int) -> list[np.ndarray]:
+        """The first ``count`` of reconstruction, mean and variance; at most :data:`MAX_BATCH` items, or one grid."""
         if codes.ndim == 3:
-            return list(self._decoder_of_grids(codes.shape).run(codes))
+            return list(itertools.islice(self._decoder_of_grids(codes.shape).run(codes), count))
         size = captured_size(len(codes))
         grids = as_grid(self.config, fill(codes, size))
         if size not in self._decoders:
             self._decoders[size] = RecordedDecoder(self, grids.shape, items=size)
-        return [array[: len(codes)] for array in self._decoders[size].run(grids)]
+        return [array[: len(codes)] for array in itertools.islice(self._decoders[size].run(grids), count)]
 
     def _decoder_of_grids(self, shape: tuple[int, ...]) -> RecordedDecoder:
         """Only the last is kept: all blocks of a photograph have one shape, and another photograph has another."""

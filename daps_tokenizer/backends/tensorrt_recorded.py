@@ -210,7 +210,7 @@ class RecordedDecoder:
             self._decoder.enqueue(addresses)
 
     def run(self, codes: np.ndarray) -> Iterator[np.ndarray]:
-        """Reconstruction, mean and variance of codes (B, rows, columns)."""
+        """Reconstruction, mean and variance of codes (B, rows, columns), each brought to the host when it is taken."""
         self._cuda.upload(np.ascontiguousarray(codes), self._buffers["codes"].address)
         self._graph.replay()
         types = {"reconstruction": self._reconstruction_type, "mean": np.float32, "variance": np.float32}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -85,15 +85,19 @@ class TiledBackend:
 
     def decode(self, codes: np.ndarray) -> Decoded:
         """Reconstruct tiles from codes (B · T, N), each next to its neighbours."""
-        wholes = self._decode_blocks(self._grids(codes), len(Decoded._fields))
+        wholes = self._decode_blocks(self._grids(codes), self._backend.decode)
         return Decoded(*(self._split(whole, self._tile) for whole in wholes))
+
+    def reconstruct(self, codes: np.ndarray) -> np.ndarray:
+        """As the reconstruction of :meth:`decode`."""
+        return self._split(self._reconstruct_blocks(self._grids(codes)), self._tile)
 
     def images(self, codes: np.ndarray) -> np.ndarray:
         """Codes (B · T, N) to whole images (B, H, W, C) uint8, in little more memory than these take."""
         height, width = self._layout.height, self._layout.width
         # Codes beyond the image count no further than they reach into it.
         rows, columns = (-(-size // cell) + self._reach for size, cell in zip((height, width), self._cell, strict=True))
-        (whole,) = self._decode_blocks(self._grids(codes)[:, :rows, :columns], 1)
+        whole = self._reconstruct_blocks(self._grids(codes)[:, :rows, :columns])
         return np.ascontiguousarray(whole[:, :height, :width])
 
     def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
@@ -108,14 +112,20 @@ class TiledBackend:
                     _place(whole[image], block, cells, (1, 1))
         return CellLikelihood(*(self._split(whole, self._side).reshape(len(codes), -1) for whole in found))
 
-    def _decode_blocks(self, grids: np.ndarray, count: int) -> list[np.ndarray]:
-        """Codes (B, rows, columns) to the first ``count`` parts of :class:`Decoded`, each whole images."""
+    def _reconstruct_blocks(self, grids: np.ndarray) -> np.ndarray:
+        return self._decode_blocks(grids, lambda codes: (self._backend.reconstruct(codes),))[0]
+
+    def _decode_blocks(
+        self, grids: np.ndarray, decode: Callable[[np.ndarray], Sequence[np.ndarray]]
+    ) -> list[np.ndarray]:
+        """Codes (B, rows, columns) to what ``decode`` gives of blocks, each part as whole images."""
         images, rows, columns = grids.shape
         shape = (images, rows * self._cell[0], columns * self._cell[1], self._channels)
-        wholes = [np.empty(shape, dtype) for dtype in (np.uint8, np.float32, np.float32)[:count]]
+        wholes: list[np.ndarray] = []
         for part in self._parts(grids):
-            decoded = self._backend.decode(_stack(grids, part))
-            for whole, array in zip(wholes, decoded[:count], strict=True):
+            decoded = decode(_stack(grids, part))
+            wholes = wholes or [np.empty(shape, array.dtype) for array in decoded]
+            for whole, array in zip(wholes, decoded, strict=True):
                 for (image, block), pixels in zip(part, array, strict=True):
                     _place(whole[image], block, pixels, self._cell)
         return wholes

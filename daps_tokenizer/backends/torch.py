@@ -5,6 +5,7 @@ NVIDIA GPUs what :mod:`daps_tokenizer.backends.torch_cuda` makes of it.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from daps_tokenizer.backends.torch_cuda import GpuEncoder
 from daps_tokenizer.errors import BackendError, first_line
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from daps_tokenizer.model.likelihoods import Moments
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
 from daps_tokenizer.model.sweep import whole_sweep
@@ -118,10 +120,19 @@ class TorchBackend:
     def decode(self, codes: np.ndarray) -> Decoded:
         """Reconstruct from codes (B, N) or (B, rows, columns) int32."""
         parts = []
-        for rows in slices(len(codes), grid_chunk(self.model.config, codes, self.device)):
-            moments = self.model.likelihood.moments(self.model.generative(self._tensor(codes[rows])))
+        for moments in self._moments(codes):
             parts.append(_arrays(self.model.to_input_units(moments.mean), moments.mean, moments.variance))
         return join(Decoded, parts)
+
+    @torch.inference_mode()
+    def reconstruct(self, codes: np.ndarray) -> np.ndarray:
+        """As the reconstruction of :meth:`decode`."""
+        parts = [_arrays(self.model.to_input_units(moments.mean))[0] for moments in self._moments(codes)]
+        return np.concatenate(parts)
+
+    def _moments(self, codes: np.ndarray) -> Iterator[Moments]:
+        for rows in slices(len(codes), grid_chunk(self.model.config, codes, self.device)):
+            yield self.model.likelihood.moments(self.model.generative(self._tensor(codes[rows])))
 
     @torch.inference_mode()
     def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:

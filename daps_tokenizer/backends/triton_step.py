@@ -32,6 +32,8 @@ _STAGES = {torch.float32: 1, torch.float16: 3, torch.bfloat16: 3}
 
 def reason_not_to_fuse(model: RecognitionModel) -> str:
     """What of a model the kernel cannot do, or an empty string."""
+    if model.code_books is not None:
+        return "its code books score the codes of a position"
     block = model.decoder_blocks[0]
     sizes = {
         "hidden size": block.feed_forward.up.in_features,

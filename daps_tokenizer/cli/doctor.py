@@ -6,12 +6,13 @@ import importlib.metadata
 import json
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from daps_tokenizer.backends import open_backend
-from daps_tokenizer.backends.choice import ONNX_ON_CPU, ONNX_ON_GPU, BackendOnDevice, runtimes
+from daps_tokenizer.backends.choice import BackendOnDevice, reinstall_onnxruntime, reinstall_torch, runtimes
 from daps_tokenizer.backends.gpus import NO_GPU, find_gpu
 from daps_tokenizer.cli.options import json_option
 from daps_tokenizer.errors import DapsError
@@ -41,13 +42,15 @@ def command(as_json: bool) -> None:
 def examine() -> dict[str, Any]:
     """What is installed, which packages clash, what works, what ``auto`` takes and why, and what fixes the rest."""
     gpu, packages = find_gpu(), _packages()
-    sharing = [name for name in packages if _OF_ONNX_RUNTIME.fullmatch(name)]
-    clash = f"{' and '.join(sharing)} write to one folder; what was installed last is used" if len(sharing) > 1 else ""
+    sharing = _sharing_a_folder()
+    clash = f"{' and '.join(sharing)} write to one folder; what was installed last is used" if sharing else ""
     tried = [_tried(runtime) for runtime in runtimes()]
     on_cpu = next(row for row in tried if (row["backend"], row["device"]) == ("onnx", "cpu"))
-    fix = [ONNX_ON_CPU if gpu is None else ONNX_ON_GPU] if clash or not on_cpu["works"] else []
+    fix = []
+    if clash or not on_cpu["works"]:
+        fix.append(reinstall_onnxruntime(for_cuda=gpu is not None, installed=sharing))
     if gpu is not None and not any(row["works"] and row["device"] != "cpu" for row in tried):
-        fix.append(install_command("torch"))
+        fix.append(_fix_torch(packages.get("torch", "")))
     capability = "" if gpu is None else "{}.{}".format(*gpu.compute_capability)
     return {
         "gpu": NO_GPU if gpu is None else f"{gpu.name}, compute capability {capability}, driver for CUDA {gpu.cuda[0]}",
@@ -59,14 +62,38 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _packages() -> dict[str, str]:
-    """What is installed of all that runs models, with versions."""
-    found: dict[str, str] = {}
+def _fix_torch(version: str) -> str:
+    """What makes PyTorch run on the GPU; where it is built for CUDA and fails, that is not a package of ours."""
+    if not version:
+        return install_command("torch")
+    if version.endswith("+cpu"):
+        return reinstall_torch()
+    return f"update the NVIDIA driver, or install the PyTorch that pytorch.org names for it: {version} fails, see above"
+
+
+def _distributions() -> Iterator[tuple[str, importlib.metadata.Distribution]]:
+    """What is installed of all that runs models, by normalised names (PEP 503)."""
     for distribution in importlib.metadata.distributions():
         name = re.sub(r"[-_.]+", "-", distribution.name or "").lower()
         if _PACKAGES.fullmatch(name):
-            found.setdefault(name, distribution.version)
+            yield name, distribution
+
+
+def _packages() -> dict[str, str]:
+    """Versions by name; of a package that is there twice, the one that is imported."""
+    found: dict[str, str] = {}
+    for name, distribution in _distributions():
+        found.setdefault(name, distribution.version)
     return dict(sorted(found.items()))
+
+
+def _sharing_a_folder() -> list[str]:
+    """The packages of ONNX Runtime that are in one folder; none where each has its own, as with pip's --target."""
+    by_folder: dict[str, set[str]] = {}
+    for name, distribution in _distributions():
+        if _OF_ONNX_RUNTIME.fullmatch(name):
+            by_folder.setdefault(str(distribution.locate_file("onnxruntime")), set()).add(name)
+    return sorted(next((names for names in by_folder.values() if len(names) > 1), set()))
 
 
 def _tried(runtime: BackendOnDevice) -> dict[str, Any]:

@@ -60,9 +60,9 @@ def _describe_installation() -> dict[str, Any]:
 
 
 def _backends() -> list[str]:
-    """What can run a model here, the fastest first, which is the one that ``--backend auto`` takes."""
+    """What is installed to run a model here, in the order in which ``--backend auto`` tries it."""
     found = [f"{r.backend} on {r.device} ({r.installed})" for r in runtimes() if not r.missing]
-    return [f"{line}{'; the default' if number == 0 else ''}" for number, line in enumerate(found)]
+    return [f"{line}{'; tried first' if number == 0 else ''}" for number, line in enumerate(found)]
 
 
 def _describe_codes(source: str) -> dict[str, Any]:

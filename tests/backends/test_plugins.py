@@ -5,6 +5,7 @@ WebGPU's plugin is tried where it is installed and Chromium's Vulkan is there: s
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from daps_tokenizer.backends import open_backend, plugins
-from daps_tokenizer.backends.gpus import find_gpu
+from daps_tokenizer.backends.choice import BackendOnDevice
+from daps_tokenizer.backends.gpus import Gpu, find_gpu
+from daps_tokenizer.cli import doctor
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import open_model
 from tests.paths import ROOT
@@ -70,7 +73,7 @@ def test_a_plugin_that_is_not_installed_names_the_extra(
     device: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plugins, "installed_plugins", lambda: ())
-    with pytest.raises(BackendError, match=rf"device '{device}' needs a plugin .* pip install .*\[{device}\]\"|or use"):
+    with pytest.raises(BackendError, match=rf"device '{device}' needs a plugin .* pip install .*\[{device}\]\""):
         open_backend(open_model("daps-mnist"), backend=backend, device=device, dtype="float32")
 
 
@@ -134,6 +137,13 @@ print(json.dumps({"exit_code": result.exit_code} | json.loads(result.stdout)))
 """
 
 
+def pretend_installed(folder: Path, package: str) -> None:
+    """What pip records of a package, without the package."""
+    record = folder / f"{package.replace('-', '_')}-1.2.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
+
+
 @pytest.fixture(scope="module")
 def healthy() -> dict[str, object]:
     found: dict[str, object] = json.loads(run(DOCTOR))
@@ -152,13 +162,37 @@ def test_doctor_says_what_works_here_and_why_auto_takes_it(healthy: dict[str, ob
 
 @without_gpu
 def test_doctor_finds_two_packages_in_one_folder_and_prints_the_command_that_mends_it(tmp_path: Path) -> None:
-    record = tmp_path / "onnxruntime_gpu-1.2.dist-info"
-    record.mkdir()
-    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.2\n")
+    packages = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino")
+    for package in packages:
+        pretend_installed(tmp_path, package)
     found = json.loads(run(DOCTOR, tmp_path))
-    assert found["clash"].startswith("onnxruntime and onnxruntime-gpu write to one folder")
+    assert found["clash"].startswith(f"{' and '.join(packages)} write to one folder")
     assert found["exit_code"] == 1
-    assert found["fix"] == ["pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"]
+    assert found["fix"] == [f"pip uninstall -y {' '.join(packages)} && pip install onnxruntime"]
+
+
+@without_gpu
+def test_doctor_leaves_two_packages_in_folders_of_their_own(tmp_path: Path) -> None:
+    pretend_installed(tmp_path, "onnxruntime-gpu")  # as pip install --target has it
+    found = json.loads(run(DOCTOR, tmp_path))
+    assert (found["clash"], found["fix"], found["exit_code"]) == ("", [], 0)
+    assert found["packages"]["onnxruntime-gpu"] == "1.2"
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        ("", r'^pip install .*\[torch\]"$'),
+        ("2.13.0+cpu", r'^pip uninstall -y torch && pip install .*\[torch\]"$'),
+        ("2.13.0", "^update the NVIDIA driver, or install the PyTorch that pytorch.org names for it: 2.13.0 fails"),
+    ],
+)
+def test_doctor_says_what_puts_pytorch_on_a_gpu(version: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_gpu", lambda: Gpu("NVIDIA H200", (9, 0), (13, 0)))
+    monkeypatch.setattr(doctor, "_packages", lambda: {"torch": version} if version else {})
+    monkeypatch.setattr(doctor, "runtimes", lambda: [BackendOnDevice("onnx", "cpu", "onnxruntime 1")])
+    (fix,) = doctor.examine()["fix"]
+    assert re.search(told, fix)
 
 
 @without_gpu

@@ -7,9 +7,12 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.paths import ROOT
+from tests.photographs import encode_image, write_tar
 
 SESSION, PIECES = ROOT / "benchmarks" / "gpu" / "session.sh", ROOT / "benchmarks" / "gpu" / "pieces.sh"
 
@@ -48,6 +51,24 @@ def test_the_session_measures_and_keeps_what_it_has(tmp_path: Path) -> None:
     eager, captured = rows["training"]
     assert captured["log_p"] == pytest.approx(eager["log_p"], rel=1e-2) and eager["median_ms"] > 0
     assert {row["codes_equal"] for row in rows["drawing"] if "codes_equal" in row} == {1.0}
+
+
+@pytest.mark.slow
+def test_the_session_trains_on_what_data_there_is_and_keeps_the_weights(tmp_path: Path) -> None:
+    data, out, rng = tmp_path / "data", tmp_path / "out", np.random.default_rng(0)
+    (data / "cifar10").mkdir(parents=True)
+    for name in ("photos256-train-0", "photos256-val"):
+        photos = {f"{n}.png": encode_image(rng.integers(0, 256, (256, 256, 3), np.uint8)) for n in range(4)}
+        write_tar(data / f"{name}.tar", photos)
+    for split in ("train", "test"):
+        mosaic = Image.fromarray(rng.integers(0, 256, (25 * 32, 40 * 32, 3), np.uint8))
+        mosaic.save(data / "cifar10" / f"{split}_0.webp", lossless=True, method=0)
+        np.save(data / "cifar10" / f"{split}_labels.npy", np.zeros(1000, np.uint8))
+    printed = run_session(out, DAPS_DATA=str(data), PARTS="train")
+    for name in ("photo", "cifar10"):
+        assert f"exit 0 of train {name}" in printed, printed
+        with tarfile.open(out / f"{name}.tar") as archive:
+            assert f"{name}/checkpoint/model.safetensors" in archive.getnames()
 
 
 def test_a_session_without_time_starts_no_part(tmp_path: Path) -> None:
