@@ -23,7 +23,7 @@ from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.backends.torch_cuda import LOOP_KINDS, LoopKind, draw_with, fused_choice
 from daps_tokenizer.errors import DapsError
 from daps_tokenizer.evaluation.timing import synthetic_inputs
-from daps_tokenizer.hub import ModelFolder, open_model
+from daps_tokenizer.hub import ModelFolder, built_in_models, open_model
 from daps_tokenizer.inputs import InputOptions
 from daps_tokenizer.modalities import open_modality
 from daps_tokenizer.model.passes import ChooseFromHidden, PassesDraw
@@ -69,6 +69,10 @@ def main(
 ) -> None:
     """Compare codes and time ways of drawing; a row that cannot be measured says why."""
     record, deadline = Record(out), Deadline(until)
+    for name in models:
+        if name not in built_in_models():  # as in the checkout of lean.sh
+            record.add({"model": name, "reason": "it is not in this checkout"})
+    models = tuple(name for name in models if name in built_in_models())
     if parity:
         for name in models:
             for row in _parity(open_model(name), items, _RUNTIMES if device == "cuda" else _ON_CPU, deadline):

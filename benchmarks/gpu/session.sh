@@ -9,7 +9,7 @@
 #
 # Its python needs PyTorch for CUDA with Triton, and this package's own dependencies; nothing is downloaded. Data for
 # training is in DAPS_DATA (default: shared/data). ONNX Runtime for CUDA can be brought as a wheel in pieces:
-# benchmarks/gpu/pieces.sh.
+# benchmarks/gpu/pieces.sh. Where the checkout is too large to travel: benchmarks/gpu/lean.sh.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 : "${OUT:?set OUT to the folder to write to}"

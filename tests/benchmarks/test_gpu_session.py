@@ -76,6 +76,24 @@ def test_a_session_without_time_starts_no_part(tmp_path: Path) -> None:
     assert printed.splitlines() == ["== doctor: no time was left", "== calls: no time was left"]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_a_lean_checkout_travels_and_the_whole_one_comes_back(tmp_path: Path) -> None:
+    subprocess.run(["git", "clone", "-q", "--shared", ROOT, tmp_path / "clone"], check=True)
+
+    def lean(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(tmp_path / "clone" / "benchmarks" / "gpu" / "lean.sh"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    pretrained = tmp_path / "clone" / "daps_tokenizer" / "pretrained"
+    assert lean("daps-nothing").stderr.startswith("error: daps-nothing: not in ")
+    assert float(lean("daps-photo-256", "daps-cifar10", "daps-mnist").stdout.removesuffix(" MiB\n")) < 60
+    assert sorted(path.name for path in pretrained.iterdir()) == ["daps-cifar10", "daps-mnist", "daps-photo-256"]
+    assert lean("back").returncode == 0 and (pretrained / "generators").is_dir()
+    (tmp_path / "clone" / "README.md").write_text("changed")
+    assert lean("daps-mnist").stderr == "error: commit or stash first; see git status\n"
+
+
 def pieces(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = ["bash", str(PIECES), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
