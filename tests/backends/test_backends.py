@@ -100,6 +100,8 @@ def test_reconstructions_scores_and_likelihoods_are_the_same(onnx: Backend, torc
     assert np.abs(ours.reconstruction.astype(int) - theirs.reconstruction).max() <= 1
     np.testing.assert_allclose(ours.mean, theirs.mean, atol=1e-5)
     np.testing.assert_allclose(ours.variance, theirs.variance, atol=1e-5)
+    for backend, decoded in ((torch_, ours), (onnx, theirs)):
+        np.testing.assert_array_equal(backend.reconstruct(codes(count)), decoded.reconstruction)
     ours, theirs = (backend.score(images(count), codes(count), 4) for backend in (torch_, onnx))
     np.testing.assert_allclose(ours.log_probs, theirs.log_probs, atol=1e-4)
     assert (ours.top_codes == theirs.top_codes).mean() > 0.999

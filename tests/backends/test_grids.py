@@ -76,6 +76,7 @@ def test_codes_without_a_place_in_an_image_are_one_row(backend: type) -> None:
     opened, config = backend.open(folder), folder.config
     codes = np.random.default_rng(0).integers(0, config.vocab_size, (2, config.num_tokens), dtype=np.int32)
     np.testing.assert_array_equal(opened.decode(codes[:, None]).mean, opened.decode(codes).mean)
+    np.testing.assert_array_equal(opened.reconstruct(codes[:, None]), opened.decode(codes).reconstruction)
     images = np.zeros((2, *config.input_shape), np.uint8)
     assert opened.likelihood(images, codes[:, None]).log_likelihood.shape == (2, 1, config.num_tokens)
 
@@ -83,8 +84,9 @@ def test_codes_without_a_place_in_an_image_are_one_row(backend: type) -> None:
 def test_tensorrt_leaves_grids_that_are_longer_than_its_engine_takes_to_onnx_runtime(onnx_: OnnxBackend) -> None:
     cuda: Any = None  # not reached
     codes = random_codes(1, 2, 300)
-    decoded = TensorRTBackend(FOLDER, onnx_, cuda, dtype="float16", info="").decode(codes)
-    np.testing.assert_array_equal(decoded.mean, onnx_.decode(codes).mean)
+    opened = TensorRTBackend(FOLDER, onnx_, cuda, dtype="float16", info="")
+    np.testing.assert_array_equal(opened.decode(codes).mean, onnx_.decode(codes).mean)
+    np.testing.assert_array_equal(opened.reconstruct(codes), onnx_.reconstruct(codes))
 
 
 def test_a_folder_that_an_earlier_version_exported_is_refused(tmp_path: Path) -> None:

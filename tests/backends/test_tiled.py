@@ -94,6 +94,7 @@ def test_tiles_are_decoded_as_the_network_decodes_the_whole_grid(
 ) -> None:
     codes = random_codes(8)  # two images
     decoded, images = tiled.decode(codes), tiled.images(codes)
+    np.testing.assert_array_equal(tiled.reconstruct(codes), decoded.reconstruction)
     for image in range(2):
         rows = slice(4 * image, 4 * image + 4)
         grid = as_grid(codes[rows].reshape(4, 12, 12), 2, 2)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from daps_tokenizer import BestOf, LocalSearch, Tokenizer
 from daps_tokenizer.backends.onnx import OnnxBackend
-from daps_tokenizer.backends.protocol import CellLikelihood, Decoded
+from daps_tokenizer.backends.protocol import CellLikelihood
 from daps_tokenizer.data.datasets import ArrayData, Data, open_data
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.evaluation.evaluate import BATCH, describe_protocol, evaluate, measure, ways_to_encode
@@ -53,9 +53,9 @@ class CountingBackend(OnnxBackend):
         super().__init__(*arguments, **options)
         self.calls: Counter[str] = Counter()
 
-    def decode(self, codes: np.ndarray) -> Decoded:
-        self.calls["decode"] += 1
-        return super().decode(codes)
+    def reconstruct(self, codes: np.ndarray) -> np.ndarray:
+        self.calls["reconstruct"] += 1
+        return super().reconstruct(codes)
 
     def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
         self.calls["likelihood"] += 1
@@ -68,7 +68,7 @@ def test_measuring_runs_each_graph_once(random_mnist_folder: Path) -> None:
     tok = Tokenizer(folder, backend)
     codes = tok.encode(digits(6))
     measure(tok, digits(6), codes)
-    assert isinstance(backend, CountingBackend) and backend.calls == {"likelihood": 1, "decode": 1}
+    assert isinstance(backend, CountingBackend) and backend.calls == {"likelihood": 1, "reconstruct": 1}
 
 
 def test_the_ways_to_encode_are_the_tokenizers_own(tok: Tokenizer) -> None:
