@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.reports import machine_lines, new_figure, png_of, report, table
+from daps_tokenizer.evaluation.metrics import psnr
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
@@ -31,7 +32,9 @@ from train.loop import step_generator
 from train.methods import Batch, build_method
 from train.optimisation import OptimiserConfig, Updates, apply_schedule, build_optimiser, clip_gradients
 
-KINDS = ("greedy", "sampled", "searched")
+# What is measured of a model: unit and decimals. PSNR is of greedy codes, all others are log p(x|z).
+MEASURES = {"greedy": ("nats", 1), "sampled": ("nats", 1), "searched": ("nats", 1), "PSNR": ("dB", 3)}
+OF_A_QUANTISER = ("greedy", "PSNR")  # it gives no other codes to draw or to try
 EVALUATION_BATCH = 100
 WARMUP_STEPS = 20
 SEARCH = CodeSearch(proposals=2)  # what users run by default
@@ -89,10 +92,17 @@ _PHOTO_STOCK = {
     "eta_initial": 4.0,
     "batch_norm": "frozen",
 }
+_COUNTERFACTUAL_PHOTOS = _GENTLE | {
+    "num_samples": 1,
+    "credit": "counterfactual",
+    "trust_region": "solved",
+    "kl_target": 0.003,
+}
+_SQUARED_ERRORS = {"squared_error_weight": 5.0}
 _PHOTOS = {
     "counterfactual": Way(
         "daps",
-        _GENTLE | {"num_samples": 1, "credit": "counterfactual", "trust_region": "solved", "kl_target": 0.003},
+        _COUNTERFACTUAL_PHOTOS,
         6e-4,
         16,
         "nothing: settings of photo_counterfactual_128.yaml, whose learning rate was chosen of 1.5e-4 and 6e-4",
@@ -105,7 +115,15 @@ _PHOTOS = {
         "nothing: settings of photo_compare, learning rate (5e-5, 1e-4) and ESS target (0.25, 0.4)",
     ),
     "global": Way("daps", _PHOTO_STOCK | {"credit": "global"}, 1e-4, 16, "as local"),
+    "counterfactual, squared errors": Way(
+        "daps",
+        _COUNTERFACTUAL_PHOTOS | _SQUARED_ERRORS,
+        6e-4,
+        16,
+        "nothing: settings of photo_closer_128.yaml",
+    ),
     "VQ-VAE": Way("vqvae", _QUANTISER, 3e-4, 16, "nothing"),
+    "VQ-VAE, squared errors": Way("vqvae", _QUANTISER | _SQUARED_ERRORS, 3e-4, 16, "nothing"),
     "FSQ": Way("fsq", {"batch_norm": "frozen"}, 3e-4, 16, "nothing"),
 }
 WAYS = {"cifar10": _CIFAR10, "photos": _PHOTOS}  # by dataset
@@ -185,19 +203,19 @@ def train_on(
 
 @torch.no_grad()
 def measure(model: Autoencoder, inputs: Tensor) -> dict[str, np.ndarray]:
-    """log p(x|z) in nats of each input (items,), by kind of codes: ``greedy``, ``sampled`` and ``searched``.
-
-    A quantiser has ``greedy`` codes alone: it gives no others to draw or to try.
-    """
+    """:data:`MEASURES` of each input, (items,): log p(x|z) of ``greedy``, ``sampled`` and ``searched`` codes, and
+    ``PSNR`` of greedy ones."""
     model.eval()
     generator = torch.Generator().manual_seed(0)
     draws = isinstance(model.recognition, RecognitionModel)
-    values: dict[str, list[Tensor]] = {kind: [] for kind in (KINDS if draws else KINDS[:1])}
+    values: dict[str, list[Tensor]] = {name: [] for name in (MEASURES if draws else OF_A_QUANTISER)}
     for part in inputs.split(EVALUATION_BATCH):
         x = model.standardise(part)
         context = model.recognition.context(x)
         uniform = torch.rand(len(x), model.config.num_tokens, generator=generator)
         greedy = sample_codes(model.recognition, context, uniform, 0.0).codes
+        mean = model.likelihood.moments(model.generative(greedy)).mean
+        values["PSNR"].append(torch.from_numpy(psnr(part.numpy(), model.to_input_units(mean).numpy())))
         if not draws:
             values["greedy"].append(model.log_likelihood(x, greedy).double())
             continue
@@ -228,14 +246,15 @@ def summarise(way: Way, found: list[Point]) -> dict[str, Any]:
 
 def write_text(title: str, content: dict[str, Any]) -> str:
     """The report for people: the last point of every run, the settings, what was tuned."""
+    columns = [f"{name}, {unit}" for name, (unit, _) in MEASURES.items()]
     rows = []
     for run in content["runs"]:
         last = run["curve"][-1]
         cells = [
-            f"{last[kind]:.1f} ({last[f'{kind}_gain']:+.1f} ± {last[f'{kind}_gain_error']:.1f})"
-            if kind in last
+            f"{last[name]:.{digits}f} ({last[f'{name}_gain']:+.{digits}f} ± {last[f'{name}_gain_error']:.{digits}f})"
+            if name in last
             else "–"
-            for kind in KINDS
+            for name, (_, digits) in MEASURES.items()
         ]
         rows.append((run["start"], run["way"], run["seed"], f"{last['seconds']:.0f}", f"{last['images']:,}", *cells))
     tuned = [
@@ -246,11 +265,11 @@ def write_text(title: str, content: dict[str, Any]) -> str:
     return report(
         title,
         content["commands"],
-        table(("start", "way", "seed", "CPU s", "images", *(f"{kind}, nats" for kind in KINDS)), rows),
-        f"Mean log p(x|z) of {content['items']} held-out items, and the gain over the start with the standard error of "
-        f"paired differences. All have equal processor time, one thread, {content['precision']}; evaluations and "
-        "reading of data are not counted. Searched: one sweep, two proposals. A quantiser with an encoder of its own "
-        "has greedy codes alone.",
+        table(("start", "way", "seed", "CPU s", "images", *columns), rows),
+        f"Mean log p(x|z), and PSNR of greedy codes, of {content['items']} held-out items, and the gain over the start "
+        "with the standard error of paired differences. All have equal processor time, one thread, "
+        f"{content['precision']}; evaluations and reading of data are not counted. Searched: one sweep, two "
+        "proposals. A quantiser with an encoder of its own has greedy codes alone.",
         table(("way", "learning rate", "batch", "what was tuned"), tuned),
         machine_lines((f"{run['way']} (seed {run['seed']})", run["machine"]) for run in content["runs"]),
         machine=None,
@@ -258,15 +277,16 @@ def write_text(title: str, content: dict[str, Any]) -> str:
 
 
 def plot(content: dict[str, Any]) -> bytes:
-    """Gain over the start against processor time, one panel for each kind of codes."""
-    figure = new_figure(5 * len(KINDS), 4)
+    """What was measured against processor time, one panel for each measure."""
+    figure = new_figure(5 * len(MEASURES), 4)
     colours = {way: f"C{number}" for number, way in enumerate(WAYS[content["dataset"]])}
-    for axes, kind in zip(figure.subplots(1, len(KINDS)), KINDS, strict=True):
+    for axes, (name, (unit, _)) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
         for run in content["runs"]:
             xs = [point["seconds"] / 60 for point in run["curve"]]
-            ys = [point.get(kind, math.nan) for point in run["curve"]]
+            ys = [point.get(name, math.nan) for point in run["curve"]]
             axes.plot(xs, ys, "o-", color=colours[run["way"]], label=f"{run['way']}, seed {run['seed']}")
-        axes.set(title=f"{kind} codes", xlabel="processor minutes", ylabel="log p, nats")
+        label = "log p" if unit == "nats" else "greedy codes"
+        axes.set(title=name, xlabel="processor minutes", ylabel=f"{label}, {unit}")
         axes.grid(alpha=0.3)
     axes.legend()
     return png_of(figure)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from benchmarks.__main__ import main
 from benchmarks.studies.autoregression import measure_autoregression
-from benchmarks.studies.controls import KINDS, WAYS, Point, plot, summarise, train_on, write_text
+from benchmarks.studies.controls import MEASURES, WAYS, Point, plot, summarise, train_on, write_text
 from daps_tokenizer.evaluation.timing import describe_machine
 from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.conftest import random_checkpoint
@@ -48,7 +48,7 @@ def test_every_way_starts_from_the_same_items_and_has_its_time(
     assert found == told and found[0].steps == 0 < found[1].steps < found[2].steps
     assert found[1].seconds >= 0.25 and found[2].seconds >= 0.5
     for point in found:
-        assert {kind: values.shape for kind, values in point.values.items()} == dict.fromkeys(KINDS, (8,))
+        assert {kind: values.shape for kind, values in point.values.items()} == dict.fromkeys(MEASURES, (8,))
         assert (point.values["searched"] >= point.values["greedy"]).all()
 
 
@@ -62,13 +62,13 @@ def test_a_quantiser_has_greedy_codes_alone(tmp_path: Path) -> None:
     )  # fmt: skip
     run = {"start": "k", "way": "VQ-VAE", "seed": 0, "machine": describe_machine()} | summarise(way, found)
     content = {"commands": ["c"], "dataset": "photos", "precision": "fp32", "items": 8, "runs": [run]}
-    assert [set(point.values) for point in found] == [{"greedy"}] * 2
+    assert [set(point.values) for point in found] == [{"greedy", "PSNR"}] * 2
     assert "| – | – |" in write_text("Ways", content) and plot(content).startswith(b"\x89PNG")
 
 
 def test_gains_are_paired_item_by_item() -> None:
-    start = {kind: np.array([0.0, 1000.0, 2000.0]) for kind in KINDS}
-    end = {kind: np.array([1.0, 1002.0, 2003.0]) for kind in KINDS}
+    start = {kind: np.array([0.0, 1000.0, 2000.0]) for kind in MEASURES}
+    end = {kind: np.array([1.0, 1002.0, 2003.0]) for kind in MEASURES}
     way = WAYS["cifar10"]["counterfactual"]
     run = summarise(way, [Point(0.0, 0, start), Point(60.0, 10, end)])
     last = run["curve"][-1]

@@ -180,6 +180,27 @@ def entropy_of(logits: Tensor) -> Tensor:
     return -(log_q.exp() * log_q).sum(-1)
 
 
+def reward_of(model: Autoencoder, x: Tensor, parameters: Tensor, log_p: Tensor, squared_error_weight: float) -> Tensor:
+    """R of each dimension, (B, *input_shape): log p(x|z) − ``squared_error_weight`` · (x − mean)².
+
+    log p counts errors by 1/(2 · variance), so little where the model is unsure; the weight counts them alike
+    everywhere. x and its mean are in standardised units.
+    """
+    if not squared_error_weight:
+        return log_p
+    return log_p - squared_error_weight * (x - model.likelihood.moments(parameters).mean).square()
+
+
+def check_squared_error_weight(weight: float) -> None:
+    """Refuse a weight of squared errors that is negative or not finite.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if not 0 <= weight < math.inf:
+        raise ConfigError(f"squared_error_weight must be finite and at least 0, not {weight}")
+
+
 def expand_samples(x: Tensor, num_samples: int) -> Tensor:
     """Repeat each item so that its K samples are next to each other: (B, ...) -> (B·K, ...)."""
     return x.repeat_interleave(num_samples, dim=0)

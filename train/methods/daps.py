@@ -36,8 +36,10 @@ from train.methods.base import (
     Losses,
     beta_schedule,
     check_batch_norm,
+    check_squared_error_weight,
     entropy_of,
     expand_samples,
+    reward_of,
     sum_neighbourhood,
 )
 from train.methods.counterfactual import (
@@ -92,8 +94,7 @@ class DAPSSettings:
         batch_norm: ``frozen`` keeps the running statistics, for runs that start from a trained model.
         start_sharpness: multiplies the logits once, when the run begins, which lowers the entropy of q.
         search: local search improves every sample before the samples are weighted.
-        squared_error_weight: w; R = log p(x|z) − w Σ (x − mean)² in standardised units, for both models. log p counts
-            errors by 1/(2 · variance), so little where the model is unsure; w counts them alike everywhere.
+        squared_error_weight: w; R = log p(x|z) − w Σ (x − mean)², for both models (:func:`base.reward_of`).
         rewards: further rewards by name and weight, added to log p(x|z) (see ``train/methods/rewards.py``);
             ``num_classes`` and ``reward_learning_rate`` are for those that learn classes.
     """
@@ -134,11 +135,9 @@ class DAPSSettings:
                 f"daps: ess_target {self.ess_target} of {self.num_samples} samples is at most 1, the least that an "
                 "effective sample size can be"
             )
-        if self.alternatives < 0 or not 0 <= self.squared_error_weight < math.inf:
-            raise ConfigError(
-                f"daps: alternatives and squared_error_weight must be at least 0, not {self.alternatives} and "
-                f"{self.squared_error_weight}"
-            )
+        if self.alternatives < 0:
+            raise ConfigError(f"daps: alternatives must be at least 0, not {self.alternatives}")
+        check_squared_error_weight(self.squared_error_weight)
         if self.squared_error_weight and self.search is not None:
             raise ConfigError("daps: a search has an objective of its own, so it takes no squared_error_weight")
         if self.credit == "counterfactual" and (self.search is not None or self.rewards):
@@ -198,12 +197,8 @@ class DAPS(PolicyMethod):
 
     def _reward(self, rollout: Rollout) -> Tensor:
         """R of each dimension, (B·K, *input_shape), with the gradient of the generative model."""
-        settings = self.settings
-        if not settings.squared_error_weight:
-            return rollout.log_p
-        mean = self.model.likelihood.moments(rollout.parameters).mean
-        squared_error = (expand_samples(rollout.x, settings.num_samples) - mean).square()
-        return rollout.log_p - settings.squared_error_weight * squared_error
+        x = expand_samples(rollout.x, self.settings.num_samples)
+        return reward_of(self.model, x, rollout.parameters, rollout.log_p, self.settings.squared_error_weight)
 
     def _weight_samples(self, batch: Batch, rollout: Rollout, reward: Tensor, beta: float) -> Losses:
         """L(θ) + L(η) of weighted samples, one weight for each or one for each of their codes (paper, Eq. 6 and 8)."""

@@ -20,7 +20,16 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import SampledCodes
-from train.methods.base import Batch, BatchNorm, Losses, Method, check_batch_norm, require_kind
+from train.methods.base import (
+    Batch,
+    BatchNorm,
+    Losses,
+    Method,
+    check_batch_norm,
+    check_squared_error_weight,
+    require_kind,
+    reward_of,
+)
 from train.processes import place, sum_of_all
 
 NEXT_CODES = 7  # the gap that sets α is the mean distance from the nearest code to the next 7, or all where V < 8
@@ -33,7 +42,7 @@ class VQVAESettings:
     ``commitment``: weight of the commitment loss. ``revive_every``: steps between revivals of codes that are used less
     than ``revive_below`` times their even share, 0 for never; revivals end at ``revive_until`` of the run.
     ``logit_gap``: the mean gap in nats between a code and the next 7 that the autoregressive head is scaled to.
-    ``batch_norm`` as DAPS's.
+    ``batch_norm`` and ``squared_error_weight`` as DAPS's.
     """
 
     commitment: float = 0.25
@@ -42,11 +51,13 @@ class VQVAESettings:
     revive_until: float = 0.7
     logit_gap: float = 2.0
     batch_norm: BatchNorm = "batch"
+    squared_error_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.commitment < 0 or self.revive_every < 0 or self.logit_gap <= 0:
             raise ConfigError("vqvae needs commitment and revive_every of at least 0 and a positive logit_gap")
         check_batch_norm(self.batch_norm)
+        check_squared_error_weight(self.squared_error_weight)
 
 
 class VQVAE(Method):
@@ -80,23 +91,27 @@ class VQVAE(Method):
             self.model.recognition.code_embedding.weight.zero_()
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float) -> Losses:
-        """−log p(x|z) per dimension + ‖sg(h) − C‖² + commitment · ‖h − sg(C)‖², means over all elements."""
+        """−R per dimension + ‖sg(h) − C‖² + commitment · ‖h − sg(C)‖², means over all elements.
+
+        R is log p(x|z), less squared errors where they have a weight.
+        """
         x = self.model.standardise(batch.inputs)
         h = self._hidden(x)
         codes = self._quantise(h)
         quantised = F.embedding(codes, self.model.generative.embedding.weight)
         parameters = self.model.generative.decode_embedded(h + (quantised - h).detach())
-        log_p = self.model.likelihood.log_prob(parameters, x).flatten(1)
+        log_p = self.model.likelihood.log_prob(parameters, x)
+        reward = reward_of(self.model, x, parameters, log_p, self.settings.squared_error_weight)
         codebook = (quantised - h.detach()).square().mean()
         commitment = (quantised.detach() - h).square().mean()
         if self.training:
             self._observe(h.detach(), codes, progress, generator)
         metrics = {
-            "log_p": log_p.sum(1).mean().detach(),
+            "log_p": log_p.flatten(1).sum(1).mean().detach(),
             "codebook_loss": codebook.detach(),
             "codes_in_batch": torch.tensor(float(codes.unique().numel())),
         }
-        return Losses(-log_p.mean() + codebook + self.settings.commitment * commitment, metrics)
+        return Losses(-reward.mean() + codebook + self.settings.commitment * commitment, metrics)
 
     def _hidden(self, x: Tensor) -> Tensor:
         recognition = self.model.recognition

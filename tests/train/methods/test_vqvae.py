@@ -190,6 +190,16 @@ def test_distillation_keeps_the_teacher_and_its_codes_and_makes_them_more_probab
     assert all(torch.equal(a, b) for a, b in zip(frozen, before, strict=True))
 
 
+@pytest.mark.parametrize("weight", [0.0, 2.5])
+def test_the_reward_may_count_squared_errors(weight: float) -> None:
+    method, inputs = vqvae(commitment=0.0, squared_error_weight=weight).eval(), images()
+    x = method.model.standardise(inputs)
+    values = method.model.cell_values(x, quantiser_codes(method, inputs))
+    reward = (values.log_likelihood - weight * values.squared_error).sum() / x.numel()
+    losses = method(Batch(inputs), torch.Generator(), 0.0)
+    torch.testing.assert_close(losses.total, losses.metrics["codebook_loss"] - reward, rtol=1e-4, atol=1e-5)
+
+
 # --- settings that make no sense
 
 
@@ -197,6 +207,8 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     for settings in ({"commitment": -1.0}, {"revive_every": -1}, {"logit_gap": 0.0}):
         with pytest.raises(ConfigError, match="commitment and revive_every of at least 0 and a positive logit_gap"):
             VQVAESettings(**settings)
+    with pytest.raises(ConfigError, match="squared_error_weight must be finite and at least 0, not -1"):
+        VQVAESettings(squared_error_weight=-1.0)
 
 
 def test_a_table_of_other_vectors_than_the_recognition_models_is_refused() -> None:
