@@ -26,7 +26,11 @@ from daps_tokenizer.evaluation.metrics import image_metrics, summarise
 from daps_tokenizer.evaluation.perceptual import Perceptual
 from daps_tokenizer.ways import Way, make_codes
 
-SEARCHES = {"local search": LocalSearch(), "local search, squared error": LocalSearch(objective="squared_error")}
+SEARCHES = {
+    "local search": LocalSearch(),
+    "local search, two sweeps": LocalSearch(sweeps=2),
+    "local search, squared error": LocalSearch(objective="squared_error"),
+}
 _PERCEPTUAL_BATCH = 20
 _CODES_AT_ONCE = 1024  # small images are measured in batches, as batches of them are what is fast
 

@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.quality.codecs import CODECS
 from benchmarks.quality.contact_sheet import Panel, choose_rows, draw_sheet
 from benchmarks.quality.measure import (
+    SEARCHES,
     Candidate,
     choose_images,
     measure_candidate,
@@ -196,7 +197,7 @@ def _text(name: str, content: dict[str, Any]) -> str:
         f"{'PSNR is the mean of each image. ' if images else ''}log p is in standardised units"
         f"{_in_the_papers_units(content)}. "
         "Perplexity and codes used are of all positions together. Best of n keeps the sample with the best log p; "
-        "local search makes one sweep with two proposals. Gains are over greedy codes of the same item.",
+        "local search makes one sweep or two, with two proposals. Gains are over greedy codes of the same item.",
         *([] if images else [_MOTION_NOTE]),
         *_worse(content),
     ]
@@ -215,7 +216,9 @@ def _in_the_papers_units(content: dict[str, Any]) -> str:
 
 def _worse(content: dict[str, Any]) -> list[str]:
     """Whether search ever made what it improves worse than greedy codes have it."""
-    objectives = {"local search": "log_p", "local search, squared error": "squared_error"}
+    objectives = {
+        way: "squared_error" if search.objective == "squared_error" else "log_p" for way, search in SEARCHES.items()
+    }
     counts = [
         f"{found['worse'][objectives[way]]} ({model}, {way})"
         for model, ways in content["results"].items()
