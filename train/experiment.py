@@ -44,7 +44,7 @@ class Experiment:
         start_from: a checkpoint folder whose weights the run starts from.
         aligned: whether an autoregressive recognition model begins with weights that let it read the input where a code
             belongs (``train/alignment.py``), of a run that starts from nothing.
-        precision: ``bf16`` runs matrix products in bfloat16 (autocast), weights stay float32.
+        precision: ``bf16`` runs matrix products in bfloat16 (autocast); weights and logits stay float32.
         validation_items: training items that are held out, the same for every run on this data. A run is then evaluated
             on them, and its test items are read by ``python -m train evaluate`` alone. 0 evaluates on test items.
         evaluate_every: steps between evaluations on ``evaluation_items`` of these items, spread evenly over them.

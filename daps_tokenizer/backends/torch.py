@@ -201,7 +201,7 @@ def _use_dtype(model: Autoencoder, dtype: torch.dtype) -> None:
             if isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
                 module.float().register_forward_pre_hook(to_float32)
                 module.register_forward_hook(to_dtype)
-    model.recognition.head.float().register_forward_pre_hook(to_float32)
+    model.recognition.head.float()
     if code_books is not None:  # their scores are logits too
         code_books.register_forward_pre_hook(to_float32)
         model.autoregressive.code_books = code_books

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from daps_tokenizer.config.generator import Condition
+from daps_tokenizer.model.transformer import full_precision
 
 
 class Conditions(NamedTuple):
@@ -73,7 +73,7 @@ class BookReader(nn.Module):
             books, write, frequency = (each.index_select(0, position[None]) for each in (books, write, frequency))
         pairs = torch.triu_indices(books.shape[-1], books.shape[-1], device=books.device)
         terms = torch.cat([books, books[..., pairs[0]] * books[..., pairs[1]]], dim=-1)
-        with _full_precision(hidden):
+        with full_precision(hidden):  # logits, as those of Head
             chosen = torch.einsum("rth,thq->rtq", hidden.float(), write)
             return torch.einsum("rtq,tvq->rtv", chosen, terms) + frequency
 
@@ -82,9 +82,3 @@ def standardised_books(table: Tensor, num_tokens: int) -> Tensor:
     """A tokenizer's code books (V, N · D) -> (N, V, D), each number with mean 0 and standard deviation 1."""
     books = table.T.unflatten(0, (num_tokens, -1)).transpose(1, 2).float()
     return (books - books.mean(1, keepdim=True)) / books.std(1, keepdim=True).clamp_min(1e-6)
-
-
-def _full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Autocast would round logits to bfloat16; where it is off, as in exports, nothing is to be said."""
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

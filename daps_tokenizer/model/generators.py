@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from daps_tokenizer.config.generator import GeneratorConfig, TransformerConfig
 from daps_tokenizer.model.conditions import BookReader, ConditionEncoder, Conditions
 from daps_tokenizer.model.sampling import draw_by_cdf, invert_cdf, sharpen
-from daps_tokenizer.model.transformer import LAYER_NORM_EPS, Attention, FeedForward, Memory
+from daps_tokenizer.model.transformer import LAYER_NORM_EPS, Attention, FeedForward, Head, Memory
 
 _TIME_CHANNELS = 128
 
@@ -73,7 +73,7 @@ class CodeTransformer(nn.Module):
             ConditionedBlock(config.network) for _ in range(config.network.num_layers)
         )
         self.head_modulation = nn.Linear(size, 2 * size)
-        self.head = nn.Linear(size, config.vocab_size)
+        self.head = Head(size, config.vocab_size)
         self.apply(_initialise)
         nn.init.normal_(self.positions, std=0.02)
         for layer in (self.condition, self.head_modulation):

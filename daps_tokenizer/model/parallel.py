@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import UnsupportedError
 from daps_tokenizer.model.recognition import Recognition
-from daps_tokenizer.model.transformer import EncoderBlock, layer_norm, sinusoidal_positions
+from daps_tokenizer.model.transformer import EncoderBlock, Head, layer_norm, sinusoidal_positions
 
 
 class ParallelEncoder(Recognition):
@@ -57,7 +57,7 @@ class FactorisedModel(ParallelEncoder):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__(config)
-        self.head = nn.Linear(config.recognition.hidden_size, config.vocab_size)
+        self.head = Head(config.recognition.hidden_size, config.vocab_size)
 
     def context(self, x: Tensor) -> Tensor:
         """Logits (B, N, V)."""
@@ -77,7 +77,7 @@ class NearestQuantiser(ParallelEncoder):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__(config)
-        self.head = nn.Linear(config.recognition.hidden_size, config.vocab_size)
+        self.head = Head(config.recognition.hidden_size, config.vocab_size)
 
     def quantise(self, context: Tensor) -> Tensor:
         """Hidden states (B, N, H) -> (B, N)."""
@@ -93,7 +93,7 @@ class LevelQuantiser(ParallelEncoder):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__(config)
         levels = config.recognition.levels
-        self.head = nn.Linear(config.recognition.hidden_size, len(levels))
+        self.head = Head(config.recognition.hidden_size, len(levels))
         basis = list(itertools.accumulate(levels[:-1], lambda product, level: product * level, initial=1))
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer("basis", torch.tensor(basis), persistent=False)

@@ -20,7 +20,15 @@ from torch.nn import functional as F
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.config.code_windows import Windows
 from daps_tokenizer.model.transform import CodeBooks
-from daps_tokenizer.model.transformer import DecoderBlock, EncoderBlock, Join, Memory, layer_norm, sinusoidal_positions
+from daps_tokenizer.model.transformer import (
+    DecoderBlock,
+    EncoderBlock,
+    Head,
+    Join,
+    Memory,
+    layer_norm,
+    sinusoidal_positions,
+)
 
 
 class PatchEmbedding(nn.Module):
@@ -118,7 +126,7 @@ class RecognitionModel(Recognition):
             DecoderBlock(*block) for _ in range(sizes.num_layers)
         )
         self.decoder_norm = layer_norm(sizes.hidden_size)
-        self.head = nn.Linear(sizes.hidden_size, config.vocab_size)
+        self.head = Head(sizes.hidden_size, config.vocab_size)
         self.code_books = CodeBooks(config) if config.transform is not None else None
         num_positions = self.input_embedding.num_positions // self.windows.per_item
         table_length = max(num_positions, self.windows.num_codes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,25 @@ class Memory(NamedTuple):
 
 # One position's own keys and values -> all that it may attend to. How earlier positions are kept is up to who draws.
 Join = Callable[[Memory], Memory]
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """No autocast on the device of x; where it is off, as in exports, nothing is to be said."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+class Head(nn.Linear):
+    """Hidden states -> logits, in the precision of its weights also under autocast.
+
+    Logits grow beyond 100, where bfloat16 has steps of 0.5 nats and more: policy search would draw from another policy,
+    and learn from another, than the one that is exported.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., H) -> (..., V)."""
+        with full_precision(input):
+            return super().forward(input if input.dtype == self.weight.dtype else input.to(self.weight.dtype))
 
 
 def sinusoidal_positions(length: int, size: int) -> Tensor:

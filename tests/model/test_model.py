@@ -16,8 +16,8 @@ from daps_tokenizer.errors import ModelFileError
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights, save_weights
 from daps_tokenizer.model.likelihoods import Bernoulli, ConstantGaussian, Gaussian
 from daps_tokenizer.model.sampling import SampledCodes, choose_codes, sample_codes
-from daps_tokenizer.model.transformer import Memory, attend_plainly, sinusoidal_positions
-from tests.settings import CIFAR10, IMAGENET256, LAFAN, MNIST, TINY_GRID, TINY_MLP, TINY_MOTION
+from daps_tokenizer.model.transformer import Head, Memory, attend_plainly, sinusoidal_positions
+from tests.settings import CIFAR10, IMAGENET256, LAFAN, MNIST, TINY_GRID, TINY_MLP, TINY_MOTION, of_kind
 
 LARGEST_UNIFORM = 1 - 2.0**-24  # the largest number that a float32 generator returns
 
@@ -337,3 +337,19 @@ def test_weights_of_another_model_are_refused(change: str, tmp_path: Path) -> No
     save_file(weights, path)
     with pytest.raises(ModelFileError, match=r"model\.safetensors: not the weights of tiny-mlp"):
         load_weights(random_model(TINY_MLP), path)
+
+
+# --- precision
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", "independent"])
+def test_logits_are_not_rounded_where_training_runs_in_bfloat16(kind: str) -> None:
+    model = random_model(of_kind(TINY_GRID, kind))
+    x, codes = random_inputs(TINY_GRID, 2), torch.zeros(2, TINY_GRID.num_tokens, dtype=torch.long)
+    seen: list[torch.Tensor] = []
+    model.recognition.head.register_forward_hook(lambda head, inputs, output: seen.extend((*inputs, output)))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model.recognition.logits(model.recognition.context(model.standardise(x)), codes)
+    head = model.recognition.head
+    assert isinstance(head, Head) and logits.dtype == seen[-1].dtype == torch.float32
+    torch.testing.assert_close(seen[-1], F.linear(seen[-2].float(), head.weight, head.bias), rtol=0, atol=1e-6)

@@ -166,6 +166,7 @@ def test_an_evaluation_is_the_mean_over_items_whatever_the_batches() -> None:
         ({"optimiser": {"schedule": "linear"}}, "schedule must be one of constant, cosine, not 'linear'"),
         ({"optimiser": {"learning_rate": -1.0}}, "learning_rate must be positive, not -1.0"),
         ({"optimiser": {"warmup_steps": -1}}, "warmup_steps must be at least 0, not -1"),
+        ({"optimiser": {"clip_norm": float("nan")}}, "clip_norm: expected a finite number, found nan"),
         ({"optimiser": {"final_fraction": 2.0}}, "final_fraction must be between 0 and 1, not 2.0"),
         ({"model": "nowhere.yaml"}, "nowhere.yaml: no such file; expected a model in YAML, its path relative to the"),
         ({"model": {"name": "x"}}, "model: key 'generative' is missing"),

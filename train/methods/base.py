@@ -71,8 +71,8 @@ class Learner(nn.Module, ABC):
     """What the loop trains: a model together with a loss. One instance per run; its buffers are in the checkpoint."""
 
     model: Any  # a module whose ``config`` has a name and can be written as JSON
-    # Whether all processes have the same generator, and each takes its share of what is drawn for the whole batch. Then
-    # several processes train as one does. Otherwise each process has a generator of its own.
+    # Whether all processes have the same generator, and each takes its share of what is drawn for the whole batch, so
+    # that an item's draws do not depend on their number. Otherwise each process has a generator of its own.
     draws_for_all: ClassVar[bool] = False
     # Whether all that it trains and serves is in the model, whose weights alone are averaged.
     can_be_averaged: ClassVar[bool] = True

@@ -87,7 +87,7 @@ class DAPSSettings:
         credit: ``global``, the paper's one weight per sample; ``local``, a weight per code from log p(x|z) summed over
             the 3 × 3 codes around it; ``counterfactual``, a better policy per code.
         trust_region: ``learned``, as in the paper, η follows its target by gradient descent from ``eta_initial`` with
-            ``eta_learning_rate``; ``solved``, η is found in every step.
+            ``eta_learning_rate``, which follows the run's schedule; ``solved``, η is found in every step.
         ess_target: effective sample size, as a share of K; for global and local credit.
         kl_target: KL(q* ‖ q) per code in nats; for counterfactual credit.
         alternatives: M, codes that are tried in place of each drawn one; for counterfactual credit.
@@ -120,17 +120,16 @@ class DAPSSettings:
     def __post_init__(self) -> None:
         require_choice("daps: credit", self.credit, Credit)
         require_choice("daps: trust_region", self.trust_region, TrustRegion)
-        least = 1 if self.credit == "counterfactual" else 2
-        if self.num_samples < least:
-            raise ConfigError(
-                f"daps: num_samples must be at least {least} with {self.credit} credit, not {self.num_samples}"
-            )
+        if self.credit == "counterfactual" and self.num_samples != 1:
+            raise ConfigError(f"daps: num_samples must be 1 with counterfactual credit, not {self.num_samples}")
+        if self.credit != "counterfactual" and self.num_samples < 2:
+            raise ConfigError(f"daps: num_samples must be at least 2 with {self.credit} credit, not {self.num_samples}")
         positive = (self.beta_initial, self.beta_final, self.eta_initial, self.start_sharpness, self.kl_target)
         if not all(0 < value < math.inf for value in positive) or not 0 < self.ess_target < 1:
             raise ConfigError(
                 "daps needs positive beta, eta, kl_target and sharpness, and an ess_target between 0 and 1"
             )
-        if self.ess_target * self.num_samples <= 1 and least == 2:
+        if self.credit != "counterfactual" and self.ess_target * self.num_samples <= 1:
             raise ConfigError(
                 f"daps: ess_target {self.ess_target} of {self.num_samples} samples is at most 1, the least that an "
                 "effective sample size can be"
@@ -146,6 +145,8 @@ class DAPSSettings:
         check_weights(self.rewards)
         if self.num_classes < 2 or self.reward_learning_rate <= 0:
             raise ConfigError("daps needs num_classes of at least 2 and a positive reward_learning_rate")
+        if not 0 <= self.eta_learning_rate < math.inf:
+            raise ConfigError(f"daps: eta_learning_rate must be at least 0, not {self.eta_learning_rate}")
 
 
 class DAPS(PolicyMethod):
@@ -222,8 +223,7 @@ class DAPS(PolicyMethod):
 
     def _improve_codes(self, rollout: Rollout, beta: float) -> Losses:
         """L(θ) + L(η) of counterfactual credit: at each position q moves to the better policy over the codes tried."""
-        settings, model = self.settings, self.model
-        x = expand_samples(rollout.x, settings.num_samples)
+        settings, model, x = self.settings, self.model, rollout.x
         log_q = rollout.logits.detach().log_softmax(-1)
         if self._groups is None:
             self._groups = on_device(groups_of_codes(model.config), x.device)

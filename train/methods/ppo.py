@@ -28,6 +28,7 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from train.methods.base import Batch, BatchNorm, Losses, check_batch_norm, entropy_of
 from train.methods.policy import PolicyMethod
+from train.processes import mean_of_all, place
 
 VALUE_HIDDEN_SIZE = 64
 
@@ -123,7 +124,7 @@ class PPO(PolicyMethod):
         surrogate = clipped_objective((rollout.log_q - old_log_q).exp(), advantage, settings.clip).mean()
         bonus = settings.beta / self.reward_scale.clamp_min(1e-3) * entropy_of(rollout.logits).sum(1).mean()
         if self.training:
-            self.divergence.copy_(divergence.detach())
+            self.divergence.copy_(mean_of_all(divergence.detach()))
         loss_theta = self.coefficient * divergence - surrogate - bonus / rollout.log_q.shape[1]
         loss_value = (value - rewards).square().mean()
         metrics = self.policy_metrics(rollout, settings.beta) | {
@@ -141,10 +142,11 @@ class PPO(PolicyMethod):
             self.behaviour.load_state_dict(self.model.recognition.state_dict())
 
     def _observe(self, rewards: Tensor) -> None:
-        """Follow mean and scale of the rewards; a batch that is not finite leaves no trace."""
-        mean = rewards.mean()
+        """Follow mean and scale of the rewards of all processes; a batch that is not finite leaves no trace."""
+        mean, count = mean_of_all(rewards.mean()), rewards.numel() * place()[1]
         share = 0.01 if self.reward_scale > 0 else 1.0
-        scale = rewards.std() if rewards.numel() > 1 else torch.ones_like(mean)
+        variance = mean_of_all((rewards - mean).square().mean()) * count / max(1, count - 1)
+        scale = variance.sqrt() if count > 1 else torch.ones_like(mean)
         if mean.isfinite() and scale.isfinite():
             self.reward_mean.lerp_(mean, share)
             self.reward_scale.lerp_(scale, share)

@@ -70,10 +70,13 @@ class ClassReward(Reward):
         """See :meth:`Reward.forward`.
 
         Raises:
-            ConfigError: the dataset has no labels.
+            ConfigError: the dataset has no labels, or more classes than the classifier.
         """
         if batch.labels is None:
             raise ConfigError("a class reward needs a dataset with labels")
+        largest, classes = int(batch.labels.max()), self.head.out_features
+        if largest >= classes:
+            raise ConfigError(f"num_classes is {classes}, but the dataset has the label {largest}")
         labels = batch.labels[:, None].expand(codes.shape[:2])
         logits = self.logits(codes.flatten(0, 1)).float().unflatten(0, codes.shape[:2])
         log_prob = logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0]

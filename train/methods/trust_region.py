@@ -2,7 +2,8 @@
 
 The paper learns η by gradient descent on (ESS − target)² (from 100 with learning rate 1e-3 in the authors' code): the
 target holds only after thousands of steps. But the effective sample size rises with η, and the KL divergence to the
-improved policy falls with it, so bisection finds η, and the target is met in every step. As in Corollary 1, the ESS of
+improved policy falls with it, so bisection finds η in every step. The target is met where some η meets it: a large β
+alone makes the weights nearly even, and then η is the least of its range. As in Corollary 1, the ESS of
 an item bounds how far its K weights w are from uniform: KL(w ‖ 1/K) ≤ −log(ESS/K). The target is that of the batch's
 mean ESS, as in Eq. 8, so single items may be further away than −log(target).
 """

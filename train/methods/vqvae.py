@@ -68,6 +68,7 @@ class VQVAE(Method):
     draws_for_all = True
     usage: Tensor
     recent: Tensor
+    num_recent: Tensor
     distance_gap: Tensor
 
     def __init__(self, model: Autoencoder, settings: VQVAESettings) -> None:
@@ -82,6 +83,7 @@ class VQVAE(Method):
         model.recognition.head.requires_grad_(False)
         self.register_buffer("usage", torch.zeros(table.shape[0]))
         self.register_buffer("recent", torch.zeros(1024, table.shape[1]))
+        self.register_buffer("num_recent", torch.tensor(0))
         self.register_buffer("distance_gap", torch.tensor(1.0))
 
     @torch.no_grad()
@@ -146,7 +148,9 @@ class VQVAE(Method):
             mine = (item % processes == number)[:, None]
             rows = sum_of_all(torch.where(mine, h[item // processes, position], 0.0))
             newest = torch.cat([rows, self.recent])[: self.recent.shape[0]]
-            self.recent.copy_(torch.where(rows.isfinite().all(), newest, self.recent))
+            is_finite = rows.isfinite().all()
+            self.recent.copy_(torch.where(is_finite, newest, self.recent))
+            self.num_recent.copy_((self.num_recent + count * is_finite).clamp_max(len(self.recent)))
         else:
             self.usage.fill_(1.0)  # too late to revive: count every code as used
         next_codes = min(NEXT_CODES, self.usage.shape[0] - 1)
@@ -161,7 +165,7 @@ class VQVAE(Method):
         if not self.settings.revive_every or (step + 1) % self.settings.revive_every:
             return
         dead = (self.usage < self.settings.revive_below * self.usage.mean()).nonzero()[:, 0]
-        order = torch.randperm(self.recent.shape[0], generator=generator, device=generator.device)
+        order = torch.randperm(int(self.num_recent), generator=generator, device=generator.device)
         chosen = order[: dead.shape[0]].to(self.recent.device)
         self.model.generative.embedding.weight[dead[: chosen.shape[0]]] = self.recent[chosen]
         self.usage.zero_()

@@ -1,5 +1,7 @@
 """Counterfactual credit against enumeration: the target is Eq. 5 restricted to the codes that were compared."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -158,15 +160,44 @@ def test_the_reward_counts_squared_errors_for_both_models(weight: float) -> None
     torch.testing.assert_close(losses.total - loss_eta, -expected.sum(1).mean(), rtol=1e-5, atol=1e-4)
 
 
+def test_alternatives_are_judged_by_the_running_statistics_which_the_one_training_decode_moves() -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(TINY_GRID)
+    norms = [part for part in model.generative.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    modes = []
+    norms[0].register_forward_hook(lambda module, inputs, output: modes.append(module.training))
+    method = DAPS(model, DAPSSettings(num_samples=1, credit="counterfactual")).train()
+    images = torch.randint(0, 256, (2, *TINY_GRID.input_shape), dtype=torch.uint8)
+    method(Batch(images), torch.Generator().manual_seed(0), 0.5)
+    assert modes[0] and not any(modes[1:]) and len(modes) > 2
+    assert all(norm.training and int(norm.num_batches_tracked) == 1 for norm in norms)
+
+
+@pytest.mark.parametrize(("kl_target", "sign"), [(1e-6, -1.0), (10.0, 1.0)], ids=["too far", "too near"])
+def test_a_learned_eta_grows_where_the_step_goes_too_far_and_falls_where_it_could_go_further(
+    kl_target: float, sign: float
+) -> None:
+    torch.manual_seed(0)
+    chosen = DAPSSettings(num_samples=1, credit="counterfactual", kl_target=kl_target, eta_initial=1.0)
+    method = DAPS(Autoencoder(TINY_GRID), chosen).train()
+    images = torch.randint(0, 256, (2, *TINY_GRID.input_shape), dtype=torch.uint8)
+    method(Batch(images), torch.Generator().manual_seed(0), 1.0).total.backward()
+    assert math.copysign(1.0, float(method.log_eta.grad)) == sign
+
+
 def test_settings_that_counterfactual_credit_cannot_use_are_refused() -> None:
+    with pytest.raises(ConfigError, match="num_samples must be 1 with counterfactual credit, not 8"):
+        DAPSSettings(credit="counterfactual")
+    with pytest.raises(ConfigError, match="eta_learning_rate must be at least 0, not -1"):
+        DAPSSettings(eta_learning_rate=-1.0)
     with pytest.raises(ConfigError, match="alternatives must be at least 0, not -1"):
-        DAPSSettings(credit="counterfactual", alternatives=-1)
+        DAPSSettings(num_samples=1, credit="counterfactual", alternatives=-1)
     with pytest.raises(ConfigError, match="squared_error_weight must be finite and at least 0, not nan"):
         DAPSSettings(squared_error_weight=float("nan"))
     with pytest.raises(ConfigError, match="a search has an objective of its own"):
         DAPSSettings(squared_error_weight=1.0, search=CodeSearch())
     with pytest.raises(ConfigError, match="no further rewards"):
-        DAPSSettings(credit="counterfactual", rewards={"class": 1.0})
+        DAPSSettings(num_samples=1, credit="counterfactual", rewards={"class": 1.0})
     with pytest.raises(ConfigError, match="trust_region must be one of learned, solved"):
         DAPSSettings(trust_region="fixed")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="alternatives must be less than the 16 codes, not 16"):

@@ -147,7 +147,7 @@ def test_the_effective_sample_size_bounds_the_step_as_corollary_1_says(
     logits, rewards = torch.tensor(outcomes, dtype=torch.float64).unbind(1)
     log_q = logits.log_softmax(0)
     weights = importance_weights(rewards, log_q, torch.tensor(eta), beta)
-    better = (log_q.exp() * weights) / (log_q.exp() * weights).sum()
+    better = ((rewards + eta * log_q) / (eta + beta)).softmax(0)  # Eq. 5
     rho = (log_q.exp() * weights).sum().square() / (log_q.exp() * weights.square()).sum()
     divergence = torch.special.xlogy(better, better / log_q.exp()).sum()
     assert float(divergence) <= -math.log(float(rho)) + 1e-9
@@ -238,17 +238,19 @@ def images(config: TokenizerConfig, count: int) -> Tensor:
 
 
 def losses_by_hand(method: DAPS, inputs: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-    """L(θ), L(φ), L(η) as in REFERENCE, one item and one code at a time."""
+    """L(θ), L(φ), L(η) as in REFERENCE, one item and one code at a time; R is log p less weighted squared errors."""
     model, count, local = method.model, method.settings.num_samples, method.settings.credit == "local"
     x = model.standardise(inputs)
     uniform = torch.rand(len(x) * count, model.config.num_tokens, generator=torch.Generator().manual_seed(9))
     context = model.recognition.context(x)
     codes = sample_codes(model.recognition, context, uniform).codes
     log_q = model.recognition.log_prob(context, codes)
-    log_p = model.likelihood.log_prob(model.generative(codes), x.repeat_interleave(count, 0))
-    rewards = log_p.detach().flatten(1).sum(1, keepdim=True)
+    parameters, x_of_samples = model.generative(codes), x.repeat_interleave(count, 0)
+    error = (x_of_samples - model.likelihood.moments(parameters).mean).square()
+    reward = model.likelihood.log_prob(parameters, x_of_samples) - method.settings.squared_error_weight * error
+    rewards = reward.detach().flatten(1).sum(1, keepdim=True)
     if local:
-        rewards = sum_neighbourhood(model.sum_cells(log_p.detach()), model.config.token_grid)
+        rewards = sum_neighbourhood(model.sum_cells(reward.detach()), model.config.token_grid)
     else:
         log_q = log_q.sum(1, keepdim=True)
     theta, sizes = torch.zeros(()), []
@@ -260,16 +262,19 @@ def losses_by_hand(method: DAPS, inputs: Tensor, beta: float) -> tuple[Tensor, T
             theta = theta - (w.detach() * q).sum() / len(x)
             sizes.append(1 / w.square().sum())
     eta = (torch.stack(sizes).mean() - method.settings.ess_target * count).square()
-    return theta, -log_p.flatten(1).sum(1).mean(), eta
+    return theta, -reward.flatten(1).sum(1).mean(), eta
 
 
+@pytest.mark.parametrize("weight", [0.0, 2.5])
 @pytest.mark.parametrize(
     ("config", "credit"),
     [(TINY_MLP, "global"), (TINY_GRID, "global"), (TINY_GRID, "local"), (TINY_MOTION, "global")],
     ids=lambda value: getattr(value, "name", value),
 )
-def test_the_loss_is_the_sum_of_three_and_each_moves_its_own_parameters(config: TokenizerConfig, credit: str) -> None:
-    method = tiny_daps(config, credit=credit)
+def test_the_loss_is_the_sum_of_three_and_each_moves_its_own_parameters(
+    config: TokenizerConfig, credit: str, weight: float
+) -> None:
+    method = tiny_daps(config, credit=credit, squared_error_weight=weight)
     inputs = images(config, 2)
     beta = beta_schedule(6.0, 0.01, 0.25)
     total = method(Batch(inputs), torch.Generator().manual_seed(9), 0.25).total

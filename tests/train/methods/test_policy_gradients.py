@@ -86,9 +86,17 @@ def test_the_policy_that_draws_stays_until_it_is_refreshed() -> None:
 def test_the_value_learns_to_predict_the_reward_and_does_not_move_the_policy() -> None:
     method = ppo()
     loss = method(images(), torch.Generator().manual_seed(0), 0.0)
-    gradients = torch.autograd.grad(loss.total, list(method.value.parameters()))
-    assert all(bool(gradient.any()) for gradient in gradients)
+    found = torch.autograd.grad(loss.total, list(method.value.parameters()))
     assert float(method.reward_scale) > 0 and math.isfinite(float(method.reward_mean))
+
+    method.eval()  # the scale of the rewards stays
+    rollout = method.rollout(images().inputs, torch.Generator().manual_seed(0))
+    rewards = (rollout.log_p.detach().flatten(1).sum(1) - method.reward_mean) / method.reward_scale
+    predicted = method.value(rollout.x).repeat_interleave(3, 0)[:, 0]
+    expected = torch.autograd.grad((predicted - rewards).square().mean(), list(method.value.parameters()))
+    for a, b in zip(found, expected, strict=True):
+        assert bool(b.any())
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("kind", ["autoregressive", "independent"])

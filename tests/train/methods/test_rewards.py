@@ -129,3 +129,5 @@ def test_a_reward_of_another_shape_and_classes_without_labels_are_refused() -> N
         rewards(labelled(), draw_codes())
     with pytest.raises(ConfigError, match="a class reward needs a dataset with labels"):
         ClassReward(TINY_MLP, 3, correct=False)(Batch(labelled().inputs), draw_codes())
+    with pytest.raises(ConfigError, match="num_classes is 2, but the dataset has the label 2"):
+        ClassReward(TINY_MLP, 2, correct=False)(labelled(), draw_codes())

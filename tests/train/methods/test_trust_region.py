@@ -1,4 +1,4 @@
-"""η solved in every step: the target is met, and Corollary 1 holds."""
+"""η solved in every step: the target is met where some η meets it."""
 
 import math
 
@@ -17,9 +17,7 @@ from train.methods.trust_region import solve_eta
 
 @given(seed=st.integers(0, 10_000), share=st.floats(0.3, 0.9), beta=st.floats(1e-3, 1.0))
 @settings(max_examples=100, deadline=None)
-def test_the_effective_sample_size_meets_its_target_and_corollary_1_bounds_the_step(
-    seed: int, share: float, beta: float
-) -> None:
+def test_the_effective_sample_size_meets_its_target(seed: int, share: float, beta: float) -> None:
     num_samples = 8
     generator = torch.Generator().manual_seed(seed)
     rewards = 50 * torch.randn(16, num_samples, generator=generator, dtype=torch.float64)
@@ -30,10 +28,6 @@ def test_the_effective_sample_size_meets_its_target_and_corollary_1_bounds_the_s
 
     weights = importance_weights(rewards, log_q, eta, beta)
     assert float(effective_sample_size(weights)) == pytest.approx(target, abs=1e-3)
-    # KL(q* ‖ q) of the K samples, as the weights estimate it, against −log ESS / K of each item.
-    kl = torch.special.xlogy(weights, weights * num_samples).sum(-1)
-    ess = 1 / weights.square().sum(-1)
-    assert (kl <= -(ess / num_samples).log() + 1e-9).all()
 
 
 @pytest.mark.parametrize("credit", ["global", "local"])
@@ -57,6 +51,15 @@ def test_where_no_eta_moves_the_policy_too_far_the_least_is_returned() -> None:
     never, always = (lambda eta: torch.tensor(False)), (lambda eta: torch.tensor(True))
     assert float(solve_eta(never, torch.zeros(1))) == pytest.approx(math.exp(-7), rel=1e-3)
     assert float(solve_eta(always, torch.zeros(1))) == pytest.approx(math.exp(18), rel=1e-3)
+
+
+def test_with_a_large_beta_weights_are_more_even_than_the_target_and_eta_is_the_least() -> None:
+    torch.manual_seed(0)
+    chosen = DAPSSettings(num_samples=8, credit="local", trust_region="solved", beta_initial=50.0)
+    images = torch.randint(0, 256, (4, *TINY_GRID.input_shape), dtype=torch.uint8)
+    found = DAPS(Autoencoder(TINY_GRID), chosen)(Batch(images), torch.Generator().manual_seed(0), 0.0).metrics
+    assert float(found["ess"]) > 0.33 * 8 + 0.1
+    assert float(found["eta"]) == pytest.approx(math.exp(-7), rel=1e-3)
 
 
 def test_a_target_below_one_sample_cannot_be_met_and_is_refused() -> None:

@@ -164,6 +164,16 @@ def test_hidden_states_of_small_batches_fill_the_store_that_codes_are_revived_fr
     assert method.recent.any(1).all()
 
 
+def test_before_the_store_is_full_codes_are_revived_from_what_is_in_it() -> None:
+    method, inputs = vqvae(revive_every=1, revive_below=0.5), images()
+    method(Batch(inputs), torch.Generator(), 0.0)
+    method.usage.fill_(10.0)
+    method.usage[[2, 7]] = 0.0
+    recent = hidden(method, inputs).flatten(0, 1)
+    method.after_step(0, torch.Generator())
+    assert all((row == recent).all(1).any() for row in method.model.generative.embedding.weight[[2, 7]])
+
+
 def test_late_in_a_run_no_code_is_revived() -> None:
     method = vqvae(revive_every=1, revive_below=0.5, revive_until=0.7)
     before = method.model.generative.embedding.weight.detach().clone()
