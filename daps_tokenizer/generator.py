@@ -136,13 +136,14 @@ class Generator:
                 option that is out of range or not for this kind of generator.
         """
         check_integer("num_samples", num_samples, least=1)
+        if seed is not None:
+            check_integer("seed", seed, least=0)
         wanted = list(label) if isinstance(label, Sequence) and not isinstance(label, str) else [label]
         if not wanted:
             raise InputError("label: an empty list; expected at least one label, or None for codes of any class")
         known = [self._number(each) for each in wanted]
-        is_guided = label is not None or any(
-            each.guided and each.name in (conditions or {}) for each in self.conditions
-        )
+        given = _mapping(conditions)
+        is_guided = label is not None or any(each.guided and each.name in given for each in self.conditions)
         weight = self.config.guidance if guidance is None else guidance
         check_number("guidance", weight, most=MAX_GUIDANCE)
         if guidance is not None and weight > 0 and not is_guided:
@@ -160,7 +161,7 @@ class Generator:
             uniform = draw_uniform(rows, seed)
         numbers = np.repeat(known, num_samples)
         any_class = np.full_like(numbers, self.config.no_label)
-        values = self._conditions(conditions, len(numbers))
+        values = self._conditions(given, len(numbers))
         asked = np.stack([numbers, any_class]) if weight > 0 and is_guided else numbers[None]
         values = {name: np.stack([value] * len(asked)) for name, value in values.items()}
         if "known" in values:
@@ -227,7 +228,7 @@ class Generator:
         Raises:
             InputError: one that the generator does not have, or values of another shape, or not finite, or no codes.
         """
-        given = given or {}
+        given = _mapping(given)
         names = [each.name for each in self.conditions]
         for name in given:
             if name not in names:
@@ -364,3 +365,9 @@ class _Graphs:
             raise ModelFileError(
                 f"{path}: ONNX Runtime cannot load it ({first_line(error)}); export the generator again"
             ) from error
+
+
+def _mapping(conditions: Mapping[str, np.ndarray] | None) -> Mapping[str, np.ndarray]:
+    if conditions is not None and not isinstance(conditions, Mapping):
+        raise InputError(f"conditions must be a mapping of names to values, not {type(conditions).__name__}")
+    return conditions or {}

@@ -187,7 +187,7 @@ def _find(
     built_in = built_in_generators() if kind is GeneratorConfig else built_in_models()
     name = str(name_or_path)
     is_path = isinstance(name_or_path, Path) or name.startswith(".") or Path(name).is_absolute()
-    if is_path or ((os.sep in name or "/" in name) and _is_folder(Path(name))):
+    if is_path or ((os.sep in name or "/" in name) and os.path.exists(name)):  # noqa: PTH110 - Path.exists may raise
         _refuse_revision(revision, f"{name} is a folder")
         return Path(name), "folder"
     if name in built_in:

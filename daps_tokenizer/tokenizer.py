@@ -17,7 +17,7 @@ from daps_tokenizer.backends.protocol import Backend
 from daps_tokenizer.backends.tiled import TiledBackend, can_be_one_grid
 from daps_tokenizer.checks import check_integer, check_number
 from daps_tokenizer.codes.codes import Codes
-from daps_tokenizer.codes.layouts import ClipLayout, TileLayout
+from daps_tokenizer.codes.layouts import FARTHEST, ClipLayout, TileLayout
 from daps_tokenizer.codes.model_codes import ModelCodes
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.errors import BackendError, InputError
@@ -479,6 +479,8 @@ class Tokenizer:
         fps = layout.fps if isinstance(layout, ClipLayout) else self.config.motion.fps  # type: ignore[union-attr]
         flat = poses.reshape(-1, *poses.shape[-2:])
         robot = robot_of(self.config)
+        # A reconstruction of a clip at the end of the range of places may lie a little beyond it.
+        np.clip(flat[..., :3], -FARTHEST, FARTHEST, out=flat[..., :3])
         return [
             Clip(clip, fps, f"clip {number} of the decoded", robot=robot) for number, clip in enumerate(flat, start=1)
         ]

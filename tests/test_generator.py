@@ -138,6 +138,10 @@ def test_what_cannot_be_drawn_is_refused(flow: Generator, causal: Generator) -> 
         flow.sample("round", guidance=1e38)
     with pytest.raises(InputError, match="guidance 2 needs a label or a condition"):
         flow.sample(guidance=2)
+    with pytest.raises(InputError, match="seed must be an integer"):
+        causal.sample("round", 2, seed=[1, 2])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="conditions must be a mapping of names to values, not int"):
+        causal.sample("round", conditions=3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="label: an empty list"):
         flow.sample([])
     for many in (10**12, 10**20):

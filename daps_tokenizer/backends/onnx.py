@@ -99,8 +99,8 @@ class OnnxBackend:
             raise BackendError(f"backend 'onnx' knows no device {device!r}; accepted are {accepted}")
         if dtype != "float32":
             raise BackendError(f"backend 'onnx' has no dtype {dtype!r}; accepted is float32")
-        if num_threads is not None and num_threads < 1:
-            raise BackendError(f"num_threads must be at least 1, not {num_threads}")
+        if num_threads is not None and (not isinstance(num_threads, int) or num_threads < 1):
+            raise BackendError(f"num_threads must be an integer of at least 1, not {num_threads!r}")
         if plugin is not None:
             opened = cls(
                 folder,

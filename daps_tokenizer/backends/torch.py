@@ -69,8 +69,8 @@ class TorchBackend:
             raise BackendError(f"backend 'torch' knows no device {device!r}; accepted are {', '.join(_DEVICES)}")
         if dtype not in _DTYPES:
             raise BackendError(f"backend 'torch' has no dtype {dtype!r}; accepted are {', '.join(_DTYPES)}")
-        if num_threads is not None and num_threads < 1:
-            raise BackendError(f"num_threads must be at least 1, not {num_threads}")
+        if num_threads is not None and (not isinstance(num_threads, int) or num_threads < 1):
+            raise BackendError(f"num_threads must be an integer of at least 1, not {num_threads!r}")
         if device == "cuda" and not torch.cuda.is_available():
             raise BackendError("device 'cuda' cannot be used: PyTorch finds no NVIDIA GPU here; use device='cpu'")
         if num_threads is not None:

@@ -81,7 +81,7 @@ class _Commands(OneLineErrors):
 
     def explain(self, error: OSError) -> str:
         """What could not be printed, since files have errors of their own; click has caught a broken pipe."""
-        return str(standard_output_error(error))
+        return str(standard_output_error(error) if error.strerror else error)
 
 
 def _is_input(argument: str) -> bool:

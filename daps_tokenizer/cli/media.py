@@ -28,8 +28,8 @@ from daps_tokenizer.search.base import SearchResult
 from daps_tokenizer.tokenizer import Tokenizer
 
 _IMAGE_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}  # the usual one first
-_MOST_PIXELS = {".webp": 16_383}  # a side, by the format; JPEG has 65,500, and larger ones of any kind serve nobody
-_MOST_PIXELS_OF_OTHERS = 65_500
+_MOST_PIXELS = {".webp": 16_383, ".jpg": 65_500, ".jpeg": 65_500}  # a side, by the format
+_MOST_PIXELS_OF_A_PICTURE = 65_500  # a larger one serves nobody
 
 
 class Said(NamedTuple):
@@ -201,10 +201,24 @@ def suffix_of(name: str, media: Media) -> str:
 
 
 def image_file(image: np.ndarray, suffix: str) -> bytes:
-    """An image (H, W, C) uint8 as the content of a file with this suffix."""
+    """An image (H, W, C) uint8 as the content of a file with this suffix.
+
+    Raises:
+        InputError: larger than files with this suffix can be.
+    """
+    most = _most_pixels(suffix)
+    if max(image.shape[:2]) > most:
+        raise InputError(
+            f"an image of {image.shape[1]:,}×{image.shape[0]:,} pixels, and a {suffix} file has at most {most:,} a "
+            "side; write a .png"
+        )
     buffer = io.BytesIO()
     to_pil(image).save(buffer, _IMAGE_FORMATS[suffix.lower()], quality=90)  # which PNG does not look at
     return buffer.getvalue()
+
+
+def _most_pixels(suffix: str) -> float:
+    return _MOST_PIXELS.get(suffix.lower(), math.inf)
 
 
 def _gap(width: int) -> int:
@@ -219,7 +233,7 @@ def picture_size(count: int, image: Sequence[int], columns: int, suffix: str) ->
     """
     gap = _gap(image[1])
     size = -(-count // columns) * (image[0] + gap) - gap, columns * (image[1] + gap) - gap
-    most = _MOST_PIXELS.get(suffix.lower(), _MOST_PIXELS_OF_OTHERS)
+    most = min(_most_pixels(suffix), _MOST_PIXELS_OF_A_PICTURE)
     if max(size) > most:
         raise InputError(
             f"{count:,} images in {columns:,} columns are {size[1]:,}×{size[0]:,} pixels, and a {suffix} file has at "

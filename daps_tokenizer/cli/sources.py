@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from daps_tokenizer.errors import InputError
+from daps_tokenizer.files import read_regular_file
 
 if TYPE_CHECKING:
     from daps_tokenizer.codes.codes import Codes
@@ -83,7 +84,7 @@ def is_codes(source: str) -> bool:
 def default_model(source: str) -> str:
     """The built-in model for a source: a file is judged by its suffix, standard input by its first bytes, and a clip by
     the robot that it is of."""
-    from daps_tokenizer.motion.clip_files import FORMATS
+    from daps_tokenizer.motion.clip_files import FORMATS, MOST_BYTES
 
     if source == STANDARD_STREAM:
         content = standard_input()
@@ -91,8 +92,8 @@ def default_model(source: str) -> str:
     if Path(source).suffix.lower() not in FORMATS:
         return DEFAULT_MODEL
     try:
-        return _motion_model(Path(source).read_bytes(), source)
-    except OSError:
+        return _motion_model(read_regular_file(source, most_bytes=MOST_BYTES), source)
+    except (OSError, ValueError):  # ValueError: a name that holds a null character
         return MOTION_MODELS["h1"]  # whoever reads the clip says what is wrong with it
 
 

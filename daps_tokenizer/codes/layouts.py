@@ -17,6 +17,7 @@ from daps_tokenizer.errors import CodesError
 # Frames per second that a clip may have. Codes of a clip are decoded to as many frames as it had, so that the highest
 # rate also bounds what a small file becomes: at 1,000, a code of a motion model at 30 fps stands for up to 17 frames.
 FPS_RANGE = (1.0, 1_000.0)
+FARTHEST = 10_000  # metres from the origin that a root may be; float32 features still tell millimetres there
 
 
 def require(condition: bool, message: str) -> None:
@@ -140,6 +141,8 @@ class ClipLayout:
         for number, start in enumerate(self.starts):
             is_start = isinstance(start, tuple) and len(start) == 3 and all(_is_finite(value) for value in start)
             require(is_start, f"layout.starts[{number}] must be x, y and heading, three finite numbers, not {start!r}")
+            is_near = max(abs(start[0]), abs(start[1])) <= FARTHEST
+            require(is_near, f"layout.starts[{number}] must be at most {FARTHEST:,} m from the origin, not {start!r}")
         for number, anchors in enumerate(self.anchors):
             for anchor in anchors:
                 is_anchor = len(anchor) == 3 and all(type(value) is int and abs(value) < 2**31 for value in anchor)

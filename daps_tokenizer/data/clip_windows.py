@@ -79,12 +79,16 @@ def open_clip_windows(
         raise InputError(f"{path}: holds no clips; expected {' or '.join(FORMATS)} files")
     for file, size in paths:
         name = below(base_of(path), file)
-        try:
-            clips = Clip.load_all(file, lambda names: names_of(split, names), robot=robot)
-        except InputError as error:
+
+        def note(error: InputError, entry: Entry = (name, size)) -> None:
             windows.append(error)
-            files.append((name, size))
+            files.append(entry)
             kinds.append("")
+
+        try:
+            clips = Clip.load_all(file, lambda names: names_of(split, names), robot=robot, on_error=note)
+        except InputError as error:
+            note(error)
             continue
         for clip in clips:
             features = compute_features(resample(clip.qpos, from_fps=clip.fps, to_fps=fps), fps=fps, robot=robot)

@@ -31,10 +31,11 @@ def is_remote(path: str) -> bool:
 def list_files(path: str) -> list[Entry]:
     """The regular files that a path names, in the order of their names: itself, a folder's to any depth, a pattern's.
 
-    Links are followed to files and not to folders. Pipes, devices and sockets are left out.
+    Links are followed, but not to a folder that they are in. Those in a folder that lead to nothing are listed, so that
+    whoever reads them names them. Pipes, devices and sockets are left out.
 
     Raises:
-        InputError: nothing is there, or the storage cannot be reached.
+        InputError: nothing is there, a folder cannot be listed, or the storage cannot be reached.
     """
     if is_remote(path):
         found = _list_remote(path)
@@ -91,8 +92,27 @@ def _list_local(path: str) -> list[Entry]:
         return []
     if not stat.S_ISDIR(about.st_mode):
         return [(path, about.st_size)] if stat.S_ISREG(about.st_mode) else []
-    places = (os.path.join(place, name) for place, _, names in os.walk(path) for name in names)  # noqa: PTH118
-    return [entry for place in places for entry in _list_local(place)]
+    return list(_files_below(path, {(about.st_dev, about.st_ino)}))
+
+
+def _files_below(folder: str, above: set[tuple[int, int]]) -> Iterator[Entry]:
+    """The files of a folder to any depth; ``above`` are the folder and those that it is in, by device and inode."""
+    try:
+        with os.scandir(folder) as places:
+            found = list(places)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({reason_of(error)})") from error
+    for place in found:
+        try:
+            about = place.stat()
+        except OSError:  # a link that leads to nothing
+            yield place.path, 0
+            continue
+        identity = (about.st_dev, about.st_ino)
+        if stat.S_ISREG(about.st_mode):
+            yield place.path, about.st_size
+        elif stat.S_ISDIR(about.st_mode) and identity not in above:
+            yield from _files_below(place.path, above | {identity})
 
 
 def _list_remote(path: str) -> list[Entry]:

@@ -14,6 +14,7 @@ ValueRange = tuple[float, float]
 
 _SHAPES = "(H, W), (H, W, C) or (B, H, W, C) with C = 1, 3 or 4, or the same with channels first"
 _CHANNELS = (1, 3, 4)
+_LEAST_SPAN, _MOST_SPAN = 1e-30, 1e30  # of a range of values: float32 can be scaled with what is in between
 
 
 def is_tensor(value: object) -> bool:
@@ -34,7 +35,8 @@ def as_bytes(array: Any, source: str, *, channels: int, value_range: ValueRange 
     Raises:
         InputError: another shape or dtype, floating-point numbers without a range, beyond it, or not finite.
     """
-    dtype = str(array.dtype).removeprefix("torch.")
+    # By its name in both, which says nothing of an array's byte order.
+    dtype = str(array.dtype).removeprefix("torch.") if is_tensor(array) else array.dtype.name
     is_float = dtype.startswith(("float", "bfloat"))
     if dtype != "uint8" and not is_float:
         raise InputError(f"{source}: dtype is {dtype}; expected uint8 with values 0..255")
@@ -60,7 +62,8 @@ def check_value_range(value_range: object) -> None:
     if value_range is None:
         return
     ends = value_range if isinstance(value_range, tuple | list) and len(value_range) == 2 else (math.nan, math.nan)
-    if not all(isinstance(end, Real) and math.isfinite(end) for end in ends) or not ends[0] < ends[1]:
+    is_finite = all(isinstance(end, Real) and math.isfinite(end) for end in ends)
+    if not is_finite or not _LEAST_SPAN <= ends[1] - ends[0] <= _MOST_SPAN:
         raise InputError(
             "value_range must be the values of black and of white, such as (0, 1) or (-1, 1), not "
             f"{' '.join(repr(value_range).split())}"

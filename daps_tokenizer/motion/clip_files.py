@@ -41,6 +41,7 @@ from daps_tokenizer.motion.kinematics import (
 from daps_tokenizer.motion.robots import G1, H1
 
 FORMATS = (".csv", ".npz")
+MOST_BYTES = 2**30  # of a file
 Kind = Literal["lafan", "bones", "qpos", "data", "mjlab"]
 ROBOTS = (H1, G1)  # that a file may be of, where nothing else is said
 BONES_FPS = 120.0
@@ -262,7 +263,8 @@ def _pose_names(robot: Robot) -> list[str]:
 
 def _plain(name: str) -> str:
     """The name of a column without what files write differently."""
-    plain = name.strip().lower().replace(" ", "_").replace("root_quaternion_", "root_q")
+    plain = name.strip().removeprefix("#").strip().strip("\"'").lower()  # NumPy's mark of a header, and R's quotes
+    plain = plain.replace(" ", "_").replace("root_quaternion_", "root_q")
     return plain.removesuffix("_dof").removesuffix("_joint")
 
 
@@ -313,12 +315,19 @@ def _content(
     if robot is None:
         sizes = " or ".join(f"(T, {each.pose_size}) of the {each.name}" for each in robots)
         raise InputError(f"{source}: an array of shape {qpos.shape}; expected {sizes}")
-    names = arrays.get("columns", np.empty(0))
-    if names.shape == (robot.pose_size,):
+    if "columns" in arrays:
+        names = arrays["columns"]
+        if names.shape != (robot.pose_size,):
+            raise InputError(
+                f"{source}: columns has {names.size} names; expected {robot.pose_size}, one of each column"
+            )
         given, wanted = [_plain(str(name)) for name in names], [_plain(name) for name in _pose_names(robot)]
-        if sorted(given) != sorted(wanted):
-            unknown = sorted(set(given) - set(wanted))
+        unknown = sorted(set(given) - set(wanted))
+        if unknown:
             raise InputError(f"{source}: columns has {', '.join(unknown)}, which are no joints of the {robot.name}")
+        missing = sorted(set(wanted) - set(given))
+        if missing:
+            raise InputError(f"{source}: columns names {', '.join(missing)} nowhere, and others twice")
         if given != wanted:
             qpos = qpos[..., [given.index(name) for name in wanted]]
     return Content(qpos, robot, fps, layout)
@@ -404,5 +413,9 @@ def _split(arrays: dict[str, np.ndarray], source: str) -> list[tuple[str, np.nda
             f"{source}: data {data.shape}, split_points {split.shape} and names {names.shape} do not fit together; "
             "expected split_points from 0 to the number of rows, one more than there are names"
         )
-    parts = zip(names, split[:-1], split[1:], strict=True)
-    return [(str(name), data[begin:end]) for name, begin, end in parts]
+    called = [str(name) for name in names]
+    twice = next((name for name in called if called.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{source}: names has {twice!r} more than once; expected a name of its own for each clip")
+    parts = zip(called, split[:-1], split[1:], strict=True)
+    return [(name, data[begin:end]) for name, begin, end in parts]

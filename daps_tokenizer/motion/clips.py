@@ -11,13 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from daps_tokenizer.codes.layouts import FPS_RANGE
+from daps_tokenizer.codes.layouts import FARTHEST, FPS_RANGE
 from daps_tokenizer.config import Robot
 from daps_tokenizer.data.archives import read_opened, reading
 from daps_tokenizer.errors import InputError, reason_of
 from daps_tokenizer.files import read_regular_file, write_bytes_atomically
 from daps_tokenizer.motion import clip_files
-from daps_tokenizer.motion.clip_files import FORMATS, PLAIN, ROBOTS, Content, FileLayout, Kind, robot_of_width
+from daps_tokenizer.motion.clip_files import (
+    FORMATS,
+    MOST_BYTES,
+    PLAIN,
+    ROBOTS,
+    Content,
+    FileLayout,
+    Kind,
+    robot_of_width,
+)
 from daps_tokenizer.motion.features import FPS
 from daps_tokenizer.motion.resample import resample
 
@@ -25,8 +34,6 @@ _ROOT = slice(0, 3)
 _QUATERNION = slice(3, 7)
 _JOINTS = slice(7, None)
 _QUATERNION_TOLERANCE = 1e-3  # float32 and six decimals keep unit length far better
-_FARTHEST = 10_000  # metres from the origin; float32 features still tell millimetres there
-_MOST_BYTES = 2**30  # of a file
 _FEWEST_FRAMES = 2  # a velocity needs two
 _ACCEPTED = (
     "a path, a file's bytes, an open file, a Clip, an array or tensor (T, 26), (T, 36) or (B, T, ...), or a list of "
@@ -109,7 +116,12 @@ class Clip:
 
     @classmethod
     def load_all(
-        cls, path: str | os.PathLike[str], choose: Callable[[list[str]], list[str]], *, robot: Robot | None = None
+        cls,
+        path: str | os.PathLike[str],
+        choose: Callable[[list[str]], list[str]],
+        *,
+        robot: Robot | None = None,
+        on_error: Callable[[InputError], None] | None = None,
     ) -> list[Clip]:
         """Read a CSV or NPZ file once for several of its clips, each of which errors call by its name.
 
@@ -117,6 +129,7 @@ class Clip:
             path: of the file.
             choose: given the names of the clips in an archive of many, those that are wanted, in their order.
             robot: as of :meth:`load`.
+            on_error: told what is wrong with a clip of an archive, which is then left out; raised if None.
 
         Raises:
             InputError: as of :meth:`load`; clips that were not chosen are not checked.
@@ -124,7 +137,15 @@ class Clip:
         contents = clip_files.read_all(_read_file(path), str(path), ROBOTS if robot is None else (robot,))
         named = {content.layout.clip: content for content in contents if content.layout.clip is not None}
         chosen = [named[name] for name in choose(list(named))] if named else contents
-        return [cls._of(content, str(path), content.layout.clip) for content in chosen]
+        clips = []
+        for content in chosen:
+            try:
+                clips.append(cls._of(content, str(path), content.layout.clip))
+            except InputError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+        return clips
 
     @classmethod
     def from_bytes(
@@ -248,7 +269,7 @@ def to_numpy(value: Any, source: str) -> Any:
 
 def _read_file(path: str | os.PathLike[str]) -> bytes:
     try:
-        return read_regular_file(path, most_bytes=_MOST_BYTES)
+        return read_regular_file(path, most_bytes=MOST_BYTES)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected the path of a clip, CSV or NPZ") from None
     except IsADirectoryError:
@@ -302,8 +323,8 @@ def _checked(qpos: np.ndarray, name: str, robots: Sequence[Robot]) -> tuple[np.n
     poses = np.array(given, np.float64, order="C")
     _refuse_where(~np.isfinite(poses), poses, name, robot, "expected a finite number")
     far = np.zeros(poses.shape, bool)
-    far[:, _ROOT] = np.abs(poses[:, _ROOT]) > _FARTHEST
-    _refuse_where(far, poses, name, robot, f"expected metres, from -{_FARTHEST:,} to {_FARTHEST:,}")
+    far[:, _ROOT] = np.abs(poses[:, _ROOT]) > FARTHEST
+    _refuse_where(far, poses, name, robot, f"expected metres, from -{FARTHEST:,} to {FARTHEST:,}")
     length = np.linalg.norm(poses[:, _QUATERNION], axis=1)
     wrong = np.abs(length - 1) > _QUATERNION_TOLERANCE
     if wrong.any():

@@ -8,6 +8,7 @@ description and the path of the root around the first frame of the window. Each 
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,9 @@ from daps_tokenizer.checks import check_integer, check_number
 from daps_tokenizer.codes.codes import Codes
 from daps_tokenizer.codes.layouts import ClipLayout
 from daps_tokenizer.config.generator import Condition
+from daps_tokenizer.data.archives import reading
 from daps_tokenizer.errors import InputError, reason_of
+from daps_tokenizer.files import read_regular_file
 from daps_tokenizer.generator import Generator
 from daps_tokenizer.language import sentence_encoder
 from daps_tokenizer.motion.kinematics import rotation_about, split_heading
@@ -32,6 +35,7 @@ REACH = 32  # frames of a path before the first frame of a window, and after it
 EMBEDDING_SIZE = 384
 
 _DEFAULT_SECONDS, _MOST_SECONDS = 6.0, 120.0
+_MOST_BYTES = 2**24  # of a file of points
 _FASTEST = 12.0  # m/s that a path may ask for
 _JUDGED = 1  # windows before one that is judged, which are decoded with it
 _SEEN = 8  # windows that are decoded to know where the robot is
@@ -88,9 +92,9 @@ def read_path(source: str | Path, *, fps: float) -> np.ndarray:
         InputError: it cannot be read, or a row is not numbers like these; names the row.
     """
     try:
-        with Path(source).open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = read_regular_file(source, most_bytes=_MOST_BYTES).decode("utf-8")
+        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: no text, or a name that holds a null character
         raise InputError(
             f"{source}: cannot be read ({reason_of(error)}); expected a CSV file of x and y in metres"
         ) from None
@@ -125,7 +129,8 @@ def check_path(points: object, *, fps: float, source: str = "path") -> np.ndarra
     Raises:
         InputError: an array of another shape, fewer than 2 points, not finite, or faster than 12 m/s.
     """
-    array = np.asarray(points)
+    with reading(source, "points x y"):
+        array = np.asarray(points)
     if array.ndim != 2 or array.shape[1] != 2 or len(array) < 2 or array.dtype.kind not in "iuf":
         raise InputError(f"{source}: an array of shape {array.shape}; expected (points, 2), at least 2 points x y")
     array = array.astype(np.float64)

@@ -166,6 +166,8 @@ class MotionInputs:
         array = to_numpy(inputs, "the clip")
         if not isinstance(array, np.ndarray) or array.shape[-2:] != size or array.ndim not in (2, 3):
             return None
+        if array.dtype.kind not in "fiu":
+            raise InputError(f"features are of type {array.dtype}; expected floating-point numbers")
         features = array.reshape(-1, *size).astype(np.float32)
         if not np.isfinite(features).all():
             raise InputError(f"features of shape {array.shape}: expected finite numbers")

@@ -207,7 +207,7 @@ def test_options_that_a_backend_does_not_have_are_refused(folder: ModelFolder, b
         open_in(backend, folder, device="tpu")
     with pytest.raises(BackendError, match=f"backend '{backend}' has no dtype 'int8'; accepted (is|are) float32"):
         open_in(backend, folder, dtype="int8")
-    with pytest.raises(BackendError, match="num_threads must be at least 1, not 0"):
+    with pytest.raises(BackendError, match="num_threads must be an integer of at least 1, not 0"):
         open_in(backend, folder, num_threads=0)
 
 

@@ -133,20 +133,23 @@ def test_clips_become_windows_in_a_row_with_their_kind_as_label(random_motion_fo
     for name, frames in (("walk1_a", 70), ("run2", 40), ("walk2", 31)):
         Clip(smooth_motion(frames)).save(workplace / "clips" / f"{name}.csv")
     (workplace / "clips" / "broken.csv").write_text("no numbers")
+    poses = np.concatenate([smooth_motion(32), np.full((9, 26), np.nan)])
+    np.savez(workplace / "clips" / "many.npz", data=poses, split_points=[0, 32, 41], names=["jump1", "none"], fps=30)
     result = run("dataset", "clips", "-o", "codes", "--model", random_motion_folder)
-    assert result.exit_code == 2 and "3 x 64 codes" in result.stdout
-    (error,) = result.stderr.splitlines()
-    assert error.startswith("error: clips/broken.csv: ")
+    assert result.exit_code == 2 and "4 x 64 codes" in result.stdout
+    first, second = result.stderr.splitlines()
+    assert first.startswith("error: clips/broken.csv: ") and second.startswith("error: clips/many.npz: none: row 1")
     found = CodeSet.open("codes")
     assert [line["item"] for line in found.items()] == [
+        "clips/many.npz, jump1, frames 0 to 31",
         "clips/run2.csv, frames 0 to 31",
         "clips/walk1_a.csv, frames 0 to 31",
         "clips/walk1_a.csv, frames 32 to 63",
     ]
-    assert found.classes == ["run", "walk"] and found.labels[:].tolist() == [0, 1, 1]
+    assert found.classes == ["jump", "run", "walk"] and found.labels[:].tolist() == [0, 1, 2, 2]
     tok = Tokenizer.from_pretrained(random_motion_folder)
     whole = tok.encode(workplace / "clips" / "walk1_a.csv").numpy()
-    np.testing.assert_array_equal(found.values[1:], whole[0, :2])
+    np.testing.assert_array_equal(found.values[2:], whole[0, :2])
 
 
 def test_labels_of_a_file_and_files_that_are_ignored(model: str, images: Path) -> None:

@@ -1,6 +1,7 @@
 """daps-tokenize on motion: clips to codes and back, pictures of them, and the one line where something is wrong."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -192,3 +193,10 @@ def test_a_bad_clip_among_others_does_not_stop_them(motion_model: str) -> None:
     result = run("encode", "bad.csv", "walk.csv", "--model", motion_model)
     assert result.exit_code == 2 and result.stdout.startswith("walk.csv -> ")
     assert result.stderr == "error: bad.csv: row 5, column 1 (root x): NaN; expected a finite number\n"
+
+
+@pytest.mark.parametrize("name", ["walk.csv", "walk.npz"])
+def test_a_pipe_in_place_of_a_clip_is_refused_and_not_waited_for(name: str) -> None:
+    Path(name).unlink(missing_ok=True)
+    os.mkfifo(name)
+    assert f"{name}': cannot be read (not a regular file)" in refusal("encode", name)

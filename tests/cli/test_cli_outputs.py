@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from daps_tokenizer import Codes, Tokenizer
 from tests.cli.helpers import digit, refusal, run, run_well, save_codes
@@ -78,3 +79,11 @@ def test_codes_of_several_items_are_numbered_in_a_folder(tok: Tokenizer, model: 
     save_codes(tok, "x.daps", 1, 2)
     run_well("decode", "x.daps", "-o", "pictures/", "--model", model)
     assert sorted(path.name for path in Path("pictures").iterdir()) == ["x.decoded-0.png", "x.decoded-1.png"]
+
+
+def test_an_image_larger_than_its_format_can_be_is_refused(model: str) -> None:
+    Image.new("L", (17_000, 20)).save("wide.png")
+    run_well("encode", "wide.png", "--fit", "tile", "--model", model)
+    said = refusal("decode", "wide.daps", "-o", "wide.webp", "--model", model)
+    assert "an image of 17,000×20 pixels, and a .webp file has at most 16,383 a side; write a .png" in said
+    assert not Path("wide.webp").exists()

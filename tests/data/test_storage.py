@@ -32,16 +32,27 @@ def names(path: Path | str, **options: Any) -> list[str]:
 # Folders
 
 
-def test_pipes_and_devices_are_left_out_and_links_to_files_are_followed(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_left_out_and_links_are_followed(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "a.png").write_bytes(photo(0))
     (folder / "b.png").symlink_to(folder / "a.png")
     (folder / "c.png").symlink_to("/dev/zero")
-    (folder / "d.png").symlink_to(tmp_path / "gone.png")
     os.mkfifo(folder / "e.png")
     (folder / "f").symlink_to(folder)  # a folder in itself
-    assert names(folder) == ["photos/a.png", "photos/b.png"]
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "g.png").write_bytes(photo(1))
+    (folder / "cat").symlink_to("../cats")
+    assert names(folder) == ["photos/a.png", "photos/b.png", "photos/cat/g.png"]
+
+
+def test_a_link_that_leads_to_nothing_is_a_broken_item(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(photo(0))
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    data = open_data(tmp_path, TINY_GRID)
+    assert len(data.read(np.array([0]))) == 1
+    with pytest.raises(InputError, match=r"b\.png: cannot be read"):
+        data.read(np.array([1]))
 
 
 def test_a_file_that_became_a_pipe_since_is_a_broken_item_and_does_not_hang(tmp_path: Path) -> None:

@@ -72,6 +72,12 @@ def test_a_path_that_does_not_exist_is_named(missing: str | Path) -> None:
         open_model(missing)
 
 
+def test_a_file_is_no_folder_and_not_looked_up_on_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(ModelNotFoundError, match=r"tiny/config\.json is not a folder; expected a model folder"):
+        open_model("tiny/config.json")
+
+
 def test_a_folder_without_config_is_not_a_model(folder: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(ModelNotFoundError, match=r"tiny is not a model folder: it has no config\.json"):

@@ -239,11 +239,18 @@ def test_floating_point_numbers_without_a_range_are_refused_with_the_line_to_wri
         (noise(4, 4), (1, 0), "value_range must be the values of black and of white, such as (0, 1) or (-1, 1)"),
         (noise(4, 4), (0, np.inf), "value_range must be the values of black and of white"),
         (noise(4, 4), 1.0, "value_range must be the values of black and of white"),
+        (noise(4, 4), (-1e308, 1e308), "value_range must be the values of black and of white"),
+        (noise(4, 4), (0, 5e-324), "value_range must be the values of black and of white"),
         (noise(4, 4), "01", "value_range must be the values of black and of white"),
     ],
 )
 def test_values_and_ranges_that_do_not_fit_are_refused(image: np.ndarray, value_range: object, message: str) -> None:
     assert refusal(image, value_range=value_range).startswith(message)
+
+
+def test_numbers_of_another_byte_order_are_the_same_numbers() -> None:
+    floats = np.array([[0.0, 0.5, 1.0]], ">f4")
+    assert load_images(floats, channels=1, value_range=(0, 1))[0].ravel().tolist() == [0, 128, 255]
 
 
 def test_a_value_just_outside_that_rounds_to_a_level_is_that_level() -> None:

@@ -85,6 +85,17 @@ def test_several_clips_are_read_at_once(walk_csv: Path, tmp_path: Path, monkeypa
     assert [clip.name for clip in Clip.load_all(walk_csv, list)] == [str(walk_csv)]
 
 
+def test_of_several_clips_the_broken_ones_can_be_left_out(tmp_path: Path) -> None:
+    poses = WALK.copy()
+    poses[20] = np.nan
+    path = npz(tmp_path / "all.npz", data=poses, split_points=[0, 15, 25, 40], names=["run", "jump", "walk"], fps=50)
+    errors: list[InputError] = []
+    assert [len(clip) for clip in Clip.load_all(path, list, on_error=errors.append)] == [15, 15]
+    assert [str(error).startswith(f"{path}: jump: row 6") for error in errors] == [True]
+    with pytest.raises(InputError, match="jump: row 6"):
+        Clip.load_all(path, list)
+
+
 def test_anything_that_holds_clips_is_read(walk_csv: Path) -> None:
     torch = pytest.importorskip("torch")
     tensor = torch.from_numpy(WALK)
@@ -231,6 +242,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ({"split_points": [0, 40], "names": ["walk"]}, "do not fit together"),
         ({"data": WALK, "split_points": [0, 40], "names": "walk"}, "do not fit together"),
         ({"data": 40, "split_points": [0, 40], "names": ["walk"]}, "do not fit together"),
+        ({"data": WALK, "split_points": [0, 9, 40], "names": ["a", "a"]}, "names has 'a' more than once"),
     ],
 )
 def test_a_bad_archive_is_refused(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:

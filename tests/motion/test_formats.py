@@ -114,6 +114,8 @@ def test_clips_kept_as_differences_are_added_up(tmp_path: Path) -> None:
         ({"joint_pos": np.zeros((4, 12)), "body_pos_w": np.zeros((4, 13, 3))}, "joint_pos .* do not fit together"),
         ({"joint_pos": np.zeros((4, 29)), "body_pos_w": np.zeros((4, 30, 3))}, "body_quat_w .* do not fit together"),
         ({"qpos": np.zeros((4, 36)), "columns": np.array(["odd"] * 36)}, "odd, which are no joints of the g1"),
+        ({"qpos": np.zeros((4, 36)), "columns": np.array(G1.columns[7:])}, "columns has 29 names; expected 36"),
+        ({"qpos": np.zeros((4, 36)), "columns": np.array([*G1.columns[:35], "root x"])}, "nowhere, and others twice"),
         ({"first": np.zeros((1, 3)), "delta": np.zeros((4, 2))}, "first .* and delta .* do not fit together"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from daps_tokenizer import Generator, Tokenizer, sample_motion
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.motion import generation
-from daps_tokenizer.motion.generation import approach, read_path, relative_path
+from daps_tokenizer.motion.generation import approach, check_path, read_path, relative_path
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +124,11 @@ def test_a_path_that_is_none_is_refused(content: str, message: str, tmp_path: Pa
         read_path(tmp_path / "path.csv", fps=30)
     with pytest.raises(InputError, match=r"nothing.csv: cannot be read"):
         read_path(tmp_path / "nothing.csv", fps=30)
+    os.mkfifo(tmp_path / "pipe.csv")  # which would be waited for
+    with pytest.raises(InputError, match=r"pipe.csv: cannot be read \(not a regular file\)"):
+        read_path(tmp_path / "pipe.csv", fps=30)
+    with pytest.raises(InputError, match="path: "):
+        check_path([[0], [1, 2]], fps=30)
 
 
 @pytest.fixture(scope="module")

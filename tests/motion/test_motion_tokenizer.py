@@ -51,6 +51,19 @@ def test_a_clip_becomes_windows_of_codes_and_comes_back_as_long(tok: Tokenizer) 
     np.testing.assert_array_equal(poses, tok.reconstruct(WALK))
 
 
+def test_a_clip_at_the_end_of_the_range_of_places_comes_back(tok: Tokenizer) -> None:
+    far = WALK.copy()
+    far[:, 0] += 10_000 - far[:, 0].max()
+    (clip,) = tok.decode_to_clips(tok.encode(far))
+    assert clip.qpos[:, 0].max() <= 10_000
+
+
+def test_features_that_are_no_numbers_are_refused(tok: Tokenizer) -> None:
+    for dtype in (str, complex):
+        with pytest.raises(InputError, match=r"features are of type .*; expected floating-point numbers"):
+            tok.encode(np.zeros((32, 127), dtype))
+
+
 def test_clips_in_every_form_have_the_same_codes(tok: Tokenizer, tmp_path: Path) -> None:
     Clip(WALK).save(tmp_path / "walk.npz")
     expected = tok.encode(WALK).numpy()
