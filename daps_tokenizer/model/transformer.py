@@ -32,7 +32,8 @@ Join = Callable[[Memory], Memory]
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """No autocast on the device of x; where it is off, as in exports, nothing is to be said."""
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if is_on else nullcontext()
 
 
 class Head(nn.Linear):

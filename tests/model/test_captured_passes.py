@@ -36,7 +36,8 @@ def test_codes_of_a_trained_model_settle_in_few_passes(name: str, temperature: f
     recognition = model.recognition
     assert isinstance(recognition, RecognitionModel)
     context = recognition.context(model.standardise(torch.from_numpy(random_inputs(folder.config, 2))))
-    uniform = torch.rand(2, folder.config.num_tokens, generator=torch.Generator().manual_seed(0))
+    # With seed 0 a draw is 1e-5 from the next code, where passes and steps may round to either side.
+    uniform = torch.rand(2, folder.config.num_tokens, generator=torch.Generator().manual_seed(1))
     expected = sample_codes(recognition, context, uniform, temperature, max_passes=0)
     rest = SteppedDraw(recognition, Draw.allocate(recognition, context, uniform))
     drawer = PassesDraw(recognition, rest, passes=(12, 1, 12))
