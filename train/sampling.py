@@ -9,18 +9,15 @@ import torch
 from torch import Tensor
 
 from daps_tokenizer.model.recognition import RecognitionModel
-from daps_tokenizer.model.sampling import SampledCodes, draw_pass, repeat_passes, settle
-from daps_tokenizer.model.transformer import Memory
-
-MOST_PASSES = 16  # then the loop draws the rest; one more pass over a few rows costs less than that
-_START = 150  # starting a pass or a step takes a CPU as long as this many positions
+from daps_tokenizer.model.sampling import SampledCodes, Settled, draw_pass, repeat_passes, settle
+from daps_tokenizer.model.transformer import Memory, full_precision
 
 
 class Drawn(NamedTuple):
     """Samples of q: ``codes`` (B·K, N) int64, and ``logits`` (B·K, N, V) float32 teacher-forced on them.
 
-    ``passes`` () is how many passes a window took on average, the loop counted as one for each position; 1 where all
-    codes are drawn at once.
+    ``passes`` () is how many passes over all positions a window took on average, counted as
+    :class:`~daps_tokenizer.model.sampling.Settled` does; 1 where all codes are drawn at once.
     """
 
     codes: Tensor
@@ -33,8 +30,8 @@ def draw_in_passes(
 ) -> Drawn:
     """The codes that the loop over positions would draw with these uniforms, but for rounding.
 
-    Passes without gradient draw the codes, or the loop itself where it is quicker; one more pass, with gradient, has
-    their logits.
+    Passes without gradient draw the codes; one more, with gradient, has their logits. In bfloat16 training on a CPU the
+    codes are drawn in float32, so they are samples of a policy that differs from the logits' by their rounding.
 
     Args:
         recognition: draws at temperature 1; the logits carry its gradient, where gradients are enabled.
@@ -47,17 +44,13 @@ def draw_in_passes(
     num_items = context[0].keys.shape[0] // windows.per_item
     rows, temperature = windows.split(uniform, num_items), torch.ones((), device=uniform.device)
     if fixed_passes is None:
-        most = 0 if _loop_is_quicker(rows) else MOST_PASSES
-        settled = settle(recognition, context, rows, temperature, max_passes=most, choose=sample_by_bisection)
-        passes = settled.passes.masked_fill(settled.passes > most, rows.shape[1])
+        settled = _settle(recognition, context, rows, temperature)
     else:
         with torch.no_grad():
             draw = partial(_one_pass, recognition, context, rows, temperature)
             settled = repeat_passes(draw, torch.zeros_like(rows, dtype=torch.long), fixed_passes)
-        passes = settled.passes
     codes = windows.join(settled.codes, num_items)
-    # It takes a second pass to see that the first one was right.
-    return Drawn(codes, recognition.logits(context, codes).float(), passes.clamp_min(2).float().mean())
+    return Drawn(codes, recognition.logits(context, codes).float(), settled.passes.mean())
 
 
 def sample_by_bisection(logits: Tensor, uniform: Tensor, temperature: Tensor) -> Tensor:
@@ -70,14 +63,13 @@ def sample_by_bisection(logits: Tensor, uniform: Tensor, temperature: Tensor) ->
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
 
 
-def _loop_is_quicker(uniform: Tensor) -> bool:
-    """Whether the loop over positions takes less time than two passes, the fewest there are, for rows (rows, n).
-
-    A pass computes all positions of all rows, the loop each once; but the loop starts a step for each position, which
-    a GPU takes as long for as for a pass.
-    """
-    rows, positions = uniform.shape
-    return uniform.device.type == "cpu" and positions * (rows + _START) < 2 * (rows * positions + _START)
+def _settle(recognition: RecognitionModel, context: list[Memory], uniform: Tensor, temperature: Tensor) -> Settled:
+    if uniform.device.type != "cpu":
+        return settle(recognition, context, uniform, temperature, choose=sample_by_bisection)
+    # Products of a few rows are no quicker in bfloat16 on a CPU, and what is cast for them takes time.
+    with full_precision(uniform):
+        context = [Memory(memory.keys.float(), memory.values.float()) for memory in context]
+        return settle(recognition, context, uniform, temperature, choose=sample_by_bisection)
 
 
 def _one_pass(

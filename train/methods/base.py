@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import SampledCodes, sample_codes
+from daps_tokenizer.model.sweep import Evaluate
 from train.items import Items
 
 BatchNorm = Literal["batch", "frozen"]
@@ -189,6 +190,17 @@ def reward_of(model: Autoencoder, x: Tensor, parameters: Tensor, log_p: Tensor, 
     if not squared_error_weight:
         return log_p
     return log_p - squared_error_weight * (x - model.likelihood.moments(parameters).mean).square()
+
+
+def reward_of_codes(model: Autoencoder, x: Tensor, squared_error_weight: float) -> Evaluate:
+    """R of :func:`reward_of`, summed over each code's own cell of the input: (B, N) float64 of codes (B, N)."""
+
+    def evaluate(codes: Tensor) -> Tensor:
+        parameters = model.generative(codes)
+        log_p = model.likelihood.log_prob(parameters, x)
+        return model.sum_cells(reward_of(model, x, parameters, log_p, squared_error_weight)).double()
+
+    return evaluate
 
 
 def check_squared_error_weight(weight: float) -> None:

@@ -15,7 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from daps_tokenizer.model.sweep import DeviceGroup, Evaluate, most_probable_others
+from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.sweep import DeviceGroup, Evaluate, most_probable_others, on_device
+from daps_tokenizer.neighbourhoods import groups_of_codes
+from train.methods.base import Losses, entropy_of, reward_of_codes
+from train.methods.policy import Rollout
+from train.methods.trust_region import TrustRegion
+from train.processes import mean_of_all
 
 
 class Alternatives(NamedTuple):
@@ -86,3 +93,62 @@ def cross_entropy_to(compared: Alternatives, log_improved: Tensor, logits: Tenso
     """
     pull = log_improved.exp() - compared.log_q.exp()
     return -(pull * logits.gather(-1, compared.codes)).sum((1, 2)).mean()
+
+
+class CounterfactualCredit:
+    """L(θ) + L(η) of counterfactual credit: at each position q moves to the better policy over the codes tried."""
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        num_alternatives: int,
+        kl_target: float,
+        squared_error_weight: float,
+        trust_region: TrustRegion,
+    ) -> None:
+        """Try alternatives to the codes of a model's samples.
+
+        Args:
+            model: its generative model judges them.
+            num_alternatives: M, codes that are tried in place of each drawn one.
+            kl_target: KL(q* ‖ q) per code in nats.
+            squared_error_weight: of the reward (:func:`base.reward_of`).
+            trust_region: gives η, and its loss.
+
+        Raises:
+            ConfigError: there are no M other codes.
+        """
+        if num_alternatives >= model.config.vocab_size:
+            raise ConfigError(
+                f"daps: alternatives must be less than the {model.config.vocab_size} codes, not {num_alternatives}"
+            )
+        self._model, self._num_alternatives, self._kl_target = model, num_alternatives, kl_target
+        self._squared_error_weight, self._trust_region = squared_error_weight, trust_region
+        self._groups: list[DeviceGroup] | None = None
+
+    def improve(self, rollout: Rollout, beta: float) -> Losses:
+        """Move q to what is better at each position of a rollout with one sample of each item (paper, Eq. 5)."""
+        log_q = rollout.logits.detach().log_softmax(-1)
+        compared = self._compare(rollout, log_q)
+
+        def kl_of(eta: Tensor) -> Tensor:
+            return mean_of_all(divergence(compared, improved_log_policy(compared, eta, beta)))
+
+        eta = self._trust_region.eta(lambda eta: kl_of(eta) > self._kl_target, log_q)
+        kl, log_improved = kl_of(eta), improved_log_policy(compared, eta.detach(), beta)
+        loss_theta = cross_entropy_to(compared, log_improved, rollout.logits)
+        loss_eta = self._trust_region.loss(kl, self._kl_target)
+        entropy = entropy_of(rollout.logits.detach()).sum(1).mean()
+        return Losses(loss_theta + loss_eta, {"kl": kl.detach(), "eta": eta.detach(), "entropy": entropy})
+
+    def _compare(self, rollout: Rollout, log_q: Tensor) -> Alternatives:
+        """The codes of a rollout with their alternatives, judged by running statistics, not by those of the batch."""
+        if self._groups is None:
+            self._groups = on_device(groups_of_codes(self._model.config), log_q.device)
+        generative = self._model.generative
+        was_training = generative.training
+        generative.eval()
+        evaluate = reward_of_codes(self._model, rollout.x, self._squared_error_weight)
+        compared = compare_alternatives(evaluate, rollout.codes, log_q, self._num_alternatives, self._groups)
+        generative.train(was_training)
+        return compared

@@ -1,10 +1,8 @@
 """DAPS, Discrete Autoencoding via Policy Search (paper, section 3, Algorithm 1).
 
 The recognition model draws K codes per item; each is weighted by how much a closed-form better policy q* would prefer
-it; weighted maximum likelihood moves the recognition model there. Nothing is differentiated through the sampling.
-
-The weights are normalised over the K samples, so the baseline of the advantage (log-sum-exp or mean) shifts every
-log-weight of an item alike and cancels. There is no option for it.
+it; weighted maximum likelihood moves the recognition model there (:mod:`train.methods.weighted_samples`). Nothing is
+differentiated through the sampling.
 
 With the default settings this is the paper's method, but both models are updated from the same samples in one step
 (Algorithm 1), where the paper's text alternates. These settings are not in the paper: ``credit: local`` gives each
@@ -17,18 +15,15 @@ and ``rewards``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from daps_tokenizer.config.checks import require_choice
 from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
-from daps_tokenizer.model.sweep import DeviceGroup, Evaluate, objective_of, on_device
-from daps_tokenizer.neighbourhoods import groups_of_codes
 from train.code_search import CodeSearch
 from train.methods.base import (
     Batch,
@@ -40,40 +35,15 @@ from train.methods.base import (
     entropy_of,
     expand_samples,
     reward_of,
-    sum_neighbourhood,
 )
-from train.methods.counterfactual import (
-    compare_alternatives,
-    cross_entropy_to,
-    divergence,
-    improved_log_policy,
-)
+from train.methods.counterfactual import CounterfactualCredit
 from train.methods.policy import PolicyMethod, Rollout
 from train.methods.rewards import WeightedRewards, check_weights
-from train.methods.trust_region import solve_eta
-from train.processes import mean_of_all
+from train.methods.trust_region import TrustRegion
+from train.methods.weighted_samples import WeightedSamples
 
 Credit = Literal["global", "local", "counterfactual"]
-TrustRegion = Literal["learned", "solved"]
-
-
-def importance_weights(rewards: Tensor, log_q: Tensor, eta: Tensor, beta: float) -> Tensor:
-    """Self-normalised w^k = softmax_k log(q*/q) with log(q*/q) = (R^k − β log q^k)/(η + β) (paper, Eq. 5 and 6).
-
-    Args:
-        rewards, log_q: (..., K), nats.
-        eta: the trust-region multiplier, a scalar.
-        beta: weight of the entropy bonus.
-
-    Returns:
-        (..., K), summing to 1 over K.
-    """
-    return torch.softmax((rewards - beta * log_q) / (eta + beta), dim=-1)
-
-
-def effective_sample_size(weights: Tensor) -> Tensor:
-    """(Σ w)² / Σ w² over K, averaged over everything else (paper, Eq. 8): a scalar between 1 and K."""
-    return (weights.sum(-1).square() / weights.square().sum(-1)).mean()
+TrustRegionKind = Literal["learned", "solved"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +73,7 @@ class DAPSSettings:
     beta_initial: float = 6.0
     beta_final: float = 0.01
     credit: Credit = "global"
-    trust_region: TrustRegion = "learned"
+    trust_region: TrustRegionKind = "learned"
     ess_target: float = 0.33
     kl_target: float = 0.003
     alternatives: int = 1
@@ -119,7 +89,7 @@ class DAPSSettings:
 
     def __post_init__(self) -> None:
         require_choice("daps: credit", self.credit, Credit)
-        require_choice("daps: trust_region", self.trust_region, TrustRegion)
+        require_choice("daps: trust_region", self.trust_region, TrustRegionKind)
         if self.credit == "counterfactual" and self.num_samples != 1:
             raise ConfigError(f"daps: num_samples must be 1 with counterfactual credit, not {self.num_samples}")
         if self.credit != "counterfactual" and self.num_samples < 2:
@@ -147,6 +117,18 @@ class DAPSSettings:
             raise ConfigError("daps needs num_classes of at least 2 and a positive reward_learning_rate")
         if not 0 <= self.eta_learning_rate < math.inf:
             raise ConfigError(f"daps: eta_learning_rate must be at least 0, not {self.eta_learning_rate}")
+        self._check_all_have_effect()
+
+    def _check_all_have_effect(self) -> None:
+        is_counterfactual = self.credit == "counterfactual"
+        has_effect = {
+            "ess_target": not is_counterfactual,
+            "kl_target": is_counterfactual,
+            "alternatives": is_counterfactual,
+        }
+        for setting in fields(self):
+            if not has_effect.get(setting.name, True) and getattr(self, setting.name) != setting.default:
+                raise ConfigError(f"daps: {setting.name} has no effect with {self.credit} credit")
 
 
 class DAPS(PolicyMethod):
@@ -157,23 +139,21 @@ class DAPS(PolicyMethod):
 
     def __init__(self, model: Autoencoder, settings: DAPSSettings) -> None:
         super().__init__(model, settings)
-        if settings.credit == "local" and model.config.token_grid is None:
-            raise ConfigError(
-                f"credit: local needs codes on a grid; generative.kind {model.config.generative.kind} has none"
+        chosen = settings
+        self.trust_region = TrustRegion(chosen.eta_initial, learned=chosen.trust_region == "learned")
+        self.rewards = WeightedRewards(chosen.rewards, model.config, chosen.num_classes)
+        if chosen.credit == "counterfactual":
+            self.counterfactual = CounterfactualCredit(
+                model, chosen.alternatives, chosen.kl_target, chosen.squared_error_weight, self.trust_region
             )
-        if settings.credit == "counterfactual" and settings.alternatives >= model.config.vocab_size:
-            raise ConfigError(
-                f"daps: alternatives must be less than the {model.config.vocab_size} codes, not {settings.alternatives}"
+        else:
+            self.weighted_samples = WeightedSamples(
+                model, chosen.num_samples, chosen.ess_target, self.trust_region, local=chosen.credit == "local"
             )
-        # A solved η gets no gradient, and several processes would wait for one.
-        is_learned = settings.trust_region == "learned"
-        self.log_eta = nn.Parameter(torch.tensor(math.log(settings.eta_initial)), requires_grad=is_learned)
-        self.rewards = WeightedRewards(settings.rewards, model.config, settings.num_classes)
-        self._groups: list[DeviceGroup] | None = None
 
     def extra_parameters(self) -> list[dict[str, Any]]:
         """η has a learning rate of its own, and so has what rewards train."""
-        groups = [{"params": [self.log_eta], "lr": self.settings.eta_learning_rate}]
+        groups = [{"params": list(self.trust_region.parameters()), "lr": self.settings.eta_learning_rate}]
         trained = list(self.rewards.parameters())
         return [*groups, {"params": trained, "lr": self.settings.reward_learning_rate}] if trained else groups
 
@@ -183,9 +163,11 @@ class DAPS(PolicyMethod):
         rollout = self.rollout(batch.inputs, generator, search=self.settings.search)
         reward = self._reward(rollout)
         if self.settings.credit == "counterfactual":
-            improved = self._improve_codes(rollout, beta)
+            improved = self.counterfactual.improve(rollout, beta)
         else:
-            improved = self._weight_samples(batch, rollout, reward.detach(), beta)
+            task = self.rewards(batch, self.by_item(rollout.codes))
+            improved = self.weighted_samples.improve(reward.detach(), task.values, rollout.log_q, beta)
+            improved = Losses(improved.total + task.loss, improved.metrics | task.metrics)
         loss_phi = -reward.flatten(1).sum(1).mean()
         metrics = self.policy_metrics(rollout, beta) | improved.metrics
         if self.settings.squared_error_weight:
@@ -200,78 +182,3 @@ class DAPS(PolicyMethod):
         """R of each dimension, (B·K, *input_shape), with the gradient of the generative model."""
         x = expand_samples(rollout.x, self.settings.num_samples)
         return reward_of(self.model, x, rollout.parameters, rollout.log_p, self.settings.squared_error_weight)
-
-    def _weight_samples(self, batch: Batch, rollout: Rollout, reward: Tensor, beta: float) -> Losses:
-        """L(θ) + L(η) of weighted samples, one weight for each or one for each of their codes (paper, Eq. 6 and 8)."""
-        settings = self.settings
-        rewards, log_q_terms = self._credit(reward, rollout.log_q)
-        task = self.rewards(batch, self.by_item(rollout.codes))
-        rewards = rewards + task.values[:, None]
-        log_q = log_q_terms.detach()
-        target = settings.ess_target * settings.num_samples
-
-        def ess_of(eta: Tensor) -> Tensor:
-            return mean_of_all(effective_sample_size(importance_weights(rewards, log_q, eta, beta)))
-
-        eta = self._eta(lambda eta: ess_of(eta) < target, rewards)
-        ess = ess_of(eta)
-        weights = importance_weights(rewards, log_q, eta.detach(), beta)
-        # The terms are (B, 1 or N, K): sum over codes, average over the batch.
-        loss_theta = -(weights * log_q_terms).sum(dim=(-1, -2)).mean()
-        metrics = {"ess": ess.detach(), "eta": eta.detach()} | task.metrics
-        return Losses(loss_theta + self._loss_eta(ess, target) + task.loss, metrics)
-
-    def _improve_codes(self, rollout: Rollout, beta: float) -> Losses:
-        """L(θ) + L(η) of counterfactual credit: at each position q moves to the better policy over the codes tried."""
-        settings, model, x = self.settings, self.model, rollout.x
-        log_q = rollout.logits.detach().log_softmax(-1)
-        if self._groups is None:
-            self._groups = on_device(groups_of_codes(model.config), x.device)
-        was_training = model.generative.training
-        model.generative.eval()  # an alternative is judged by the running statistics, not by those of its batch
-        compared = compare_alternatives(
-            self._reward_of_codes(x), rollout.codes, log_q, settings.alternatives, self._groups
-        )
-        model.generative.train(was_training)
-
-        def kl_of(eta: Tensor) -> Tensor:
-            return mean_of_all(divergence(compared, improved_log_policy(compared, eta, beta)))
-
-        eta = self._eta(lambda eta: kl_of(eta) > settings.kl_target, log_q)
-        kl, log_improved = kl_of(eta), improved_log_policy(compared, eta.detach(), beta)
-        loss_theta = cross_entropy_to(compared, log_improved, rollout.logits)
-        entropy = entropy_of(rollout.logits.detach()).sum(1).mean()
-        metrics = {"kl": kl.detach(), "eta": eta.detach(), "entropy": entropy}
-        return Losses(loss_theta + self._loss_eta(kl, settings.kl_target), metrics)
-
-    def _reward_of_codes(self, x: Tensor) -> Evaluate:
-        """R of each code's own part of the input, (B, N) float64 of codes (B, N), for standardised x."""
-        model, weight = self.model, self.settings.squared_error_weight
-        if not weight:
-            return objective_of(model, x, "log_likelihood")
-
-        def evaluate(codes: Tensor) -> Tensor:
-            values = model.cell_values(x, codes)
-            return values.log_likelihood.double() - weight * values.squared_error.double()
-
-        return evaluate
-
-    def _eta(self, is_too_small: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-        return solve_eta(is_too_small, like) if self.settings.trust_region == "solved" else self.log_eta.exp()
-
-    def _loss_eta(self, measured: Tensor, target: float) -> Tensor:
-        """What moves a learned η; nothing moves a solved one."""
-        return (measured - target).square() if self.settings.trust_region == "learned" else torch.zeros_like(measured)
-
-    def _credit(self, reward: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        """Rewards (no gradient) and the log q that they pay for, each (B, 1, K), or (B, N, K) with local credit."""
-        settings, model = self.settings, self.model
-        if settings.credit == "global":
-            rewards, paid = reward.flatten(1).sum(1)[:, None], log_q.sum(1, keepdim=True)
-        else:
-            grid = model.config.token_grid
-            assert grid is not None  # checked in __init__
-            rewards = sum_neighbourhood(model.sum_cells(reward), grid)
-            paid = log_q
-        samples_last = (-1, settings.num_samples)
-        return rewards.unflatten(0, samples_last).transpose(1, 2), paid.unflatten(0, samples_last).transpose(1, 2)

@@ -14,7 +14,7 @@ from daps_tokenizer.model.sweep import objective_of, on_device
 from daps_tokenizer.neighbourhoods import groups_of_codes
 from tests.settings import TINY_GRID, TINY_MLP
 from train.code_search import CodeSearch
-from train.methods.base import Batch
+from train.methods.base import Batch, beta_schedule, reward_of_codes
 from train.methods.counterfactual import (
     Alternatives,
     compare_alternatives,
@@ -146,18 +146,28 @@ def test_counterfactual_steps_raise_log_p_of_samples(config) -> None:  # type: i
 def test_the_reward_counts_squared_errors_for_both_models(weight: float) -> None:
     torch.manual_seed(0)
     model = Autoencoder(TINY_GRID)
-    chosen = DAPSSettings(num_samples=1, credit="counterfactual", alternatives=0, squared_error_weight=weight)
+    chosen = DAPSSettings(num_samples=1, credit="counterfactual", alternatives=2, squared_error_weight=weight)
     method = DAPS(model, chosen).eval()
     images = torch.randint(0, 256, (3, *TINY_GRID.input_shape), dtype=torch.uint8)
     rollout = method.rollout(images, torch.Generator().manual_seed(0))
-    values = model.cell_values(rollout.x, rollout.codes)
-    expected = values.log_likelihood - weight * values.squared_error
-    of_codes = method._reward_of_codes(rollout.x)(rollout.codes)
-    torch.testing.assert_close(of_codes, expected.double(), rtol=1e-5, atol=1e-5)
-    # Without alternatives the recognition model learns nothing: the loss is that of the generative model and of η.
+
+    def reward(codes: Tensor) -> Tensor:
+        values = model.cell_values(rollout.x, codes)
+        return (values.log_likelihood - weight * values.squared_error).double()
+
+    of_codes = reward_of_codes(model, rollout.x, weight)(rollout.codes)
+    torch.testing.assert_close(of_codes, reward(rollout.codes), rtol=1e-5, atol=1e-5)
+
     losses = method(Batch(images), torch.Generator().manual_seed(0), 0.5)
+    groups = on_device(groups_of_codes(TINY_GRID), torch.device("cpu"))
+    log_q = rollout.logits.detach().log_softmax(-1)
+    compared = compare_alternatives(reward, rollout.codes, log_q, 2, groups)
+    beta = beta_schedule(chosen.beta_initial, chosen.beta_final, 0.5)
+    better = improved_log_policy(compared, losses.metrics["eta"], beta)
+    loss_theta = cross_entropy_to(compared, better, rollout.logits)
     loss_eta = (losses.metrics["kl"] - chosen.kl_target) ** 2
-    torch.testing.assert_close(losses.total - loss_eta, -expected.sum(1).mean(), rtol=1e-5, atol=1e-4)
+    expected = loss_theta + loss_eta - reward(rollout.codes).sum(1).mean()
+    torch.testing.assert_close(losses.total.double(), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_alternatives_are_judged_by_the_running_statistics_which_the_one_training_decode_moves() -> None:
@@ -182,7 +192,7 @@ def test_a_learned_eta_grows_where_the_step_goes_too_far_and_falls_where_it_coul
     method = DAPS(Autoencoder(TINY_GRID), chosen).train()
     images = torch.randint(0, 256, (2, *TINY_GRID.input_shape), dtype=torch.uint8)
     method(Batch(images), torch.Generator().manual_seed(0), 1.0).total.backward()
-    assert math.copysign(1.0, float(method.log_eta.grad)) == sign
+    assert math.copysign(1.0, float(method.trust_region.log_eta.grad)) == sign
 
 
 def test_settings_that_counterfactual_credit_cannot_use_are_refused() -> None:

@@ -21,12 +21,8 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.sampling import sample_codes
 from tests.settings import TINY_GRID, TINY_MLP, TINY_MOTION
 from train.methods.base import Batch, beta_schedule, sum_neighbourhood
-from train.methods.daps import (
-    DAPS,
-    DAPSSettings,
-    effective_sample_size,
-    importance_weights,
-)
+from train.methods.daps import DAPS, DAPSSettings
+from train.methods.weighted_samples import effective_sample_size, importance_weights
 
 BETA, ETA = 0.7, torch.tensor(2.0, dtype=torch.float64)
 
@@ -216,7 +212,7 @@ def test_a_code_is_rewarded_for_its_neighbourhood_alone() -> None:
     method = tiny_daps(TINY_GRID, credit="local", num_samples=2, ess_target=0.75)
     log_p, log_q = torch.zeros(2, 16, 16, 3), torch.zeros(2, 16)
     log_p[1, 0, 15, 0] = 1.0  # second sample, the cell in the upper right corner: code 3 of a 4×4 grid
-    rewards, paid = method._credit(log_p, log_q)
+    rewards, paid = method.weighted_samples.credit(log_p, log_q)
     assert rewards.shape == paid.shape == (1, 16, 2)
     assert rewards.nonzero().tolist() == [[0, code, 1] for code in (2, 3, 6, 7)]
 
@@ -257,7 +253,7 @@ def losses_by_hand(method: DAPS, inputs: Tensor, beta: float) -> tuple[Tensor, T
     for item in torch.arange(len(x) * count).split(count):
         for t in range(log_q.shape[1]):
             r, q = rewards[item, t], log_q[item, t]
-            u = (r - r.logsumexp(0) - beta * q.detach()) / (method.log_eta.exp() + beta)
+            u = (r - r.logsumexp(0) - beta * q.detach()) / (method.trust_region.log_eta.exp() + beta)
             w = u.softmax(0)
             theta = theta - (w.detach() * q).sum() / len(x)
             sizes.append(1 / w.square().sum())
@@ -283,7 +279,7 @@ def test_the_loss_is_the_sum_of_three_and_each_moves_its_own_parameters(
     for loss, parameters in (
         (theta, list(method.model.recognition.parameters())),
         (phi, list(method.model.generative.parameters())),
-        (eta, [method.log_eta]),
+        (eta, [method.trust_region.log_eta]),
     ):
         found = torch.autograd.grad(total, parameters, retain_graph=True)
         for a, b in zip(found, torch.autograd.grad(loss, parameters), strict=True):
@@ -301,7 +297,7 @@ def test_a_run_can_begin_with_sharper_probabilities_than_it_was_given() -> None:
 
 def test_a_short_run_learns_codes_that_tell_images_apart() -> None:
     method = tiny_daps(TINY_MLP, num_samples=6, beta_initial=0.1, ess_target=0.5)
-    groups = [{"params": method.model.parameters(), "lr": 1e-2}, {"params": [method.log_eta], "lr": 5e-2}]
+    groups = [{"params": method.model.parameters(), "lr": 1e-2}, {"params": [method.trust_region.log_eta], "lr": 5e-2}]
     optimiser, inputs = torch.optim.AdamW(groups), images(TINY_MLP, 4)
     for step in range(100):
         losses = method(Batch(inputs), torch.Generator().manual_seed(step), step / 100)
@@ -324,6 +320,9 @@ def test_a_short_run_learns_codes_that_tell_images_apart() -> None:
         ({"ess_target": 3.0}, "ess_target between 0 and 1"),
         ({"credit": "some"}, "credit must be one of global, local, counterfactual"),
         ({"credit": "local"}, "credit: local needs codes on a grid; generative.kind mlp has none"),
+        ({"kl_target": 0.01}, "kl_target has no effect with global credit"),
+        ({"alternatives": 2}, "alternatives has no effect with global credit"),
+        ({"credit": "counterfactual", "num_samples": 1}, "ess_target has no effect with counterfactual credit"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

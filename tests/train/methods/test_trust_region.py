@@ -11,8 +11,9 @@ from daps_tokenizer.errors import ConfigError
 from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.settings import TINY_GRID, TINY_MLP
 from train.methods.base import Batch
-from train.methods.daps import DAPS, DAPSSettings, effective_sample_size, importance_weights
+from train.methods.daps import DAPS, DAPSSettings
 from train.methods.trust_region import solve_eta
+from train.methods.weighted_samples import effective_sample_size, importance_weights
 
 
 @given(seed=st.integers(0, 10_000), share=st.floats(0.3, 0.9), beta=st.floats(1e-3, 1.0))
@@ -73,4 +74,4 @@ def test_a_learned_eta_still_moves_towards_its_target() -> None:
     method = DAPS(Autoencoder(TINY_MLP), DAPSSettings(num_samples=4, beta_initial=0.5)).train()
     images = torch.randint(0, 256, (4, *TINY_MLP.input_shape), dtype=torch.uint8)
     method(Batch(images), torch.Generator().manual_seed(0), 0.0).total.backward()
-    assert float(method.log_eta.grad) != 0.0
+    assert float(method.trust_region.log_eta.grad) != 0.0
