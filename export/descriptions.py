@@ -9,7 +9,7 @@ from daps_tokenizer import __version__
 from daps_tokenizer.config import TokenizerConfig
 
 _GRAPHS = {
-    "encoder": "Draws codes: passes over all positions until nothing changes, and a loop for the rows that still do.",
+    "encoder": "Draws codes span by span, each in passes until nothing changes: the codes of the sequential loop.",
     "encoder_context": "The part of the encoder that is computed once per input. One row per window.",
     "encoder_pass": "The part of the encoder that chooses all codes anew. Repeat until new_codes equals codes.",
     "encoder_step": "The part of the encoder that draws one position, for rows that do not settle in a few passes.",
@@ -25,7 +25,7 @@ _VALUES = {
     "codes": "Codes from 0 to vocab_size - 1, row by row.",
     "new_codes": "The codes of this pass.",
     "log_probs": "log q of each code at temperature 1, given the codes before it, in nats.",
-    "passes": "Passes that each window took; one more than the maximum if the loop drew it.",
+    "passes": "Positions computed for each window, divided by its codes: 1 in the sequential loop.",
     "k": "How many of the most probable codes to give.",
     "top_codes": "The k most probable codes at each position, the most probable first.",
     "reconstruction": "The mean in the units of the inputs.",

@@ -1,7 +1,8 @@
 """What is exported: small modules around the model's own parts, and the form that they are written in for a runtime.
 
-Drawing codes is three of them, Context, Pass and Step. ``encoder.onnx`` is spliced from them (:mod:`export.encoder`),
-and they are written on their own as ``encoder_context.onnx``, ``encoder_pass.onnx`` and ``encoder_step.onnx``.
+Drawing codes is Context, and Span, Pass or Step. ``encoder.onnx`` is spliced from Context and Span
+(:mod:`export.encoder`); Context, Pass and Step are written as they are, ``encoder_context.onnx``, ``encoder_pass.onnx``
+and ``encoder_step.onnx``, for runtimes that need shapes which never change.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from daps_tokenizer.model.sampling import (
     choose_codes,
     draw_pass,
     draw_position,
+    draw_span,
     invert_cdf,
+    later_positions,
     most_probable,
     sample_codes,
 )
@@ -40,10 +43,9 @@ class FusedAttention(Attention):
 
     def attend(self, queries: Tensor, memory: Memory, *, causal: bool, bias: Tensor | None) -> Tensor:
         """Attend from queries (rows, T, H)."""
-        mask = None if bias is None else bias[None]
         heads = self.num_heads
         attended, *_ = torch.onnx.ops.attention(
-            queries, memory.keys, memory.values, mask, is_causal=causal, q_num_heads=heads, kv_num_heads=heads
+            queries, memory.keys, memory.values, bias, is_causal=causal, q_num_heads=heads, kv_num_heads=heads
         )
         return attended
 
@@ -129,17 +131,56 @@ class Pass(nn.Module):
         return drawn.codes.to(torch.int32), drawn.log_probs
 
 
-class FirstPass(Pass):
-    """The pass before which no codes are known: all are taken to be 0.
+class Span(nn.Module):
+    """Some neighbouring positions of all rows: :func:`daps_tokenizer.model.sampling.draw_span`."""
 
-    What comes before the first look at the context is then the same for all rows, and constant: ONNX Runtime computes
-    it when it loads the graph.
-    """
+    def __init__(self, recognition: RecognitionModel, choose: Choose) -> None:
+        super().__init__()
+        self.recognition, self.choose = recognition, choose
 
-    def forward(self, uniform: Tensor, temperature: Tensor, context: list[Memory]) -> Tensor:  # type: ignore[override]
-        """A first guess of all codes, int32 (rows, n)."""
-        nothing = torch.zeros(1, uniform.shape[1], dtype=torch.int32)
-        return super().forward(uniform, temperature, context, nothing)[0]
+    def forward(
+        self,
+        previous: Tensor,
+        codes: Tensor,
+        uniform: Tensor,
+        temperature: Tensor,
+        context: list[Memory],
+        past: list[Memory],
+    ) -> tuple[Tensor, Tensor, list[Memory]]:
+        """Choose the codes of T positions anew, after t positions that are drawn.
+
+        Args:
+            previous: the code before the span, int32 (rows, 1); 0 at the first position.
+            codes: of the pass before, int32 (rows, T).
+            uniform: (rows, T) float32 in [0, 1).
+            temperature: float32 (); 0 is greedy.
+            context: what :class:`Context` made.
+            past: keys and values of the t earlier positions of each block, (rows, t, H).
+
+        Returns:
+            Codes int32 (rows, T), log q of each at temperature 1 (rows, T), and the span's own keys and values of each
+            block (rows, T, H).
+        """
+        start, length = past[0].keys.shape[1], codes.shape[1]
+        positions = torch.arange(start, start + length)
+        own_memories: list[Memory] = []
+
+        def keep(earlier: Memory, own: Memory) -> Memory:
+            own_memories.append(own)
+            return Memory(*(torch.cat(pair, dim=1) for pair in zip(earlier, own, strict=True)))
+
+        drawn = draw_span(
+            self.recognition,
+            context,
+            torch.cat([previous, codes[:, :-1]], dim=1),
+            positions,
+            uniform,
+            temperature,
+            [partial(keep, memory) for memory in past],
+            later_positions(positions, torch.arange(start + length)),
+            self.choose,
+        )
+        return drawn.codes.to(torch.int32), drawn.log_probs, own_memories
 
 
 class Step(nn.Module):
@@ -177,7 +218,7 @@ class Step(nn.Module):
         """
         places = torch.arange(self.recognition.windows.num_codes)
         here = (places == position)[:, None]
-        bias = torch.where(places > position, -torch.inf, 0.0)
+        bias = later_positions(position[None], places)
         present: list[Memory] = []
 
         def keep(earlier: Memory, own: Memory) -> Memory:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.transformer import Memory
-from export.modules import FUSED, AtOnce, Context, Decoder, FirstPass, Form, Likelihood, Pass, Scorer, Step
+from export.modules import FUSED, AtOnce, Context, Decoder, Form, Likelihood, Pass, Scorer, Span, Step
 from export.weights import tidy
 
 OPSET = FUSED.opset
@@ -30,6 +30,7 @@ OPSET = FUSED.opset
 # Any size that is not 0 or 1, which the exporter would take for constants; different, or it would take them for one.
 EXAMPLE_BATCH = 3
 _EXAMPLE_ROWS, _EXAMPLE_COLUMNS = 6, 7
+_EXAMPLE_LENGTH, _EXAMPLE_EARLIER = 2, 4  # may exceed a short window: no shape depends on it
 
 _BATCH = {0: "batch"}
 _OF_MEMORY: Any = Memory(_BATCH, _BATCH)  # type: ignore[arg-type]
@@ -59,23 +60,37 @@ def export_context(model: Autoencoder, form: Form) -> onnx.ModelProto:
     return export_graph(module, examples, (_BATCH,), [input_name(config)], context_names(config), form.opset)
 
 
-def export_pass(model: Autoencoder, form: Form, *, first: bool = False) -> onnx.ModelProto:
-    """``uniform``, ``temperature``, ``context_*`` and ``codes`` -> ``new_codes`` and ``log_probs``, of windows.
-
-    The ``first`` pass knows no codes: it has no such input, and gives ``new_codes`` alone.
-    """
+def export_pass(model: Autoencoder, form: Form) -> onnx.ModelProto:
+    """``uniform``, ``temperature``, ``context_*`` and ``codes`` -> ``new_codes`` and ``log_probs``, of windows."""
     config, model = model.config, form.of(model)
     memories = _example_context(model)
     shape = (len(memories[0].keys), config.codes_per_window)
-    examples: tuple[Any, ...] = (torch.zeros(shape), torch.tensor(1.0), memories)
-    dynamic: tuple[Any, ...] = (_BATCH, {}, [_OF_MEMORY] * len(memories))
-    names = ["uniform", "temperature", *context_names(config)]
-    if first:
-        module = FirstPass(model.autoregressive, form.choose)
-        return export_graph(module, examples, dynamic, names, ["new_codes"], form.opset)
-    examples, dynamic = (*examples, torch.zeros(shape, dtype=torch.int32)), (*dynamic, _BATCH)
-    again = Pass(model.autoregressive, form.choose)
-    return export_graph(again, examples, dynamic, [*names, "codes"], ["new_codes", "log_probs"], form.opset)
+    examples = (torch.zeros(shape), torch.tensor(1.0), memories, torch.zeros(shape, dtype=torch.int32))
+    dynamic: tuple[Any, ...] = (_BATCH, {}, [_OF_MEMORY] * len(memories), _BATCH)
+    names = ["uniform", "temperature", *context_names(config), "codes"]
+    module = Pass(model.autoregressive, form.choose)
+    return export_graph(module, examples, dynamic, names, ["new_codes", "log_probs"], form.opset)
+
+
+def export_span(model: Autoencoder, form: Form) -> onnx.ModelProto:
+    """``previous``, ``codes``, ``uniform``, ``temperature``, ``context_*`` and ``past_*`` -> a span of all windows.
+
+    The outputs are ``new_codes``, ``log_probs`` and the memories ``own_*`` of these positions.
+    """
+    config, model = model.config, form.of(model)
+    memories = _example_context(model)
+    rows, length = len(memories[0].keys), _EXAMPLE_LENGTH
+    with torch.no_grad():
+        earlier = torch.zeros(rows, _EXAMPLE_EARLIER, config.recognition.hidden_size)
+        past = [block.self_attention.memory(earlier) for block in model.autoregressive.decoder_blocks]
+    previous, codes = (torch.zeros(rows, columns, dtype=torch.int32) for columns in (1, length))
+    examples = (previous, codes, torch.zeros(rows, length), torch.tensor(1.0), memories, past)
+    of_span, of_past = {0: "batch", 1: "length"}, {0: "batch", 1: "earlier"}
+    pasts: Any = Memory(of_past, of_past)  # type: ignore[arg-type]
+    dynamic: tuple[Any, ...] = (_BATCH, of_span, of_span, {}, [_OF_MEMORY] * len(memories), [pasts] * len(past))
+    inputs = ["previous", "codes", "uniform", "temperature", *context_names(config), *memory_names("past", config)]
+    outputs = ["new_codes", "log_probs", *memory_names("own", config)]
+    return export_graph(Span(model.autoregressive, form.choose), examples, dynamic, inputs, outputs, form.opset)
 
 
 def export_step(model: Autoencoder, form: Form) -> onnx.ModelProto:

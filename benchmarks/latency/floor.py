@@ -48,7 +48,10 @@ class ModelCosts:
     config: TokenizerConfig
 
     def encode_in_passes(self, passes: np.ndarray) -> Work:
-        """Of items that took ``passes`` (B, W) over their windows; weights are read once a pass."""
+        """Of items that took ``passes`` (B, W) over all positions of their windows.
+
+        Weights are counted once a pass of the slowest, the least that there can be: each span reads them anew.
+        """
         window = self.config.codes_per_window
         num_passes = float(passes.sum())
         num_bytes = self.context.num_bytes + float(passes.max()) * self.step.num_bytes

@@ -62,7 +62,8 @@ class Row:
     Times are of one call on a whole batch. ``open_ms`` is from the start of an interpreter to a loaded Tokenizer,
     ``first_call_ms`` of the first call with this batch. A row is of the round with the least median;
     ``slowest_round_ms`` is the largest median of all rounds. ``floor_ms`` is the least time the machine needs to read
-    the weights and caches, or to compute, on one thread at its speed in that round (:mod:`benchmarks.latency.floor`);
+    the weights and caches, or to compute, on one thread at its speed in that round (:mod:`benchmarks.latency.floor`),
+    and None on a GPU;
     ``gb_per_second`` counts the same bytes. ``codes_equal`` is the share of codes equal to the float32 reference.
     ``passes`` is the mean over windows. Memory is the process's peak, in MB. Everything but the first six fields is
     None where ``reason`` says why there is no measurement.
@@ -255,11 +256,14 @@ def measure_one(job: Job) -> list[Row]:
     costs = count_costs(folder)
     for action, batch, timed, found in measured:
         if action == "encode":
-            passes, work = _work_of_encoding(job, costs, folder, inputs[:batch])
+            passes, work = _work_of_encoding(costs, folder, inputs[:batch])
             found |= {"passes": passes}
         else:
             work = costs.decode(batch)
-        rates = _rates(timed, batch, tokenizer.num_tokens, work, job.peaks)
+        rates = _rates(timed, batch, tokenizer.num_tokens, work)
+        if job.device == "cpu":
+            floor_ms = work.floor_ms(job.peaks)
+            rates |= {"floor_ms": floor_ms, "share_of_floor": floor_ms / (1e3 * timed.median)}
         rows.append(Row(**_identity(job), action=action, batch=batch, open_ms=open_ms, **rates, **found))
     return rows
 
@@ -292,12 +296,8 @@ def time_call(call: Callable[[], Any], seconds: float) -> tuple[Timed, Any]:
     return Timed(warm_up[0], times), result
 
 
-def _work_of_encoding(
-    job: Job, costs: ModelCosts, folder: ModelFolder, inputs: np.ndarray
-) -> tuple[float | None, Work]:
-    """Mean number of passes where the backend runs the graph that encodes in passes, and what encoding costs."""
-    if (job.backend, job.device) != ("onnx", "cpu"):
-        return None, costs.encode_in_steps(len(inputs))
+def _work_of_encoding(costs: ModelCosts, folder: ModelFolder, inputs: np.ndarray) -> tuple[float | None, Work]:
+    """Mean number of passes that ``encoder.onnx`` makes of these inputs, and what encoding costs."""
     prepared = open_modality(folder.config).prepare(inputs[:_REFERENCE_ITEMS], InputOptions()).pieces
     passes = count_passes(folder, prepared, temperature=0.0)
     if passes is None:
@@ -305,9 +305,8 @@ def _work_of_encoding(
     return float(passes.mean()), costs.encode_in_passes(np.resize(passes, (len(inputs), passes.shape[1])))
 
 
-def _rates(timed: Timed, batch: int, num_tokens: int, work: Work, peaks: Peaks) -> dict[str, Any]:
+def _rates(timed: Timed, batch: int, num_tokens: int, work: Work) -> dict[str, Any]:
     median = timed.median
-    floor_ms = work.floor_ms(peaks)
     return {
         "first_call_ms": 1e3 * timed.first,
         "calls": len(timed.times),
@@ -317,8 +316,6 @@ def _rates(timed: Timed, batch: int, num_tokens: int, work: Work, peaks: Peaks) 
         "codes_per_second": batch * num_tokens / median,
         "gb_per_second": work.num_bytes / median / 1e9,
         "gflop_per_second": work.flops / median / 1e9,
-        "floor_ms": floor_ms,
-        "share_of_floor": floor_ms / (1e3 * median),
     }
 
 

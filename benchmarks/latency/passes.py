@@ -1,14 +1,15 @@
-"""In how many passes ``encoder.onnx`` settles, window by window."""
+"""How many passes over its positions ``encoder.onnx`` makes of each window."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from daps_tokenizer.backends.batching import encode_chunk, slices
 from daps_tokenizer.hub import ModelFolder
 
 
 def count_passes(folder: ModelFolder, inputs: np.ndarray, *, temperature: float) -> np.ndarray | None:
-    """Encode on one thread, item by item as large models are, and return the passes of each window.
+    """Encode on one thread, as many items together as the ONNX backend takes, and return the passes of each window.
 
     Args:
         folder: a model folder.
@@ -16,7 +17,7 @@ def count_passes(folder: ModelFolder, inputs: np.ndarray, *, temperature: float)
         temperature: 0 is greedy.
 
     Returns:
-        (B, W) int64, see :mod:`export.encoder`; None for a graph of one pass.
+        (B, W) float32, see :mod:`export.encoder`; None for a graph of one pass.
     """
     import onnxruntime
 
@@ -32,7 +33,7 @@ def count_passes(folder: ModelFolder, inputs: np.ndarray, *, temperature: float)
     fixed = {"temperature": np.array(temperature, np.float32)}
     return np.concatenate(
         [
-            session.run(["passes"], fixed | {name: inputs[[item]], "uniform": uniform[[item]]})[0]
-            for item in range(len(inputs))
+            session.run(["passes"], fixed | {name: inputs[rows], "uniform": uniform[rows]})[0]
+            for rows in slices(len(inputs), encode_chunk(folder.config))
         ]
     )

@@ -20,10 +20,11 @@ Times are of one call of the Tokenizer on a whole batch, greedy, by the monotoni
 device has finished when a call returns. After two warm-up calls (one, if it takes longer than --seconds), calls are
 timed for --seconds, at least three. All rows are measured in each of --rounds, because a shared machine changes its
 speed within minutes: a row is of its fastest round, "slowest" the median of its slowest. "open" is from the start of an
-interpreter to a loaded Tokenizer, "first" the first call with this batch. GB/s counts weights (once a pass or step) and
-caches, GFLOP/s two operations a multiply-add; the floor is reading or computing that on one thread as fast as it was in
-the same round, whichever takes longer. "codes equal" is the share of codes equal to the float32 reference. "passes" is
-the mean over windows (docs/notes/speed.md)."""
+interpreter to a loaded Tokenizer, "first" the first call with this batch. GB/s counts weights (once a pass over all
+positions, or a step, at least) and caches, GFLOP/s two operations a multiply-add; the floor is reading or computing
+that on one thread as fast as it was in the same round, whichever takes longer. "codes equal" is the share of codes
+equal to the float32 reference. "passes" is the mean over windows, of one thread's ONNX Runtime
+(docs/notes/speed.md)."""
 
 
 def write_latency(

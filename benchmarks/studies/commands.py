@@ -430,3 +430,27 @@ def masked(
     rows = measure_masked(judge, tokenizer, network, items, steps, noises)
     content = {"generator": folder.config.name, "data": judge.name, "classifier_accuracy": judge.accuracy}
     show(write_masked(out, with_command(**content, items=items, rows=rows)))
+
+
+@click.command()
+@click.option("--model", required=True, help="Built-in name or model folder, autoregressive.")
+@click.option("--data", required=True, type=_FOLDER, help="As for daps-tokenize evaluate.")
+@click.option("--images", default=32, show_default=True, help="How many items, evenly spread.")
+@click.option("--batch", "batches", multiple=True, type=click.IntRange(1), default=(1, 8), show_default="1 and 8")
+@click.option("--temperature", default=0.0, show_default=True)
+@click.option("--out", type=_FOLDER, default=RESULTS, show_default="benchmarks/results")
+def spans(model: str, data: Path, images: int, batches: tuple[int, ...], temperature: float, out: Path) -> None:
+    """Time encoding by spans of each length, and by the one that is chosen."""
+    from benchmarks.studies.probes import load_autoencoder
+    from benchmarks.studies.spans import measure_spans, write_spans
+
+    config = open_model(model).config
+    if config.recognition.kind != "autoregressive":
+        raise click.ClickException(f"{model}: its codes do not depend on each other; there are no spans to choose from")
+    opened = open_data(data, config)
+    if 2 * max(batches) > min(images, len(opened)):
+        raise click.ClickException(f"--images must be twice the largest batch at least, of the {len(opened)} there are")
+    chosen = np.linspace(0, len(opened), images, endpoint=False).astype(int)
+    found = measure_spans(load_autoencoder(model), opened.read(chosen), batches, temperature)
+    described = f"{images} items of {opened.description}"
+    show(write_spans(out, with_command(model=config.name, data=described, temperature=temperature, **found)))

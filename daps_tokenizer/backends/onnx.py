@@ -61,9 +61,10 @@ class OnnxBackend:
         self.num_threads = num_threads
         self._folder = folder
         self._plugin_devices = plugin_devices
-        self._kind_of_device = "cuda" if device == "cuda" else "cpu" if plugin_devices is None else "plugin"
         self._input_name = "images" if folder.config.modality == "image" else "features"
         self._provider = (_PROVIDERS | PROVIDERS).get(device, device)
+        on_cuda = self._provider == _PROVIDERS["cuda"]
+        self._kind_of_device = "cuda" if on_cuda else "cpu" if plugin_devices is None else "plugin"
         self.info = f"onnxruntime {onnxruntime.__version__} by {self._provider}, {num_threads} threads, float32"
         self._sessions: dict[tuple[str, int], Any] = {}
         self._encoders: dict[int, CapturedEncoder] = {}
@@ -116,7 +117,7 @@ class OnnxBackend:
                 f"{ONNX_ON_GPU}, or use device='cpu'"
             )
         opened = cls(folder, device=device, num_threads=num_threads or physical_cores())
-        if device == "cuda":
+        if opened._kind_of_device == "cuda":
             _load_cuda()
             opened._try_device()
         return opened
@@ -219,7 +220,7 @@ class OnnxBackend:
         try:
             results: list[np.ndarray] = session.run(list(outputs), feed)
         except Exception as error:  # ONNX Runtime's own types
-            if self.device == "cuda":
+            if self._kind_of_device == "cuda":
                 raise BackendError(
                     f"device {self.device!r} cannot be used: ONNX Runtime failed there ({first_line(error)}); "
                     "use device='cpu', or a smaller batch"
@@ -248,7 +249,7 @@ class OnnxBackend:
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
         provider: str | tuple[str, dict[str, str]] = self._provider
-        if self.device == "cuda":
+        if self._kind_of_device == "cuda":
             # TF32 is the default, and its 10 bits of mantissa change codes.
             provider = (self._provider, {"use_tf32": "0", "enable_cuda_graph": str(int(graph in _CAPTURED))})
         if graph in _RECOGNITION_GRAPHS:

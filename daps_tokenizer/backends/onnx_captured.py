@@ -2,7 +2,7 @@
 
 ``encoder.onnx`` decides by itself how many passes it makes, which ONNX Runtime cannot capture. Here that is decided
 outside, between graphs that only compute: ``encoder_pass.onnx`` chooses all codes anew until they stay as they are, two
-to five times with a trained model (model/sampling.py says why those are the loop's codes), and ``encoder_step.onnx``
+to eight times with a trained model (model/sampling.py says why those are the loop's codes), and ``encoder_step.onnx``
 draws the rows that have not settled then, one position a call. Both read the context where ``encoder_context.onnx``
 has left it.
 """

@@ -29,6 +29,7 @@ _OF_ROWS = ("encoder_pass", "encoder_step")  # their batch is of windows
 MAX_BATCH = 256
 _PACKAGES = ("tensorrt", "tensorrt_rtx")
 _OLDEST_TENSORRT = (10, 13)
+_RECIPE = 1  # raised with every change of what is built from the same file: precision.py, tensorrt_build.py
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def cache_folder() -> Path:
 
 def _key(trt: Any, folder: ModelFolder, graph: str, precision: str, profiles: tuple[Profile, ...]) -> str:
     """A name for everything that an engine depends on; graphs of equal shape share a sha256, so weights count too."""
-    target = "any"
+    target, gpu_name = "any", ""
     if trt.__name__ == "tensorrt":
         gpu = find_gpu()
         if gpu is None:
@@ -168,7 +169,7 @@ def _key(trt: Any, folder: ModelFolder, graph: str, precision: str, profiles: tu
                 "TensorRT builds engines for the GPU of the machine, and this one has no NVIDIA GPU; "
                 "tensorrt-rtx builds without one"
             )
-        target = gpu.architecture
+        target, gpu_name = gpu.architecture, gpu.name
     files = folder.config.files
     parts = [
         files[f"onnx/{graph}.onnx"],
@@ -176,7 +177,9 @@ def _key(trt: Any, folder: ModelFolder, graph: str, precision: str, profiles: tu
         trt.__name__,
         trt.__version__,
         target,
+        gpu_name,  # those of one architecture differ in what is fastest, and an engine is promised to run on its own
         precision,
+        _RECIPE,
         [asdict(profile) for profile in profiles],
     ]
     return f"{precision}-{target}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"

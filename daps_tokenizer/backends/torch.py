@@ -1,5 +1,7 @@
-"""PyTorch, from the weights alone. On the CPU an eager loop with a key-value cache, which exports are compared with; on
-NVIDIA GPUs what :mod:`daps_tokenizer.backends.torch_cuda` makes of it.
+"""PyTorch, from the weights alone.
+
+On the CPU eager passes, which exports are compared with; on NVIDIA GPUs what :mod:`daps_tokenizer.backends.torch_cuda`
+makes of it.
 """
 
 from __future__ import annotations
@@ -111,7 +113,7 @@ class TorchBackend:
         chunk = encode_chunk(config) if self.device == "cpu" else self._parallel_chunk
         parts = []
         for rows in slices(len(inputs), chunk):
-            context = recognition.context(self._standardise(inputs[rows]).to(self._dtype))
+            context = recognition.context(self._standardise(inputs[rows]))
             sampled = sample_codes(recognition, context, self._tensor(uniform[rows]), temperature)
             parts.append(_arrays(sampled.codes.int(), sampled.log_probs))
         return join(Encoded, parts)
@@ -141,7 +143,7 @@ class TorchBackend:
         recognition = self.model.recognition
         parts = []
         for rows in slices(len(inputs), self._parallel_chunk):
-            context = recognition.context(self._standardise(inputs[rows]).to(self._dtype))
+            context = recognition.context(self._standardise(inputs[rows]))
             given = self._tensor(codes[rows]).long()
             log_q = recognition.logits(context, given).float().log_softmax(-1)
             log_probs = log_q.gather(-1, given[..., None])[..., 0]

@@ -14,13 +14,14 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from daps_tokenizer.backends.batching import captured_size, fill, parallel_chunk, slices
 from daps_tokenizer.errors import first_line
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.passes import ChooseFromHidden, Drawer, PassesDraw
 from daps_tokenizer.model.recognition import RecognitionModel
-from daps_tokenizer.model.sampling import Draw, SampledCodes
+from daps_tokenizer.model.sampling import Draw, SampledCodes, choose_codes
 from daps_tokenizer.model.stepping import SteppedDraw
 from daps_tokenizer.model.transformer import Memory
 
@@ -29,6 +30,9 @@ LOOP_KINDS: tuple[LoopKind, ...] = ("fused kernel", "captured steps")
 
 # By how many nats per code the fused kernel's log-probabilities may differ from a parallel pass over the same codes.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
+# What share of codes a fused choice must have in common with a choice by float32 logits: half precision moves some.
+_FEWEST_EQUAL = 0.5
+_COMPARED = 4096  # codes whose logits are made for that
 
 
 class GpuEncoder:
@@ -52,7 +56,7 @@ class GpuEncoder:
         return f"in passes, then by captured steps ({self.reason_not_to_fuse})"
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> SampledCodes:
-        """Codes (B, N) int64 and log-probabilities (B, N), on the GPU; the host does not wait for them."""
+        """Codes (B, N) int64 and log-probabilities (B, N), on the GPU, where they are ready."""
         parts = []
         with self._lock:
             for rows in slices(len(inputs), parallel_chunk(self._model.config, "cuda")):
@@ -61,6 +65,8 @@ class GpuEncoder:
                 fixed = self._prepared(size)
                 sampled = fixed.encode(fill(inputs[rows], size), fill(uniform[rows], size), temperature)
                 parts.append(SampledCodes(sampled.codes[:count], sampled.log_probs[:count]))
+            if self._device == "cuda":  # a thread with another stream may write to the buffers as soon as it is let
+                torch.cuda.current_stream().synchronize()
         return (
             parts[0] if len(parts) == 1 else SampledCodes(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
         )
@@ -68,8 +74,8 @@ class GpuEncoder:
     def _prepared(self, size: int) -> _FixedSize:
         if size not in self._sizes:
             fixed = _FixedSize(self._model, size, self._dtype, self._device, fused=not self.reason_not_to_fuse)
-            # Whether this GPU compiles the kernel right is seen before it is first relied on.
-            if not self.reason_not_to_fuse and not self._sizes and (problem := fixed.check()):
+            # Whether this GPU compiles the kernel right, another for each size, is seen before it is relied on.
+            if not self.reason_not_to_fuse and (problem := fixed.check()):
                 warnings.warn(f"not using the fused kernel: {problem}", RuntimeWarning, stacklevel=5)
                 self.reason_not_to_fuse = problem
                 fixed = _FixedSize(self._model, size, self._dtype, self._device, fused=False)
@@ -95,7 +101,7 @@ class _FixedSize:
             self._drawer.capture()
             torch.cuda.synchronize()  # the context was computed above: what capturing must not load is loaded
             self._context_graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._context_graph):
+            with torch.cuda.graph(self._context_graph, capture_error_mode="thread_local"):
                 self._drawer.set_context(self._context())
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> SampledCodes:
@@ -134,7 +140,7 @@ class _FixedSize:
             self._context_graph.replay()
 
     def _context(self) -> list[Memory]:
-        return self._recognition.context(self._model.standardise(self._inputs).to(self._dtype))
+        return self._recognition.context(self._model.standardise(self._inputs))
 
 
 def _reason_not_to_fuse(model: Autoencoder) -> str:
@@ -146,30 +152,43 @@ def _reason_not_to_fuse(model: Autoencoder) -> str:
     return reason_not_to_fuse(model.recognition)
 
 
-def fused_choice(recognition: RecognitionModel, dtype: torch.dtype, uniform: torch.Tensor) -> ChooseFromHidden | None:
+def fused_choice(recognition: RecognitionModel, dtype: torch.dtype, uniform: Tensor) -> ChooseFromHidden | None:
     """What chooses codes without logits in memory, if it chooses right here; None, with a warning, if it does not.
 
-    None too for code books, whose scores are added to the logits. ``uniform`` (rows, n) is what it is tried on.
+    None too for code books, whose scores are added to the logits. ``uniform`` (rows, n) is what it is tried on: as many
+    rows as it will have, since the kernel is another for few and for many.
     """
     from daps_tokenizer.backends.triton_step import FusedChoice
 
     if recognition.code_books is not None:
         return None
-    numbers = uniform[:1]
-    hidden = torch.randn(*numbers.shape, recognition.head.in_features, device=uniform.device).to(dtype)
+    hidden = torch.randn(*uniform.shape, recognition.head.in_features, device=uniform.device).to(dtype)
     try:
         choose = FusedChoice(recognition, dtype)
-        chosen = choose(hidden, numbers, torch.ones((), device=uniform.device), False)
-        log_q = recognition.head(hidden.float()).log_softmax(-1)
-        expected = log_q.gather(-1, chosen.codes[..., None])[..., 0]
-        difference = float((chosen.log_probs - expected).abs().mean())
-        problem = "" if difference <= _TOLERANCE[dtype] else f"its log-probabilities are {difference:.2g} nats apart"
+        problems = (_problem_of_choice(choose, recognition, hidden, uniform, greedy) for greedy in (False, True))
+        problem = next(filter(None, problems), "")
     except Exception as error:  # as with the fused kernel
         problem = f"{type(error).__name__}: {first_line(error)}"
     if problem:
         warnings.warn(f"not using the fused choice of codes: {problem}", RuntimeWarning, stacklevel=2)
         return None
     return choose
+
+
+def _problem_of_choice(
+    choose: ChooseFromHidden, recognition: RecognitionModel, hidden: Tensor, uniform: Tensor, greedy: bool
+) -> str:
+    """What is wrong with codes that are chosen of hidden states (rows, n, H), or nothing."""
+    temperature = torch.full((), 0.0 if greedy else 1.0, device=uniform.device)
+    chosen = choose(hidden, uniform, temperature, greedy)
+    some = slice(max(1, _COMPARED // uniform.shape[1]))
+    codes, logits = chosen.codes[some], recognition.head(hidden[some].float())
+    log_q = logits.log_softmax(-1).gather(-1, codes[..., None])[..., 0]
+    difference = float((chosen.log_probs[some] - log_q).abs().mean())
+    if not difference <= _TOLERANCE[hidden.dtype]:
+        return f"its log-probabilities are {difference:.2g} nats apart"
+    equal = float((codes == choose_codes(logits, uniform[some], temperature)).float().mean())
+    return "" if equal >= _FEWEST_EQUAL else f"{1 - equal:.0%} of its codes are not those that the logits choose"
 
 
 def draw_with(kind: LoopKind, recognition: RecognitionModel, draw: Draw) -> Drawer:

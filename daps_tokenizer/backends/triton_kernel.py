@@ -256,11 +256,14 @@ def choose_rows(
             cumulative = before[:, None] + tl.cumsum(probability, axis=1)
             number = first + tl.arange(0, COLUMNS)
             below += tl.sum(((cumulative <= goal[:, None]) & (number < VOCAB)[None, :]).to(tl.int32), axis=1)
-            before += tl.sum(probability, axis=1)
-            # Of the block that holds the drawn code; the count stays as it is after that.
-            is_drawn = number[None, :] == tl.minimum(below, VOCAB - 1)[:, None]
+            # The highest, not the block's sum, which rounds differently: so the count stays once a code is found.
+            before = tl.max(cumulative, axis=1)
+            is_drawn = number[None, :] == below[:, None]  # in the block that holds the code
             drawn_logit += tl.sum(tl.where(is_drawn, logit, 0.0), axis=1)
-        chosen = tl.where(sharpness > 0.0, tl.minimum(below, VOCAB - 1), best)
+        # Where rounding puts the goal beyond the last sum, as it may for a uniform number next to 1, no code is found.
+        drawn = tl.where(below < VOCAB, below, best)
+        drawn_logit = tl.where(below < VOCAB, drawn_logit, highest)
+        chosen = tl.where(sharpness > 0.0, drawn, best)
         chosen_logit = tl.where(sharpness > 0.0, drawn_logit, highest)
     tl.store(codes + rows, chosen.to(tl.int64), mask=is_row)
     tl.store(log_probs + rows, chosen_logit - highest - tl.log(total), mask=is_row)

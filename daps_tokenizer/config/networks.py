@@ -22,11 +22,14 @@ class RecognitionConfig:
     ``independent``, Π q(z_t | x); the quantisers ``nearest``, codes of the nearest vectors (VQ-VAE), and ``levels``,
     codes of rounded numbers, each of which has its number of ``levels`` (FSQ); ``gaussian``, no codes (Gaussian VAE).
     ``window`` is (rows, columns) of codes, or empty: an image's grid of codes is cut into windows of this size that are
-    encoded side by side, each by itself, so that the loop over positions is as short as a window.
+    encoded side by side, each by itself, so that the loop over positions is as short as a window. ``surroundings``,
+    0 or a multiple of 4, is how many pixels around a patch its embedding sees too, at half the resolution, and beyond
+    the window.
     """
 
     patch_size: tuple[int, ...] = ()
     window: tuple[int, ...] = ()
+    surroundings: int = 0
     hidden_size: int = 128
     num_heads: int = 4
     num_layers: int = 2
@@ -50,6 +53,12 @@ class RecognitionConfig:
         )
         for name, sizes in (("patch_size", self.patch_size), ("window", self.window)):
             require_positive("recognition", **{f"{name}[{i}]": size for i, size in enumerate(sizes)})
+        multiples_of_4 = all(size % 4 == 0 for size in (self.surroundings, *self.patch_size))
+        require(
+            self.surroundings == 0 or (self.surroundings > 0 and bool(self.patch_size) and multiples_of_4),
+            f"recognition.surroundings is 0, or a multiple of 4 around patches whose sides are multiples of 4, not "
+            f"{self.surroundings} around {list(self.patch_size)}",
+        )
         require(
             self.hidden_size % self.num_heads == 0,
             f"recognition.hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}",

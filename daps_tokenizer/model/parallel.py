@@ -34,6 +34,7 @@ class ParallelEncoder(Recognition):
 
     def hidden(self, x: Tensor) -> Tensor:
         """Standardised inputs (B, *input_shape) -> (B, N, H)."""
+        x = x.to(self.positions.dtype)
         h = self.windows.split(self.input_embedding(x), x.shape[0]) + self.positions
         for block in self.blocks:
             h = block(h)

@@ -78,7 +78,8 @@ class PassesDraw:
             torch.cuda.current_stream().wait_stream(stream)
             for anew in (True, False):
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
+                # Other threads may allocate meanwhile; only what this one does is captured.
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                     self._passes(greedy=greedy, anew=anew)
                 self._graphs[greedy, anew] = graph
 

@@ -1,8 +1,8 @@
 """The recognition model q(z|x) = Π q(z_t | z_<t, x): an encoder-decoder transformer (paper, section 3 and Appendix F).
 
 Two ways through the same weights: :meth:`RecognitionModel.logits` for codes that are known or guessed (one parallel
-pass) and :meth:`RecognitionModel.step` for codes that are drawn in turn (one position a call, with the keys and values
-of earlier positions kept). :mod:`daps_tokenizer.model.sampling` draws codes by both.
+pass) and :meth:`RecognitionModel.logits_of_span` for codes that are drawn, some positions a call, with the keys and
+values of earlier positions kept. :mod:`daps_tokenizer.model.sampling` draws codes by both.
 """
 
 from __future__ import annotations
@@ -34,16 +34,25 @@ from daps_tokenizer.model.transformer import (
 class PatchEmbedding(nn.Module):
     """Images to one vector per patch: cut into patches row by row, then one dense layer.
 
-    An image whose sides are not multiples of the patch is padded with zeros at the right and at the bottom.
+    With ``surroundings``, a convolution at half the resolution adds what is around each patch, so that windows, which
+    are encoded by themselves, see what is beyond their edges. An image whose sides are not multiples of the patch is
+    padded with zeros at the right and at the bottom; around an image there are zeros.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], patch_size: tuple[int, ...], hidden_size: int) -> None:
+    def __init__(
+        self, input_shape: tuple[int, ...], patch_size: tuple[int, ...], hidden_size: int, surroundings: int
+    ) -> None:
         super().__init__()
         height, width, channels = input_shape
         self.patch_height, self.patch_width = patch_size
         self.rows, self.columns = math.ceil(height / self.patch_height), math.ceil(width / self.patch_width)
         self.padding = (0, 0, 0, self.columns * self.patch_width - width, 0, self.rows * self.patch_height - height)
         self.dense = nn.Linear(self.patch_height * self.patch_width * channels, hidden_size)
+        half_patch = (self.patch_height // 2, self.patch_width // 2)
+        kernel, around = (half_patch[0] + surroundings, half_patch[1] + surroundings), surroundings // 2
+        self.surroundings = (
+            nn.Conv2d(channels, hidden_size, kernel, half_patch, around, bias=False) if surroundings else None
+        )
 
     @property
     def num_positions(self) -> int:
@@ -53,8 +62,11 @@ class PatchEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, height, width, channels) -> (B, patches, H)."""
         x = F.pad(x, self.padding) if any(self.padding) else x
-        x = x.unflatten(2, (self.columns, self.patch_width)).unflatten(1, (self.rows, self.patch_height))
-        return self.dense(x.transpose(2, 3).flatten(1, 2).flatten(2))
+        patches = x.unflatten(2, (self.columns, self.patch_width)).unflatten(1, (self.rows, self.patch_height))
+        embedded = self.dense(patches.transpose(2, 3).flatten(1, 2).flatten(2))
+        if self.surroundings is None:
+            return embedded
+        return embedded + self.surroundings(F.avg_pool2d(x.permute(0, 3, 1, 2), 2)).flatten(2).transpose(1, 2)
 
 
 class FrameUpsampling(nn.Module):
@@ -79,7 +91,7 @@ def build_input_embedding(config: TokenizerConfig) -> PatchEmbedding | FrameUpsa
     """What turns an input of the config's modality into vectors for a transformer."""
     sizes = config.recognition
     if config.modality == "image":
-        return PatchEmbedding(config.input_shape, sizes.patch_size, sizes.hidden_size)
+        return PatchEmbedding(config.input_shape, sizes.patch_size, sizes.hidden_size, sizes.surroundings)
     return FrameUpsampling(config.input_shape, sizes.hidden_size)
 
 
@@ -136,7 +148,8 @@ class RecognitionModel(Recognition):
         """What every step attends to, computed once per item.
 
         Args:
-            x: standardised inputs (B, *input_shape).
+            x: standardised inputs (B, *input_shape), in float32 where the network is not: code books read them as they
+                are.
 
         Returns:
             For each decoder block the cross-attention keys and values, (B, heads, positions, head_size); of each
@@ -144,7 +157,7 @@ class RecognitionModel(Recognition):
             code books, one memory more: the scores of all codes (B, N, V), cut into two halves of the codes.
         """
         scores = [] if self.code_books is None else [self.code_books.halves(x)]
-        x = self.windows.split(self.input_embedding(x), x.shape[0])
+        x = self.windows.split(self.input_embedding(x.to(self.positions.dtype)), x.shape[0])
         x = x + self.positions[: x.shape[1]]
         for block in self.encoder_blocks:
             x = block(x)
@@ -200,23 +213,45 @@ class RecognitionModel(Recognition):
         return self._with_scores(self.head(self.hidden(context, codes)), context)
 
     def logits_of_rows(self, context: list[Memory], codes: Tensor) -> Tensor:
-        """Like :meth:`logits`, of windows side by side: (B·W·K, n) -> (B·W·K, n, V).
-
-        A single row of codes (1, n) stands for equal codes of all windows (B·W).
-        """
+        """Like :meth:`logits`, of windows side by side: (B·W·K, n) -> (B·W·K, n, V)."""
         hidden = self.hidden_of_rows(context, codes)
         logits = self.head(hidden.flatten(0, 1)).unflatten(0, (-1, codes.shape[1]))  # see FeedForward
         return self._with_scores(logits, context)
 
-    def _with_scores(self, logits: Tensor, context: list[Memory]) -> Tensor:
-        """Logits (rows, n, V) with what code books add, which are for items that are not cut into windows."""
+    def _with_scores(self, logits: Tensor, context: list[Memory], positions: Tensor | None = None) -> Tensor:
+        """Logits (rows, T, V) of some positions, or of all, with what code books add.
+
+        Code books are for items that are not cut into windows.
+        """
         if self.code_books is None:
             return logits
-        scores = torch.cat(context[-1], dim=-1)  # (B, N, V)
+        halves = context[-1] if positions is None else [half.index_select(1, positions) for half in context[-1]]
+        scores = torch.cat(tuple(halves), dim=-1)  # (B, T, V)
         if logits.shape[0] == scores.shape[0]:
             return logits + scores
         # The K rows of an item share it.
         return (logits.reshape(scores.shape[0], -1, *logits.shape[1:]) + scores[:, None]).flatten(0, 1)
+
+    def logits_of_span(
+        self,
+        context: list[Memory],
+        previous: Tensor,
+        positions: Tensor,
+        joins: Sequence[Join],
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of T neighbouring positions of every window, (B·W·K, T, V); W is 1 where items are not cut.
+
+        Args:
+            context: from :meth:`context`, batch B·W.
+            previous: for each position the embedding of the code before it (B·W·K, T, H); that of code 0 at the first.
+            positions: their indices in the window, int64 (T,).
+            joins: for each decoder block what keeps the keys and values of earlier positions.
+            bias: (T or 1, keys), added to the scores of what these give; it hides later positions.
+        """
+        hidden = self._decode(context, previous + self.positions.index_select(0, positions), joins, bias)
+        logits = self.head(hidden.flatten(0, 1)).unflatten(0, (-1, positions.shape[0]))  # see FeedForward
+        return self._with_scores(logits, context, positions)
 
     def step(
         self,
@@ -226,20 +261,13 @@ class RecognitionModel(Recognition):
         joins: Sequence[Join],
         bias: Tensor | None = None,
     ) -> Tensor:
-        """Logits of one position of every window, (B·W·K, V); W is 1 where items are not cut.
-
-        Args:
-            context: from :meth:`context`, batch B·W.
-            previous: the embedding of the codes just drawn (B·W·K, H); that of code 0 at the first position.
-            position: the position's index in its window, int64 (1,).
-            joins: for each decoder block what keeps the keys and values of earlier positions.
-            bias: added to the scores of what these give.
-        """
-        h = (previous + self.positions.index_select(0, position))[:, None]
+        """Like :meth:`logits_of_span`, of one position: ``previous`` (B·W·K, H), ``position`` (1,) -> (B·W·K, V)."""
+        h = previous[:, None] + self.positions.index_select(0, position)
+        # Nothing but scores comes between this product and the choice: graphs in half precision know it by that.
         logits = self.head(self._decode(context, h, joins, bias)[:, 0])
         if self.code_books is None:
             return logits
-        scores = torch.cat([part.index_select(1, position)[:, 0] for part in context[-1]], dim=-1)
+        scores = torch.cat([half.index_select(1, position)[:, 0] for half in context[-1]], dim=-1)
         if logits.shape[0] == scores.shape[0]:
             return logits + scores
         return logits + scores.repeat_interleave(logits.shape[0] // scores.shape[0], dim=0)

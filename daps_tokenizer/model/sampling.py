@@ -1,11 +1,13 @@
-"""Drawing codes from the recognition model: passes over all positions until nothing changes, or one after the other.
+"""Drawing codes from the recognition model: spans of positions, one after the other, each in passes until it settles.
 
-A pass chooses every code anew, given all codes of the pass before. The first code depends on no other, so it is right
-after one pass, the second after two, and so on: once a pass leaves a row as it is, its codes are those of the
-sequential loop, by induction, greedy or sampled (Jacobi iteration; Song et al., "Accelerating Feedforward Computation
-via Parallel Nonlinear Equation Solving", ICML 2021). Trained tokenizers settle in two to five passes, because most
-codes are clear from the input. Rows that have not settled after :data:`MAX_PASSES` are drawn by the loop, which bounds
-the worst case.
+A pass chooses every code of a span anew, given the codes before the span and those of the pass before. The first code
+of a span depends on no other in it, so it is right after one pass, the second after two, and so on: once a pass leaves
+a row as it is, its codes are those of the sequential loop, by induction, greedy or sampled (Jacobi iteration; Song et
+al., "Accelerating Feedforward Computation via Parallel Nonlinear Equation Solving", ICML 2021, whose section 3 has the
+blocks too). There are never more passes than the span has positions. A span of one position is the sequential loop.
+
+A long span takes few calls, a short one computes less: codes that depend on each other settle after more passes where
+they are many. A CPU begins with :func:`first_span`, and goes on with the loop if that would have been quicker.
 
 Greedy and sampled encoding are one rule: temperature 0 takes the most probable code, any other inverts the cumulative
 distribution at a uniform number that the caller supplies. The same uniforms give the same codes on every runtime.
@@ -25,7 +27,11 @@ from daps_tokenizer.model.parallel import FactorisedModel, ParallelEncoder
 from daps_tokenizer.model.recognition import Recognition, RecognitionModel
 from daps_tokenizer.model.transformer import Join, Memory
 
-MAX_PASSES = 8
+# A CPU's time, in halves of what a position of a row costs a pass over many: of a call, and of a position in the loop,
+# which has fewer side by side. Then the first span: positions of all rows together, and the fewest of each row.
+# Measured in docs/notes/speed.md.
+CALL_COST, PASS_COST, LOOP_COST = 80, 2, 5
+FIRST_POSITIONS, FEWEST_POSITIONS = 64, 4
 
 # Logits (R, V), uniform numbers (R,) and a temperature -> one code per row, (R,) int64.
 Choose = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -39,7 +45,10 @@ class SampledCodes(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """Like :class:`SampledCodes`, and the passes of each row, (rows,) int64: ``MAX_PASSES`` + 1 if the loop drew it."""
+    """Like :class:`SampledCodes`, and the ``passes`` of each row, (rows,) float32.
+
+    A pass over a span is the span's share of the positions: ``passes`` times n positions were computed for n codes.
+    """
 
     codes: Tensor
     log_probs: Tensor
@@ -108,12 +117,31 @@ def draw_pass(
     Args:
         model: the recognition model.
         context: from ``model.context``.
-        codes: (rows, n), windows side by side; (1, n) where all rows have the same codes.
+        codes: (rows, n), windows side by side.
         uniform: (rows, n) in [0, 1).
         temperature: ().
         choose: the rule.
     """
     return choose_with_log_q(model.logits_of_rows(context, codes), uniform, temperature, choose)
+
+
+def draw_span(
+    model: RecognitionModel,
+    context: list[Memory],
+    before: Tensor,
+    positions: Tensor,
+    uniform: Tensor,
+    temperature: Tensor,
+    joins: Sequence[Join],
+    bias: Tensor | None = None,
+    choose: Choose = choose_codes,
+) -> SampledCodes:
+    """The codes of T neighbouring positions (rows, T), given ``before``, the code before each (rows, T).
+
+    Other arguments are those of ``RecognitionModel.logits_of_span``.
+    """
+    logits = model.logits_of_span(context, model.code_embedding(before), positions, joins, bias)
+    return choose_with_log_q(logits, uniform, temperature, choose)
 
 
 def draw_position(
@@ -132,6 +160,31 @@ def draw_position(
     return choose_with_log_q(logits, uniform, temperature, choose)
 
 
+def later_positions(positions: Tensor, keys: Tensor) -> Tensor:
+    """What hides later positions from each: (T,) and (keys,) -> (T, keys), 0 or -inf."""
+    return torch.where(keys > positions[:, None], -torch.inf, 0.0)
+
+
+def first_span(rows: int, positions: int) -> int:
+    """How many of the positions a CPU draws first: all of few rows, as it is calls that take time; four of many.
+
+    Four are enough to see whether passes are worth it.
+    """
+    return min(positions, max(FIRST_POSITIONS // rows, FEWEST_POSITIONS))
+
+
+def loop_is_quicker(rows: int, span: int, computed: int, calls: int) -> bool:
+    """Whether the loop would have drawn a span of so many rows sooner than the passes did.
+
+    Args:
+        rows: R.
+        span: positions of each row.
+        computed: positions of all rows that the passes computed.
+        calls: how many passes there were.
+    """
+    return span * (LOOP_COST * rows + CALL_COST) < PASS_COST * computed + calls * CALL_COST
+
+
 @torch.no_grad()
 def sample_codes(
     model: Recognition,
@@ -139,7 +192,7 @@ def sample_codes(
     uniform: Tensor,
     temperature: Tensor | float = 1.0,
     *,
-    max_passes: int = MAX_PASSES,
+    span: int | None = None,
 ) -> SampledCodes:
     """Draw all codes: until they settle, or at once where they do not depend on each other.
 
@@ -149,7 +202,7 @@ def sample_codes(
         uniform: (B·K, N) in [0, 1); K samples of an item are next to each other.
         temperature: 0 for greedy codes, 1 for samples of q. A quantiser has one code for each position, whatever the
             temperature, with probability 1.
-        max_passes: the loop draws rows that have not settled then; all rows if 0.
+        span: as of :func:`settle`.
 
     Raises:
         UnsupportedError: the encoder of a Gaussian VAE, which makes no codes.
@@ -159,7 +212,7 @@ def sample_codes(
         return _sample_at_once(model, context, uniform, temperature)
     assert isinstance(model, RecognitionModel)
     num_items = context[0].keys.shape[0] // model.windows.per_item
-    settled = settle(model, context, model.windows.split(uniform, num_items), temperature, max_passes=max_passes)
+    settled = settle(model, context, model.windows.split(uniform, num_items), temperature, span=span)
     return SampledCodes(*(model.windows.join(values, num_items) for values in settled[:2]))
 
 
@@ -170,29 +223,62 @@ def settle(
     uniform: Tensor,
     temperature: Tensor,
     *,
-    max_passes: int = MAX_PASSES,
+    span: int | None = None,
     choose: Choose = choose_codes,
 ) -> Settled:
-    """Draw windows side by side, with uniform numbers (B·W·K, n); rows that have settled drop out of the passes."""
-    samples = len(uniform) // context[0].keys.shape[0]
-    codes, log_probs = torch.zeros_like(uniform, dtype=torch.long), torch.zeros_like(uniform, dtype=torch.float32)
-    passes = torch.full_like(codes[:, 0], max_passes + 1)
-    if max_passes:  # before the first pass no code is known, so the K samples of an item have the same logits
-        logits = model.logits_of_rows(context, codes[:1]).repeat_interleave(samples, 0)
-        codes, _ = choose_with_log_q(logits, uniform, temperature, choose)
-    rows, part = torch.arange(len(uniform), device=uniform.device), context
-    for number in range(2, max_passes + 1):
-        chosen, log_q = draw_pass(model, part, codes[rows], uniform[rows], temperature, choose)
-        changed = (chosen != codes[rows]).any(1)
-        codes[rows], log_probs[rows], passes[rows] = chosen, log_q, number
-        rows = rows[changed]
-        if len(rows) == 0:
-            return Settled(codes, log_probs, passes)
-        part = _context_of(context, rows // samples)
-    part = _context_of(context, rows // samples)
-    codes[rows], log_probs[rows] = draw_in_turn(model, part, uniform[rows], temperature, choose)
-    passes[rows] = max_passes + 1
-    return Settled(codes, log_probs, passes)
+    """Draw windows side by side, span by span; rows that have settled drop out of a span's passes.
+
+    Args:
+        model: the recognition model.
+        context: from ``model.context``, of windows.
+        uniform: (B·W·K, n) in [0, 1).
+        temperature: ().
+        span: positions at a time; 1 is the sequential loop. If None, what is quickest: all on a GPU, where it is calls
+            that take time; on a CPU, :func:`first_span`, and then ever more or one, as :func:`loop_is_quicker` says.
+        choose: the rule.
+    """
+    rows, positions = uniform.shape
+    adapt, span = span is None, span or positions
+    if adapt and uniform.device.type == "cpu":
+        span = first_span(rows, positions)
+    samples = rows // context[0].keys.shape[0]
+    # Code 0 comes before the first position, so a position's previous code is in the position's own column.
+    codes = torch.zeros(rows, positions + 1, dtype=torch.long, device=uniform.device)
+    log_probs = torch.zeros_like(uniform, dtype=torch.float32)
+    computed = torch.zeros_like(log_probs[:, 0])
+    caches, places = _empty_caches(model, context, uniform), torch.arange(positions, device=uniform.device)
+    start = 0
+    while start < positions:
+        here = slice(start, min(start + span, positions))
+        drawn = slice(here.start + 1, here.stop + 1)
+        bias = later_positions(places[here], places[: here.stop])
+        active, part, calls, sum_of_rows = torch.arange(rows, device=uniform.device), context, 0, 0
+        while len(active) > 0 and calls < here.stop - here.start:
+            joins = [partial(_keep, cache, rows=active, here=here) for cache in caches]
+            given, numbers = codes[active, here], uniform[active, here]
+            chosen, log_q = draw_span(model, part, given, places[here], numbers, temperature, joins, bias, choose)
+            changed = (chosen != codes[active, drawn]).any(1)
+            codes[active, drawn], log_probs[active, here] = chosen, log_q
+            computed[active] += chosen.shape[1]
+            calls, sum_of_rows = calls + 1, sum_of_rows + len(active)
+            active = active[changed]
+            part = context if len(active) == rows else _context_of(context, active // samples)
+        length = here.stop - here.start
+        if adapt:  # nearly twice as many positions next, but a loop stays a loop
+            span = 1 if loop_is_quicker(rows, length, sum_of_rows * length, calls) else 2 * span - 1
+        start = here.stop
+    return Settled(codes[:, 1:], log_probs, computed / positions)
+
+
+def _keep(cache: Memory, own: Memory, *, rows: Tensor, here: slice) -> Memory:
+    """Put keys and values of some rows' positions in their place; returns all that these rows have so far."""
+    if len(rows) == len(cache.keys):  # nothing to be picked, and nothing copied
+        for kept, new in zip(cache, own, strict=True):
+            kept[:, :, here] = new
+        return Memory(*(kept[:, :, : here.stop] for kept in cache))
+    for kept, new in zip(cache, own, strict=True):
+        kept[rows, :, here] = new
+    return Memory(*(kept[:, :, : here.stop].index_select(0, rows) for kept in cache))
 
 
 @torch.no_grad()
@@ -207,39 +293,13 @@ def repeat_passes(draw: Callable[[Tensor], SampledCodes], codes: Tensor, passes:
         codes: what to begin with.
         passes: at least 1.
     """
-    taken = torch.full_like(codes[:, 0], passes + 1)
+    taken = torch.full_like(codes[:, 0], passes + 1, dtype=torch.float32)
     for number in range(1, passes + 1):
         chosen, log_probs = draw(codes)
         settled = (chosen == codes).all(1) & (taken > passes)
         taken = taken.masked_fill(settled, number)  # not torch.where, which copies a number to the device
         codes = chosen
     return Settled(codes, log_probs, taken)
-
-
-def draw_in_turn(
-    model: RecognitionModel,
-    context: list[Memory],
-    uniform: Tensor,
-    temperature: Tensor,
-    choose: Choose = choose_codes,
-) -> SampledCodes:
-    """Draw one position after the other, windows side by side: uniform numbers (rows, n)."""
-
-    def keep(cache: Memory, own: Memory, end: int) -> Memory:
-        cache.keys[:, :, end - 1 : end] = own.keys
-        cache.values[:, :, end - 1 : end] = own.values
-        return Memory(cache.keys[:, :, :end], cache.values[:, :, :end])
-
-    drawn, caches = [], _empty_caches(model, context, uniform)
-    chosen = torch.zeros_like(uniform[:, 0], dtype=torch.long)
-    for t in range(uniform.shape[1]):
-        joins = [partial(keep, cache, end=t + 1) for cache in caches]
-        position = torch.tensor([t], device=uniform.device)
-        chosen, log_probs = draw_position(
-            model, context, chosen, position, uniform[:, t], temperature, joins, choose=choose
-        )
-        drawn.append((chosen, log_probs))
-    return SampledCodes(*(torch.stack(columns, dim=1) for columns in zip(*drawn, strict=True)))
 
 
 def _empty_caches(model: RecognitionModel, context: list[Memory], uniform: Tensor) -> list[Memory]:

@@ -1,9 +1,9 @@
 """Drawing codes as CUDA graphs: every step does the same on the same buffers, whatever its position.
 
-:func:`~daps_tokenizer.model.sampling.draw_in_turn` slices its cache by a position that Python knows, which is best on
-a CPU. A GPU would spend its time on launches, so here the position is a number on the device and a step can be captured
-once and replayed. The price is that it reads more of the cache than it needs; so positions are drawn in stretches, and
-the steps of a stretch read the cache up to its end only. Without a GPU the same steps run eagerly.
+:func:`~daps_tokenizer.model.sampling.settle` slices its cache by a position that Python knows, which is best on a CPU.
+A GPU would spend its time on launches, so here the position is a number on the device and a step can be captured once
+and replayed. The price is that it reads more of the cache than it needs; so positions are drawn in stretches, and the
+steps of a stretch read the cache up to its end only. Without a GPU the same steps run eagerly.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class SteppedDraw:
         pool = torch.cuda.graph_pool_handle()  # graphs run one after the other and can share their scratch memory
         for stretch in self._stretches:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # see passes.py
                 self._draw_once(stretch)
             self._graphs.append(graph)
 
@@ -111,7 +111,7 @@ class SteppedDraw:
     def _step(self, length: int) -> None:
         draw, position = self.draw, self._position
         unseen = self._places[:length] > position
-        bias = torch.where(unseen, self._minus_infinity, torch.zeros_like(self._minus_infinity))
+        bias = torch.where(unseen, self._minus_infinity, torch.zeros_like(self._minus_infinity))[None]
         uniform = draw.uniform.index_select(1, position)[:, 0]
 
         def keep(cache: Memory, own: Memory) -> Memory:

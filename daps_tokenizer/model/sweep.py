@@ -70,7 +70,7 @@ def whole_sweep(model: Autoencoder, x: Tensor, codes: Tensor, *, objective: Obje
         objective: what may not become less.
         proposals: codes that are tried at a position, at most V − 1.
     """
-    logits = model.recognition.logits(model.recognition.context(x.to(model.recognition.positions.dtype)), codes)
+    logits = model.recognition.logits(model.recognition.context(x), codes)
     tried = most_probable_others(logits.float(), codes, proposals)
     return sweep(objective_of(model, x, objective), codes, tried, on_device(groups_of_codes(model.config), x.device))
 

@@ -25,7 +25,7 @@ class Memory(NamedTuple):
     values: Tensor
 
 
-# One position's own keys and values -> all that it may attend to. How earlier positions are kept is up to who draws.
+# Keys and values of some positions -> all that these may attend to. How earlier positions are kept is up to who draws.
 Join = Callable[[Memory], Memory]
 
 
@@ -86,7 +86,7 @@ class Attention(nn.Module):
         """Attend from x (B·K, T, H) to a memory of batch B: the K consecutive rows of one item share its memory.
 
         Sharing is free: the K rows are laid side by side as queries, so keys and values are read once and never copied.
-        ``causal`` needs K = 1 and as many queries as keys; ``bias`` (T,) is added to the scores.
+        ``causal`` needs K = 1 and as many queries as keys; ``bias`` (T or 1, keys) is added to the scores.
         """
         queries, shared = self.query(x), x.shape[0] != memory.keys.shape[0]
         if shared:
@@ -103,11 +103,11 @@ class Attention(nn.Module):
         return x.transpose(1, 2).flatten(2)
 
     def attend(self, queries: Tensor, memory: Memory, *, causal: bool, bias: Tensor | None) -> Tensor:
-        """Scaled dot-product attention of what :meth:`split` gave; ``bias`` (T,) is added to every query's scores."""
+        """Scaled dot-product attention of what :meth:`split` gave; ``bias`` (T or 1, keys) is added to the scores."""
         if queries.dtype is torch.bfloat16 and queries.device.type == "cpu":
             # The fused CPU kernel is 5× slower in bfloat16 than two matrix products (forward and backward, 64 tokens).
             return attend_plainly(queries, memory, causal=causal, bias=bias)
-        mask = None if bias is None else bias.expand(queries.shape[-2], -1)
+        mask = None if bias is None else bias.to(queries.dtype).expand(queries.shape[-2], -1)
         return F.scaled_dot_product_attention(queries, memory.keys, memory.values, attn_mask=mask, is_causal=causal)
 
 
@@ -177,7 +177,7 @@ class DecoderBlock(nn.Module):
             x: (B·K, T, H); a single row where all rows are equal so far.
             context: of batch B.
             join: puts the keys and values of x together with earlier ones; if None, x are whole sequences, causal.
-            bias: (T,), added to the scores of what ``join`` gives.
+            bias: (T or 1, keys), added to the scores of what ``join`` gives.
 
         Returns:
             (B·K, T, H).

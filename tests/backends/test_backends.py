@@ -163,6 +163,41 @@ def test_half_precision_is_near_full_precision(folder: ModelFolder, torch_: Back
     assert half.encode(images(4), uniform(4), 1.0).codes.shape == (4, N)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_code_books_read_motion_as_it_is_in_half_precision_too(dtype: str) -> None:
+    h1 = open_model("daps-h1-motion")
+    clips = np.random.default_rng(0).standard_normal((4, *h1.config.input_shape), dtype=np.float32)
+    scores = []
+    for opened in (open_in("torch", h1), open_in("torch", h1, dtype=dtype)):
+        model = opened.model  # type: ignore[attr-defined]
+        scores.append(torch.cat(model.recognition.context(model.standardise(torch.from_numpy(clips)))[-1], -1))
+    assert torch.equal(*scores)
+
+
+@pytest.mark.parametrize("device", ["cuda", "CUDAExecutionProvider"])
+def test_cuda_computes_in_float32_by_whichever_name_it_is_asked_for(
+    folder: ModelFolder, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    on_cpu = onnxruntime.InferenceSession
+
+    class Session(on_cpu):  # type: ignore[misc, valid-type]
+        def __init__(self, path: str, options: object, *, providers: list[object]) -> None:
+            asked.extend(providers)
+            super().__init__(path, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: asked.append("libraries"), raising=False)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    OnnxBackend.open(folder, device=device)
+    (loaded, (provider, options)) = asked
+    assert loaded == "libraries" and provider == "CUDAExecutionProvider"
+    assert options["use_tf32"] == "0"  # type: ignore[index]
+
+
 def test_batches_are_cut_evenly() -> None:
     assert slices(10, 4) == [slice(0, 3), slice(3, 6), slice(6, 10)]
     assert slices(4, 4) == [slice(0, 4)] and slices(5, 1)[-1] == slice(4, 5)

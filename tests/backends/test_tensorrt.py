@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,10 +13,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from daps_tokenizer.backends import open_backend
-from daps_tokenizer.backends.gpus import find_gpu
+from daps_tokenizer.backends import open_backend, tensorrt_engines
+from daps_tokenizer.backends.gpus import Gpu, find_gpu
 from daps_tokenizer.backends.precision import load_graph
-from daps_tokenizer.backends.tensorrt_engines import Profile, prepare_engines
+from daps_tokenizer.backends.tensorrt_engines import PROFILES, Profile, prepare_engines
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder, open_model
 
@@ -105,6 +106,20 @@ def test_a_machine_without_tensorrt_is_told_what_to_install(cifar: ModelFolder) 
             BackendError, match=r"needs TensorRT, which is not installed; install it with pip install .*\[tensorrt\]"
         ):
             use()
+
+
+def test_an_engine_is_found_again_by_all_that_it_depends_on(
+    cifar: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key(*, name: str = "H100", version: str = "10.13", recipe: int = 1, graph: str = "decoder") -> str:
+        trt = SimpleNamespace(__name__="tensorrt", __version__=version)
+        monkeypatch.setattr(tensorrt_engines, "find_gpu", lambda: Gpu(name, (9, 0), (13, 0)))
+        monkeypatch.setattr(tensorrt_engines, "_RECIPE", recipe)
+        return tensorrt_engines._key(trt, cifar, graph, "float16", PROFILES)
+
+    others = [key(name="H200"), key(version="11.0"), key(recipe=2), key(graph="encoder_pass")]
+    assert key() == key() and len({key(), *others}) == 1 + len(others)
+    assert all(each.startswith("float16-sm_90-") for each in others)
 
 
 @needs_rtx

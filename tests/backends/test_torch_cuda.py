@@ -7,6 +7,7 @@ import pytest
 import torch
 
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")  # read when a kernel is defined
+from daps_tokenizer.backends import torch_cuda
 from daps_tokenizer.backends.torch_cuda import GpuEncoder
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder
@@ -41,6 +42,29 @@ def test_codes_are_those_of_the_plain_loop(config: TokenizerConfig, temperature:
         assert torch.equal(encoded.codes, expected.codes[rows])
         torch.testing.assert_close(encoded.log_probs, expected.log_probs[rows], atol=1e-4, rtol=1e-4)
     assert encoder.info.startswith("in passes, then by ")
+
+
+@torch.inference_mode()
+def test_a_part_of_a_batch_does_not_overwrite_the_codes_of_the_part_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_cuda, "parallel_chunk", lambda config, device: 4)
+    model, inputs, uniform = model_and_inputs(TINY_MLP, 8)
+    encoder = GpuEncoder(model, torch.float32, device="cpu")
+    together = encoder.encode(inputs, uniform, 1.0)
+    for rows in (slice(0, 4), slice(4, 8)):
+        alone = GpuEncoder(model, torch.float32, device="cpu").encode(inputs[rows], uniform[rows], 1.0)
+        assert torch.equal(together.codes[rows], alone.codes)
+        assert torch.equal(together.log_probs[rows], alone.log_probs)
+
+
+@torch.inference_mode()
+def test_the_next_batch_does_not_overwrite_codes_that_were_returned() -> None:
+    model, inputs, uniform = model_and_inputs(TINY_MLP, 8)
+    encoder = GpuEncoder(model, torch.float32, device="cpu")
+    first = encoder.encode(inputs[:4], uniform[:4], 1.0)
+    codes, log_probs = first.codes.clone(), first.log_probs.clone()
+    second = encoder.encode(inputs[4:], uniform[4:], 1.0)
+    assert torch.equal(first.codes, codes) and torch.equal(first.log_probs, log_probs)
+    assert not torch.equal(second.codes, codes)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on the CPU the kernel runs in the interpreter only")

@@ -83,6 +83,18 @@ def test_codes_are_chosen_as_from_logits(vocab_size: int, temperature: float) ->
         torch.testing.assert_close(chosen.log_probs, expected.log_probs, atol=1e-4, rtol=1e-4)
 
 
+def test_a_uniform_number_next_to_one_draws_no_code_that_is_hardly_probable_where_it_is_chosen() -> None:
+    model, _ = model_and_inputs(replace(TINY_MLP, vocab_size=300), 1)
+    with torch.no_grad():
+        model.head.bias[-1] = -80.0
+    hidden = torch.randn(1, 2000, model.head.in_features, device=DEVICE)
+    uniform = torch.full((1, 2000), 1 - 2.0**-24, device=DEVICE)
+    chosen = triton_step.FusedChoice(model, torch.float32)(hidden, uniform, torch.ones((), device=DEVICE), False)
+    assert int(chosen.codes.max()) < 299
+    log_q = model.head(hidden).log_softmax(-1).gather(-1, chosen.codes[..., None])[..., 0]
+    torch.testing.assert_close(chosen.log_probs, log_q, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("greedy", [True, False])
 @pytest.mark.parametrize(("rows", "kind"), [(16, "bf16"), (64, "bf16"), (16, "fp32")])
 def test_the_choice_compiles_for_hopper(rows: int, kind: str, greedy: bool) -> None:

@@ -54,6 +54,11 @@ def changed(**entries: object) -> str:
         (changed(recognition__patch_size=[8, 8]), "cuts the image into 16 patches for 64 tokens"),
         (changed(recognition__window=[3, 8]), r"recognition.window must be 2 sizes that divide .*, not \[3, 8\]"),
         (changed(recognition__window=[8]), r"recognition.window must be 2 sizes"),
+        (
+            changed(recognition__surroundings=6),
+            r"surroundings is 0, or a multiple of 4 .*, not 6 around",
+        ),
+        (changed(recognition__surroundings=-4), r"surroundings is 0, or a multiple of 4"),
         (changed(recognition__num_heads=3), "hidden_size 128 is not a multiple of num_heads 3"),
         (changed(generative__kind="unet"), "generative.kind must be one of mlp, resnet, transformer, spectral, not"),
         (changed(generative__kind="transformer"), "generative.kind transformer is for motion"),

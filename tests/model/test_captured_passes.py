@@ -19,7 +19,7 @@ from tests.settings import TINY_GRID
 def test_codes_of_a_random_model_that_do_not_settle_are_left_to_the_loop(config, temperature: float) -> None:
     model, x = model_and_inputs(config, 3)
     context, uniform = model.context(x), torch.rand(3, config.num_tokens)
-    expected = sample_codes(model, context, uniform, temperature, max_passes=0)
+    expected = sample_codes(model, context, uniform, temperature, span=1)
     drawer = PassesDraw(model, SteppedDraw(model, Draw.allocate(model, context, uniform)), passes=(2, 1, 3))
     drawer.temperature.fill_(temperature)
     drawer.run(greedy=temperature == 0)
@@ -29,18 +29,20 @@ def test_codes_of_a_random_model_that_do_not_settle_are_left_to_the_loop(config,
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["daps-photo-256", "daps-cifar10", "daps-mnist", "daps-h1-motion"])
-def test_codes_of_a_trained_model_settle_in_few_passes(name: str, temperature: float) -> None:
+def test_passes_of_a_trained_model_settle_on_the_codes_of_the_loop(name: str, temperature: float) -> None:
     folder = open_model(name)
     model = Autoencoder(folder.config).eval().requires_grad_(False)
     load_weights(model, folder.file("model.safetensors"))
     recognition = model.recognition
     assert isinstance(recognition, RecognitionModel)
-    context = recognition.context(model.standardise(torch.from_numpy(random_inputs(folder.config, 2))))
-    # With seed 0 a draw is 1e-5 from the next code, where passes and steps may round to either side.
+    # In the second item two codes of daps-photo-256 are equally probable, and with seed 0 a draw is 1e-5 from the next
+    # code, where passes and steps may round to either side.
+    inputs = torch.from_numpy(random_inputs(folder.config, 4)[2:])
+    context = recognition.context(model.standardise(inputs))
     uniform = torch.rand(2, folder.config.num_tokens, generator=torch.Generator().manual_seed(1))
-    expected = sample_codes(recognition, context, uniform, temperature, max_passes=0)
+    expected = sample_codes(recognition, context, uniform, temperature, span=1)
     rest = SteppedDraw(recognition, Draw.allocate(recognition, context, uniform))
-    drawer = PassesDraw(recognition, rest, passes=(12, 1, 12))
+    drawer = PassesDraw(recognition, rest, passes=(40, 1, 40))
     drawer.temperature.fill_(temperature)
     drawer.run(greedy=temperature == 0)
     assert not drawer.unsettled.any()

@@ -45,7 +45,7 @@ def test_the_codes_are_those_of_the_plain_loop(config: TokenizerConfig, samples:
     model, x = model_and_inputs(config, 2)
     context = model.context(x)
     uniform = torch.rand(2 * samples, config.num_tokens)
-    expected = sample_codes(model, context, uniform, temperature, max_passes=0)
+    expected = sample_codes(model, context, uniform, temperature, span=1)
     stepped = SteppedDraw(model, Draw.allocate(model, context, uniform))
     stepped.temperature.fill_(temperature)
     for _ in range(2):  # what the buffers hold does not matter
@@ -61,14 +61,14 @@ def test_another_context_is_drawn_from_in_place() -> None:
     stepped.run()
     stepped.set_context(model.context(x[2:]))
     stepped.run()
-    assert torch.equal(stepped.draw.codes, sample_codes(model, model.context(x[2:]), uniform, max_passes=0).codes)
+    assert torch.equal(stepped.draw.codes, sample_codes(model, model.context(x[2:]), uniform, span=1).codes)
 
 
 def test_bfloat16_draws_nearly_the_same_log_probs() -> None:
     model, x = model_and_inputs(TINY_GRID, 3)
     model, x = model.to(torch.bfloat16), x.to(torch.bfloat16)
     uniform = torch.rand(3, TINY_GRID.num_tokens)
-    expected = sample_codes(model, model.context(x), uniform, 0.0, max_passes=0)
+    expected = sample_codes(model, model.context(x), uniform, 0.0, span=1)
     stepped = SteppedDraw(model, Draw.allocate(model, model.context(x), uniform))
     stepped.temperature.zero_()
     stepped.run()
