@@ -1,8 +1,9 @@
-"""A larger generative model that starts as an exact copy of a smaller one, so that training continues.
+"""A larger model that starts as an exact copy of a smaller one, so that training continues.
 
 Net2Net (Chen et al., 2016) with zeros: old channels keep their weights and read nothing from new ones, new channels
-start at random and read everything, and a new residual block starts by adding nothing. So the function is unchanged and
-all of the new weights have gradients.
+start at random and read everything, and a new residual block starts by adding nothing, as do the surroundings of
+patches. So the function is unchanged. At first only the weights that are zero have gradients; after a step all new
+weights have.
 """
 
 from __future__ import annotations
@@ -19,16 +20,26 @@ from daps_tokenizer.errors import ConfigError, ModelFileError, first_line
 from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.generative import ResidualBlock, ResNetGenerator
 
+_SURROUNDINGS = "recognition.input_embedding.surroundings.weight"
+_MAY_DIFFER = "only the generative model may be larger, and surroundings may be added to a model that has none"
+
 
 def is_smaller(source: TokenizerConfig, config: TokenizerConfig) -> bool:
-    """Whether ``source`` has a convolutional generative model with fewer channels or blocks, and none of it larger."""
-    ours, theirs = config.generative, source.generative
+    """Whether ``source`` has fewer channels or blocks in a convolutional generative model, or sees no surroundings.
+
+    None of it may be larger.
+    """
+    ours, theirs = _sizes(config), _sizes(source)
     return (
-        ours.kind == theirs.kind == "resnet"
-        and (ours.hidden_size, ours.num_layers) != (theirs.hidden_size, theirs.num_layers)
-        and ours.hidden_size >= theirs.hidden_size
-        and ours.num_layers >= theirs.num_layers
+        config.generative.kind == source.generative.kind == "resnet"
+        and ours != theirs
+        and all(own >= other for own, other in zip(ours, theirs, strict=True))
+        and source.recognition.surroundings in (0, config.recognition.surroundings)
     )
+
+
+def _sizes(config: TokenizerConfig) -> tuple[int, int, int]:
+    return config.generative.hidden_size, config.generative.num_layers, config.recognition.surroundings
 
 
 @torch.no_grad()
@@ -37,7 +48,8 @@ def load_widened(model: Autoencoder, path: Path) -> None:
 
     Raises:
         ModelFileError: no file of weights.
-        ConfigError: weights of a model that differs in more than the channels and blocks of its generative model.
+        ConfigError: weights of a model that differs in more than the channels and blocks of its generative model, and
+            the surroundings of patches.
     """
     try:
         weights = load_file(path)
@@ -49,6 +61,11 @@ def load_widened(model: Autoencoder, path: Path) -> None:
         raise ConfigError(f"{path}: {unknown[0]} has no counterpart in {model.config.name}; it is not a smaller model")
     generative = model.generative
     assert isinstance(generative, ResNetGenerator)
+    new_blocks = range(_num_blocks(weights), len(generative.blocks))
+    may_be_new = (_SURROUNDINGS, *(f"generative.blocks.{number}." for number in new_blocks))
+    missing = sorted(name for name in set(state) - set(weights) if not name.startswith(may_be_new))
+    if missing:
+        raise ConfigError(f"{path} has no {missing[0]}, which {model.config.name} needs; {_MAY_DIFFER}")
     for name, small in weights.items():
         large = state[name]
         if large.shape == small.shape:
@@ -58,9 +75,12 @@ def load_widened(model: Autoencoder, path: Path) -> None:
         else:
             raise ConfigError(
                 f"{path}: {name} is {list(small.shape)}, which {model.config.name} with {list(large.shape)} cannot "
-                "start from; only the generative model may be larger"
+                f"start from; {_MAY_DIFFER}"
             )
-    for block in list(generative.blocks)[_num_blocks(weights) :]:
+    if _SURROUNDINGS in state and _SURROUNDINGS not in weights:
+        state[_SURROUNDINGS].zero_()
+    for number in new_blocks:
+        block = generative.blocks[number]
         assert isinstance(block, ResidualBlock)
         nn.init.zeros_(block.mixing_norm.weight)
 

@@ -1,4 +1,4 @@
-"""A larger generative model that starts from a smaller one: nothing is lost, and everything new learns."""
+"""A larger model that starts from a smaller one: nothing is lost, and everything new learns."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from daps_tokenizer.errors import ConfigError, ModelFileError
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
-from tests.settings import CIFAR10, MNIST, TINY_GRID, TINY_WINDOWS
+from tests.settings import CIFAR10, MNIST, TINY_GRID, TINY_SURROUNDINGS, TINY_WINDOWS
 from train.widen import is_smaller, load_widened
 
 LARGER = replace(TINY_GRID, generative=replace(TINY_GRID.generative, hidden_size=24, num_layers=3))
@@ -51,12 +51,45 @@ def test_only_a_convolutional_model_with_more_channels_or_blocks_is_larger() -> 
     assert not is_smaller(LARGER, TINY_GRID)
     assert not is_smaller(MNIST, CIFAR10)
     assert is_smaller(TINY_WINDOWS, replace(LARGER, recognition=TINY_WINDOWS.recognition))
+    wider = replace(TINY_SURROUNDINGS.recognition, surroundings=2 * TINY_SURROUNDINGS.recognition.surroundings)
+    assert not is_smaller(TINY_SURROUNDINGS, replace(TINY_SURROUNDINGS, recognition=wider))
+
+
+def test_a_model_that_sees_surroundings_starts_from_one_that_does_not(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    blind, seeing = Autoencoder(TINY_WINDOWS).eval(), Autoencoder(TINY_SURROUNDINGS).eval()
+    save_weights(blind, tmp_path / "model.safetensors")
+    assert is_smaller(TINY_WINDOWS, TINY_SURROUNDINGS) and not is_smaller(TINY_SURROUNDINGS, TINY_WINDOWS)
+    load_widened(seeing, tmp_path / "model.safetensors")
+    x, codes = torch.randn(4, 16, 16, 3), torch.randint(0, 16, (4, 16))
+    ours, theirs = (model.recognition.logits(model.recognition.context(x), codes) for model in (seeing, blind))
+    assert torch.equal(ours, theirs)
+    ours.square().mean().backward()
+    gradient = seeing.recognition.input_embedding.surroundings.weight.grad
+    assert gradient is not None and gradient.abs().max() > 0
+
+
+def test_surroundings_that_have_learned_stay_when_the_generative_model_grows(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = Autoencoder(TINY_SURROUNDINGS).eval()
+    save_weights(small, tmp_path / "model.safetensors")
+    large = Autoencoder(replace(TINY_SURROUNDINGS, generative=LARGER.generative)).eval()
+    load_widened(large, tmp_path / "model.safetensors")
+    x, codes = torch.randn(4, 16, 16, 3), torch.randint(0, 16, (4, 16))
+    with torch.no_grad():
+        ours, theirs = (model.recognition.logits(model.recognition.context(x), codes) for model in (large, small))
+    assert torch.equal(ours, theirs)
 
 
 def test_another_recognition_model_is_refused(small: Autoencoder, tmp_path: Path) -> None:
     other = replace(LARGER, recognition=replace(LARGER.recognition, hidden_size=32))
-    with pytest.raises(ConfigError, match=r"recognition\..* only the generative model may be larger"):
+    with pytest.raises(
+        ConfigError, match=r"recognition\..* only the generative model may be larger, and surroundings may"
+    ):
         load_widened(Autoencoder(other), tmp_path / "model.safetensors")
+    deeper = replace(LARGER, recognition=replace(LARGER.recognition, num_layers=LARGER.recognition.num_layers + 1))
+    with pytest.raises(ConfigError, match=r"model.safetensors has no recognition\..*, which tiny-grid needs; only the"):
+        load_widened(Autoencoder(deeper), tmp_path / "model.safetensors")
 
 
 def test_no_weights_are_refused(tmp_path: Path) -> None:
