@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from train.data import Dataset
     from train.experiment import Experiment
     from train.generators.experiment import AnyExperiment
+
+Run = TypeVar("Run", bound="AnyExperiment")
 
 
 @click.group(cls=OneLineErrors)
@@ -153,28 +155,30 @@ def motion_model(
 @click.option("--cuda-graph", is_flag=True, help="Every step is one CUDA graph: counterfactual DAPS on one GPU.")
 def fit(config: Path, **options: Any) -> None:
     """Run the experiment in CONFIG, from its last checkpoint if there is one."""
-    _run(config, _open_tokenizer, **options)
+    from train.experiment import load_experiment
+
+    _run(config, load_experiment, _open_tokenizer, **options)
 
 
 @main.command()
 @_run_options
 def generator(config: Path, **options: Any) -> None:
     """Train the generator in CONFIG on codes, from its last checkpoint if there is one."""
-    from train.generators.experiment import open_generator
+    from train.generators.experiment import load_generator, open_generator
 
-    _run(config, open_generator, **options)
+    _run(config, load_generator, open_generator, **options)
 
 
-def _open_tokenizer(config: Path, changes: tuple[str, ...], data: Path | None) -> tuple[Experiment, Dataset]:
-    from train.experiment import load_experiment, open_dataset
+def _open_tokenizer(experiment: Experiment, data: Path | None) -> tuple[Experiment, Dataset]:
+    from train.experiment import open_dataset
 
-    experiment = load_experiment(config, changes)
     return experiment, open_dataset(experiment, data)
 
 
 def _run(
     config: Path,
-    open_run: Callable[[Path, tuple[str, ...], Path | None], tuple[AnyExperiment, Dataset]],
+    load: Callable[[Path, tuple[str, ...]], Run],
+    open_data: Callable[[Run, Path | None], tuple[Run, Dataset]],
     *,
     data: Path | None,
     changes: tuple[str, ...],
@@ -188,11 +192,12 @@ def _run(
     from train.loop import fit as run_experiment
     from train.processes import describe_processes, join_processes
 
-    experiment, dataset = open_run(config, changes, data)
+    experiment = load(config, changes)
+    accelerator = join_processes(experiment.precision)
+    experiment, dataset = open_data(experiment, data)
     if start_from is not None:
         experiment = dataclasses.replace(experiment, start_from=str(start_from))
     folder = run_folder or Path("runs") / experiment.name
-    accelerator = join_processes(experiment.precision)
     if accelerator.is_main_process:
         click.echo(f"{experiment.name}: {describe_processes(accelerator)}", err=True)
     record = run_experiment(
@@ -236,7 +241,10 @@ def chain(
         if left is not None and left <= 0:
             click.echo(f"out of time before {stage.name}; run the same command again to resume")
             return
-        if _run(config, _open_tokenizer, data=data, changes=changes, max_seconds=left, quiet=quiet) < stage.steps:
+        ended = _run(
+            config, load_experiment, _open_tokenizer, data=data, changes=changes, max_seconds=left, quiet=quiet
+        )
+        if ended < stage.steps:
             return
 
 

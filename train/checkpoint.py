@@ -77,7 +77,8 @@ def load_checkpoint(
         ModelFileError: a file is missing, damaged, or of another model or method.
     """
     training = read_record(folder)
-    training.pop("files", None)  # the next checkpoint has its own
+    for name in ("files", "evaluation"):  # of these weights; the next checkpoint has others
+        training.pop(name, None)
     load_weights(method.model, folder / "model.safetensors")
     try:
         state = load_file(folder / "state.safetensors")
@@ -173,6 +174,7 @@ def resize_checkpoint(folder: Path, size: int, out: Path, *, name: str | None = 
     resized = replace(resized, training={}, files={})  # a model folder's, which a checkpoint keeps elsewhere
     record, weights = read_record(folder), folder / "model.safetensors"
     record.get("files", {}).pop("state.safetensors", None)  # which is not copied
+    record.pop("evaluation", None)  # at the other size
     load_weights(Autoencoder(resized), weights)
     with new_folder(out) as made:
         (made / "config.json").write_text(resized.to_json(), encoding="utf-8")

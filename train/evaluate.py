@@ -163,7 +163,7 @@ def evaluate_checkpoint(checkpoint: Path, data: Path | None = None, *, seed: int
         ``dataset``, ``seed``, ``date`` and ``machine``.
 
     Raises:
-        ModelFileError: the folder is no checkpoint.
+        ModelFileError: the folder is no checkpoint, or was replaced by a run meanwhile.
     """
     _, record, items, usage = measure_checkpoint(checkpoint, data, seed=seed)
     found: dict[str, Any] = {name: float(values.mean(dtype=np.float64)) for name, values in items.items()}
@@ -177,6 +177,10 @@ def evaluate_checkpoint(checkpoint: Path, data: Path | None = None, *, seed: int
         "date": datetime.date.today().isoformat(),
         "machine": describe_machine(),
     }
-    record["evaluation"] = found
-    write_bytes_atomically(checkpoint / "training.json", (json.dumps(record, indent=2) + "\n").encode())
+    record_file = checkpoint / "training.json"
+    if json.loads(record_file.read_text(encoding="utf-8")) != record:
+        raise ModelFileError(
+            f"{checkpoint}: a run wrote another checkpoint while this one was measured; measure it again"
+        )
+    write_bytes_atomically(record_file, (json.dumps(record | {"evaluation": found}, indent=2) + "\n").encode())
     return found

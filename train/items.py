@@ -66,6 +66,11 @@ class ItemSubset:
         return self.items.read(self.places[indices], seed=seed)
 
 
+def uniform_of(indices: np.ndarray, seed: Sequence[int], count: int) -> np.ndarray:
+    """Numbers in [0, 1) of each item, (B, count), which the seed and the item's index alone decide."""
+    return np.stack([np.random.default_rng([*seed, index]).random(count) for index in indices.tolist()])
+
+
 def split_places(total: int, held_out: int, *, name: str = "validation_items") -> tuple[np.ndarray, np.ndarray]:
     """Places (total - held_out,) that stay and (held_out,) that are held out, in order; the same draw every time.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -234,6 +235,7 @@ def _evaluate(
         recorder.record(step, "validation_raw", record["validation_raw"])
     with served_weights(method, averaged):
         record["validation"] = experiment.evaluate(method, dataset.watched)  # type: ignore[arg-type]
+        record["validation_step"] = step + 1
         recorder.evaluation(step, record["validation"], method, dataset.watched)
 
 
@@ -294,7 +296,8 @@ def _num_workers(experiment: AnyExperiment, accelerator: Accelerator) -> int:
     if experiment.data is None:
         return 0  # what is in memory needs no reading ahead
     chosen = experiment.data.workers
-    return spare_cores(accelerator.num_processes) if chosen is None else chosen
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))  # of the processes, on this machine
+    return spare_cores(here) if chosen is None else chosen
 
 
 def _restore_or_start(

@@ -19,10 +19,11 @@ import numpy as np
 from daps_tokenizer.config import NormalisationConfig, Robot
 from daps_tokenizer.errors import ConfigError, InputError
 from daps_tokenizer.motion.clips import Clip
-from daps_tokenizer.motion.dataset import VALIDATION_CLIPS, draw_windows, window_starts
+from daps_tokenizer.motion.dataset import VALIDATION_CLIPS, VALIDATION_WINDOWS, draw_windows, window_starts
 from daps_tokenizer.motion.features import FPS, compute_features, feature_table, mirror_features
 from daps_tokenizer.motion.resample import resample
 from daps_tokenizer.motion.robots import H1
+from train.items import uniform_of
 
 EXPECTED = "clips of the LAFAN1 data set with their names"
 
@@ -74,7 +75,7 @@ class MotionWindows:
         frames = self.starts[indices][:, None] + np.arange(self.length)
         windows: np.ndarray = self.features[frames]
         if self.mirror:
-            chosen = np.array([np.random.default_rng([*seed, index]).random() < 0.5 for index in indices.tolist()])
+            chosen = uniform_of(indices, seed, 1)[:, 0] < 0.5
             windows[chosen] = mirror_features(windows[chosen], self.robot)
         return windows
 
@@ -133,6 +134,8 @@ def open_motion(
         )
     train = [clip for name, clip in clips.items() if name not in augmentation.held_out]
     length, held_out = input_shape[0], None
+    if validation_items > VALIDATION_WINDOWS:
+        raise ConfigError(f"validation_items of motion are at most {VALIDATION_WINDOWS:,}, not {validation_items}")
     if validation_items:
         frames = length - 1 + -(-validation_items // len(train))
         if min(map(len, train)) < frames + length:

@@ -46,7 +46,7 @@ class OptimiserConfig:
             ``self_attention``, ``cross_attention`` and ``head`` of the recognition model (attention: of its decoder),
             ``recognition`` and ``generative`` for whatever else is in these two.
         warmup_steps: steps over which the learning rate rises linearly.
-        schedule: ``cosine`` decays to ``final_fraction`` of the learning rate at the last step.
+        schedule: ``cosine`` decays to ``final_fraction`` of the learning rate at the end of the run.
         clip: ``norm`` limits the norm of all gradients of the recognition model, and of the generative model, to
             ``clip_norm``; ``adaptive`` limits the gradient of each unit to ``clip_ratio`` times the norm of the unit's
             weights (Brock et al., 2021, section 4.1).
@@ -77,6 +77,8 @@ class OptimiserConfig:
                 raise ConfigError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0 <= self.final_fraction <= 1:
             raise ConfigError(f"final_fraction must be between 0 and 1, not {self.final_fraction}")
+        if self.schedule == "constant" and self.final_fraction:
+            raise ConfigError(f"final_fraction {self.final_fraction} is what a cosine decays to; schedule is constant")
         for part, factor in self.learning_rates.items():
             if part not in PARTS:
                 raise ConfigError(f"learning_rates: part {part!r} is not known; parts are {', '.join(PARTS)}")

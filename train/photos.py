@@ -45,7 +45,8 @@ class PhotosConfig:
             are cut at the scale of the photograph.
         crops_per_image: crops of a training batch that are cut from one photograph, since decoding it costs more than
             cropping; divides the batch size.
-        workers: processes that decode; one for every core but one where it is not given. Results do not depend on it.
+        workers: processes that decode; where it is not given, one for every core but one, at most 16. Results do not
+            depend on it.
     """
 
     kind: SourceKind = "tar"

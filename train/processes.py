@@ -74,6 +74,19 @@ def place() -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
+@contextmanager
+def main_first() -> Iterator[None]:
+    """What the main process does before the others, which then find it done."""
+    number, count = place()
+    if count > 1 and number > 0:
+        distributed.barrier()
+    try:
+        yield
+    finally:
+        if count > 1 and number == 0:
+            distributed.barrier()
+
+
 def sum_of_all(values: Tensor) -> Tensor:
     """The sum over all processes, without a gradient; each of them asks for it."""
     if place()[1] == 1:

@@ -102,7 +102,7 @@ class Recorder:
 def _open_tensorboard(folder: Path, first_step: int) -> SummaryWriter:
     from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-    return SummaryWriter(str(folder), purge_step=first_step)
+    return SummaryWriter(str(folder), purge_step=first_step + 1)  # a step is written as the number of steps made
 
 
 def read_metrics(path: Path) -> list[dict[str, float | str]]:

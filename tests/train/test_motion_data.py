@@ -47,6 +47,13 @@ def test_half_of_the_windows_are_mirrored_as_the_seed_decides(tmp_path: Path) ->
     np.testing.assert_array_equal(seen[0][exchanged], mirror_features(original[exchanged]))
 
 
+def test_about_half_of_the_windows_are_mirrored() -> None:
+    plain = windows_of([smooth_motion(1000)], 2)
+    indices = np.arange(len(plain))
+    seen = dataclasses.replace(plain, mirror=True).read(indices, seed=(0,))
+    assert (seen != plain.read(indices, seed=(0,))).any((1, 2)).mean() == pytest.approx(0.5, abs=0.05)
+
+
 def test_a_clip_played_twice_as_fast_has_half_the_frames_and_twice_the_velocity(tmp_path: Path) -> None:
     folder = write_archive(tmp_path, ("walk1_subject1", *VALIDATION_CLIPS), frames=80)
     dataset = load_dataset("motion", folder, motion=MotionAugmentation(speeds=(1.0, 2.0)), input_shape=(32, 127))

@@ -84,6 +84,38 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message:
         OptimiserConfig(**changes)
 
 
+# Warm-up takes the first 10 of 100 steps; the cosine ends at a fifth of the learning rate.
+@pytest.mark.parametrize(
+    ("step", "constant", "cosine"),
+    [
+        (0, 0.1, 0.1),
+        (4, 0.5, 0.5 * 0.9968),
+        (9, 1.0, 0.9842),
+        (50, 1.0, 0.6),
+        (75, 1.0, 0.3172),
+        (99, 1.0, 0.2002),
+        (100, 1.0, 0.2),
+    ],
+)
+def test_the_learning_rate_warms_up_and_then_stays_or_falls_along_a_cosine(
+    step: int, constant: float, cosine: float
+) -> None:
+    assert OptimiserConfig(warmup_steps=10).factor(step, total_steps=100) == pytest.approx(constant)
+    falling = OptimiserConfig(warmup_steps=10, schedule="cosine", final_fraction=0.2)
+    assert falling.factor(step, total_steps=100) == pytest.approx(cosine, abs=1e-4)
+
+
+def test_a_fraction_that_nothing_decays_to_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"final_fraction 0\.2 is what a cosine decays to; schedule is constant"):
+        OptimiserConfig(final_fraction=0.2)
+
+
+def test_without_warm_up_a_run_begins_with_the_whole_learning_rate_and_a_cosine_ends_at_nothing() -> None:
+    assert [OptimiserConfig().factor(step, 100) for step in (0, 50, 99)] == [1.0, 1.0, 1.0]
+    falling = OptimiserConfig(schedule="cosine")
+    assert [falling.factor(step, 100) for step in (0, 50, 100)] == pytest.approx([1.0, 0.5, 0.0])
+
+
 # --- clipping
 
 

@@ -118,12 +118,14 @@ def train(name: str, steps: int, folder: Path, **options: Any) -> dict[str, Any]
 
 
 @contextmanager
-def started(count: int, folder: Path, names: list[str], steps: int) -> Iterator[list[subprocess.Popen[str]]]:
+def started(
+    count: int, folder: Path, names: list[str], steps: int, *, code: str = RUN
+) -> Iterator[list[subprocess.Popen[str]]]:
     """Processes that train together, as torchrun starts them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    code = RUN.format(root=str(ROOT), folder=str(folder), names=names, steps=steps)
+    code = code.format(root=str(ROOT), folder=str(folder), names=names, steps=steps)
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
@@ -151,6 +153,27 @@ def losses(folder: Path, name: str) -> list[dict[str, float]]:
 
 
 @pytest.mark.slow
+def test_what_one_process_makes_for_all_is_there_when_the_others_look(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from train.processes import join_processes, main_first, place
+join_processes()
+made = Path({folder!r}) / "made"
+with main_first():
+    if place()[0] == 0:
+        time.sleep(1)
+        made.touch()
+    else:
+        assert made.exists()
+"""
+    with started(2, tmp_path, [], steps=0, code=code) as processes:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+
+
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path: Path) -> None:
     with started(2, tmp_path / "two", list(CONFIGS), steps=10) as processes:
         printed = [process.communicate(timeout=900) for process in processes]
@@ -173,11 +196,10 @@ def test_when_one_process_is_killed_the_others_say_so_and_another_number_resumes
         while not checkpoint.exists() and time.monotonic() < deadline:
             time.sleep(0.2)
         processes[1].send_signal(signal.SIGKILL)
-        errors = [
-            process.communicate(timeout=600)[1].strip().splitlines()[-1] for process in (processes[0], *processes[2:])
-        ]
+        errors = [process.communicate(timeout=600)[1].splitlines() for process in (processes[0], *processes[2:])]
     expected = f"ProcessLost: {tmp_path / 'daps'}: another process of this training has ended, so this one stops too"
-    assert all(line.startswith(expected) for line in errors), errors
+    # Not always the last line: a thread of gloo's that outlives Python says that it was ended (pytorch/pytorch#190489)
+    assert all(any(line.startswith(expected) for line in lines) for lines in errors), errors
     assert not (tmp_path / "daps" / ".lock").exists()
     reached = read_record(checkpoint.parent)["steps"]
     record = train("daps", 100_000, tmp_path, max_seconds=0)

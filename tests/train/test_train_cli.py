@@ -20,13 +20,15 @@ from click.testing import CliRunner
 from PIL import Image
 
 from daps_tokenizer.cli.main import main as daps_tokenize
-from daps_tokenizer.errors import ConfigError, InputError
+from daps_tokenizer.errors import ConfigError, InputError, ModelFileError
 from daps_tokenizer.hub import built_in_models
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.sampling import sample_codes
 from tests.paths import DATA, ROOT
 from tests.settings import TINY_MLP
+from train import evaluate as evaluation
 from train.__main__ import main
+from train.checkpoint import read_record
 from train.data import Dataset, data_folder, load_dataset
 from train.evaluate import BATCH, evaluate, evaluate_checkpoint
 from train.experiment import Experiment, load_experiment
@@ -116,6 +118,40 @@ def test_evaluate_measures_a_checkpoint_on_the_whole_test_set_and_writes_it_down
     for metric in ("log_p", "l2", "psnr", "ssim"):  # training watched the same eight items
         assert result[f"greedy_{metric}"] == pytest.approx(record["validation"][f"greedy_{metric}"], rel=1e-4)
     assert result["entropy"] == -result["sampled_log_q"] > 0
+
+
+def test_a_checkpoint_that_a_run_replaces_while_it_is_measured_stays_whole(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(steps: int) -> None:
+        settings = load_experiment(write_yaml(tmp_path, steps=4))
+        options: dict[str, Any] = {"show_progress": False, "draw_pictures": False}
+        fit(settings, load_dataset("mnist", digits), tmp_path / "run", max_seconds=0 if steps == 1 else None, **options)
+
+    train(1)
+    measure = evaluation.measure_checkpoint
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        measured = measure(*arguments, **options)
+        train(4)
+        return measured
+
+    monkeypatch.setattr(evaluation, "measure_checkpoint", slowly)
+    checkpoint = tmp_path / "run" / "checkpoint"
+    with pytest.raises(ModelFileError, match="a run wrote another checkpoint while this one was measured"):
+        evaluate_checkpoint(checkpoint, digits)
+    assert read_record(checkpoint)["steps"] == 4  # and the sums of its files are right
+
+
+def test_what_was_measured_of_a_checkpoint_is_not_said_of_the_next_one(digits: Path, tmp_path: Path) -> None:
+    settings = load_experiment(write_yaml(tmp_path, steps=2))
+    options: dict[str, Any] = {"show_progress": False, "draw_pictures": False}
+    fit(settings, load_dataset("mnist", digits), tmp_path / "run", max_seconds=0, **options)
+    checkpoint = tmp_path / "run" / "checkpoint"
+    evaluate_checkpoint(checkpoint, digits)
+    assert "evaluation" in read_record(checkpoint)
+    fit(settings, load_dataset("mnist", digits), tmp_path / "run", **options)
+    assert read_record(checkpoint)["steps"] == 2 and "evaluation" not in read_record(checkpoint)
 
 
 def test_a_checkpoint_and_the_model_that_is_exported_from_it_have_one_result(

@@ -100,7 +100,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(
     assert whole.keys() == parts.keys() and any("optimiser" in name for name in whole)
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
     if method == "daps":
-        assert float(whole["state: method.log_eta"]) != pytest.approx(np.log(100.0), abs=1e-6)
+        assert float(whole["state: method.trust_region.log_eta"]) != pytest.approx(np.log(100.0), abs=1e-6)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -211,7 +211,7 @@ def test_a_run_from_before_a_setting_was_there_goes_on_with_its_default(finished
     path.write_text(json.dumps(record))
     assert run(experiment(steps=1), folder)["steps"] == 1
     with pytest.raises(ConfigError, match="holds a run with another optimiser;"):
-        run(experiment(steps=1, optimiser=OptimiserConfig(final_fraction=0.5)), folder)
+        run(experiment(steps=1, optimiser=OptimiserConfig(schedule="cosine", final_fraction=0.5)), folder)
 
 
 def test_a_run_of_settings_that_are_no_longer_known_is_named(finished: Path, tmp_path: Path) -> None:
@@ -314,6 +314,25 @@ def test_metrics_are_recorded_once_per_step_even_if_the_run_was_interrupted(tmp_
     assert [line["step"] for line in lines if line["kind"] == "validation"] == [1, 2, 3]
     names = {"log_p", "elbo", "ess", "eta", "beta", "entropy", "codes_in_batch"}
     assert all(names <= line.keys() and line["log_p"] != 0.0 for line in lines if line["kind"] == "train")
+
+
+def test_tensorboard_keeps_every_step_of_a_run_that_was_resumed(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = experiment(steps=3)
+    for seconds in (0, 0, None):
+        run(settings, tmp_path, show_progress=True, draw_pictures=True, max_seconds=seconds)
+    written = EventAccumulator(str(tmp_path / "tensorboard"))
+    written.Reload()
+    assert [event.step for event in written.Scalars("train/log_p")] == [1, 2, 3]
+    record = json.loads((tmp_path / "checkpoint" / "training.json").read_text())
+    assert record["validation_step"] == record["steps"] == 3
+
+
+def test_beta_falls_from_step_to_step_as_its_schedule_says(tmp_path: Path) -> None:
+    run(experiment(settings={"num_samples": 4, "beta_initial": 8.0, "beta_final": 0.5}), tmp_path)
+    lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["kind"] == "train"]
+    assert [line["beta"] for line in lines] == pytest.approx([8.0, 4.0, 2.0, 1.0])  # and 0.5 when all is done
 
 
 @pytest.mark.parametrize("model", [TINY_GRID, TINY_MOTION], ids=lambda model: model.name)

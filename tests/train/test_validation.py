@@ -77,8 +77,10 @@ def test_of_motion_the_end_of_every_clip_is_held_out_so_that_no_frame_is_in_both
     held_out = split.watched.read(np.arange(4), seed=(0,)).reshape(-1, 127)
     frames = {frame.tobytes() for frame in train}
     assert not any(frame.tobytes() in frames for frame in held_out)
-    with pytest.raises(ConfigError, match="validation_items 100000 leave nothing of the shortest clip to train on"):
-        load_dataset("motion", folder, input_shape=(32, 127), validation_items=100_000)
+    with pytest.raises(ConfigError, match="validation_items 9000 leave nothing of the shortest clip to train on"):
+        load_dataset("motion", folder, input_shape=(32, 127), validation_items=9000)
+    with pytest.raises(ConfigError, match="validation_items of motion are at most 10,000, not 20000"):
+        load_dataset("motion", folder, input_shape=(32, 127), validation_items=20_000)
 
 
 def test_a_run_is_watched_on_what_was_held_out(tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ from daps_tokenizer.ways import Sampled
 from train.data import Dataset
 from train.generators.described import DescribedCodes, open_described
 from train.generators.kinds import KindCodes, open_kinds
-from train.items import split_places
+from train.items import split_places, uniform_of
 
-NamedDataset = Literal["mnist", "cifar10", "motion", "described", "kinds"]
+NamedDataset = Literal["mnist", "cifar10", "described", "kinds"]
 
-_PLACES = {"mnist": "mnist.npz", "cifar10": "cifar10", "motion": "lafan1_h1.npz"}
+_PLACES = {"mnist": "mnist.npz", "cifar10": "cifar10"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CodesConfig:
     Args:
         folder: of a code set, as `daps-tokenize dataset` writes it.
         tokenizer: built-in name, folder or ``org/name`` of the tokenizer that encodes ``dataset``.
-        dataset: its training images, or windows of its training clips; of the tokenizer's robot with descriptions and
+        dataset: its training images, or windows of the training clips of the tokenizer's robot, with descriptions and
             paths, ``described`` (``train/generators/described.py``), or labelled, ``kinds`` (``kinds.py``).
         samples: how many codes are drawn of q(z|x) for each item; 0 takes the greedy ones.
         flip: whether images are also encoded with left and right exchanged.
@@ -77,7 +77,7 @@ class CodeItems:
     def read(self, indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
         """See :meth:`train.data.Items.read`; (B, N) int64."""
         samples = self.codes.shape[1]
-        chosen = np.random.default_rng(list(seed)).integers(samples, size=len(indices)) if samples > 1 else 0
+        chosen = (samples * uniform_of(indices, seed, 1)[:, 0]).astype(np.int64) if samples > 1 else 0
         return self.codes[indices, chosen].astype(np.int64)
 
     def read_first(self, indices: Sequence[int]) -> np.ndarray:

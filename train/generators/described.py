@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +25,12 @@ from daps_tokenizer.tokenizer import Tokenizer
 from train.data import Dataset
 from train.generators import descriptions
 from train.generators.descriptions import Group, activities, sentences, turned_round
+from train.items import uniform_of
 from train.motion import load_clips
 
 HIDDEN = {"text": 0.15, "path": 0.4, "before": 0.1}  # how often a condition is hidden
 _STRIDE = 16  # frames between windows; divides the length of a window
+_GAP = 80  # frames between windows to train on and those held out: as long as what a window is told of, or longer
 _SMOOTH = 31  # frames over which a path is averaged, twice
 _AT_ONCE = 512
 
@@ -44,6 +47,7 @@ class DescribedItems:
         texts: (groups, sentences): rows of ``embeddings``, repeated where there are fewer sentences.
         embeddings: (sentences, 384).
         share: (windows,): how far into its clip a window begins, from 0 to 1.
+        frames: (windows,): how many frames its clip has.
         chosen: which windows these items are.
     """
 
@@ -54,6 +58,7 @@ class DescribedItems:
     texts: np.ndarray
     embeddings: np.ndarray
     share: np.ndarray
+    frames: np.ndarray
     chosen: np.ndarray
 
     def __len__(self) -> int:
@@ -67,10 +72,9 @@ class DescribedItems:
     def read(self, indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
         """Rows (B, N + 384 + 128 + N + 3) float32: one sentence of each, and conditions hidden as often as
         :data:`HIDDEN` says; see :meth:`train.data.Items.read`."""
-        random = np.random.default_rng([*seed, int(indices[0])])
-        count = len(indices)
-        known = np.stack([random.random(count) >= HIDDEN[name] for name in ("text", "path", "before")], axis=1)
-        return self._rows(indices, random.integers(0, 2**31, (count, 3)), known)
+        uniform = uniform_of(indices, seed, 6)
+        known = uniform[:, :3] >= np.array([HIDDEN[name] for name in ("text", "path", "before")])
+        return self._rows(indices, (2**31 * uniform[:, 3:]).astype(np.int64), known)
 
     def read_first(self, indices: Sequence[int]) -> np.ndarray:
         """Rows of an exact description and the path as it was, nothing hidden: for measuring."""
@@ -99,16 +103,16 @@ class DescribedCodes:
 
     def split(self, validation_items: int) -> Dataset:
         """Items to train on, and those held out: at the end of every clip, so that no frame is in both."""
-        kept, held_out = split_by_share(self.items.share, validation_items)
+        kept, held_out = split_by_share(self.items.share, self.items.frames, validation_items)
         train, watched = replace(self.items, chosen=kept), replace(self.items, chosen=held_out)
         return Dataset(train, watched, train_labels=train.labels, test_labels=watched.labels, validation=watched)
 
 
-def split_by_share(share: np.ndarray, validation_items: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows to train on, and those at the end of every clip, which share no frame with them.
+def split_by_share(share: np.ndarray, frames: np.ndarray, validation_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Windows to train on, and those at the end of every clip, which begin :data:`_GAP` frames later at least.
 
     Args:
-        share: (windows,): how far into its clip a window begins, from 0 to 1.
+        share, frames: (windows,): how far into its clip a window begins, from 0 to 1, and the frames of that clip.
         validation_items: how many windows are held out.
 
     Raises:
@@ -116,8 +120,8 @@ def split_by_share(share: np.ndarray, validation_items: int) -> tuple[np.ndarray
     """
     if not 0 < validation_items < len(share):
         raise ConfigError(f"validation_items must be from 1 to {len(share) - 1}, not {validation_items}")
-    limit, gap = np.sort(share)[-validation_items], 80 / 3000  # frames of the shortest clip
-    return np.flatnonzero(share < limit - gap), np.flatnonzero(share >= limit)
+    limit = np.sort(share)[-validation_items]
+    return np.flatnonzero(share < limit - _GAP / frames), np.flatnonzero(share >= limit)
 
 
 def open_described(tokenizer_name: str, data: Path, folder: Path) -> DescribedCodes:
@@ -129,8 +133,7 @@ def open_described(tokenizer_name: str, data: Path, folder: Path) -> DescribedCo
     """
     tokenizer, record = motion_tokenizer(tokenizer_name)
     path = data / f"lafan1_{robot_of(tokenizer.config).name}.npz"
-    said = {"descriptions": sha256_of(Path(descriptions.__file__))}  # other sentences are other data
-    arrays = kept_arrays(folder, "described", record | said, lambda: vars(_make(tokenizer, path)))
+    arrays = kept_arrays(folder, "described", record, path, lambda: vars(_make(tokenizer, path)))
     return DescribedCodes(DescribedItems(**arrays), record)
 
 
@@ -138,12 +141,17 @@ def motion_tokenizer(name: str) -> tuple[Tokenizer, dict[str, Any]]:
     """A tokenizer of motion, and what decides the codes of its windows.
 
     Raises:
-        ConfigError: a tokenizer of something else than motion.
+        ConfigError: a tokenizer of something else than motion, or of windows that do not follow each other here.
     """
     tokenizer = Tokenizer.from_pretrained(name)
     config = tokenizer.config
     if config.motion is None:
         raise ConfigError(f"codes: windows of clips need a tokenizer of motion; {config.name} is one of images")
+    if config.input_shape[0] % _STRIDE:
+        raise ConfigError(
+            f"codes: windows are cut every {_STRIDE} frames; {config.name} has windows of {config.input_shape[0]}, "
+            "which is no multiple"
+        )
     record = {
         "model": config.name,
         "weights_sha256": config.weights_sha256,
@@ -155,17 +163,21 @@ def motion_tokenizer(name: str) -> tuple[Tokenizer, dict[str, Any]]:
 
 
 def kept_arrays(
-    folder: Path, name: str, record: dict[str, Any], make: Callable[[], dict[str, np.ndarray]]
+    folder: Path, name: str, record: dict[str, Any], clips: Path, make: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """What an earlier call kept in ``folder`` for the same record; else it is made and kept there."""
+    """What an earlier call kept in ``folder`` for the same record, clips and descriptions; else it is made and kept."""
     kept, said = folder / f"{name}.npz", folder / f"{name}.json"
+    of_clips = sha256_of(clips) if clips.is_file() else None  # making them says that there are none
+    record = record | {"clips": of_clips, "descriptions": sha256_of(Path(descriptions.__file__))}
     if said.is_file() and json.loads(said.read_text()) == record:
         with np.load(kept, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
-    made = make()
+    made, content = make(), io.BytesIO()
+    np.savez(content, **made)  # type: ignore[arg-type]  # its keywords are arrays
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(kept, **made)  # type: ignore[arg-type]  # its keywords are arrays
-    write_bytes_atomically(said, json.dumps(record).encode(), overwrite=True)
+    said.unlink(missing_ok=True)  # until there are arrays that it says the truth of
+    write_bytes_atomically(kept, content.getvalue())
+    write_bytes_atomically(said, json.dumps(record).encode())
     return made
 
 
@@ -213,7 +225,9 @@ def _make(tokenizer: Tokenizer, path: Path) -> DescribedItems:
     assert tokenizer.config.motion is not None
     robot, fps, length = robot_of(tokenizer.config), tokenizer.config.motion.fps, tokenizer.config.input_shape[0]
     numbers: dict[Group, int] = {}
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("codes", "before", "paths", "groups", "share")}
+    parts: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("codes", "before", "paths", "groups", "share", "frames")
+    }
     total = 0
     for clip in encoded_clips(tokenizer, path):
         described = [
@@ -228,6 +242,7 @@ def _make(tokenizer: Tokenizer, path: Path) -> DescribedItems:
             np.array([[numbers.setdefault(group, len(numbers)) for group in both] for both in described])
         )
         parts["share"].append(clip.starts / len(clip.poses))
+        parts["frames"].append(np.full(len(clip.starts), len(clip.poses)))
         total += len(clip.starts)
     of_groups = [sentences(group) for group in numbers]
     texts = {text: number for number, text in enumerate(sorted({text for some in of_groups for text in some}))}

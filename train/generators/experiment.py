@@ -34,6 +34,7 @@ from train.generators.base import GeneratorSettings
 from train.generators.codes import CodesConfig, open_codes
 from train.items import Items
 from train.optimisation import OptimiserConfig
+from train.processes import main_first
 
 _TABLE = "recognition.code_books.table"
 CURVES: Curves = (("nats a code", ("nats_per_code",)), ("bits an item", ("bits_per_item",)))
@@ -90,6 +91,8 @@ class GeneratorExperiment:
         for key in self.defaults:
             if key not in ("steps", "guidance", "temperature"):
                 raise ConfigError(f"defaults: {key!r} is not known; known are steps, guidance and temperature")
+        if self.kind == "causal" and "steps" in self.defaults:
+            raise ConfigError("defaults: steps are of a flow; a causal generator draws one code after the other")
         check_defaults(**self.defaults)  # now, not after the codes were made
 
     def build_model(self) -> FlowTransformer | CausalTransformer:
@@ -120,23 +123,34 @@ class GeneratorExperiment:
 AnyExperiment = Experiment | GeneratorExperiment  # what the loop trains
 
 
-def open_generator(
-    path: Path, changes: Sequence[str] = (), data: Path | None = None
-) -> tuple[GeneratorExperiment, Dataset]:
-    """Read a generator's YAML file and the codes it names; encodes them first, where it says so.
+def load_generator(path: Path, changes: Sequence[str] = ()) -> GeneratorExperiment:
+    """Read a generator's YAML file; its codes are not opened.
 
     Args:
         path: the file.
         changes: settings in place of the file's, as ``steps=100`` or ``optimiser.learning_rate=1e-3``.
-        data: the folder of the datasets.
 
     Raises:
         ConfigError: missing file, not YAML, unknown or missing keys, impossible values; names the file and the key.
-        DapsError: errors of the codes.
     """
     content, source = read_changed(path, changes)
-    experiment = config_from_dict(GeneratorExperiment, content, source=source)
-    codes = open_codes(experiment.codes, data_folder(data) if experiment.codes.dataset else Path())
+    experiment: GeneratorExperiment = config_from_dict(GeneratorExperiment, content, source=source)
+    return experiment
+
+
+def open_generator(experiment: GeneratorExperiment, data: Path | None = None) -> tuple[GeneratorExperiment, Dataset]:
+    """The codes that an experiment names, encoded first where it says so, and the experiment with their model.
+
+    Args:
+        experiment: of :func:`load_generator`.
+        data: the folder of the datasets.
+
+    Raises:
+        ConfigError: codes that the experiment cannot be of.
+        DapsError: errors of the codes.
+    """
+    with main_first():  # of processes that train together one encodes
+        codes = open_codes(experiment.codes, data_folder(data) if experiment.codes.dataset else Path())
     model = GeneratorConfig(
         experiment.name,
         experiment.kind,

@@ -14,6 +14,7 @@ from daps_tokenizer.tokenizer import Tokenizer
 from train.data import Dataset
 from train.generators.described import encoded_clips, kept_arrays, motion_tokenizer, split_by_share
 from train.generators.descriptions import activities
+from train.items import uniform_of
 
 # Labels, and what descriptions call them.
 KINDS = {
@@ -37,7 +38,7 @@ class KindItems:
         codes: (windows, N).
         before: the row of the window before in ``codes``, −1 where there is none.
         kinds: (windows,), numbers of :data:`KINDS`.
-        share: (windows,): how far into its clip a window begins, from 0 to 1.
+        share, frames: (windows,): how far into its clip a window begins, from 0 to 1, and the frames of that clip.
         chosen: which windows these items are.
     """
 
@@ -45,6 +46,7 @@ class KindItems:
     before: np.ndarray
     kinds: np.ndarray
     share: np.ndarray
+    frames: np.ndarray
     chosen: np.ndarray
 
     def __len__(self) -> int:
@@ -59,8 +61,7 @@ class KindItems:
     def read(self, indices: np.ndarray, *, seed: Sequence[int]) -> np.ndarray:
         """Rows (B, 2 N + 1) float32, the window before hidden as often as :data:`HIDDEN` says; see
         :meth:`train.data.Items.read`."""
-        random = np.random.default_rng([*seed, int(indices[0])])
-        return self._rows(indices, random.random(len(indices)) >= HIDDEN)
+        return self._rows(indices, uniform_of(indices, seed, 1)[:, 0] >= HIDDEN)
 
     def read_first(self, indices: Sequence[int]) -> np.ndarray:
         """Rows with nothing hidden: for measuring."""
@@ -83,7 +84,7 @@ class KindCodes:
 
     def split(self, validation_items: int) -> Dataset:
         """Items to train on, and those held out: at the end of every clip, so that no frame is in both."""
-        kept, held_out = split_by_share(self.items.share, validation_items)
+        kept, held_out = split_by_share(self.items.share, self.items.frames, validation_items)
         train, watched = replace(self.items, chosen=kept), replace(self.items, chosen=held_out)
         return Dataset(train, watched, train_labels=train.labels, test_labels=watched.labels, validation=watched)
 
@@ -97,7 +98,7 @@ def open_kinds(tokenizer_name: str, data: Path, folder: Path) -> KindCodes:
     """
     tokenizer, record = motion_tokenizer(tokenizer_name)
     path = data / f"lafan1_{robot_of(tokenizer.config).name}.npz"
-    arrays = kept_arrays(folder, "kinds", record | {"kinds": list(KINDS)}, lambda: vars(_make(tokenizer, path)))
+    arrays = kept_arrays(folder, "kinds", record | {"kinds": list(KINDS)}, path, lambda: vars(_make(tokenizer, path)))
     return KindCodes(KindItems(**arrays), record)
 
 
@@ -105,7 +106,7 @@ def _make(tokenizer: Tokenizer, path: Path) -> KindItems:
     assert tokenizer.config.motion is not None
     robot, fps, length = robot_of(tokenizer.config), tokenizer.config.motion.fps, tokenizer.config.input_shape[0]
     numbers = {activity: number for number, activity in enumerate(KINDS.values())}
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("codes", "before", "kinds", "share")}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("codes", "before", "kinds", "share", "frames")}
     total = 0
     for clip in encoded_clips(tokenizer, path):
         windows = (clip.poses[start : start + length + 1] for start in clip.starts)
@@ -114,5 +115,6 @@ def _make(tokenizer: Tokenizer, path: Path) -> KindItems:
         parts["before"].append(clip.before(length, total))
         parts["kinds"].append(np.array(kinds))
         parts["share"].append(clip.starts / len(clip.poses))
+        parts["frames"].append(np.full(len(clip.starts), len(clip.poses)))
         total += len(kinds)
     return KindItems(**{name: np.concatenate(values) for name, values in parts.items()}, chosen=np.arange(total))

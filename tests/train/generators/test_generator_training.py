@@ -64,6 +64,49 @@ def test_class_dropout_hides_that_share_of_the_labels(
     assert least <= int((seen[0] == method.model.config.no_label).sum()) <= most
 
 
+def test_a_flow_sees_more_of_the_codes_at_later_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = tiny_experiment("flow")
+    method = experiment.build_method(experiment.build_model())
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def forward(codes: torch.Tensor, time: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.append((codes, time))
+        return torch.zeros(*codes.shape, VOCAB_SIZE)
+
+    monkeypatch.setattr(method.model, "forward", forward)
+    codes = torch.randint(VOCAB_SIZE, (4_000, NUM_TOKENS), generator=torch.Generator().manual_seed(1))
+    method.nats(codes, torch.zeros(4_000, dtype=torch.long), torch.Generator().manual_seed(0))
+    ((noisy, time),) = seen
+    for least, most in ((0.0, 0.05), (0.45, 0.55), (0.95, 1.0)):
+        at_this_time = (least <= time) & (time < most)
+        expected = (least + most) / 2 + (1 - (least + most) / 2) / VOCAB_SIZE  # from the data, or equal by chance
+        assert float((noisy == codes)[at_this_time].float().mean()) == pytest.approx(expected, abs=0.05)
+
+
+def test_every_sample_of_an_item_is_trained_on() -> None:
+    samples = np.tile(np.arange(3)[None, :, None], (3_000, 1, NUM_TOKENS))  # sample k has the code k everywhere
+    items = CodeItems(samples.astype(np.uint8), np.zeros(3_000))
+    read = items.read(np.arange(3_000), seed=(0, 1))
+    assert (items.read(np.arange(1, 3_000, 2), seed=(0, 1)) == read[1::2]).all()  # whatever process reads it
+    assert read.shape == (3_000, NUM_TOKENS) and (read == read[:, :1]).all()
+    assert np.bincount(read[:, 0]) / 3_000 == pytest.approx([1 / 3] * 3, abs=0.05)
+    assert set(items.read_first([0]).flat) == {0}
+
+
+def test_a_run_starts_from_the_weights_of_another(tmp_path: Path) -> None:
+    quiet = {"show_progress": False, "draw_pictures": False}
+    fit(tiny_experiment("causal"), toy_codes(), tmp_path / "first", **quiet)
+    start = tmp_path / "first" / "checkpoint"
+    gentle = OptimiserConfig(learning_rate=1e-9, weight_decay=0.0)
+    second = tiny_experiment("causal", steps=1, seed=1, start_from=str(start), optimiser=gentle)
+    record = fit(second, toy_codes(), tmp_path / "second", **quiet)
+    assert [stage["steps"] for stage in record["stages_before"]] == [8]
+    before, after = (load_file(tmp_path / run / "checkpoint" / "model.safetensors") for run in ("first", "second"))
+    assert before.keys() == after.keys()
+    for name in before:
+        torch.testing.assert_close(after[name], before[name], atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("kind", ["flow", "causal"])
 def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(kind: str, tmp_path: Path) -> None:
     quiet = {"show_progress": False, "draw_pictures": False}
@@ -99,6 +142,10 @@ def test_settings_that_cannot_be_are_refused_by_name() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             tiny_experiment("flow", defaults=default)
+    with pytest.raises(ConfigError, match="defaults: steps are of a flow"):
+        tiny_experiment("causal", defaults={"steps": 7})
+    with pytest.raises(ConfigError, match="codes: dataset is one of mnist, cifar10, described, kinds, not 'motion'"):
+        CodesConfig("codes", tokenizer="daps-h1-motion", dataset="motion")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="hidden_size 15 is not a multiple"):
         TransformerConfig(hidden_size=15)
     with pytest.raises(ConfigError, match="a tokenizer and a dataset go together"):

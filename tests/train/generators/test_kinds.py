@@ -32,7 +32,9 @@ def toy(count: int = 64) -> KindItems:
     before = np.where(np.arange(count) % 8 > 0, np.arange(count) - 1, -1)
     codes = np.tile(kinds[:, None], (1, N))
     codes[:, 2:] = 3 + np.where(before >= 0, kinds[before], 0)[:, None]
-    return KindItems(codes, before, kinds, share=(np.arange(count) % 8) / 8, chosen=np.arange(count))
+    return KindItems(
+        codes, before, kinds, share=(np.arange(count) % 8) / 8, frames=np.full(count, 3000), chosen=np.arange(count)
+    )
 
 
 def config() -> GeneratorConfig:
