@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
-import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
 from daps_tokenizer.errors import InputError
 
+LARGEST = float(np.finfo(np.float32).max)  # what graphs compute with is float32
 _NO_NUMBERS = (bool, np.timedelta64)  # which say that they are integers
 
 
@@ -26,15 +28,17 @@ def check_integer(name: str, value: object, *, least: int, most: int | None = No
         raise InputError(f"{name} must be an integer {accepted}, not {value!r}")
 
 
-def check_number(name: str, value: object, *, most: float = sys.float_info.max) -> None:
+def check_number(name: str, value: object, *, most: float = LARGEST) -> None:
     """Refuse what is not a finite real number, Python's or numpy's, of at least 0, and at most ``most``.
 
     Raises:
         InputError: naming the option and the value.
     """
     is_number = isinstance(value, Real) and not isinstance(value, _NO_NUMBERS)
-    if not is_number or not 0 <= value <= most:  # type: ignore[operator]  # a number by now
-        limit = "" if most == sys.float_info.max else f" and at most {most:g}"
+    number: Any = float(value) if isinstance(value, np.floating) else value  # numpy's would be compared in its own type
+    if not is_number or not 0 <= number <= most:
+        is_told = most != LARGEST or (is_number and most < number < math.inf)
+        limit = f" and at most {most:g}" if is_told else ""
         raise InputError(f"{name} must be a finite number of at least 0{limit}, not {value!r}")
 
 

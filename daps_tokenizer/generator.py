@@ -22,6 +22,7 @@ from daps_tokenizer.search.base import draw_uniform
 if TYPE_CHECKING:
     from daps_tokenizer.tokenizer import Tokenizer
 
+_NO_LOG = 4  # ONNX Runtime's level above errors
 _CODES_AT_ONCE = 4096  # of one run of a graph: beyond it batches gain nothing, and memory grows
 
 
@@ -343,15 +344,21 @@ class _Graphs:
         self._sessions: dict[str, Any] = {}
 
     def run(self, graph: str, feed: dict[str, np.ndarray]) -> np.ndarray:
-        """The only output of a graph."""
+        """The only output of a graph; Ctrl-C ends the run, which takes seconds."""
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = _NO_LOG  # what fails is raised
 
         def run() -> np.ndarray:
             if graph not in self._sessions:
                 self._sessions[graph] = self._load(graph)
-            output: np.ndarray = self._sessions[graph].run(None, feed)[0]
+            output: np.ndarray = self._sessions[graph].run(None, feed, options)[0]
             return output
 
-        return self._workers.run(run)
+        try:
+            return self._workers.run(run)
+        except KeyboardInterrupt:
+            options.terminate = True
+            raise
 
     def _load(self, graph: str) -> Any:
         path = self._folder.file(f"{graph}.onnx")

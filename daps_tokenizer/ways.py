@@ -6,7 +6,7 @@ another can make again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -49,8 +49,8 @@ def make_codes(
         tokenizer: the model.
         inputs: as for :meth:`~daps_tokenizer.Tokenizer.encode`.
         way: None for greedy codes, :class:`Sampled`, or a search such as ``BestOf(8)`` or ``LocalSearch()``.
-        seed: of what is drawn. None draws samples anew, and leaves ``BestOf`` its own seed. A list has a
-            seed for each input, of samples alone.
+        seed: of what is drawn. None draws samples anew, and leaves ``BestOf`` its own seed. A list has a seed for each
+            input.
         **options: ``fit``, ``fps``, ``overlap`` and ``value_range`` of :meth:`~daps_tokenizer.Tokenizer.encode`.
 
     Raises:
@@ -67,13 +67,16 @@ def make_codes(
         )
         return Made(samples if way.num_samples is not None else samples[:, 0])
     if isinstance(way, BestOf) and seed is not None:
-        way = replace(way, seed=seed)  # type: ignore[arg-type]  # BestOf refuses a list
+        way = replace(way, seed=seed)
     result = tokenizer.search(inputs, way, **options)
     return Made(result.codes, result)
 
 
 def describe_way(way: Way) -> dict[str, Any]:
     """What a record says of a way, but for the seed: a JSON object from which it can be made again.
+
+    A user's function is told by its ``repr``, so that two functions are never taken for the same; what holds one is
+    the same in one process only.
 
     >>> describe_way(None), describe_way(Sampled(4))
     ({'codes': 'greedy'}, {'codes': 'sampled', 'samples': 4, 'temperature': 1.0})
@@ -83,8 +86,17 @@ def describe_way(way: Way) -> dict[str, Any]:
     if isinstance(way, Sampled):
         return {"codes": "sampled", "samples": way.num_samples or 1, "temperature": way.temperature}
     if isinstance(way, BestOf):
-        return {"codes": "best of", "candidates": way.num_samples, "temperature": way.temperature}
+        found = {"codes": "best of", "candidates": way.num_samples, "temperature": way.temperature}
+        return found | _unless_none(score=way.score)
     if isinstance(way, LocalSearch):
         found = {"codes": "searched", "proposals": way.proposals, "sweeps": way.sweeps, "objective": way.objective}
-        return found if way.max_seconds is None else {**found, "max_seconds": way.max_seconds}
+        if way.log_q_weight:
+            found["log_q_weight"] = way.log_q_weight
+        if way.max_seconds is not None:
+            found["max_seconds"] = way.max_seconds
+        return found | _unless_none(score=way.score, propose=way.propose)
     return {"codes": "searched", "search": repr(way)}
+
+
+def _unless_none(**functions: Callable[..., Any] | None) -> dict[str, str]:
+    return {name: repr(function) for name, function in functions.items() if function is not None}

@@ -164,16 +164,22 @@ def _table(report: ParityReport) -> Table:
     table.add_column("", justify="right")
     differences = (*report.first_differences, *report.pass_first_differences, *report.step_first_differences)
     gap = f"{max(difference.top2_gap for difference in differences):.2g}" if differences else "–"
-    sampled = report.sampled_first_differences
+    sampled = (
+        *report.sampled_first_differences,
+        *report.pass_sampled_first_differences,
+        *report.step_sampled_first_differences,
+    )
     edge = f"{max(difference.edge_gap for difference in sampled):.2g}" if sampled else "–"
     rows = {
         "greedy codes equal, items / codes": f"{report.greedy_items_equal:.2%} / {report.greedy_codes_equal:.2%}",
         "sampled codes equal, items / codes": f"{report.sampled_items_equal:.2%} / {report.sampled_codes_equal:.2%}",
-        "greedy codes equal of the graphs for GPUs, items": f"passes {report.pass_items_equal:.2%}, "
-        f"steps {report.step_items_equal:.2%}",
+        "graphs for GPUs, greedy / sampled items equal": f"passes {report.pass_items_equal:.2%} / "
+        f"{report.pass_sampled_items_equal:.2%}, steps {report.step_items_equal:.2%} / "
+        f"{report.step_sampled_items_equal:.2%}",
         f"top-2 gap at a first difference, below {NEAR_TIE:g}": gap,
         f"uniform number to the edge at a first difference, below {NEAR_EDGE:g}": edge,
-        "log q of codes drawn, difference in nats": f"{report.log_prob_difference:.2g}",
+        "log q of codes drawn, difference in nats": f"{report.log_prob_difference:.2g}; passes "
+        f"{report.pass_log_prob_difference:.2g}, steps {report.step_log_prob_difference:.2g}",
         "log q of codes scored, difference in nats": f"{report.score_difference:.2g}",
         "most probable codes equal": f"{report.top_codes_equal:.2%}",
         "log q of codes in another order, difference in nats": f"{report.top_codes_gap:.2g}",

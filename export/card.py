@@ -212,7 +212,7 @@ def _training(record: dict[str, Any]) -> str:
         rows.append(
             f"| {number} | {experiment['method']} | {stage['steps']} | {experiment['batch_size']} "
             f"| {stage['seconds'] / 60:.0f} | {stage['versions']['device']}, torch {stage['versions']['torch']} "
-            f"| {'×'.join(map(str, experiment['model']['input_shape']))} | {_log_p(stage.get('validation'))} |"
+            f"| {'×'.join(map(str, experiment['model']['input_shape']))} | {_log_p(stage)} |"
         )
         watched["validation" if experiment.get("validation_items") else "test"].append(number)
     return (
@@ -233,7 +233,9 @@ def _watched(stages: dict[str, list[int]]) -> str:
     )
 
 
-def _log_p(validation: dict[str, Any] | None) -> str:
-    if validation is None:
+def _log_p(stage: dict[str, Any]) -> str:
+    if "validation" not in stage:
         return "not measured"
-    return f"{validation['sampled_log_p']:.1f}, {validation['greedy_log_p']:.1f} nats"
+    sampled, greedy = (stage["validation"][f"{kind}_log_p"] for kind in ("sampled", "greedy"))
+    steps = stage.get("validation_step", stage["steps"])  # a run that was stopped is not measured once more
+    return f"{sampled:.1f}, {greedy:.1f} nats" + ("" if steps == stage["steps"] else f" after step {steps}")

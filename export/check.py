@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +51,8 @@ class ParityReport:
 
     What a model has not (steps, where it encodes in one pass; probabilities, of a quantiser) counts as equal.
 
-    ``sampled_*`` use temperature 1 and the same uniform numbers; ``pass_*`` and ``step_*`` the graphs for GPUs, greedy
-    on the first items. Differences are the largest absolute ones, on equal codes: of log q as ``encode`` and ``score``
+    ``sampled`` is temperature 1 and the same uniform numbers; ``pass_*`` and ``step_*`` are the graphs for GPUs, on the
+    first items. Differences are the largest absolute ones, on equal codes: of log q as ``encode`` and ``score``
     give, of reconstructed levels or features; ``top_codes_gap`` of torch's log q of the codes that either runtime ranks
     alike. Those of log p and squared error per cell, of features, mean and variance are relative to the largest value.
     """
@@ -70,8 +70,14 @@ class ParityReport:
     sampled_first_differences: tuple[FirstSampledDifference, ...]
     pass_items_equal: float
     pass_first_differences: tuple[FirstDifference, ...]
+    pass_sampled_items_equal: float
+    pass_sampled_first_differences: tuple[FirstSampledDifference, ...]
+    pass_log_prob_difference: float
     step_items_equal: float
     step_first_differences: tuple[FirstDifference, ...]
+    step_sampled_items_equal: float
+    step_sampled_first_differences: tuple[FirstSampledDifference, ...]
+    step_log_prob_difference: float
     largest_logit: float
     log_prob_difference: float
     score_difference: float
@@ -108,10 +114,22 @@ def compare(folder: ModelFolder, inputs: np.ndarray) -> ParityReport:
     sampled = [backend.encode(inputs, uniform, 1.0) for backend in (ours, others)]
     codes = greedy[0].codes
     first = slice(_STEPPED_ITEMS)
-    in_passes, stepped = codes[first], codes[first]
+    drawn = [Encoded(*(values[first] for values in encoded)) for encoded in (greedy[0], sampled[0])]
+    in_passes, stepped = drawn, drawn
     if config.recognition.kind == "autoregressive":
-        for_gpus = (folder, inputs[first], uniform[first], 0.0)
-        in_passes, stepped = encode_in_passes(*for_gpus).codes, encode_by_steps(*for_gpus).codes
+        for_gpus = (folder, inputs[first], uniform[first])
+        in_passes, stepped = (
+            [encode(*for_gpus, t) for t in (0.0, 1.0)] for encode in (encode_in_passes, encode_by_steps)
+        )
+
+    def apart_when_greedy(others: np.ndarray) -> tuple[FirstDifference, ...]:
+        return first_differences(ours.model, inputs, codes[: len(others)], others)
+
+    def apart_when_sampled(others: np.ndarray) -> tuple[FirstSampledDifference, ...]:
+        if not config.recognition.has_probabilities:  # a quantiser draws nothing: its sampled codes are its greedy ones
+            return ()
+        return first_sampled_differences(ours.model, inputs, sampled[0].codes[: len(others)], others, uniform)
+
     decoded = [backend.decode(codes) for backend in (ours, others)]
     reconstructions = [found.reconstruction.astype(np.float64) for found in decoded]
     scored = [_score(backend, config, inputs, codes) for backend in (ours, others)]
@@ -125,21 +143,22 @@ def compare(folder: ModelFolder, inputs: np.ndarray) -> ParityReport:
         num_items=len(inputs),
         greedy_items_equal=_items_equal(codes, greedy[1].codes),
         greedy_codes_equal=_share(codes == greedy[1].codes),
-        first_differences=first_differences(ours.model, inputs, codes, greedy[1].codes),
+        first_differences=apart_when_greedy(greedy[1].codes),
         sampled_items_equal=_items_equal(sampled[0].codes, sampled[1].codes),
         sampled_codes_equal=_share(sampled[0].codes == sampled[1].codes),
-        # A quantiser draws nothing: its sampled codes are its greedy ones.
-        sampled_first_differences=first_sampled_differences(
-            ours.model, inputs, sampled[0].codes, sampled[1].codes, uniform
-        )
-        if config.recognition.has_probabilities
-        else (),
-        pass_items_equal=_items_equal(codes[first], in_passes),
-        pass_first_differences=first_differences(ours.model, inputs, codes[first], in_passes),
-        step_items_equal=_items_equal(codes[first], stepped),
-        step_first_differences=first_differences(ours.model, inputs, codes[first], stepped),
+        sampled_first_differences=apart_when_sampled(sampled[1].codes),
+        pass_items_equal=_items_equal(drawn[0].codes, in_passes[0].codes),
+        pass_first_differences=apart_when_greedy(in_passes[0].codes),
+        pass_sampled_items_equal=_items_equal(drawn[1].codes, in_passes[1].codes),
+        pass_sampled_first_differences=apart_when_sampled(in_passes[1].codes),
+        pass_log_prob_difference=_log_prob_difference(drawn, in_passes),
+        step_items_equal=_items_equal(drawn[0].codes, stepped[0].codes),
+        step_first_differences=apart_when_greedy(stepped[0].codes),
+        step_sampled_items_equal=_items_equal(drawn[1].codes, stepped[1].codes),
+        step_sampled_first_differences=apart_when_sampled(stepped[1].codes),
+        step_log_prob_difference=_log_prob_difference(drawn, stepped),
         largest_logit=largest_logit(ours.model, inputs, codes) if config.recognition.has_probabilities else 0.0,
-        log_prob_difference=largest(np.array([_log_prob_difference(*pair) for pair in (greedy, sampled)])),
+        log_prob_difference=_log_prob_difference([greedy[0], sampled[0]], [greedy[1], sampled[1]]),
         score_difference=largest(scored[0].log_probs - scored[1].log_probs),
         top_codes_equal=_share(top_codes[0] == top_codes[1]),
         top_codes_gap=top_codes_gap(ours.model, inputs, codes, *top_codes),
@@ -195,15 +214,25 @@ def _failures(report: ParityReport, config: TokenizerConfig) -> Iterator[str]:
                     f"{graph}: item {difference.item} differs first at code {difference.position}, where torch's two "
                     f"largest logits are {difference.top2_gap:.2g} apart"
                 )
-    for sampled in report.sampled_first_differences:
-        if not (sampled.edge_gap < NEAR_EDGE):
-            yield (
-                f"encoder.onnx: item {sampled.item}, sampled, differs first at code {sampled.position}, where the "
-                f"uniform number is {sampled.edge_gap:.2g} from the edge between the two codes"
-            )
+    for graph, sampled_differences in (
+        ("encoder.onnx", report.sampled_first_differences),
+        ("encoder_pass.onnx", report.pass_sampled_first_differences),
+        ("encoder_step.onnx", report.step_sampled_first_differences),
+    ):
+        for sampled in sampled_differences:
+            if not (sampled.edge_gap < NEAR_EDGE):
+                yield (
+                    f"{graph}: item {sampled.item}, sampled, differs first at code {sampled.position}, where the "
+                    f"uniform number is {sampled.edge_gap:.2g} from the edge between the two codes"
+                )
     rounding = float(np.finfo(np.float32).eps) * report.largest_logit
     log_prob_tolerance = max(_LOG_PROB_TOLERANCE, _LOGIT_ROUNDINGS * rounding)
-    for graph, nats in (("encoder.onnx", report.log_prob_difference), ("scorer.onnx", report.score_difference)):
+    for graph, nats in (
+        ("encoder.onnx", report.log_prob_difference),
+        ("encoder_pass.onnx", report.pass_log_prob_difference),
+        ("encoder_step.onnx", report.step_log_prob_difference),
+        ("scorer.onnx", report.score_difference),
+    ):
         if not (nats <= log_prob_tolerance):
             yield f"{graph}: log q of equal codes differs by {nats:.2g} nats"
     if not (report.top_codes_gap < NEAR_TIE):
@@ -283,10 +312,13 @@ def random_inputs(config: TokenizerConfig, count: int) -> np.ndarray:
     return (noise * config.normalisation.std + config.normalisation.mean).astype(np.float32)
 
 
-def _log_prob_difference(ours: Encoded, others: Encoded) -> float:
-    """Over all codes that both runtimes chose given the same earlier codes."""
-    same_so_far = (ours.codes == others.codes).cumprod(1).astype(bool)
-    return largest((ours.log_probs - others.log_probs)[same_so_far])
+def _log_prob_difference(ours: Sequence[Encoded], others: Sequence[Encoded]) -> float:
+    """Over all codes that both runtimes chose given the same earlier codes, greedy and sampled."""
+    found = []
+    for our, other in zip(ours, others, strict=True):
+        same_so_far = (our.codes == other.codes).cumprod(1).astype(bool)
+        found.append(largest((our.log_probs - other.log_probs)[same_so_far]))
+    return largest(np.array(found))
 
 
 def _items_equal(ours: np.ndarray, others: np.ndarray) -> float:

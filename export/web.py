@@ -59,8 +59,6 @@ def export_site(models: list[ModelFolder], out: Path, *, overwrite: bool = False
     runtime = _PAGE / "node_modules" / "onnxruntime-web" / "dist"
     if not runtime.is_dir():
         raise DapsError(f"onnxruntime-web is not installed; run `npm ci` in {_PAGE.name}/ once")
-    if out.exists():
-        shutil.rmtree(out)
     with new_folder(out) as folder:
         for path in sorted(_PAGE.glob("*")):
             if path.suffix in (".html", ".css", ".js", ".svg"):
@@ -81,6 +79,8 @@ def export_site(models: list[ModelFolder], out: Path, *, overwrite: bool = False
         (folder / "site.json").write_text(json.dumps(site) + "\n", encoding="utf-8")
         files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
         _write_version(folder, files)
+        if out.exists():
+            shutil.rmtree(out)
     return files
 
 

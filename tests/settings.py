@@ -82,6 +82,11 @@ TINY_WINDOWS = replace(
     name="tiny-windows",
     recognition=RecognitionConfig(patch_size=(4, 4), window=(2, 2), **_TINY_RECOGNITION),
 )
+TINY_SURROUNDINGS = replace(
+    TINY_WINDOWS,
+    name="tiny-surroundings",
+    recognition=RecognitionConfig(patch_size=(4, 4), window=(2, 2), surroundings=4, **_TINY_RECOGNITION),
+)
 TINY_MOTION = replace(
     LAFAN,
     name="tiny-motion",

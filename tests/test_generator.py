@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from daps_tokenizer import (
     Tokenizer,
     UnsupportedError,
 )
+from daps_tokenizer.backends.workers import Workers
 from tests.cli.helpers import ENVIRONMENT
 
 
@@ -118,6 +120,21 @@ def test_threads_share_one_generator(causal: Generator) -> None:
     alone = [causal.sample("round", 2, seed=seed) for seed in range(6)]
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(lambda seed: causal.sample("round", 2, seed=seed), range(6))) == alone
+
+
+def test_ctrl_c_ends_a_run_that_would_take_long(flow: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Future[np.ndarray]] = []
+
+    def interrupted(workers: Workers, function: Callable[[], np.ndarray]) -> np.ndarray:
+        runs.append(workers._threads().submit(function))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Workers, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            flow.sample("round", 500, steps=1000, seed=0)
+    assert "terminate" in str(runs[0].exception(timeout=60))
+    assert len(flow.sample("round", 2, seed=0)) == 2  # the next call is none the worse
 
 
 def test_what_cannot_be_drawn_is_refused(flow: Generator, causal: Generator) -> None:

@@ -288,6 +288,7 @@ def test_codes_of_another_number_of_images_are_refused(tok: Tokenizer) -> None:
         ({"temperature": True}, "temperature must be a finite number of at least 0, not True"),
         ({"temperature": -1.0}, "temperature must be a finite number of at least 0, not -1.0"),
         ({"temperature": float("nan")}, "temperature must be a finite number of at least 0, not nan"),
+        ({"temperature": 1e300}, r"temperature must be a finite number of at least 0 and at most 3.40282e\+38, not 1e"),
         ({"seed": -3}, "seed must be an integer of at least 0, not -3"),
         ({"fit": "squeeze"}, "fit must be one of crop, pad, stretch, tile, not 'squeeze'"),
     ],

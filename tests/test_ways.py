@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daps_tokenizer import BestOf, LocalSearch, Tokenizer
+from daps_tokenizer import BestOf, InputError, LocalSearch, Tokenizer
 from daps_tokenizer.ways import Sampled, Way, describe_way, make_codes
 from tests.test_tokenizer import digits
 
@@ -49,11 +49,34 @@ def test_options_reach_the_tokenizer(tok: Tokenizer) -> None:
             LocalSearch(objective="squared_error", max_seconds=2),
             {"codes": "searched", "proposals": 2, "sweeps": 1, "objective": "squared_error", "max_seconds": 2},
         ),
+        (
+            LocalSearch(log_q_weight=0.5),
+            {"codes": "searched", "proposals": 2, "sweeps": 1, "objective": "log_likelihood", "log_q_weight": 0.5},
+        ),
     ],
     ids=str,
 )
 def test_a_record_says_which_way_it_was(way: Way, record: dict[str, Any]) -> None:
     assert describe_way(way) == record
+
+
+def test_two_functions_of_a_user_are_never_recorded_alike() -> None:
+    functions = [lambda inputs, decoded, codes: codes.sum(1) for _ in range(2)]
+    for search in (LocalSearch, lambda **options: BestOf(2, **options)):
+        first, second = (describe_way(search(score=function)) for function in functions)
+        assert first != second and first["score"] == repr(functions[0])
+    assert describe_way(LocalSearch(propose=functions[0]))["propose"] == repr(functions[0])
+
+
+def test_the_best_of_samples_may_have_a_seed_for_each_input(tok: Tokenizer) -> None:
+    images = digits(3)
+    made = make_codes(tok, images, BestOf(4, temperature=2.0), seed=[7, 8, 9]).codes
+    alone = make_codes(tok, images[1:2], BestOf(4, temperature=2.0), seed=[8]).codes
+    assert (made.numpy()[1] == alone.numpy()[0]).all()
+    with pytest.raises(InputError, match="seed: there are 2 for 3 inputs"):
+        make_codes(tok, images, BestOf(4), seed=[7, 8])
+    with pytest.raises(InputError, match="BestOf: seed must be an integer of at least 0, not -1"):
+        BestOf(4, seed=[0, -1])
 
 
 def test_a_search_of_ones_own_is_a_way(tok: Tokenizer) -> None:

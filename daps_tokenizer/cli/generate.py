@@ -121,7 +121,7 @@ def command(
         if opened is None and (is_motion or not is_codes):
             opened = _tokenizer_of(drawing, model, runtime)
         if is_codes:
-            names, contents_of = outputs.claim(stem, endings=(_CODES,), stem=stem), lambda codes: [codes.to_bytes()]
+            names, contents_of = outputs.claim(stem, endings=(_CODES,), is_file=False), lambda codes: [codes.to_bytes()]
         else:
             assert opened is not None
             names, contents_of = _plan(opened, items, outputs, stem, labels, output)
@@ -173,17 +173,18 @@ def _plan(
     """Names of the files to write, claimed before anything is drawn, and what makes their contents of codes."""
     media, in_folder = media_of(tokenizer.modality), output is not None and is_folder_name(output)
     if isinstance(media, ImageMedia) and not in_folder:
-        (name,) = outputs.claim(stem, endings=media.endings, stem=stem)
+        (name,) = outputs.claim(stem, endings=media.endings, is_file=False)
         suffix = suffix_of(name, media)
         columns = items // len(labels) if len(labels) > 1 else math.ceil(math.sqrt(items))
         picture_size(items, tokenizer.input_shape, columns, suffix)  # refused now, not after all was drawn
         return [name], lambda codes: [picture_of(tokenizer.decode(codes), columns, suffix)]
     if tokenizer.modality == "motion" and output is not None and output.lower().endswith(_GIF):
         captions = [label for label in labels or ("",) for _ in range(items // max(1, len(labels)))]
-        return outputs.claim(stem, endings=(_GIF,), stem=stem), lambda codes: [_animation(tokenizer, codes, captions)]
+        names = outputs.claim(stem, endings=(_GIF,), is_file=False)
+        return names, lambda codes: [_animation(tokenizer, codes, captions)]
     numbers = [str(number) for number in range(items)] if items > 1 else [""]
     endings = [*media.endings, *[_GIF] * (tokenizer.modality == "motion"), _CODES]  # the last are for the message
-    names = outputs.claim(stem, numbers=numbers, endings=endings, stem=stem)
+    names = outputs.claim(stem, numbers=numbers, endings=endings, is_file=False)
     return names, lambda codes: media.decode(tokenizer, codes, suffix_of(names[0], media)).files
 
 

@@ -67,15 +67,15 @@ class Outputs:
             self._check_suffix([ending])
 
     def claim(
-        self, source: str, *, numbers: Sequence[str] = ("",), endings: Sequence[str] = (), stem: str | None = None
+        self, source: str, *, numbers: Sequence[str] = ("",), endings: Sequence[str] = (), is_file: bool = True
     ) -> list[str]:
         """Names of the outputs of a source, none of which may exist already.
 
         Args:
             source: the input.
-            stem: what outputs that were not named are called, where the source is no file.
             numbers: what tells several outputs of the source apart; one output has an empty one.
             endings: what names may end with, where the source decides; the first is for outputs that were not named.
+            is_file: whether the source is a file; otherwise it is what outputs that were not named are called.
 
         Raises:
             click.UsageError: the wrong suffix.
@@ -91,7 +91,7 @@ class Outputs:
                     f"{name_of(source)}: holds {len(numbers)} items, and standard output takes one; use -o NAME"
                 )
             return [STANDARD_STREAM]
-        only = Path(self._named) if self._named else self._default(source, ending or "", stem)
+        only = Path(self._named) if self._named else self._default(source, ending or "", is_file)
         if self._named and _is_missing(only.parent):
             raise DapsError(
                 f"{only}: cannot be written, as there is no folder {only.parent}; make it, or let "
@@ -113,10 +113,10 @@ class Outputs:
         self._claiming = source
         return [str(path) for path in paths]
 
-    def _default(self, source: str, ending: str, stem: str | None) -> Path:
+    def _default(self, source: str, ending: str, is_file: bool) -> Path:
         """The name of an output that was not named: that of its source, with another ending."""
-        if stem is not None:
-            return (self._folder or Path()) / f"{stem}{ending}"
+        if not is_file:
+            return (self._folder or Path()) / f"{source}{ending}"
         stem = _STEM_OF_STANDARD_INPUT if source == STANDARD_STREAM else Path(_absolute(source)).stem
         return (self._folder or Path(source).parent) / f"{stem}{ending}"
 

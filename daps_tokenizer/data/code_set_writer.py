@@ -28,6 +28,7 @@ from daps_tokenizer.data.code_sets import changes, prepare, read_lines
 from daps_tokenizer.data.datasets import ArrayData, Data, ImageFiles
 from daps_tokenizer.data.storage import SourceError
 from daps_tokenizer.errors import InputError, OutputExistsError
+from daps_tokenizer.search.best_of import BestOf
 from daps_tokenizer.tokenizer import Tokenizer
 from daps_tokenizer.ways import Sampled, Way, describe_way, make_codes
 
@@ -69,7 +70,7 @@ def write_code_set(
         folder: where to; made where it is not there. Codes are (rows, N), or (rows, K, N) of K samples, of the smallest
             unsigned type that holds every code.
         way: to make codes, see :func:`~daps_tokenizer.ways.make_codes`.
-        seed: of what is drawn.
+        seed: of what is drawn, that of ``BestOf`` included.
         flip: whether each image is followed by a row of its mirror image.
         shard: which part of the items; the other parts may be written at the same time, by other processes.
         replace: whether another code set in the folder makes way, once the new one is whole. Shards are not replaced.
@@ -124,7 +125,8 @@ class _Encoder(NamedTuple):
         return np.concatenate([self._encode(items[part], numbers[part]) for part in parts])
 
     def _encode(self, items: np.ndarray, numbers: list[int]) -> np.ndarray:
-        seeds = [self.seed * _SEEDS + number for number in numbers] if isinstance(self.way, Sampled) else None
+        draws = isinstance(self.way, Sampled | BestOf)
+        seeds = [self.seed * _SEEDS + number for number in numbers] if draws else None
         return make_codes(self.tokenizer, items, self.way, seed=seeds).codes.numpy()
 
 

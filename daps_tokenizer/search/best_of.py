@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ class BestOf:
     Args:
         num_samples: candidates, the greedy codes included.
         temperature: of the samples.
-        seed: of the samples.
+        seed: of the samples; a list has a seed for each input.
         score: what to judge candidates by in place of log p(x|z): a function of (inputs, decoded, codes) that returns
             one number for each item (B,), higher is better; see :func:`score_of`.
 
@@ -38,13 +38,14 @@ class BestOf:
 
     num_samples: int
     temperature: float = 0.5
-    seed: int = 0
+    seed: int | Sequence[int] = 0
     score: Score | None = None
 
     def __post_init__(self) -> None:
         check_integer("BestOf: num_samples", self.num_samples, least=1)
         check_number("BestOf: temperature", self.temperature)
-        check_integer("BestOf: seed", self.seed, least=0)
+        for seed in self.seed if isinstance(self.seed, list | tuple) else [self.seed]:
+            check_integer("BestOf: seed", seed, least=0)
         if self.score is not None and not callable(self.score):
             raise InputError(f"BestOf: score must be a function of (inputs, decoded, codes), not {self.score!r}")
 

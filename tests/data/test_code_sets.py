@@ -10,7 +10,15 @@ import pytest
 from PIL import Image
 
 from benchmarks.dataset import run_together
-from daps_tokenizer import CodesFileError, DapsError, InputError, OutputExistsError, Tokenizer
+from daps_tokenizer import (
+    BestOf,
+    CodesFileError,
+    DapsError,
+    InputError,
+    LocalSearch,
+    OutputExistsError,
+    Tokenizer,
+)
 from daps_tokenizer.data import code_set_writer
 from daps_tokenizer.data.code_set_files import Shard
 from daps_tokenizer.data.code_set_writer import CodeSetReport, write_code_set
@@ -78,6 +86,15 @@ def test_samples_have_an_axis_of_their_own_and_do_not_depend_on_what_they_are_dr
     np.testing.assert_array_equal(codes[3:4], alone.numpy())
     write(tok, tmp_path / "c", Sampled(3), seed=6)
     assert (np.load(tmp_path / "c" / "codes.npy") != codes).any()
+
+
+def test_the_best_of_samples_does_not_depend_on_what_it_is_drawn_with(
+    tok: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tok, tmp_path / "a", BestOf(3, temperature=2.0), seed=5)
+    monkeypatch.setattr(code_set_writer, "BATCH", 64)
+    write(tok, tmp_path / "b", BestOf(3, temperature=2.0), seed=5)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
 def test_each_image_may_be_followed_by_its_mirror_image(tok: Tokenizer, tmp_path: Path) -> None:
@@ -155,6 +172,12 @@ def test_codes_made_in_another_way_are_kept_until_others_are_whole(
     assert {name: data for name, data in files(tmp_path).items() if name in before} == before
     assert write(tok, tmp_path, Sampled(2), seed=1, replace=True) == (ITEMS, 0, ITEMS - 2)
     assert np.load(tmp_path / "codes.npy").shape == (ITEMS, 2, tok.num_tokens) and set(files(tmp_path)) == FILES
+
+
+def test_searches_that_weigh_log_q_differently_are_other_ways(tok: Tokenizer, tmp_path: Path) -> None:
+    write(tok, tmp_path, LocalSearch())
+    with pytest.raises(OutputExistsError, match="holds codes that differ in encoding; pass --force"):
+        write(tok, tmp_path, LocalSearch(log_q_weight=20.0))
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "codes.npy"])

@@ -37,6 +37,13 @@ def test_a_trained_model_shows_its_measured_quality_and_every_stage() -> None:
     assert card.count("| vqvae | 12000 | 64 | 60 | CPU, 1 threads, torch 2.13.0 | 32×32×3 | 560.0, 598.3 nats |") == 2
 
 
+def test_a_stage_that_was_stopped_says_after_which_step_it_was_measured() -> None:
+    stopped = dataclasses.replace(CIFAR10, training=STAGE | {"validation_step": 11000, "stages_before": []})
+    assert "| 560.0, 598.3 nats after step 11000 |" in model_card(stopped)
+    ended = dataclasses.replace(CIFAR10, training=STAGE | {"validation_step": 12000, "stages_before": []})
+    assert "| 560.0, 598.3 nats |" in model_card(ended)
+
+
 def test_a_measured_model_says_on_which_machine() -> None:
     evaluation = EVALUATION | {"machine": {"processor": "AMD EPYC", "torch": "2.13.0"}}
     card = model_card(dataclasses.replace(CIFAR10, training=STAGE | {"evaluation": evaluation}))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import export.check
 from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.hub import ModelFolder, open_model
 from daps_tokenizer.model.autoencoder import Autoencoder
@@ -71,6 +72,24 @@ def test_codes_that_are_sampled_by_other_numbers_fail(folder: ModelFolder, monke
     assert report.greedy_items_equal == 1 and report.sampled_items_equal == 0
     found = [failure for failure in report.failures if failure.startswith("encoder.onnx: item")]
     assert len(found) == 2 and "where the uniform number is" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("encode", "graph"), [("encode_in_passes", "encoder_pass"), ("encode_by_steps", "encoder_step")]
+)
+def test_graphs_for_gpus_are_compared_when_they_sample_too(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, encode: str, graph: str
+) -> None:
+    unchanged, inputs = getattr(export.check, encode), random_inputs(folder.config, 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(export.check, encode, lambda folder, x, uniform, t: unchanged(folder, x, 1 - uniform, t))
+        found = compare(folder, inputs).failures
+    assert len(found) == 2 and all(failure.startswith(f"{graph}.onnx: item") for failure in found)
+    monkeypatch.setattr(
+        export.check, encode, lambda *given: (e := unchanged(*given))._replace(log_probs=e.log_probs / 2)
+    )
+    (found_one,) = compare(folder, inputs).failures
+    assert found_one.startswith(f"{graph}.onnx: log q of equal codes differs")
 
 
 def test_a_uniform_number_next_to_the_edge_between_two_codes_explains_a_difference() -> None:

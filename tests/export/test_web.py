@@ -100,3 +100,14 @@ def test_a_model_without_probabilities_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="daps-mnist has no probabilities to show"):
         web.export_site([model], tmp_path / "site")
     assert not (tmp_path / "site").exists()
+
+
+@needs_npm
+def test_a_site_stays_where_what_would_replace_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "site.json").write_text("{}")
+    model = open_model("daps-mnist")
+    model.config.files.pop("onnx/scorer.onnx")
+    with pytest.raises(UnsupportedError):
+        web.export_site([model], tmp_path / "site", overwrite=True)
+    assert [path.name for path in (tmp_path / "site").iterdir()] == ["site.json"]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from daps_tokenizer import Generator, Tokenizer, sample_motion
+from daps_tokenizer import Codes, Generator, Tokenizer, sample_motion
+from daps_tokenizer.codes.layouts import ClipLayout
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.motion import generation
-from daps_tokenizer.motion.generation import approach, check_path, read_path, relative_path
+from daps_tokenizer.motion.generation import approach, check_path, motion_conditions, read_path, relative_path
+from daps_tokenizer.motion.kinematics import heading_quaternion, split_heading
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +81,75 @@ def test_of_several_draws_the_one_nearest_to_the_path_is_taken(gen: Generator, t
         codes = sample_motion(gen, tok, path=path, num_samples=4, seed=0, candidates=candidates)
         off.append(np.linalg.norm(tok.decode(codes)[..., :2] - path, axis=-1).mean())
     assert off[1] < off[0]
+
+
+class Walker:
+    """A tokenizer with two codes for each window: the centimetres that the robot walks ahead in a frame, and the
+    degrees that it turns."""
+
+    config = SimpleNamespace(
+        name="walker", weights_sha256="a" * 64, vocab_size=16, input_shape=(32, 1), motion=SimpleNamespace(fps=30.0)
+    )
+
+    def decode(self, codes: Codes) -> np.ndarray:
+        assert isinstance(codes.layout, ClipLayout)
+        poses = np.zeros((len(codes.numpy()), codes.layout.frames, 36))
+        for clip, (windows, (x, y, heading)) in enumerate(zip(codes.numpy(), codes.layout.starts, strict=True)):
+            for frame in range(codes.layout.frames):
+                poses[clip, frame, :2] = x, y
+                poses[clip, frame, 3:7] = heading_quaternion(np.array(heading))
+                centimetres, degrees = windows[frame // 32]
+                x += 0.01 * centimetres * np.cos(heading)
+                y += 0.01 * centimetres * np.sin(heading)
+                heading += np.radians(degrees)
+        return poses
+
+
+class Drawn:
+    """A generator that returns given codes, window after window, and records what it was told."""
+
+    name, labels, num_tokens = "drawn", (), 2
+    tokenizer = SimpleNamespace(name="walker", weights_sha256="a" * 64)
+    conditions = motion_conditions(2)
+
+    def __init__(self, windows: np.ndarray) -> None:
+        self.told: list[dict[str, np.ndarray]] = []
+        self._windows = windows
+
+    def sample(self, *arguments: object, conditions: dict[str, np.ndarray], **options: object) -> Codes:
+        self.told.append(conditions)
+        return Codes(self._windows[len(self.told) - 1], 16, "walker", "a" * 64)
+
+
+def test_every_window_is_told_the_codes_before_it_and_the_path_seen_from_where_the_robot_is() -> None:
+    windows = np.array([[[1, 1], [2, 0]], [[3, 0], [1, 2]], [[2, 1], [2, 2]]])  # of two motions
+    path = np.array([3.0, -1.0]) + np.stack([0.001 * np.arange(96) ** 1.5, 0.02 * np.arange(96)], axis=1)
+    gen, tok = Drawn(windows), Walker()
+    drawn = sample_motion(gen, tok, path=path, num_samples=2, seed=0, candidates=1)  # type: ignore[arg-type]
+    assert np.array_equal(drawn.numpy(), windows.swapaxes(0, 1)) and len(gen.told) == 3
+    assert "before" not in gen.told[0]
+    assert np.array_equal(gen.told[1]["before"], windows[0]) and np.array_equal(gen.told[2]["before"], windows[1])
+
+    ahead = np.concatenate([path, np.repeat(path[-1:], 40, axis=0)])  # a path stays at its last point
+    for motion, (start, poses) in enumerate(zip(drawn.layout.starts, tok.decode(drawn), strict=True)):  # type: ignore[union-attr]
+        xy, heading = poses[:, :2], split_heading(poses[:, 3:7])[0]
+        for window in range(3):
+            frame = 32 * window
+            # The robot stood where it starts. Later it is one frame on from where the last window led it.
+            place, angle = (start[:2], start[2]) if window == 0 else (xy[frame], heading[frame])
+            past = np.tile(place, (32, 1)) if window == 0 else xy[frame - 32 : frame]
+            strayed = place - ahead[frame]
+            future = [ahead[frame + i] + (1 - i / 32) * strayed for i in range(1, 33)]
+            seen = np.concatenate([past, future]) - place
+            expected = np.stack(
+                [
+                    np.cos(angle) * seen[:, 0] + np.sin(angle) * seen[:, 1],
+                    np.cos(angle) * seen[:, 1] - np.sin(angle) * seen[:, 0],
+                ],
+                axis=1,
+            )
+            told = gen.told[window]["path"][motion].reshape(64, 2)
+            assert np.allclose(told, expected, atol=1e-3)  # the place is extrapolated along a straight line
 
 
 def test_a_path_looks_the_same_from_everywhere() -> None:

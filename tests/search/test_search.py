@@ -39,8 +39,6 @@ class TwoCodes:
 
     tiles_per_item = 1
 
-    tiles_per_item = 1
-
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         codes = np.full(uniform.shape, temperature > 0, np.int32)
         return Encoded(codes, np.zeros(codes.shape, np.float32))
