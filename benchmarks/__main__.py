@@ -32,6 +32,7 @@ COMMANDS = {
     "prior": "benchmarks.studies.commands:prior",
     "reward": "benchmarks.studies.commands:reward",
     "seams": "benchmarks.studies.commands:seams",
+    "spans": "benchmarks.studies.commands:spans",
     "table": "benchmarks.studies.commands:table",
     "task": "benchmarks.studies.commands:task",
 }

@@ -185,7 +185,7 @@ def paper_block(*models: str) -> str:
 
 
 def latency_block() -> str:
-    """Milliseconds of one item on one thread in ONNX Runtime, and of an eager loop."""
+    """Milliseconds of one item on one thread in ONNX Runtime, and of encoding in PyTorch."""
     rows = result("latency")["rows"]
 
     def milliseconds(model: str, action: str, backend: str) -> str:
@@ -200,7 +200,7 @@ def latency_block() -> str:
         )
         for model in _models()
     ]
-    return table(("one item, one thread", "encode", "encode by an eager PyTorch loop", "decode"), found)
+    return table(("one item, one thread", "encode", "encode in PyTorch", "decode"), found)
 
 
 def quality_block(model: str, *ways: str) -> str:
@@ -220,6 +220,7 @@ def quality_block(model: str, *ways: str) -> str:
 
 _WAYS = {
     _SQUARED_ERROR: '`LocalSearch(objective="squared_error")`',
+    "wide search, squared error": '`LocalSearch(objective="squared_error", proposals=4, sweeps=2)`',
     "local search": "`LocalSearch()`",
     "best of 8": "`BestOf(8)`",
 }

@@ -96,7 +96,7 @@ def _peers(model: str, config: TokenizerConfig, threads: int) -> list[Peer]:
     library = f"vector-quantize-pytorch {importlib.metadata.version('vector-quantize-pytorch')}"
     return [
         Peer("daps-tokenizer, ONNX Runtime", gives, "", ours.encode),
-        Peer("daps-tokenizer, eager PyTorch loop with a cache", gives, "needs PyTorch", eager.encode),
+        Peer("daps-tokenizer, PyTorch in passes", gives, "needs PyTorch", eager.encode),
         *(
             Peer(
                 f"{library}, {kind}, one-pass encoder of equal size",

@@ -58,7 +58,7 @@ class Modelled:
         from daps_tokenizer.generator import Generator
         from export.generator import export_generator
         from train.experiment import read_changed
-        from train.generators.experiment import open_generator
+        from train.generators.experiment import load_generator, open_generator
         from train.loop import fit
 
         asked = {
@@ -81,7 +81,7 @@ class Modelled:
             f"codes.tokenizer={self.place}",
             f"codes.samples={self.samples}",
         ]
-        experiment, dataset = open_generator(config, [*codes, *changes], data)
+        experiment, dataset = open_generator(load_generator(config, [*codes, *changes]), data)
         run = self.folder / config.stem
         record = fit(experiment, dataset, run, show_progress=False, draw_pictures=False)
         generator = Generator(export_generator(run / "checkpoint", run / "exported", overwrite=True), num_threads=1)

@@ -134,9 +134,9 @@ def _drawing(folder: ModelFolder, batch: int, dtype: str, device: str) -> Iterat
     assert isinstance(model, RecognitionModel)
     inputs = torch.from_numpy(_inputs(batch, folder)).to(device)
     with torch.inference_mode():
-        context = model.context(backend.model.standardise(inputs).to(getattr(torch, dtype)))
+        context = model.context(backend.model.standardise(inputs))
         uniform = torch.rand(batch, folder.config.num_tokens, device=device)
-        eager = partial(sample_codes, model, context, uniform, 0.0, max_passes=0)
+        eager = partial(sample_codes, model, context, uniform, 0.0, span=1)
         yield common | {"way": "eager loop"} | _time(eager, device)
         expected = eager().codes
         for way in LOOP_KINDS:

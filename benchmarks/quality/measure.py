@@ -30,6 +30,7 @@ SEARCHES = {
     "local search": LocalSearch(),
     "local search, two sweeps": LocalSearch(sweeps=2),
     "local search, squared error": LocalSearch(objective="squared_error"),
+    "wide search, squared error": LocalSearch(objective="squared_error", proposals=4, sweeps=2),
 }
 _PERCEPTUAL_BATCH = 20
 _CODES_AT_ONCE = 1024  # small images are measured in batches, as batches of them are what is fast

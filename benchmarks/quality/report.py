@@ -197,7 +197,8 @@ def _text(name: str, content: dict[str, Any]) -> str:
         f"{'PSNR is the mean of each image. ' if images else ''}log p is in standardised units"
         f"{_in_the_papers_units(content)}. "
         "Perplexity and codes used are of all positions together. Best of n keeps the sample with the best log p; "
-        "local search makes one sweep or two, with two proposals. Gains are over greedy codes of the same item.",
+        "local search makes one sweep or two, with two proposals; wide search two sweeps with four. "
+        "Gains are over greedy codes of the same item.",
         *([] if images else [_MOTION_NOTE]),
         *_worse(content),
     ]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.reports import machine_lines, new_figure, png_of, report, table
 from daps_tokenizer.evaluation.metrics import psnr
-from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
+from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
 from train.batches import BatchReader
@@ -154,7 +154,7 @@ def train_on(
 
     Args:
         way: how.
-        checkpoint: its ``model.safetensors`` is the start.
+        checkpoint: the start, as ``start_from`` of an experiment: a folder, which may be of a smaller model.
         experiment: its model is trained, at its precision.
         dataset: whose training items are learned from.
         held_out: inputs (items, *input_shape) that are measured.
@@ -165,7 +165,7 @@ def train_on(
     """
     torch.manual_seed(seed)
     model = Autoencoder(experiment.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    load_weights(model, checkpoint / "model.safetensors")
+    experiment.load_start(model, checkpoint)
     schedule = OptimiserConfig(learning_rate=way.learning_rate, warmup_steps=WARMUP_STEPS)
     bf16 = experiment.precision == "bf16"
     inputs = torch.from_numpy(held_out)

@@ -45,13 +45,14 @@ def test_the_report_says_what_the_tokenizer_says(random_mnist_folder: Path, phot
     content, paths = run(request(random_mnist_folder, photographs), tmp_path)
     results = content["results"]["random-mnist"]
     searched = ["local search", "local search, two sweeps", "local search, squared error"]
-    assert list(results) == ["greedy", "sampled", "best of 2", *searched]
+    assert list(results) == ["greedy", "sampled", "best of 2", *searched, "wide search, squared error"]
     tok, images = Tokenizer.from_pretrained(random_mnist_folder), digits(8)
     for name, search in (("greedy", None), ("local search", LocalSearch())):
         expected = tok.likelihood(images, tok.encode(images, search=search)).log_likelihood
         assert math.isclose(results[name]["log_p"]["mean"], expected.mean(), rel_tol=1e-6)
     assert results["best of 2"]["worse"]["log_p"] == results["local search"]["worse"]["log_p"] == 0
-    assert results["local search, squared error"]["worse"]["squared_error"] == 0
+    for name in ("local search, squared error", "wide search, squared error"):
+        assert results[name]["worse"]["squared_error"] == 0
     assert results["local search, two sweeps"]["log_p"]["mean"] >= results["local search"]["log_p"]["mean"]
     assert results["local search"]["log_p_gain"]["low"] > 0
     greedy = results["greedy"]
