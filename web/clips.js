@@ -215,7 +215,7 @@ export class Clips {
     if (error !== null) facts.push(["Joint angles", `${error.toFixed(1)}°`, "mean error against the original"]);
     if (bench.bits !== null) facts.push(["Surprisal", `${number(bench.bits)} bits`, "−log₂ q of all codes"]);
     if (bench.encodeTime && this.poses) {
-      facts.push(["Encoded in", seconds(bench.encodeTime), bench.passes === 1 ? "1 pass" : `at most ${bench.passes} passes`]);
+      facts.push(["Encoded in", seconds(bench.encodeTime), bench.passes === 1 ? "1 pass" : `at most ${Number(bench.passes.toFixed(1))} passes`]);
     }
     if (bench.decodeTime) facts.push(["Decoded in", seconds(bench.decodeTime)]);
     return facts;

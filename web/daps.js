@@ -14,7 +14,7 @@
  * @typedef {typeof import("onnxruntime-web")} Runtime
  * @typedef {Uint8Array | Float32Array} Values pixels 0 to 255, or features in their own units; channels last
  * @typedef {(name: string) => Promise<Uint8Array>} Reader gives the content of a file of the model folder
- * @typedef {{codes: Int32Array, logProbs: Float32Array, passes: number}} Encoded logProbs in nats, one a code
+ * @typedef {{codes: Int32Array, logProbs: Float32Array, passes: number}} Encoded logProbs in nats, one a code; passes, the most that a window took
  * @typedef {{logProbs: Float32Array, topCodes: Int32Array, k: number}} Scores topCodes are k codes a position
  * @typedef {{code: number, logProb: number}} Alternative
  * @typedef {{frames: number, windows: number, overlap: number, fps: number, starts: number[][], anchors?: number[][][]}} ClipLayout
@@ -265,7 +265,7 @@ export class Tokenizer extends Graphs {
       uniform: this.floats(numbers ?? new Float32Array(batch * this.numTokens), [batch, this.numTokens]),
       temperature: this.floats(Float32Array.of(temperature), []),
     });
-    const passes = Math.max(...Array.from(/** @type {BigInt64Array} */ (found.passes.data), Number));
+    const passes = Math.max(...Array.from(/** @type {Float32Array} */ (found.passes.data), Number));
     return {
       codes: Int32Array.from(/** @type {Int32Array} */ (found.codes.data)),
       logProbs: Float32Array.from(/** @type {Float32Array} */ (found.log_probs.data)),
