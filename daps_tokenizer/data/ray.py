@@ -100,7 +100,8 @@ def encode_on_ray(
         ) from error
     try:
         DataContext.get_current().enable_progress_bars = False
-        numbers = ray.data.range(shards, override_num_blocks=shards)
+        # Not ray.data.range: its tasks take a CPU each, and after the loss of a node actors may hold all that are left.
+        numbers = ray.data.from_items([{"id": number} for number in range(shards)], override_num_blocks=shards)
         written = numbers.map_batches(
             _Worker,
             fn_constructor_args=(Path.cwd(), open_work, shards),
