@@ -304,7 +304,8 @@ class Tokenizer:
         leading = (batch.leading[0], int(num_samples), *batch.leading[1:])
         uniform = draw_uniform((*leading, self.num_tokens), seed)
         layout = batch.layout and batch.layout.take(np.repeat(np.arange(batch.leading[0]), num_samples).tolist())
-        return self._draw(batch, batch.repeated(int(num_samples)), uniform, float(temperature), leading, layout)
+        values = self._draw(batch, int(num_samples), uniform.reshape(-1, self.num_tokens), float(temperature))
+        return self._codes.make(values.reshape(*leading, self.num_tokens), layout)
 
     def search(
         self,
@@ -583,7 +584,8 @@ class Tokenizer:
 
     def _greedy(self, batch: Batch) -> Codes:
         unused = np.zeros((len(batch.pieces), self.num_tokens), np.float32)
-        return self._draw(batch, np.arange(len(batch.pieces)), unused, 0.0, batch.leading, batch.layout)
+        values = self._draw(batch, 1, unused, 0.0)
+        return self._codes.make(values.reshape(*batch.leading, self.num_tokens), batch.layout)
 
     def _search(
         self,
@@ -642,22 +644,20 @@ class Tokenizer:
             return TiledBackend(self._backend, self.config, layout)
         return self._backend
 
-    def _draw(
-        self,
-        batch: Batch,
-        rows: np.ndarray,
-        uniform: np.ndarray,
-        temperature: float,
-        leading: tuple[int, ...],
-        layout: TileLayout | ClipLayout | None,
-    ) -> Codes:
-        """Codes (*leading, N) of the pieces of a batch whose numbers are ``rows``, some of them at a time."""
-        uniform = uniform.reshape(-1, self.num_tokens)
+    def _draw(self, batch: Batch, num_samples: int, uniform: np.ndarray, temperature: float) -> np.ndarray:
+        """Codes of the pieces of a batch, those of each item ``num_samples`` times, one for each row of ``uniform``.
+
+        Some items at a time, as their pieces are repeated.
+        """
+        backend, rows = self._backend_for(batch.layout), batch.repeated(num_samples)
+        per_item = backend.tiles_per_item  # whole items, as tiles are encoded with what is around them
+        at_once = per_item * max(1, _VALUES_AT_ONCE // (per_item * math.prod(self.input_shape)))
         parts = [np.empty((0, self.num_tokens), np.int32)]
-        for start in range(0, len(rows), step := max(1, _VALUES_AT_ONCE // math.prod(self.input_shape))):
-            part = slice(start, start + step)
-            parts.append(self._backend.encode(batch.pieces[rows[part]], uniform[part], temperature).codes)
-        return self._codes.make(np.concatenate(parts).reshape(*leading, self.num_tokens), layout)
+        for start in range(0, len(rows), at_once):
+            part = slice(start, start + at_once)
+            pieces = batch.pieces[part if num_samples == 1 else rows[part]]  # a slice copies nothing
+            parts.append(backend.encode(pieces, uniform[part], temperature).codes)
+        return np.concatenate(parts)
 
 
 def _sum_of_items(per_code: np.ndarray, layout: TileLayout | ClipLayout | None) -> np.ndarray:

@@ -270,7 +270,7 @@ def _encode_captured(
     def session(name: str) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(folder.file(f"onnx/{name}.onnx"), providers=["CPUExecutionProvider"])
 
-    encoder = CapturedEncoder(session, folder.config, len(inputs), device="cpu", max_passes=max_passes)
+    encoder = CapturedEncoder(session, folder.config, inputs.shape, device="cpu", max_passes=max_passes)
     return Encoded(*encoder.run(inputs, uniform, temperature))
 
 

@@ -56,8 +56,8 @@ def context_names(config: TokenizerConfig) -> list[str]:
 def export_context(model: Autoencoder, form: Form) -> onnx.ModelProto:
     """``images`` or ``features`` -> ``context_keys_0``, ``context_values_0``, ..., a row for every window."""
     config = model.config
-    module, examples = Context(form.of(model)), (_example_inputs(config),)
-    return export_graph(module, examples, (_BATCH,), [input_name(config)], context_names(config), form.opset)
+    module, (inputs, shapes) = Context(form.of(model)), _example_inputs(config)
+    return export_graph(module, (inputs,), (shapes,), [input_name(config)], context_names(config), form.opset)
 
 
 def export_pass(model: Autoencoder, form: Form) -> onnx.ModelProto:
@@ -126,9 +126,10 @@ def export_at_once(model: Autoencoder) -> onnx.ModelProto:
     are zeros.
     """
     config = model.config
-    examples = (_example_inputs(config), torch.zeros(EXAMPLE_BATCH, config.num_tokens), torch.tensor(1.0))
+    inputs, shapes = _example_inputs(config)
+    examples = (inputs, torch.zeros(EXAMPLE_BATCH, config.num_tokens), torch.tensor(1.0))
     names = [input_name(config), "uniform", "temperature"]
-    return export_graph(AtOnce(FUSED.of(model)), examples, (_BATCH, _BATCH, {}), names, ["codes", "log_probs"])
+    return export_graph(AtOnce(FUSED.of(model)), examples, (shapes, _BATCH, {}), names, ["codes", "log_probs"])
 
 
 def export_decoder(model: Autoencoder) -> onnx.ModelProto:
@@ -140,8 +141,7 @@ def export_decoder(model: Autoencoder) -> onnx.ModelProto:
 def export_likelihood(model: Autoencoder) -> onnx.ModelProto:
     """Input and ``codes`` -> ``log_likelihood`` and ``squared_error``, in the shape of the codes."""
     config = model.config
-    (codes, shapes), inputs = _example_grid(config), _example_inputs(config)
-    of_inputs: dict[int, Any] = {0: "batch"}
+    (codes, shapes), (inputs, of_inputs) = _example_grid(config), _example_inputs(config)
     if config.token_grid is not None:
         height, _, channels = config.input_shape
         cell = height // config.token_grid[0]
@@ -155,9 +155,10 @@ def export_likelihood(model: Autoencoder) -> onnx.ModelProto:
 def export_scorer(model: Autoencoder) -> onnx.ModelProto:
     """Input, ``codes`` and ``k`` -> ``log_probs`` (B, N) and ``top_codes`` (B, N, k), the most probable first."""
     config = model.config
-    examples = (_example_inputs(config), torch.zeros(EXAMPLE_BATCH, config.num_tokens, dtype=torch.int32))
+    inputs, shapes = _example_inputs(config)
+    examples = (inputs, torch.zeros(EXAMPLE_BATCH, config.num_tokens, dtype=torch.int32))
     names, outputs = [input_name(config), "codes"], ["log_probs", "log_q"]
-    exported = export_graph(Scorer(FUSED.of(model)), examples, (_BATCH, _BATCH), names, outputs)
+    exported = export_graph(Scorer(FUSED.of(model)), examples, (shapes, _BATCH), names, outputs)
     # torch's exporter wants to know k while it traces, so the choice of the k best is added afterwards.
     graph = exported.graph
     graph.input.append(helper.make_tensor_value_info("k", TensorProto.INT64, []))
@@ -175,9 +176,11 @@ def export_scorer(model: Autoencoder) -> onnx.ModelProto:
     return exported
 
 
-def _example_inputs(config: TokenizerConfig) -> Tensor:
+def _example_inputs(config: TokenizerConfig) -> tuple[Tensor, dict[int, Any]]:
+    """Inputs and which of their axes are dynamic: also height and width, where images may come with surroundings."""
     dtype = torch.uint8 if config.modality == "image" else torch.float32
-    return torch.zeros(EXAMPLE_BATCH, *config.input_shape, dtype=dtype)
+    inputs = torch.zeros(EXAMPLE_BATCH, *config.input_shape, dtype=dtype)
+    return inputs, _BATCH | ({1: "height", 2: "width"} if config.recognition.surroundings else {})
 
 
 def _example_grid(config: TokenizerConfig) -> tuple[Tensor, dict[int, Any]]:
@@ -190,7 +193,7 @@ def _example_grid(config: TokenizerConfig) -> tuple[Tensor, dict[int, Any]]:
 
 def _example_context(model: Autoencoder) -> list[Memory]:
     with torch.no_grad():
-        context = Context(model)(_example_inputs(model.config))
+        context = Context(model)(_example_inputs(model.config)[0])
     # Each a tensor of its own: of one tensor that is passed as two inputs the exporter would wire only one.
     return [Memory(*(part.clone() for part in memory)) for memory in context]
 

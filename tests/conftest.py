@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from daps_tokenizer.config import TokenizerConfig
 from daps_tokenizer.model.autoencoder import Autoencoder, save_weights
-from tests.settings import MNIST, SMALL_MOTION, TINY_WINDOWS
+from tests.settings import MNIST, SMALL_MOTION, TINY_SURROUNDINGS
 
 _LIMIT_SECONDS = 900  # of a test, on a machine that does much else: nothing here waits for ever
 
@@ -73,8 +73,11 @@ def random_motion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def random_grid_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder of small convolutional networks with random weights and code windows, named ``random-grid``."""
-    checkpoint = random_checkpoint(TINY_WINDOWS, tmp_path_factory.mktemp("checkpoint"))
+    """A model folder of small convolutional networks with random weights, named ``random-grid``.
+
+    It has code windows, and patches that see their surroundings.
+    """
+    checkpoint = random_checkpoint(TINY_SURROUNDINGS, tmp_path_factory.mktemp("checkpoint"))
     return exported(checkpoint, "random-grid", tmp_path_factory)
 
 

@@ -35,7 +35,9 @@ def _described(config: TokenizerConfig, graph: str, fed: Mapping[str, np.ndarray
         cells = tuple(size // count for size, count in zip(config.input_shape, config.token_grid, strict=False))
         whole = (None if size is None else size * cell for size, cell in zip(grid, cells, strict=False))
         item = (*whole, config.input_shape[-1])
-    inputs = {name: (kind, (batch, *config.input_shape))}
+    # With surroundings, tiles of a photograph have more pixels than the model's size.
+    seen = (None, None, config.input_shape[-1]) if config.recognition.surroundings else config.input_shape
+    inputs: dict[str, tuple[str, _Shape]] = {name: (kind, (batch, *seen))}
     codes = {"codes": (_INT32, (batch, tokens))}
     log_probs = {"log_probs": (_FLOAT, (batch, tokens))}
     grids = {"codes": (_INT32, (batch, *grid))}

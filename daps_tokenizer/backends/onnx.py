@@ -67,7 +67,7 @@ class OnnxBackend:
         self._kind_of_device = "cuda" if on_cuda else "cpu" if plugin_devices is None else "plugin"
         self.info = f"onnxruntime {onnxruntime.__version__} by {self._provider}, {num_threads} threads, float32"
         self._sessions: dict[tuple[str, int], Any] = {}
-        self._encoders: dict[int, CapturedEncoder] = {}
+        self._encoders: dict[tuple[int, ...], CapturedEncoder] = {}
         self._workers = Workers(num_threads)
         self._lock = threading.Lock()
         self._encoder_lock = threading.Lock()  # they have buffers of their own: one call at a time
@@ -164,9 +164,12 @@ class OnnxBackend:
             for rows in slices(len(inputs), _MAX_CAPTURED):
                 count = rows.stop - rows.start
                 size = captured_size(count)
-                if size not in self._encoders:
-                    self._encoders[size] = CapturedEncoder(session, self._folder.config, size, device=self.device)
-                encoded = self._encoders[size].run(fill(inputs[rows], size), fill(uniform[rows], size), temperature)
+                shape = (size, *inputs.shape[1:])
+                if shape not in self._encoders:
+                    self._encoders[shape] = CapturedEncoder(
+                        session, self._folder.config, shape, device=self.device, number=len(self._encoders)
+                    )
+                encoded = self._encoders[shape].run(fill(inputs[rows], size), fill(uniform[rows], size), temperature)
                 parts.append([array[:count] for array in encoded])
         return join(Encoded, parts)
 

@@ -20,32 +20,34 @@ from daps_tokenizer.config.code_windows import MOST_PASSES, Windows
 
 
 class CapturedEncoder:
-    """Encoding of batches of one size."""
+    """Encoding of batches of one shape."""
 
     def __init__(
         self,
         session: Callable[[str], Any],
         config: TokenizerConfig,
-        size: int,
+        shape: tuple[int, ...],
         *,
         device: str,
+        number: int = 0,
         max_passes: int = MOST_PASSES,
     ) -> None:
-        """Bind the context to buffers for ``size`` items.
+        """Bind the context to buffers for a batch.
 
         Args:
             session: gives a graph's session by its name; ``encoder_step`` is asked for when it is first needed.
             config: the model's.
-            size: items of a batch.
+            shape: of a batch, (B, *input_shape), or with the surroundings of images.
             device: where the buffers are, ``cpu`` or ``cuda``.
+            number: another for each that uses the same sessions, which keep a captured graph for each number.
             max_passes: after these the steps draw the rest; with 0 they draw everything.
         """
-        self._session, self._size, self._windows, self._max_passes = session, size, Windows.of(config), max_passes
-        self._buffers = _Buffers(size * self._windows.per_item, self._windows.num_codes, device)
+        self._session, self._size, self._windows, self._max_passes = session, shape[0], Windows.of(config), max_passes
+        self._buffers = _Buffers(self._size * self._windows.per_item, self._windows.num_codes, device, number)
         context = session("encoder_context")
         (given,) = context.get_inputs()
         kind = np.uint8 if config.modality == "image" else np.float32
-        self._inputs = self._buffers.make((size, *config.input_shape), kind)
+        self._inputs = self._buffers.make(shape, kind)
         self._run_context = self._buffers.bind(context, {given.name: self._inputs})
         self._passes: _Passes | None = None
         self._steps: _Steps | None = None
@@ -77,12 +79,13 @@ class CapturedEncoder:
 class _Buffers:
     """Memory on the device that several graphs read and write; what has a name is made once."""
 
-    def __init__(self, rows: int, num_codes: int, device: str) -> None:
+    def __init__(self, rows: int, num_codes: int, device: str, number: int) -> None:
         self.rows, self.num_codes, self._device = rows, num_codes, device
         self.temperature = self.make((), np.float32)
         self._context: dict[str, Any] = {}
         self._options = onnxruntime.RunOptions()
-        self._options.add_run_config_entry("gpu_graph_id", str(rows))  # one captured graph for each size
+        # ONNX Runtime takes -1 and 0 for graphs of its own choice.
+        self._options.add_run_config_entry("gpu_graph_id", str(1 + number))
 
     def make(self, shape: tuple[int, ...], kind: type) -> Any:
         return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, kind), self._device, 0)

@@ -23,10 +23,10 @@ from daps_tokenizer.backends.protocol import CellLikelihood, Decoded, Encoded, S
 from daps_tokenizer.backends.tensorrt_build import make_logger
 from daps_tokenizer.backends.tensorrt_engines import (
     MAX_BATCH,
-    PROFILES,
     Engine,
     load_tensorrt,
     prepare_engines,
+    sizes_of,
     with_sizes,
 )
 from daps_tokenizer.backends.tensorrt_recorded import RecordedDecoder, RecordedEncoder
@@ -154,16 +154,17 @@ class _Runner:
         self._runtime = trt.Runtime(self._log)  # must live as long as what it makes
         self._engines = {engine.graph: self._load(engine) for engine in engines}
         self._input_mode = trt.TensorIOMode.INPUT
-        self._encoders: dict[int, RecordedEncoder] = {}
+        self._encoders: dict[tuple[int, ...], RecordedEncoder] = {}
         self._decoders: dict[int, RecordedDecoder] = {}
         self._grid_decoder: tuple[tuple[int, ...], RecordedDecoder] | None = None
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> list[np.ndarray]:
         """Codes and log-probabilities (B, N) of at most :data:`MAX_BATCH` items."""
         size = captured_size(len(inputs))
-        if size not in self._encoders:
-            self._encoders[size] = RecordedEncoder(self, size)
-        results = self._encoders[size].run(fill(inputs, size), fill(uniform, size), temperature)
+        shape = (size, *inputs.shape[1:])
+        if shape not in self._encoders:
+            self._encoders[shape] = RecordedEncoder(self, shape)
+        results = self._encoders[shape].run(fill(inputs, size), fill(uniform, size), temperature)
         return [array[: len(inputs)] for array in results]
 
     def decode(self, codes: np.ndarray, count: int) -> list[np.ndarray]:
@@ -173,23 +174,21 @@ class _Runner:
         size = captured_size(len(codes))
         grids = as_grid(self.config, fill(codes, size))
         if size not in self._decoders:
-            self._decoders[size] = RecordedDecoder(self, grids.shape, items=size)
+            self._decoders[size] = RecordedDecoder(self, grids.shape)
         return [array[: len(codes)] for array in itertools.islice(self._decoders[size].run(grids), count)]
 
     def _decoder_of_grids(self, shape: tuple[int, ...]) -> RecordedDecoder:
         """Only the last is kept: all blocks of a photograph have one shape, and another photograph has another."""
         if self._grid_decoder is None or self._grid_decoder[0] != shape:
             self._grid_decoder = None  # frees its memory before more is taken
-            self._grid_decoder = shape, RecordedDecoder(self, shape, items=None)
+            self._grid_decoder = shape, RecordedDecoder(self, shape)
         return self._grid_decoder[1]
 
-    def execution(self, graph: str, sizes: tuple[int, ...], *, items: int | None) -> _Execution:
-        """An engine with its open axes in these sizes.
-
-        Its profile is the first that takes this many items, or, where ``items`` is None, that of grids of any size.
-        """
-        fitting = (index for index, profile in enumerate(PROFILES) if items and items <= profile.most[0])
-        profile = next(fitting, len(PROFILES))
+    def execution(self, graph: str, shape: tuple[int, ...]) -> _Execution:
+        """An engine for a first input of this shape, by the first profile that takes it."""
+        profiles = sizes_of(self.config, graph)
+        sizes = shape[: len(profiles[0].most)]  # of the axes that are open, which are the first ones
+        profile = next(index for index, profile in enumerate(profiles) if profile.takes(sizes))
         return _Execution(self._engines[graph], self.cuda, sizes, profile, self._input_mode, self._log)
 
     def _load(self, engine: Engine) -> Any:

@@ -36,12 +36,18 @@ _RECIPE = 1  # raised with every change of what is built from the same file: pre
 class Profile:
     """Sizes of the axes that an engine leaves open: the smallest and the largest it takes, and those it is tuned for.
 
-    Every engine leaves the batch open, as its first axis; a decoder of grids also rows and columns.
+    Every engine leaves the batch open, as its first axis; a decoder of grids also rows and columns, and the context of
+    a model that sees surroundings height and width.
     """
 
     fewest: tuple[int, ...]
     best: tuple[int, ...]
     most: tuple[int, ...]
+
+    def takes(self, sizes: tuple[int, ...]) -> bool:
+        """Whether an engine runs in these sizes by this profile."""
+        ranges = zip(self.fewest, sizes, self.most, strict=True)
+        return all(fewest <= size <= most for fewest, size, most in ranges)
 
     @classmethod
     def from_json(cls, sizes: dict[str, list[int]]) -> Profile:
@@ -134,7 +140,7 @@ def prepare_engines(
     for graph in graphs:
         source = folder.file(f"onnx/{graph}.onnx")
         folder.file("onnx/weights.bin")  # next to the graphs, which refer to it
-        sizes = _sizes(folder.config, graph, profiles)
+        sizes = sizes_of(folder.config, graph, profiles)
         path = keep / f"{folder.config.name}-{graph}-{_key(trt, folder, graph, precision, sizes)}.engine"
         described = path.with_suffix(".json")
         if path.is_file() and described.is_file():
@@ -185,15 +191,27 @@ def _key(trt: Any, folder: ModelFolder, graph: str, precision: str, profiles: tu
     return f"{precision}-{target}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
 
 
-def _sizes(config: TokenizerConfig, graph: str, profiles: tuple[Profile, ...]) -> tuple[Profile, ...]:
-    """What profiles of items are for a graph: of rows, of which there is one for every window, or of grids of codes."""
-    per_item = config.windows_per_item if graph in _OF_ROWS else 1
-    grid = config.token_grid if graph == "decoder" else None
-    sizes = tuple(
-        Profile(*((items[0] * per_item, *(grid or ())) for items in (profile.fewest, profile.best, profile.most)))
+def sizes_of(config: TokenizerConfig, graph: str, profiles: tuple[Profile, ...] = PROFILES) -> tuple[Profile, ...]:
+    """What profiles of items are for a graph: of rows, of which there is one for every window, or of images or grids.
+
+    An engine has them in this order.
+    """
+    if graph in _OF_ROWS:
+        return _of_items(profiles, (), per_item=config.windows_per_item)
+    if graph == "decoder" and config.token_grid is not None:
+        return (*_of_items(profiles, config.token_grid), _GRIDS)
+    if graph == "encoder_context" and (around := config.recognition.surroundings):
+        shape = config.input_shape[:2]
+        return (*_of_items(profiles, shape), *_of_items(profiles, tuple(size + 2 * around for size in shape)))
+    return profiles
+
+
+def _of_items(profiles: tuple[Profile, ...], others: tuple[int, ...], per_item: int = 1) -> tuple[Profile, ...]:
+    """The profiles with other axes after the batch."""
+    return tuple(
+        Profile(*((items[0] * per_item, *others) for items in (profile.fewest, profile.best, profile.most)))
         for profile in profiles
     )
-    return sizes if grid is None else (*sizes, _GRIDS)
 
 
 def _read_tensors(path: Path) -> tuple[Tensor, ...]:

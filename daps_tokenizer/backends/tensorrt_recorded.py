@@ -35,26 +35,26 @@ class Engines(Protocol):
     config: TokenizerConfig
     cuda: Cuda
 
-    def execution(self, graph: str, sizes: tuple[int, ...], *, items: int | None) -> Execution:
-        """One of them with its open axes in these sizes, for this many items; None for a grid (1, rows, columns)."""
+    def execution(self, graph: str, shape: tuple[int, ...]) -> Execution:
+        """One of them, for inputs, rows of windows or grids of codes of this shape."""
 
 
 class RecordedEncoder:
-    """The encoding of batches of ``size`` items."""
+    """The encoding of batches of one shape."""
 
     def __init__(
         self,
         engines: Engines,
-        size: int,
+        shape: tuple[int, ...],
         *,
         passes: tuple[int, int, int] = (FIRST_PASSES, MORE_PASSES, MOST_PASSES),
     ) -> None:
         """Record the context and the first passes, then a few more; both even, so that the last one writes where the
         first one reads. ``passes`` are those in the first graph, in each one after it, and in all.
         """
-        self._engines, self._size, self._windows = engines, size, Windows.of(engines.config)
+        self._engines, self._size, self._windows = engines, shape[0], Windows.of(engines.config)
         self._cuda = engines.cuda
-        context = engines.execution("encoder_context", (size,), items=size)
+        context = engines.execution("encoder_context", shape)
         memories = {name: engines.cuda.allocate(count) for name, count in context.num_bytes.items()}
         self._inputs = memories.pop("images" if engines.config.modality == "image" else "features")
         self._temperature = engines.cuda.allocate(ALIGNMENT)
@@ -79,7 +79,7 @@ class RecordedEncoder:
 
     def rows_of(self, graph: str) -> Execution:
         """An engine for all windows of the batch."""
-        return self._engines.execution(graph, (self._size * self._windows.per_item,), items=self._size)
+        return self._engines.execution(graph, (self._size * self._windows.per_item,))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -190,16 +190,16 @@ class _Steps:
 
 
 class RecordedDecoder:
-    """The decoding of codes of one shape (B, rows, columns): of ``items`` items, or of grids of any size if None."""
+    """The decoding of codes of one shape (B, rows, columns)."""
 
-    def __init__(self, engines: Engines, shape: tuple[int, ...], *, items: int | None) -> None:
+    def __init__(self, engines: Engines, shape: tuple[int, ...]) -> None:
         self._cuda, config = engines.cuda, engines.config
         self._shape = (shape[0], *config.input_shape)
         if (grid := config.token_grid) is not None:
             sizes = (config.input_shape[axis] // grid[axis] * shape[1 + axis] for axis in range(2))
             self._shape = (shape[0], *sizes, config.input_shape[2])
         self._reconstruction_type = np.uint8 if config.modality == "image" else np.float32
-        self._decoder = engines.execution("decoder", shape, items=items)
+        self._decoder = engines.execution("decoder", shape)
         num_bytes = self._decoder.num_bytes
         self._buffers = {name: self._cuda.allocate(count, zeros=True) for name, count in num_bytes.items()}
         addresses = _addresses(self._buffers)

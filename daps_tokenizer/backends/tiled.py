@@ -1,9 +1,10 @@
 """The tiles of a photograph as one grid of codes, so that no seams show where they meet.
 
-Each tile is encoded by itself. But a convolutional generative model that decodes a tile by itself sees zeros where its
-neighbours' codes are, and gets the pixels there wrong. So the codes of all tiles are joined to one grid, which is
-decoded whole, or, where it is too large for that, in blocks. Blocks overlap, and of each only those cells are kept
-whose every convolution stayed inside it, or met the outer border of the photograph, where zeros belong.
+Each tile is encoded by itself, with the pixels around it where the recognition model sees them. But a convolutional
+generative model that decodes a tile by itself sees zeros where its neighbours' codes are, and gets the pixels there
+wrong. So the codes of all tiles are joined to one grid, which is decoded whole, or, where it is too large for that, in
+blocks. Blocks overlap, and of each only those cells are kept whose every convolution stayed inside it, or met the outer
+border of the photograph, where zeros belong.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from daps_tokenizer.backends.batching import join, slices
 from daps_tokenizer.backends.protocol import Backend, CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.codes.layouts import TileLayout
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.images.tiles import check_layout
+from daps_tokenizer.images.tiles import check_layout, with_surroundings
 
 # Of one block, or of several small ones: enough for overlaps to be small, a fifth in 12 megapixels, and few enough for
 # the hidden states to take a quarter of a gigabyte (measured with daps-photo-256 in ONNX Runtime).
 CODES_AT_ONCE = 16_384
+_TILES_AT_ONCE = 64  # 16 MB of pixels of daps-photo-256
 # The most rows and the most columns of a block: TensorRT engines are built for grids up to this size.
 LONGEST_SIDE = 256
 
@@ -49,8 +52,9 @@ def can_be_one_grid(config: TokenizerConfig) -> bool:
 class TiledBackend:
     """A backend for the tiles of images: items (B · T, ...) are the T tiles of each image, row by row.
 
-    ``encode`` and ``score`` look at each tile by itself, ``decode`` and ``likelihood`` at its neighbours too. What the
-    model takes and gives is the same as for any other items, so every search runs on it unchanged.
+    ``encode`` and ``score`` look at each tile, and as far around it as the recognition model sees, ``decode`` and
+    ``likelihood`` at its neighbours' codes too. What the model takes and gives is the same as for any other items, so
+    every search runs on it unchanged.
 
     Args:
         backend: the model.
@@ -74,14 +78,30 @@ class TiledBackend:
         *self._tile, self._channels = config.input_shape
         self._cell = self._tile[0] // self._side[0], self._tile[1] // self._side[1]
         self._reach = _reach(config)
+        self._margin = config.recognition.surroundings
+        # Beyond a photograph the model sees zeros in standardised units, as far as bytes can say that.
+        self._beyond = np.rint(255 * np.clip(config.normalisation.mean, 0, 1)).astype(np.uint8)
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
-        """Draw codes of each tile by itself."""
-        return self._backend.encode(inputs, uniform, temperature)
+        """Draw codes of each tile."""
+        parts = (
+            self._backend.encode(tiles, uniform[rows], temperature) for rows, tiles in self._with_surroundings(inputs)
+        )
+        return join(Encoded, list(parts))
 
     def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
-        """Score given codes of each tile by itself."""
-        return self._backend.score(inputs, codes, k)
+        """Score given codes of each tile."""
+        parts = (self._backend.score(tiles, codes[rows], k) for rows, tiles in self._with_surroundings(inputs))
+        return join(Scored, list(parts))
+
+    def _with_surroundings(self, inputs: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Tiles as they are encoded, some at a time. A photograph of one tile is as any other item."""
+        if not self._margin or self.tiles_per_item == 1:
+            yield slice(None), inputs
+            return
+        for rows in slices(len(inputs), _TILES_AT_ONCE):
+            numbers = range(rows.start, rows.stop)
+            yield rows, with_surroundings(inputs, self._layout, self._margin, self._beyond, numbers)
 
     def decode(self, codes: np.ndarray) -> Decoded:
         """Reconstruct tiles from codes (B · T, N), each next to its neighbours."""

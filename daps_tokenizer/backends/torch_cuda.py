@@ -45,7 +45,7 @@ class GpuEncoder:
         """
         self._model, self._dtype, self._device = model, dtype, device
         self.reason_not_to_fuse = _reason_not_to_fuse(model)
-        self._sizes: dict[int, _FixedSize] = {}
+        self._sizes: dict[tuple[int, ...], _FixedSize] = {}
         self._lock = threading.Lock()  # buffers are shared: one call at a time
 
     @property
@@ -62,7 +62,7 @@ class GpuEncoder:
             for rows in slices(len(inputs), parallel_chunk(self._model.config, "cuda")):
                 count = rows.stop - rows.start
                 size = captured_size(count)
-                fixed = self._prepared(size)
+                fixed = self._prepared((size, *inputs.shape[1:]))
                 sampled = fixed.encode(fill(inputs[rows], size), fill(uniform[rows], size), temperature)
                 parts.append(SampledCodes(sampled.codes[:count], sampled.log_probs[:count]))
             if self._device == "cuda":  # a thread with another stream may write to the buffers as soon as it is let
@@ -71,27 +71,30 @@ class GpuEncoder:
             parts[0] if len(parts) == 1 else SampledCodes(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
         )
 
-    def _prepared(self, size: int) -> _FixedSize:
-        if size not in self._sizes:
-            fixed = _FixedSize(self._model, size, self._dtype, self._device, fused=not self.reason_not_to_fuse)
+    def _prepared(self, shape: tuple[int, ...]) -> _FixedSize:
+        """What encodes inputs of this shape: tiles of photographs may have their surroundings around them."""
+        if shape not in self._sizes:
+            fixed = _FixedSize(self._model, shape, self._dtype, self._device, fused=not self.reason_not_to_fuse)
             # Whether this GPU compiles the kernel right, another for each size, is seen before it is relied on.
             if not self.reason_not_to_fuse and (problem := fixed.check()):
                 warnings.warn(f"not using the fused kernel: {problem}", RuntimeWarning, stacklevel=5)
                 self.reason_not_to_fuse = problem
-                fixed = _FixedSize(self._model, size, self._dtype, self._device, fused=False)
-            self._sizes[size] = fixed
-        return self._sizes[size]
+                fixed = _FixedSize(self._model, shape, self._dtype, self._device, fused=False)
+            self._sizes[shape] = fixed
+        return self._sizes[shape]
 
 
 class _FixedSize:
-    """Buffers for one size of batch, and the work on them, captured."""
+    """Buffers for batches of one shape, and the work on them, captured."""
 
-    def __init__(self, model: Autoencoder, size: int, dtype: torch.dtype, device: str, *, fused: bool) -> None:
+    def __init__(
+        self, model: Autoencoder, shape: tuple[int, ...], dtype: torch.dtype, device: str, *, fused: bool
+    ) -> None:
         assert isinstance(model.recognition, RecognitionModel)
-        self._model, self._recognition, self._dtype, self._size = model, model.recognition, dtype, size
+        self._model, self._recognition, self._dtype, self._size = model, model.recognition, dtype, (size := shape[0])
         config = model.config
         kind = torch.uint8 if config.modality == "image" else torch.float32
-        self._inputs = torch.zeros(size, *config.input_shape, dtype=kind, device=device)
+        self._inputs = torch.zeros(shape, dtype=kind, device=device)
         draw = Draw.allocate(self._recognition, self._context(), torch.rand(size, config.num_tokens, device=device))
         self._rest = draw_with("fused kernel" if fused else "captured steps", self._recognition, draw)
         choose = fused_choice(self._recognition, dtype, draw.uniform) if fused else None

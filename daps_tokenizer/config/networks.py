@@ -23,8 +23,8 @@ class RecognitionConfig:
     codes of rounded numbers, each of which has its number of ``levels`` (FSQ); ``gaussian``, no codes (Gaussian VAE).
     ``window`` is (rows, columns) of codes, or empty: an image's grid of codes is cut into windows of this size that are
     encoded side by side, each by itself, so that the loop over positions is as short as a window. ``surroundings``,
-    0 or a multiple of 4, is how many pixels around a patch its embedding sees too, at half the resolution, and beyond
-    the window.
+    0 or a multiple of 4, is how many pixels around a patch its embedding sees too, at half the resolution, beyond the
+    window, and, of a photograph in tiles, beyond the tile.
     """
 
     patch_size: tuple[int, ...] = ()

@@ -98,6 +98,8 @@ class TokenizerConfig(StoredConfig):
             )
         if self.recognition.window:
             self._check_window()
+        if self.recognition.surroundings:
+            self._check_surroundings()
         if self.generative.kind == "resnet":
             self._check_resnet_grid()
         if self.generative.kind == "transformer":
@@ -111,6 +113,14 @@ class TokenizerConfig(StoredConfig):
             and len(window) == 2
             and all(size % part == 0 for size, part in zip(self.patch_grid, window, strict=True)),
             f"recognition.window must be 2 sizes that divide the grid of an image's codes, not {list(window)}",
+        )
+
+    def _check_surroundings(self) -> None:
+        around, sides, patch = self.recognition.surroundings, self.input_shape[:2], self.recognition.patch_size
+        require(
+            around <= min(sides) and all(side % size == 0 for side, size in zip(sides, patch, strict=True)),
+            f"recognition.surroundings {around} needs an image whose sides are multiples of the patches' and at least "
+            f"{around}, not {list(sides)}",
         )
 
     def _check_resnet_grid(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from daps_tokenizer.codes.layouts import TileLayout
@@ -29,6 +31,43 @@ def cut_tiles(image: np.ndarray, tile_height: int, tile_width: int) -> tuple[np.
     grid = padded.reshape(rows, tile_height, columns, tile_width, channels).swapaxes(1, 2)
     tiles = grid.reshape(rows * columns, tile_height, tile_width, channels)
     return tiles, TileLayout(height=height, width=width, rows=rows, columns=columns)
+
+
+def with_surroundings(
+    tiles: np.ndarray, layout: TileLayout, margin: int, beyond: np.ndarray, numbers: range
+) -> np.ndarray:
+    """Some tiles with the pixels around them, which are those of their neighbours.
+
+    Args:
+        tiles: of images that are cut like this, (B · rows · columns, tile_height, tile_width, C) uint8, row by row.
+        layout: how they were cut.
+        margin: pixels on every side, at most those of a tile.
+        beyond: (C,) uint8, what is beyond the image.
+        numbers: which of the tiles.
+
+    Returns:
+        (len(numbers), tile_height + 2 · margin, tile_width + 2 · margin, C) uint8.
+    """
+    grid = tiles.reshape(-1, layout.rows, layout.columns, *tiles.shape[1:])
+    bands = [_bands(size, margin) for size in tiles.shape[1:3]]
+    surrounded = np.empty((len(numbers), *(size + 2 * margin for size in tiles.shape[1:3]), tiles.shape[3]), np.uint8)
+    surrounded[:] = beyond
+    for place, number in enumerate(numbers):
+        image, row, column = np.unravel_index(number, grid.shape[:3])
+        for (down, to_rows, from_rows), (right, to_columns, from_columns) in itertools.product(*bands):
+            if 0 <= row + down < layout.rows and 0 <= column + right < layout.columns:
+                neighbour = grid[image, row + down, column + right]
+                surrounded[place, to_rows, to_columns] = neighbour[from_rows, from_columns]
+    return surrounded
+
+
+def _bands(size: int, margin: int) -> list[tuple[int, slice, slice]]:
+    """Along one axis: how many tiles away, where its pixels go in a tile with surroundings, and which these are."""
+    return [
+        (-1, slice(0, margin), slice(size - margin, size)),
+        (0, slice(margin, margin + size), slice(0, size)),
+        (1, slice(margin + size, None), slice(0, margin)),
+    ]
 
 
 def join_tiles(tiles: np.ndarray, layout: TileLayout) -> np.ndarray:

@@ -35,8 +35,9 @@ class PatchEmbedding(nn.Module):
     """Images to one vector per patch: cut into patches row by row, then one dense layer.
 
     With ``surroundings``, a convolution at half the resolution adds what is around each patch, so that windows, which
-    are encoded by themselves, see what is beyond their edges. An image whose sides are not multiples of the patch is
-    padded with zeros at the right and at the bottom; around an image there are zeros.
+    are encoded by themselves, see what is beyond their edges. Beyond an image there are zeros, or what is given: a tile
+    of a photograph comes with ``surroundings`` more pixels on every side. An image whose sides are not multiples of the
+    patch is padded with zeros at the right and at the bottom; its patches have no surroundings.
     """
 
     def __init__(
@@ -49,10 +50,9 @@ class PatchEmbedding(nn.Module):
         self.padding = (0, 0, 0, self.columns * self.patch_width - width, 0, self.rows * self.patch_height - height)
         self.dense = nn.Linear(self.patch_height * self.patch_width * channels, hidden_size)
         half_patch = (self.patch_height // 2, self.patch_width // 2)
-        kernel, around = (half_patch[0] + surroundings, half_patch[1] + surroundings), surroundings // 2
-        self.surroundings = (
-            nn.Conv2d(channels, hidden_size, kernel, half_patch, around, bias=False) if surroundings else None
-        )
+        kernel = (half_patch[0] + surroundings, half_patch[1] + surroundings)
+        self.size, self.margin = (height, width), surroundings
+        self.surroundings = nn.Conv2d(channels, hidden_size, kernel, half_patch, bias=False) if surroundings else None
 
     @property
     def num_positions(self) -> int:
@@ -60,13 +60,26 @@ class PatchEmbedding(nn.Module):
         return self.rows * self.columns
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, height, width, channels) -> (B, patches, H)."""
-        x = F.pad(x, self.padding) if any(self.padding) else x
-        patches = x.unflatten(2, (self.columns, self.patch_width)).unflatten(1, (self.rows, self.patch_height))
-        embedded = self.dense(patches.transpose(2, 3).flatten(1, 2).flatten(2))
+        """(B, height, width, channels), or with surroundings on every side of it, -> (B, patches, H)."""
         if self.surroundings is None:
-            return embedded
-        return embedded + self.surroundings(F.avg_pool2d(x.permute(0, 3, 1, 2), 2)).flatten(2).transpose(1, 2)
+            return self._of_patches(F.pad(x, self.padding) if any(self.padding) else x)
+        x = self._with_margin(x)
+        around = self.surroundings(F.avg_pool2d(x.permute(0, 3, 1, 2), 2)).flatten(2).transpose(1, 2)
+        inside = slice(self.margin, -self.margin)
+        return self._of_patches(x[:, inside, inside]) + around
+
+    def _of_patches(self, x: Tensor) -> Tensor:
+        patches = x.unflatten(2, (self.columns, self.patch_width)).unflatten(1, (self.rows, self.patch_height))
+        embedded: Tensor = self.dense(patches.transpose(2, 3).flatten(1, 2).flatten(2))
+        return embedded
+
+    def _with_margin(self, x: Tensor) -> Tensor:
+        """With zeros around it, cut to the size that has a margin, so one graph takes inputs with and without it."""
+        x = F.pad(x, (0, 0, *[self.margin] * 4))
+        for axis, size in enumerate(self.size, start=1):
+            length = size + 2 * self.margin
+            x = x.narrow(axis, (x.shape[axis] - length) // 2, length)
+        return x
 
 
 class FrameUpsampling(nn.Module):

@@ -31,7 +31,7 @@ def encoder(folder: ModelFolder, loaded: list[str], max_passes: int) -> Captured
         loaded.append(name)
         return onnxruntime.InferenceSession(folder.path / "onnx" / f"{name}.onnx", providers=["CPUExecutionProvider"])
 
-    return CapturedEncoder(session, folder.config, ITEMS, device="cpu", max_passes=max_passes)
+    return CapturedEncoder(session, folder.config, images().shape, device="cpu", max_passes=max_passes)
 
 
 def images() -> np.ndarray:
@@ -74,3 +74,13 @@ def test_a_backend_cuts_batches_into_sizes_that_are_captured(folder: ModelFolder
     captured = backend._encode_captured(images()[:5], uniform()[:5], 1.0)  # five fill up a batch of eight
     np.testing.assert_array_equal(captured.codes, expected.codes)
     np.testing.assert_allclose(captured.log_probs, expected.log_probs, atol=1e-5)
+
+
+def test_images_come_with_and_without_their_surroundings(random_grid_folder: Path) -> None:
+    folder = open_model(random_grid_folder)
+    backend, rng, around = OnnxBackend.open(folder), np.random.default_rng(0), folder.config.recognition.surroundings
+    numbers = rng.random((ITEMS, folder.config.num_tokens), dtype=np.float32)
+    for side in (16, 16 + 2 * around, 16):
+        inputs = rng.integers(0, 256, (ITEMS, side, side, 3), dtype=np.uint8)
+        expected, captured = (encode(inputs, numbers, 1.0) for encode in (backend.encode, backend._encode_captured))
+        np.testing.assert_array_equal(captured.codes, expected.codes)

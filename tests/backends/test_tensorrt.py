@@ -16,7 +16,7 @@ from onnx import TensorProto
 from daps_tokenizer.backends import open_backend, tensorrt_engines
 from daps_tokenizer.backends.gpus import Gpu, find_gpu
 from daps_tokenizer.backends.precision import load_graph
-from daps_tokenizer.backends.tensorrt_engines import PROFILES, Profile, prepare_engines
+from daps_tokenizer.backends.tensorrt_engines import PROFILES, Profile, prepare_engines, sizes_of
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder, open_model
 
@@ -122,6 +122,20 @@ def test_an_engine_is_found_again_by_all_that_it_depends_on(
     assert all(each.startswith("float16-sm_90-") for each in others)
 
 
+def test_a_profile_is_chosen_by_the_shape_of_what_goes_in() -> None:
+    photo = open_model("daps-photo-256").config
+    side = 256 + 2 * photo.recognition.surroundings
+    for graph, shapes in (
+        ("encoder_context", [(1, 256, 256), (64, 256, 256), (1, side, side), (3, side, side)]),
+        ("encoder_pass", [(16,), (32,)]),
+        ("decoder", [(1, 32, 32), (2, 32, 32), (1, 100, 200)]),
+    ):
+        profiles = sizes_of(photo, graph)
+        chosen = [next(index for index, profile in enumerate(profiles) if profile.takes(shape)) for shape in shapes]
+        assert chosen == list(range(len(profiles))), graph
+    assert sizes_of(open_model("daps-cifar10").config, "encoder_context") == PROFILES
+
+
 @needs_rtx
 @pytest.mark.skipif(find_gpu() is not None, reason="this machine has an NVIDIA GPU")
 def test_a_machine_without_a_gpu_is_told_so(cifar: ModelFolder) -> None:
@@ -148,8 +162,11 @@ def test_all_engines_are_built_and_kept(name: str, windows: int, tmp_path: Path)
     assert list(engines) == list(GRAPHS) and not any(engine.was_cached for engine in engines.values())
     assert all(engine.path.stat().st_size > 100_000 for engine in engines.values())
     tensors = {graph: {tensor.name: tensor for tensor in engine.tensors} for graph, engine in engines.items()}
-    assert tensors["encoder_context"]["images"].shape == (-1, *model.config.input_shape)
-    assert tensors["encoder_context"]["images"].profiles == profiles
+    around, (height, width, channels) = model.config.recognition.surroundings, model.config.input_shape
+    images = tensors["encoder_context"]["images"]
+    assert images.shape == ((-1, -1, -1, channels) if around else (-1, height, width, channels))
+    seen = [(height, width), (height + 2 * around, width + 2 * around)] if around else [()]
+    assert [profile.most for profile in images.profiles] == [(8, *sides) for sides in seen]
     assert [profile.most for profile in tensors["decoder"]["codes"].profiles] == [
         (8, *model.config.token_grid),
         (1, 256, 256),

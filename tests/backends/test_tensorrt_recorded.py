@@ -77,11 +77,12 @@ class HostGraph:
 class HostExecution:
     """A graph in ONNX Runtime, with the shapes of one batch."""
 
-    def __init__(self, path: Path, sizes: tuple[int, ...], cuda: HostCuda) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], cuda: HostCuda) -> None:
         self._session, self._cuda = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), cuda
         kinds = {"uint8": np.uint8, "float": np.float32, "int32": np.int32, "int64": np.int64}
         # Outputs may have more rows than inputs: the exporter writes "4*batch", or the like.
-        known = dict(zip(("batch", "rows", "columns"), sizes, strict=False))
+        names = ("batch", "rows", "columns") if path.stem == "decoder" else ("batch", "height", "width")
+        known = dict(zip(names, shape, strict=False))
         self._views = {
             value.name: (
                 tuple(eval(n, {}, known) if isinstance(n, str) else n for n in value.shape),
@@ -115,10 +116,10 @@ class HostEngines:
         self.config, self.cuda, self.loaded = folder.config, HostCuda(), list[str]()
         self._folder = folder
 
-    def execution(self, graph: str, sizes: tuple[int, ...], *, items: int | None) -> HostExecution:
+    def execution(self, graph: str, shape: tuple[int, ...]) -> HostExecution:
         self.loaded.append(graph)
         path = self._folder.path / "onnx" / f"{graph}.onnx"
-        return HostExecution(path, sizes, self.cuda)
+        return HostExecution(path, shape, self.cuda)
 
 
 @pytest.fixture(scope="module")
@@ -127,18 +128,22 @@ def folder(random_grid_folder: Path) -> ModelFolder:
     return open_model(random_grid_folder)
 
 
-def items(folder: ModelFolder) -> tuple[np.ndarray, np.ndarray]:
-    """Images, and a uniform number for every code."""
+def items(folder: ModelFolder, margin: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images, with so many pixels around them, and a uniform number for every code."""
     rng, config = np.random.default_rng(0), folder.config
-    images = rng.integers(0, 256, (ITEMS, *config.input_shape), dtype=np.uint8)
+    height, width, channels = config.input_shape
+    images = rng.integers(0, 256, (ITEMS, height + 2 * margin, width + 2 * margin, channels), dtype=np.uint8)
     return images, rng.random((ITEMS, config.num_tokens), dtype=np.float32)
 
 
+@pytest.mark.parametrize("margin", [0, 4])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_recorded_encoding_draws_the_codes_of_the_graph_on_a_cpu(folder: ModelFolder, temperature: float) -> None:
-    images, uniform = items(folder)
+def test_a_recorded_encoding_draws_the_codes_of_the_graph_on_a_cpu(
+    folder: ModelFolder, temperature: float, margin: int
+) -> None:
+    images, uniform = items(folder, margin)
     expected = OnnxBackend.open(folder).encode(images, uniform, temperature)
-    encoder = RecordedEncoder(HostEngines(folder), ITEMS)  # type: ignore[arg-type]
+    encoder = RecordedEncoder(HostEngines(folder), images.shape)  # type: ignore[arg-type]
     for _ in range(2):  # the second replays over what the first has left behind
         codes, log_probs = encoder.run(images, uniform, temperature)
         np.testing.assert_array_equal(codes, expected.codes)
@@ -150,7 +155,7 @@ def test_steps_draw_what_passes_leave_and_are_recorded_when_that_first_happens(f
     images, uniform = items(folder)
     expected = OnnxBackend.open(folder).encode(images, uniform, 1.0)
     engines = HostEngines(folder)
-    encoder = RecordedEncoder(engines, ITEMS, passes=(2, 2, 2))  # type: ignore[arg-type]  # random weights take more
+    encoder = RecordedEncoder(engines, images.shape, passes=(2, 2, 2))  # type: ignore[arg-type]  # random weights take more
     assert engines.loaded == ["encoder_context", "encoder_pass"]
     codes, log_probs = encoder.run(images, uniform, 1.0)
     assert engines.loaded == ["encoder_context", "encoder_pass", "encoder_step"]
@@ -162,6 +167,6 @@ def test_steps_draw_what_passes_leave_and_are_recorded_when_that_first_happens(f
 def test_a_recorded_decoding_gives_what_the_graph_gives(folder: ModelFolder, shape: tuple[int, int, int]) -> None:
     codes = np.random.default_rng(0).integers(0, folder.config.vocab_size, shape, np.int32)
     expected = OnnxBackend.open(folder).decode(codes)
-    decoder = RecordedDecoder(HostEngines(folder), shape, items=None)  # type: ignore[arg-type]
+    decoder = RecordedDecoder(HostEngines(folder), shape)  # type: ignore[arg-type]
     for ours, theirs in zip(decoder.run(codes), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -14,14 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daps_tokenizer import BestOf, Codes, LocalSearch, Search, Tokenizer, TokenizerConfig
+from daps_tokenizer.backends import BackendName
 from daps_tokenizer.backends.tiled import LONGEST_SIDE, TiledBackend, _block_shape, _spans, can_be_one_grid
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.codes.layouts import TileLayout
+from daps_tokenizer.config import NormalisationConfig
 from daps_tokenizer.errors import CodesError
 from daps_tokenizer.hub import ModelFolder, built_in_models
+from daps_tokenizer.images.tiles import cut_tiles
 from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.paths import ROOT
-from tests.settings import TINY_GRID, TINY_MLP
+from tests.settings import TINY_GRID, TINY_MLP, TINY_SURROUNDINGS
 
 # A grid of 12×12 codes, large enough for windows that keep only what is exact: kernels reach 3 codes far.
 GRID = replace(TINY_GRID, name="grid", input_shape=(48, 48, 3), num_tokens=144)
@@ -173,6 +176,51 @@ def test_images_of_any_size_come_back_in_their_size(tok: Tokenizer, size: tuple[
     assert codes.shape == (1, tiles, 144)
     assert tok.decode(codes).shape == (1, *size, 3)
     assert tok.sample(smooth(*size), num_samples=2, fit="tile").shape == (1, 2, tiles, 144)
+
+
+@pytest.mark.parametrize("tiles_at_once", [3, 64])
+def test_a_photograph_in_tiles_has_the_codes_that_it_has_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch, tiles_at_once: int
+) -> None:
+    """Windows see the pixels around them across the borders of tiles."""
+    monkeypatch.setattr("daps_tokenizer.backends.tiled._TILES_AT_ONCE", tiles_at_once)
+    black = replace(TINY_SURROUNDINGS, normalisation=NormalisationConfig((0.0,) * 3, (0.25,) * 3))
+    whole = replace(black, name="whole", input_shape=(32, 32, 3), num_tokens=64)
+    tiles, model = (TorchBackend(random_model(config), device="cpu", dtype=torch.float32) for config in (black, whole))
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    layout = TileLayout(height=32, width=32, rows=2, columns=2)
+    tiled = TiledBackend(tiles, black, layout)
+    cut = np.concatenate([cut_tiles(image, 16, 16)[0] for image in images])
+    uniform = np.random.default_rng(1).random((2, 8, 8), np.float32)
+
+    def by_tile(grids: np.ndarray) -> np.ndarray:
+        return grids.reshape(2, 2, 4, 2, 4, *grids.shape[3:]).swapaxes(2, 3).reshape(8, 16, *grids.shape[3:])
+
+    for temperature in (0.0, 1.0):
+        codes, log_probs = tiled.encode(cut, by_tile(uniform), temperature)
+        expected = model.encode(images, uniform.reshape(2, 64), temperature)
+        np.testing.assert_array_equal(codes, by_tile(expected.codes.reshape(2, 8, 8)))
+        np.testing.assert_allclose(log_probs, by_tile(expected.log_probs.reshape(2, 8, 8)), atol=1e-5)
+        scored, top = tiled.score(cut, codes, 2), model.score(images, expected.codes, 2).top_codes
+        np.testing.assert_allclose(scored.log_probs, log_probs, atol=1e-5)
+        np.testing.assert_array_equal(scored.top_codes, by_tile(top.reshape(2, 8, 8, 2)))
+        assert (codes != tiles.encode(cut, by_tile(uniform), temperature).codes).any()  # each by itself
+
+
+def test_a_photograph_of_one_tile_is_encoded_as_it_is_without_tiles(random_grid_folder: Path) -> None:
+    tok, image = Tokenizer.from_pretrained(random_grid_folder), smooth(16, 16)
+    assert (tok.encode(image, fit="tile").numpy()[:, 0] == tok.encode(image).numpy()).all()
+
+
+@pytest.mark.parametrize("backend_name", ["onnx", "torch"])
+def test_every_backend_sees_across_the_borders_of_tiles(random_grid_folder: Path, backend_name: BackendName) -> None:
+    tok = Tokenizer.from_pretrained(random_grid_folder, backend=backend_name)
+    image = np.random.default_rng(0).integers(0, 256, (40, 32, 3), dtype=np.uint8)
+    codes = tok.encode(image, fit="tile")
+    before = tok.token_log_probs(image, codes, fit="tile")
+    image[15, :] = 255 - image[15, :]  # the last row of the first tiles
+    changed = (tok.token_log_probs(image, codes, fit="tile") != before).reshape(3, 2, -1).any((1, 2))
+    assert changed.tolist() == [True, True, False]
 
 
 def test_samples_of_tiled_images_are_decoded_and_judged_one_by_one(tok: Tokenizer) -> None:

@@ -14,7 +14,7 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
 from tests.model.test_stepping import TINY_WINDOWED
-from tests.settings import TINY_MLP, TINY_MOTION, TINY_SPECTRAL
+from tests.settings import TINY_MLP, TINY_MOTION, TINY_SPECTRAL, TINY_SURROUNDINGS
 
 
 def model_and_inputs(config: TokenizerConfig, batch: int) -> tuple[Autoencoder, np.ndarray, np.ndarray]:
@@ -42,6 +42,19 @@ def test_codes_are_those_of_the_plain_loop(config: TokenizerConfig, temperature:
         assert torch.equal(encoded.codes, expected.codes[rows])
         torch.testing.assert_close(encoded.log_probs, expected.log_probs[rows], atol=1e-4, rtol=1e-4)
     assert encoder.info.startswith("in passes, then by ")
+
+
+@torch.inference_mode()
+def test_images_come_with_and_without_their_surroundings() -> None:
+    model, images, uniform = model_and_inputs(TINY_SURROUNDINGS, 3)
+    assert isinstance(model.recognition, RecognitionModel)
+    around = TINY_SURROUNDINGS.recognition.surroundings
+    surrounded = np.random.default_rng(1).integers(0, 256, (3, 16 + 2 * around, 16 + 2 * around, 3), dtype=np.uint8)
+    encoder = GpuEncoder(model, torch.float32, device="cpu")
+    for inputs in (images, surrounded, images):
+        context = model.recognition.context(model.standardise(torch.from_numpy(inputs)))
+        expected = sample_codes(model.recognition, context, torch.from_numpy(uniform), 1.0)
+        assert torch.equal(encoder.encode(inputs, uniform, 1.0).codes, expected.codes)
 
 
 @torch.inference_mode()

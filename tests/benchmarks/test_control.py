@@ -38,7 +38,9 @@ from tests.paths import DATA, EXAMPLES, ROOT
 from tests.settings import SMALL_MOTION
 
 MJCF = DATA / "g1" / "g1_kinematics.xml"
-pytestmark = pytest.mark.skipif(not MJCF.is_file(), reason="g1_kinematics.xml is neither in $DAPS_DATA nor ../shared/data")
+pytestmark = pytest.mark.skipif(
+    not MJCF.is_file(), reason="g1_kinematics.xml is neither in $DAPS_DATA nor ../shared/data"
+)
 STANDING = np.array([0, 0, 0.793, 0, 0, 0, 1, *np.zeros(29)])
 
 

@@ -59,6 +59,10 @@ def changed(**entries: object) -> str:
             r"surroundings is 0, or a multiple of 4 .*, not 6 around",
         ),
         (changed(recognition__surroundings=-4), r"surroundings is 0, or a multiple of 4"),
+        (
+            changed(recognition__surroundings=36),
+            r"surroundings 36 needs an image .* at least 36, not \[32, 32\]",
+        ),
         (changed(recognition__num_heads=3), "hidden_size 128 is not a multiple of num_heads 3"),
         (changed(generative__kind="unet"), "generative.kind must be one of mlp, resnet, transformer, spectral, not"),
         (changed(generative__kind="transformer"), "generative.kind transformer is for motion"),

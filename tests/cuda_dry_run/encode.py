@@ -26,7 +26,7 @@ def main(model: str) -> None:
     tok.log_prob(images, codes)
     print("by steps:", flush=True)
     session = partial(tok._backend._session, num_threads=1)  # type: ignore[attr-defined]
-    steps = CapturedEncoder(session, tok.config, len(images), device="cuda", max_passes=0)
+    steps = CapturedEncoder(session, tok.config, images.shape, device="cuda", number=1, max_passes=0)
     steps.run(images, np.zeros(codes.shape, np.float32), 0.0)
     print(f"encoded, {codes.shape} codes", flush=True)
 

@@ -27,10 +27,18 @@ class Pair(NamedTuple):
     session: onnxruntime.InferenceSession
     span: int | None
 
-    def compare(self, temperature: float, items: int = ITEMS) -> np.ndarray:
-        """Assert that all ways give the same codes and log-probabilities; returns the passes (B, W)."""
+    def compare(self, temperature: float, items: int = ITEMS, margin: int = 0) -> np.ndarray:
+        """Assert that all ways give the same codes and log-probabilities; returns the passes (B, W).
+
+        Images have ``margin`` more pixels on every side.
+        """
         config, recognition = self.model.config, self.model.autoregressive
-        inputs = random_inputs(config, items)
+        if margin:
+            height, width, channels = config.input_shape
+            shape = (height + 2 * margin, width + 2 * margin, channels)
+            inputs = np.random.default_rng(0).integers(0, 256, (items, *shape), np.uint8)
+        else:
+            inputs = random_inputs(config, items)
         uniform = np.random.default_rng(1).random((items, config.num_tokens), dtype=np.float32)
         with torch.no_grad():
             context = recognition.context(self.model.standardise(torch.from_numpy(inputs)))
@@ -147,8 +155,10 @@ def test_later_spans_attend_to_the_codes_that_earlier_ones_settled_on(temperatur
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_graph_sees_the_surroundings_of_patches_as_torch_does(temperature: float) -> None:
-    pair(TINY_SURROUNDINGS, depend_on_earlier_codes).compare(temperature)
+def test_the_graph_sees_the_surroundings_of_patches_and_of_images_as_torch_does(temperature: float) -> None:
+    seeing = pair(TINY_SURROUNDINGS, depend_on_earlier_codes)
+    seeing.compare(temperature)
+    seeing.compare(temperature, margin=TINY_SURROUNDINGS.recognition.surroundings)
 
 
 @pytest.mark.parametrize("span", [1, 2, 3, 5, 64])

@@ -48,6 +48,18 @@ def test_a_patch_and_its_surroundings_are_added(embedding: PatchEmbedding) -> No
     torch.testing.assert_close(middle, embedding.dense(x[:, :8, 8:16].flatten(1)) + seen)
 
 
+def test_pixels_around_the_image_are_seen_where_they_are_given(embedding: PatchEmbedding) -> None:
+    x = torch.randn(2, 16 + 2 * AROUND, 24 + 2 * AROUND, 3)
+    inside = x[:, AROUND:-AROUND, AROUND:-AROUND]
+    zeros = nn.functional.pad(inside, (0, 0, AROUND, AROUND, AROUND, AROUND))
+    torch.testing.assert_close(embedding(zeros), embedding(inside))
+    corner = x[:, : 8 + 2 * AROUND, : 8 + 2 * AROUND]
+    halves = corner.unflatten(2, (8, 2)).unflatten(1, (8, 2)).mean((2, 4)).permute(0, 3, 1, 2)
+    assert embedding.surroundings is not None
+    seen = (embedding.surroundings.weight * halves[:, None]).sum((2, 3, 4))
+    torch.testing.assert_close(embedding(x)[:, 0], embedding.dense(inside[:, :8, :8].flatten(1)) + seen)
+
+
 def test_without_surroundings_a_patch_sees_itself_alone() -> None:
     alone = PatchEmbedding((16, 24, 3), (8, 8), hidden_size=6, surroundings=0)
     assert patches_that_change(alone, 7, 8) == {(0, 1)}
