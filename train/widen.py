@@ -2,7 +2,7 @@
 
 Net2Net (Chen et al., 2016) with zeros: old channels keep their weights and read nothing from new ones, new channels
 start at random and read everything, and a new residual block starts by adding nothing, as do the surroundings of
-patches. So the function is unchanged. At first only the weights that are zero have gradients; after a step all new
+patches where they are new. So the function is unchanged. At first only the weights that are zero have gradients; after a step all new
 weights have.
 """
 
@@ -21,11 +21,11 @@ from daps_tokenizer.model.autoencoder import Autoencoder
 from daps_tokenizer.model.generative import ResidualBlock, ResNetGenerator
 
 _SURROUNDINGS = "recognition.input_embedding.surroundings.weight"
-_MAY_DIFFER = "only the generative model may be larger, and surroundings may be added to a model that has none"
+_MAY_DIFFER = "only the generative model may be larger, and the surroundings of patches wider"
 
 
 def is_smaller(source: TokenizerConfig, config: TokenizerConfig) -> bool:
-    """Whether ``source`` has fewer channels or blocks in a convolutional generative model, or sees no surroundings.
+    """Whether ``source`` has fewer channels or blocks in a convolutional generative model, or sees less around patches.
 
     None of it may be larger.
     """
@@ -34,7 +34,6 @@ def is_smaller(source: TokenizerConfig, config: TokenizerConfig) -> bool:
         config.generative.kind == source.generative.kind == "resnet"
         and ours != theirs
         and all(own >= other for own, other in zip(ours, theirs, strict=True))
-        and source.recognition.surroundings in (0, config.recognition.surroundings)
     )
 
 
@@ -66,10 +65,15 @@ def load_widened(model: Autoencoder, path: Path) -> None:
     missing = sorted(name for name in set(state) - set(weights) if not name.startswith(may_be_new))
     if missing:
         raise ConfigError(f"{path} has no {missing[0]}, which {model.config.name} needs; {_MAY_DIFFER}")
+    if _SURROUNDINGS in state:
+        state[_SURROUNDINGS].zero_()
     for name, small in weights.items():
         large = state[name]
         if large.shape == small.shape:
             large.copy_(small)
+        elif name == _SURROUNDINGS and large.shape[2] > small.shape[2]:
+            rows, columns = ((own - other) // 2 for own, other in zip(large.shape[2:], small.shape[2:], strict=True))
+            large[:, :, rows : rows + small.shape[2], columns : columns + small.shape[3]] = small
         elif name.startswith("generative.") and large.ndim == small.ndim and large.ndim in (1, 4):
             _widen(large, small, transposed=".upsamplings." in f".{name}")
         else:
@@ -77,8 +81,6 @@ def load_widened(model: Autoencoder, path: Path) -> None:
                 f"{path}: {name} is {list(small.shape)}, which {model.config.name} with {list(large.shape)} cannot "
                 f"start from; {_MAY_DIFFER}"
             )
-    if _SURROUNDINGS in state and _SURROUNDINGS not in weights:
-        state[_SURROUNDINGS].zero_()
     for number in new_blocks:
         block = generative.blocks[number]
         assert isinstance(block, ResidualBlock)
