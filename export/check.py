@@ -172,7 +172,8 @@ def compare(folder: ModelFolder, inputs: np.ndarray) -> ParityReport:
         mean_difference=_relative(decoded[0].mean, decoded[1].mean),
         variance_difference=_relative(decoded[0].variance, decoded[1].variance),
     )
-    return dataclasses.replace(report, failures=(*_failures(report, config), *grid_failures(ours, others, config)))
+    others_failures = (*grid_failures(ours, others, config), *surroundings_failures(folder, ours, others))
+    return dataclasses.replace(report, failures=(*_failures(report, config), *others_failures))
 
 
 def grid_failures(ours: Backend, others: Backend, config: TokenizerConfig) -> Iterator[str]:
@@ -192,6 +193,24 @@ def grid_failures(ours: Backend, others: Backend, config: TokenizerConfig) -> It
     share = _relative(explained[0], explained[1], at_least=1.0)
     if not (share <= _RELATIVE_TOLERANCE):
         yield f"likelihood.onnx: log p of {size} differs by a share of {share:.2g}"
+
+
+def surroundings_failures(folder: ModelFolder, ours: Backend, others: Backend) -> Iterator[str]:
+    """A line for each graph that differs from torch on images of noise with the pixels around them."""
+    config, around = folder.config, folder.config.recognition.surroundings
+    if not around or not config.recognition.has_probabilities:
+        return
+    rng, (height, width, channels) = np.random.default_rng(0), config.input_shape
+    images = rng.integers(0, 256, (2, height + 2 * around, width + 2 * around, channels), dtype=np.uint8)
+    uniform = rng.random((2, config.num_tokens), dtype=np.float32)
+    encoded = others.encode(images, uniform, 1.0)
+    found = {"encoder.onnx": encoded, "scorer.onnx": Encoded(encoded.codes, others.score(images, encoded.codes, 1)[0])}
+    if config.recognition.kind == "autoregressive":
+        found["encoder_context.onnx"] = encode_in_passes(folder, images, uniform, 1.0)
+    for graph, (codes, log_probs) in found.items():
+        nats = largest(log_probs - ours.score(images, codes, 1).log_probs)
+        if not (nats <= _LOG_PROB_TOLERANCE):
+            yield f"{graph}: log q of images with their surroundings differs by {nats:.2g} nats"
 
 
 def _score(backend: Backend, config: TokenizerConfig, inputs: np.ndarray, codes: np.ndarray) -> Scored:

@@ -1,8 +1,8 @@
 """A larger model that starts as an exact copy of a smaller one, so that training continues.
 
 Net2Net (Chen et al., 2016) with zeros: old channels keep their weights and read nothing from new ones, new channels
-start at random and read everything, and a new residual block starts by adding nothing, as do the surroundings of
-patches where they are new. So the function is unchanged. At first only the weights that are zero have gradients; after a step all new
+start at random and read everything. A new residual block starts by adding nothing, and so does what patches newly see
+around them. So the function is unchanged. At first only the weights that are zero have gradients; after a step all new
 weights have.
 """
 

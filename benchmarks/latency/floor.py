@@ -119,6 +119,7 @@ def _count(folder: ModelFolder, name: str) -> Work:
     folder.file("onnx/weights.bin")
     model = onnx.load(folder.file(f"onnx/{name}.onnx"))
     sizes = dict(zip(("rows", "columns"), folder.config.token_grid or (), strict=False))
+    sizes |= dict(zip(("height", "width"), folder.config.input_shape, strict=False))
     for value in model.graph.output:  # their shapes follow from those of the inputs
         value.type.tensor_type.ClearField("shape")
     for value in model.graph.input:

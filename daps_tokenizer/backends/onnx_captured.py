@@ -84,7 +84,7 @@ class _Buffers:
         self.temperature = self.make((), np.float32)
         self._context: dict[str, Any] = {}
         self._options = onnxruntime.RunOptions()
-        # ONNX Runtime takes -1 and 0 for graphs of its own choice.
+        # ONNX Runtime captures nothing for -1, and 0 is not for its users.
         self._options.add_run_config_entry("gpu_graph_id", str(1 + number))
 
     def make(self, shape: tuple[int, ...], kind: type) -> Any:

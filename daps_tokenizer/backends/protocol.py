@@ -50,8 +50,8 @@ class Backend(Protocol):
     """A model that is loaded in some runtime. Every method is safe to call from several threads.
 
     ``inputs`` are uint8 images (B, height, width, channels) or float32 features (B, frames, features), of the model's
-    size: normalisation is the backend's business, resizing is not. ``encode`` and ``score`` also take images with the
-    ``recognition.surroundings`` pixels around them on every side.
+    size: normalisation is the backend's business, resizing is not. ``encode`` and ``score`` also take images with
+    ``recognition.surroundings`` more pixels on every side. Where inputs are tiles, every method takes whole images.
 
     ``decode`` and ``likelihood`` take codes (B, N) int32, or a grid (B, rows, columns): the N codes of an item as one
     row, (B, 1, N), or, where the generative model is convolutional (``config.token_grid``), any number of rows and

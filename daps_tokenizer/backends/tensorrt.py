@@ -26,7 +26,7 @@ from daps_tokenizer.backends.tensorrt_engines import (
     Engine,
     load_tensorrt,
     prepare_engines,
-    sizes_of,
+    profile_for,
     with_sizes,
 )
 from daps_tokenizer.backends.tensorrt_recorded import RecordedDecoder, RecordedEncoder
@@ -186,9 +186,7 @@ class _Runner:
 
     def execution(self, graph: str, shape: tuple[int, ...]) -> _Execution:
         """An engine for a first input of this shape, by the first profile that takes it."""
-        profiles = sizes_of(self.config, graph)
-        sizes = shape[: len(profiles[0].most)]  # of the axes that are open, which are the first ones
-        profile = next(index for index, profile in enumerate(profiles) if profile.takes(sizes))
+        profile, sizes = profile_for(self.config, graph, shape)
         return _Execution(self._engines[graph], self.cuda, sizes, profile, self._input_mode, self._log)
 
     def _load(self, engine: Engine) -> Any:

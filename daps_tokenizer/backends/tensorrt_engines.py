@@ -206,6 +206,20 @@ def sizes_of(config: TokenizerConfig, graph: str, profiles: tuple[Profile, ...] 
     return profiles
 
 
+def profile_for(config: TokenizerConfig, graph: str, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """The first profile of a graph's engine that takes an input of this shape, and the sizes of its open axes.
+
+    Raises:
+        BackendError: no profile takes it.
+    """
+    profiles = sizes_of(config, graph)
+    sizes = shape[: len(profiles[0].most)]  # of the axes that are open, which are the first ones
+    for index, profile in enumerate(profiles):
+        if profile.takes(sizes):
+            return index, sizes
+    raise BackendError(f"no profile of the engine of {graph} takes an input of shape {shape}")
+
+
 def _of_items(profiles: tuple[Profile, ...], others: tuple[int, ...], per_item: int = 1) -> tuple[Profile, ...]:
     """The profiles with other axes after the batch."""
     return tuple(

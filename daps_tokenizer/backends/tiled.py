@@ -1,6 +1,6 @@
 """The tiles of a photograph as one grid of codes, so that no seams show where they meet.
 
-Each tile is encoded by itself, with the pixels around it where the recognition model sees them. But a convolutional
+Tiles are encoded one by one, each with the pixels around it where the recognition model sees them. But a convolutional
 generative model that decodes a tile by itself sees zeros where its neighbours' codes are, and gets the pixels there
 wrong. So the codes of all tiles are joined to one grid, which is decoded whole, or, where it is too large for that, in
 blocks. Blocks overlap, and of each only those cells are kept whose every convolution stayed inside it, or met the outer
@@ -20,12 +20,13 @@ from daps_tokenizer.backends.batching import join, slices
 from daps_tokenizer.backends.protocol import Backend, CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.codes.layouts import TileLayout
 from daps_tokenizer.config import TokenizerConfig
+from daps_tokenizer.errors import InputError
 from daps_tokenizer.images.tiles import check_layout, with_surroundings
 
 # Of one block, or of several small ones: enough for overlaps to be small, a fifth in 12 megapixels, and few enough for
 # the hidden states to take a quarter of a gigabyte (measured with daps-photo-256 in ONNX Runtime).
 CODES_AT_ONCE = 16_384
-_TILES_AT_ONCE = 64  # 16 MB of pixels of daps-photo-256
+_TILES_AT_ONCE = 64  # 16 MB of pixels of daps-photo-256, with what is around them
 # The most rows and the most columns of a block: TensorRT engines are built for grids up to this size.
 LONGEST_SIDE = 256
 
@@ -44,6 +45,17 @@ class _Block(NamedTuple):
     columns: _Span
 
 
+def encode_in_parts(
+    backend: Backend, inputs: np.ndarray, uniform: np.ndarray, temperature: float, items_at_once: int
+) -> Iterator[Encoded]:
+    """As ``backend.encode``, some items or tiles after the other, so that progress can be shown."""
+    if isinstance(backend, TiledBackend):
+        yield from backend.encode_in_parts(inputs, uniform, temperature, items_at_once)
+        return
+    for rows in slices(len(inputs), items_at_once):
+        yield backend.encode(inputs[rows], uniform[rows], temperature)
+
+
 def can_be_one_grid(config: TokenizerConfig) -> bool:
     """Whether tiles are decoded together: those of a convolutional generative model."""
     return config.token_grid is not None
@@ -54,7 +66,7 @@ class TiledBackend:
 
     ``encode`` and ``score`` look at each tile, and as far around it as the recognition model sees, ``decode`` and
     ``likelihood`` at its neighbours' codes too. What the model takes and gives is the same as for any other items, so
-    every search runs on it unchanged.
+    every search runs on it unchanged. All methods take whole images.
 
     Args:
         backend: the model.
@@ -80,28 +92,38 @@ class TiledBackend:
         self._reach = _reach(config)
         self._margin = config.recognition.surroundings
         # Beyond a photograph the model sees zeros in standardised units, as far as bytes can say that.
-        self._beyond = np.rint(255 * np.clip(config.normalisation.mean, 0, 1)).astype(np.uint8)
+        mean = (0.0,) if config.likelihood.kind == "bernoulli" else config.normalisation.mean
+        self._beyond = np.rint(255 * np.clip(mean, 0, 1)).astype(np.uint8)
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         """Draw codes of each tile."""
-        parts = (
-            self._backend.encode(tiles, uniform[rows], temperature) for rows, tiles in self._with_surroundings(inputs)
-        )
-        return join(Encoded, list(parts))
+        return join(Encoded, list(self.encode_in_parts(inputs, uniform, temperature)))
+
+    def encode_in_parts(
+        self, inputs: np.ndarray, uniform: np.ndarray, temperature: float, tiles_at_once: int = _TILES_AT_ONCE
+    ) -> Iterator[Encoded]:
+        """As :meth:`encode`, some tiles after the other."""
+        for rows, tiles in self._surrounded(inputs, tiles_at_once):
+            yield self._backend.encode(tiles, uniform[rows], temperature)
 
     def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
         """Score given codes of each tile."""
-        parts = (self._backend.score(tiles, codes[rows], k) for rows, tiles in self._with_surroundings(inputs))
+        parts = (self._backend.score(tiles, codes[rows], k) for rows, tiles in self._surrounded(inputs, _TILES_AT_ONCE))
         return join(Scored, list(parts))
 
-    def _with_surroundings(self, inputs: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        """Tiles as they are encoded, some at a time. A photograph of one tile is as any other item."""
-        if not self._margin or self.tiles_per_item == 1:
-            yield slice(None), inputs
-            return
-        for rows in slices(len(inputs), _TILES_AT_ONCE):
+    def _surrounded(self, inputs: np.ndarray, tiles_at_once: int) -> Iterator[tuple[slice, np.ndarray]]:
+        """Tiles as they are encoded. A photograph of one tile is encoded without surroundings, as any other item."""
+        if len(inputs) % self.tiles_per_item:
+            raise InputError(f"expected whole images of {self.tiles_per_item} tiles, not {len(inputs)} tiles")
+        sees_neighbours = self._margin and self.tiles_per_item > 1
+        for rows in slices(len(inputs), tiles_at_once):
             numbers = range(rows.start, rows.stop)
-            yield rows, with_surroundings(inputs, self._layout, self._margin, self._beyond, numbers)
+            yield (
+                rows,
+                with_surroundings(inputs, self._layout, self._margin, self._beyond, numbers)
+                if sees_neighbours
+                else inputs[rows],
+            )
 
     def decode(self, codes: np.ndarray) -> Decoded:
         """Reconstruct tiles from codes (B · T, N), each next to its neighbours."""

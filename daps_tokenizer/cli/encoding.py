@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, get_args
 import click
 import numpy as np
 
-from daps_tokenizer.backends.batching import encode_chunk, slices
-from daps_tokenizer.backends.protocol import Backend
+from daps_tokenizer.backends.batching import encode_chunk
+from daps_tokenizer.backends.protocol import Backend, Encoded
+from daps_tokenizer.backends.tiled import encode_in_parts
 from daps_tokenizer.checks import check_number
 from daps_tokenizer.cli.common import Progress
 from daps_tokenizer.cli.media import Loaded, Said, media_of
@@ -199,10 +200,11 @@ class _Watched:
             config.require_probabilities()
             check_number("temperature", way.temperature)
             temperature, uniform = float(way.temperature), draw_uniform(uniform.shape, self._seed)
-        parts = []
-        for part in slices(len(inputs), _ROUNDS * encode_chunk(config)):
-            parts.append(backend.encode(inputs[part], uniform[part], temperature))
-            on_progress(part.stop / len(inputs))
+        parts, done = list[Encoded](), 0
+        for part in encode_in_parts(backend, inputs, uniform, temperature, _ROUNDS * encode_chunk(config)):
+            parts.append(part)
+            done += len(part.codes)
+            on_progress(done / len(inputs))
         if config.recognition.has_probabilities:
             self.log_q = np.concatenate([part.log_probs for part in parts])
         return np.concatenate([part.codes for part in parts])

@@ -58,10 +58,10 @@ class Autoencoder(nn.Module):
         """Input units to standardised units.
 
         Args:
-            inputs: uint8 images (B, height, width, channels) or float32 features (B, frames, features).
+            inputs: uint8 images (B, height, width, channels) of any size or float32 features (B, frames, features).
 
         Returns:
-            (B, *input_shape) float32; black (0) or white (1) where the likelihood is Bernoulli.
+            The same shape, float32; black (0) or white (1) where the likelihood is Bernoulli.
         """
         if self.config.likelihood.kind == "bernoulli":
             return (inputs > 127).float()

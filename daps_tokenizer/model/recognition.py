@@ -161,8 +161,8 @@ class RecognitionModel(Recognition):
         """What every step attends to, computed once per item.
 
         Args:
-            x: standardised inputs (B, *input_shape), in float32 where the network is not: code books read them as they
-                are.
+            x: standardised inputs (B, *input_shape), or images with surroundings, in float32 where the network is not:
+                code books read them as they are.
 
         Returns:
             For each decoder block the cross-attention keys and values, (B, heads, positions, head_size); of each

@@ -66,7 +66,7 @@ class Search(Protocol):
 
         Args:
             backend: the model, see :class:`~daps_tokenizer.backends.protocol.Backend`. ``backend.tiles_per_item``
-                inputs in a row are the tiles of one image.
+                inputs in a row are the tiles of one image, and every method takes whole images.
             inputs: pixels (B, height, width, channels) uint8 or features (B, frames, features) float32.
             config: of the model.
             on_progress: is told what share of the search is done, in [0, 1].

@@ -76,7 +76,16 @@ def test_a_backend_cuts_batches_into_sizes_that_are_captured(folder: ModelFolder
     np.testing.assert_allclose(captured.log_probs, expected.log_probs, atol=1e-5)
 
 
-def test_images_come_with_and_without_their_surroundings(random_grid_folder: Path) -> None:
+def test_images_come_with_and_without_their_surroundings(
+    random_grid_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers_of_graphs = list[int]()
+
+    def made(*given: Any, number: int, **options: Any) -> CapturedEncoder:
+        numbers_of_graphs.append(number)
+        return CapturedEncoder(*given, number=number, **options)
+
+    monkeypatch.setattr("daps_tokenizer.backends.onnx.CapturedEncoder", made)
     folder = open_model(random_grid_folder)
     backend, rng, around = OnnxBackend.open(folder), np.random.default_rng(0), folder.config.recognition.surroundings
     numbers = rng.random((ITEMS, folder.config.num_tokens), dtype=np.float32)
@@ -84,3 +93,4 @@ def test_images_come_with_and_without_their_surroundings(random_grid_folder: Pat
         inputs = rng.integers(0, 256, (ITEMS, side, side, 3), dtype=np.uint8)
         expected, captured = (encode(inputs, numbers, 1.0) for encode in (backend.encode, backend._encode_captured))
         np.testing.assert_array_equal(captured.codes, expected.codes)
+    assert numbers_of_graphs == [0, 1]  # with equal numbers, one would replay what was captured of the other

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from daps_tokenizer.backends import open_backend, tensorrt_engines
 from daps_tokenizer.backends.gpus import Gpu, find_gpu
 from daps_tokenizer.backends.precision import load_graph
-from daps_tokenizer.backends.tensorrt_engines import PROFILES, Profile, prepare_engines, sizes_of
+from daps_tokenizer.backends.tensorrt_engines import PROFILES, Profile, prepare_engines, profile_for, sizes_of
 from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder, open_model
 
@@ -130,9 +130,10 @@ def test_a_profile_is_chosen_by_the_shape_of_what_goes_in() -> None:
         ("encoder_pass", [(16,), (32,)]),
         ("decoder", [(1, 32, 32), (2, 32, 32), (1, 100, 200)]),
     ):
-        profiles = sizes_of(photo, graph)
-        chosen = [next(index for index, profile in enumerate(profiles) if profile.takes(shape)) for shape in shapes]
-        assert chosen == list(range(len(profiles))), graph
+        chosen = [profile_for(photo, graph, (*shape, 3)) for shape in shapes]
+        assert chosen == list(enumerate(shapes)) and len(chosen) == len(sizes_of(photo, graph)), graph
+    with pytest.raises(BackendError, match=r"no profile of the engine of encoder_context takes .* \(1, 260, 260, 3\)"):
+        profile_for(photo, "encoder_context", (1, 260, 260, 3))
     assert sizes_of(open_model("daps-cifar10").config, "encoder_context") == PROFILES
 
 

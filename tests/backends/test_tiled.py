@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from daps_tokenizer import BestOf, Codes, LocalSearch, Search, Tokenizer, TokenizerConfig
 from daps_tokenizer.backends import BackendName
+from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.backends.tiled import LONGEST_SIDE, TiledBackend, _block_shape, _spans, can_be_one_grid
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.codes.layouts import TileLayout
 from daps_tokenizer.config import NormalisationConfig
-from daps_tokenizer.errors import CodesError
-from daps_tokenizer.hub import ModelFolder, built_in_models
+from daps_tokenizer.errors import CodesError, InputError
+from daps_tokenizer.hub import ModelFolder, built_in_models, open_model
 from daps_tokenizer.images.tiles import cut_tiles
 from daps_tokenizer.model.autoencoder import Autoencoder
 from tests.paths import ROOT
@@ -184,12 +185,13 @@ def test_a_photograph_in_tiles_has_the_codes_that_it_has_as_a_whole(
 ) -> None:
     """Windows see the pixels around them across the borders of tiles."""
     monkeypatch.setattr("daps_tokenizer.backends.tiled._TILES_AT_ONCE", tiles_at_once)
-    black = replace(TINY_SURROUNDINGS, normalisation=NormalisationConfig((0.0,) * 3, (0.25,) * 3))
-    whole = replace(black, name="whole", input_shape=(32, 32, 3), num_tokens=64)
-    tiles, model = (TorchBackend(random_model(config), device="cpu", dtype=torch.float32) for config in (black, whole))
+    bytes_as_means = NormalisationConfig((0.2, 0.4, 0.6), (0.25,) * 3)  # 51, 102 and 153: zeros can be given exactly
+    tile = replace(TINY_SURROUNDINGS, normalisation=bytes_as_means)
+    whole = replace(tile, name="whole", input_shape=(32, 32, 3), num_tokens=64)
+    tiles, model = (TorchBackend(random_model(config), device="cpu", dtype=torch.float32) for config in (tile, whole))
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     layout = TileLayout(height=32, width=32, rows=2, columns=2)
-    tiled = TiledBackend(tiles, black, layout)
+    tiled = TiledBackend(tiles, tile, layout)
     cut = np.concatenate([cut_tiles(image, 16, 16)[0] for image in images])
     uniform = np.random.default_rng(1).random((2, 8, 8), np.float32)
 
@@ -205,6 +207,14 @@ def test_a_photograph_in_tiles_has_the_codes_that_it_has_as_a_whole(
         np.testing.assert_allclose(scored.log_probs, log_probs, atol=1e-5)
         np.testing.assert_array_equal(scored.top_codes, by_tile(top.reshape(2, 8, 8, 2)))
         assert (codes != tiles.encode(cut, by_tile(uniform), temperature).codes).any()  # each by itself
+
+
+def test_tiles_of_a_part_of_an_image_are_refused(random_grid_folder: Path) -> None:
+    config = Tokenizer.from_pretrained(random_grid_folder).config
+    layout = TileLayout(height=32, width=32, rows=2, columns=2)
+    tiled = TiledBackend(OnnxBackend.open(open_model(random_grid_folder)), config, layout)
+    with pytest.raises(InputError, match="expected whole images of 4 tiles, not 3 tiles"):
+        tiled.encode(np.zeros((3, 16, 16, 3), np.uint8), np.zeros((3, 16), np.float32), 0.0)
 
 
 def test_a_photograph_of_one_tile_is_encoded_as_it_is_without_tiles(random_grid_folder: Path) -> None:

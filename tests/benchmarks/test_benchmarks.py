@@ -146,6 +146,12 @@ def test_the_work_of_encoding_is_counted_from_the_graphs(folder: ModelFolder) ->
     assert costs.decode(4).flops == 4 * costs.decode(1).flops > 0
 
 
+def test_the_work_of_a_model_that_sees_surroundings_is_of_images_of_its_own_size(random_grid_folder: Path) -> None:
+    costs, blind = count_costs(open_model(random_grid_folder)), 4 * 4 * 3 * 16  # a patch to its vector
+    around = (2 + 4) ** 2 * 3 * 16
+    assert costs.context.flops > 2 * 16 * (blind + around)
+
+
 def test_the_floor_is_reading_or_computing_whichever_takes_longer() -> None:
     assert Work(1e8, 1e6).floor_ms(PEAKS) == 10.0 and Work(1e3, 1e9).floor_ms(PEAKS) == 10.0
     measured = measure_peaks(0.01)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from daps_tokenizer import Codes, Tokenizer
 from daps_tokenizer.cli.encoding import Encoding
@@ -62,6 +63,22 @@ def test_a_photograph_in_many_tiles_moves_the_progress_bar(tok: Tokenizer) -> No
     encoded = encoding.encode(tok, encoding.load("large.png", tok), shares.append)
     assert len(shares) > 2 and shares == sorted(shares) and shares[-1] == 1
     assert encoded.codes == tok.encode("large.png", fit="tile")
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_tiles_that_see_their_neighbours_are_encoded_in_parts(
+    random_grid_folder: Path, monkeypatch: pytest.MonkeyPatch, sample: bool
+) -> None:
+    monkeypatch.setattr("daps_tokenizer.cli.encoding.encode_chunk", lambda config: 1)
+    tok = Tokenizer.from_pretrained(random_grid_folder)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 60, 3), dtype=np.uint8)).save("large.png")
+    shares, encoding = list[float](), Encoding(fit="tile", sample=sample, seed=7 if sample else None)
+    encoded = encoding.encode(tok, encoding.load("large.png", tok), shares.append)
+    assert len(shares) == 2 and shares[-1] == 1  # 24 tiles, at most 16 at a time
+    expected = tok.sample("large.png", fit="tile", seed=7)[:, 0] if sample else tok.encode("large.png", fit="tile")
+    np.testing.assert_array_equal(encoded.codes.numpy(), expected.numpy())
+    log_q = tok.token_log_probs("large.png", expected, fit="tile")
+    np.testing.assert_allclose(encoded.log_q, log_q[0], atol=1e-4)
 
 
 def test_a_sample_of_tiles_is_that_of_the_tokenizer(tok: Tokenizer, model: str) -> None:

@@ -24,9 +24,14 @@ def main(model: str) -> None:
     for _ in range(2):
         codes = tok.encode(images)
     tok.log_prob(images, codes)
+    if around := tok.config.recognition.surroundings:
+        print("with surroundings:", flush=True)
+        surrounded = np.pad(images, ((0, 0), (around, around), (around, around), (0, 0)))
+        for _ in range(2):
+            tok._backend.encode(surrounded, np.zeros(codes.shape, np.float32), 0.0)
     print("by steps:", flush=True)
     session = partial(tok._backend._session, num_threads=1)  # type: ignore[attr-defined]
-    steps = CapturedEncoder(session, tok.config, images.shape, device="cuda", number=1, max_passes=0)
+    steps = CapturedEncoder(session, tok.config, images.shape, device="cuda", number=2, max_passes=0)
     steps.run(images, np.zeros(codes.shape, np.float32), 0.0)
     print(f"encoded, {codes.shape} codes", flush=True)
 

@@ -92,6 +92,29 @@ def test_graphs_for_gpus_are_compared_when_they_sample_too(
     assert found_one.startswith(f"{graph}.onnx: log q of equal codes differs")
 
 
+def test_images_with_their_surroundings_are_compared_too(
+    random_grid_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs that look at the pixels inside alone are found."""
+    folder = open_model(random_grid_folder)
+    around = folder.config.recognition.surroundings
+    assert compare(folder, random_inputs(folder.config, 2)).passed
+
+    def blind(images: np.ndarray) -> np.ndarray:
+        return images if images.shape[1] == 16 else images[:, around:-around, around:-around]
+
+    for owner, name, graph in (
+        (OnnxBackend, "encode", "encoder"),
+        (OnnxBackend, "score", "scorer"),
+        (export.check, "encode_in_passes", "encoder_context"),
+    ):
+        unchanged = getattr(owner, name)
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, lambda first, x, *rest: unchanged(first, blind(x), *rest))  # noqa: B023
+            (found,) = compare(folder, random_inputs(folder.config, 2)).failures
+        assert found.startswith(f"{graph}.onnx: log q of images with their surroundings differs")
+
+
 def test_a_uniform_number_next_to_the_edge_between_two_codes_explains_a_difference() -> None:
     model = Autoencoder(TINY_MLP).eval()
     torch.nn.init.zeros_(model.recognition.head.weight)

@@ -85,9 +85,7 @@ def test_surroundings_that_have_learned_stay_when_the_generative_model_grows(tmp
 
 def test_another_recognition_model_is_refused(small: Autoencoder, tmp_path: Path) -> None:
     other = replace(LARGER, recognition=replace(LARGER.recognition, hidden_size=32))
-    with pytest.raises(
-        ConfigError, match=r"recognition\..* only the generative model may be larger, and the surr"
-    ):
+    with pytest.raises(ConfigError, match=r"recognition\..* only the generative model may be larger, and the surr"):
         load_widened(Autoencoder(other), tmp_path / "model.safetensors")
     deeper = replace(LARGER, recognition=replace(LARGER.recognition, num_layers=LARGER.recognition.num_layers + 1))
     with pytest.raises(ConfigError, match=r"model.safetensors has no recognition\..*, which tiny-grid needs; only the"):
