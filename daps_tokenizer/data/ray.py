@@ -100,7 +100,7 @@ def encode_on_ray(
         ) from error
     try:
         DataContext.get_current().enable_progress_bars = False
-        # Not ray.data.range: its tasks take a CPU each, and after a node is lost actors may hold every CPU that is left.
+        # Not ray.data.range: its tasks take a CPU each, and after a node is lost actors may hold all the others.
         numbers = ray.data.from_items([{"id": number} for number in range(shards)], override_num_blocks=shards)
         written = numbers.map_batches(
             _Worker,
