@@ -64,7 +64,9 @@ class BestOf:
             UnsupportedError: a quantiser, which has nothing to draw from.
         """
         config.require_probabilities()
-        uniform = draw_uniform((len(inputs), self.num_samples, config.num_tokens), self.seed)
+        tiles = backend.tiles_per_item
+        numbers = draw_uniform((len(inputs) // tiles, tiles, self.num_samples, config.num_tokens), self.seed)
+        uniform = numbers.reshape(len(inputs), self.num_samples, config.num_tokens)
         greedy = backend.encode(inputs, uniform[:, 0], 0.0).codes
         started = time.perf_counter()
         greedy_value = self._values(backend, inputs, greedy)
@@ -77,7 +79,7 @@ class BestOf:
             best_value = np.where(better, value, best_value)
             if on_progress:
                 on_progress(k / (self.num_samples - 1))
-        gain, tiles = best_value - greedy_value, backend.tiles_per_item
+        gain = best_value - greedy_value
         if tiles > 1:
             # A tile's neighbours may have chosen other samples than the one that it was judged next to.
             gain = self._values(backend, inputs, best) - greedy_value

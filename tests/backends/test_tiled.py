@@ -298,6 +298,14 @@ def test_none_of_many_tiled_images_becomes_worse(small: Tokenizer, search: Searc
     assert (after >= before).all() and (after > before).any()
 
 
+def test_a_list_has_a_seed_for_each_photograph_and_not_for_each_tile(small: Tokenizer) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 40, 3), dtype=np.uint8)
+    together = small.encode(images, fit="tile", search=BestOf(3, seed=[5, 6, 5]))
+    for image, codes, seed in zip(images, together, (5, 6, 5), strict=True):
+        alone = small.encode(image, fit="tile", search=BestOf(3, seed=seed))
+        np.testing.assert_array_equal(codes.numpy(), alone.numpy()[0])
+
+
 _TWELVE_MEGAPIXELS = """
 import sys
 from pathlib import Path
