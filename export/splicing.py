@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -62,14 +63,20 @@ def find(values: Iterable[ValueInfoProto], name: str) -> ValueInfoProto:
 
 
 def share_equal_initializers(graph: GraphProto) -> None:
-    """Let every use of equal initializers refer to the first of them; the graph must not shadow their names."""
+    """Let every use of equal initializers refer to the first of them; the graph must not shadow their names.
+
+    Single numbers stay apart: WebGPU's plugin (0.4.0) fails where a loop in a loop uses one both on the CPU and the GPU.
+    """
     first: dict[tuple[int, tuple[int, ...], bytes], TensorProto] = {}
-    names: dict[str, str] = {}
+    numbers, names = list[TensorProto](), dict[str, str]()
     for tensor in graph.initializer:
+        if math.prod(tensor.dims) == 1:
+            numbers.append(tensor)
+            continue
         content = (tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes())
         names[tensor.name] = first.setdefault(content, tensor).name
     del graph.initializer[:]
-    graph.initializer.extend(first.values())
+    graph.initializer.extend([*first.values(), *numbers])
     _refer(graph, names)
 
 
