@@ -65,7 +65,7 @@ def find(values: Iterable[ValueInfoProto], name: str) -> ValueInfoProto:
 def share_equal_initializers(graph: GraphProto) -> None:
     """Let every use of equal initializers refer to the first of them; the graph must not shadow their names.
 
-    Single numbers stay apart: WebGPU's plugin (0.4.0) fails where a loop in a loop uses one both on the CPU and the GPU.
+    Single numbers stay apart: WebGPU's plugin (0.4.0) fails where a loop in a loop uses one on the CPU and on the GPU.
     """
     first: dict[tuple[int, tuple[int, ...], bytes], TensorProto] = {}
     numbers, names = list[TensorProto](), dict[str, str]()
