@@ -76,7 +76,6 @@ def export_encoder(model: Autoencoder, *, span: int | None = None) -> onnx.Model
         *context.graph.initializer,
         *renamed(part, "first.", {}).initializer,
         *renamed(part, "again.", {}).initializer,
-        constant("any_length", [-1]),
         constant("grid_shape", [-1, grid[0], size[0], grid[1], size[1]]),
         constant("rows_shape", [-1, windows.num_codes]),
         constant("windows_grid_shape", [-1, *grid, *size]),
