@@ -97,10 +97,10 @@ class TiledBackend:
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         """Draw codes of each tile."""
-        return join(Encoded, list(self.encode_in_parts(inputs, uniform, temperature)))
+        return join(Encoded, list(self.encode_in_parts(inputs, uniform, temperature, _TILES_AT_ONCE)))
 
     def encode_in_parts(
-        self, inputs: np.ndarray, uniform: np.ndarray, temperature: float, tiles_at_once: int = _TILES_AT_ONCE
+        self, inputs: np.ndarray, uniform: np.ndarray, temperature: float, tiles_at_once: int
     ) -> Iterator[Encoded]:
         """As :meth:`encode`, some tiles after the other."""
         for rows, tiles in self._surrounded(inputs, tiles_at_once):
