@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.config.code_windows import MOST_PASSES, Windows
+from daps_tokenizer.config.code_windows import Windows, most_passes
 
 
 class CapturedEncoder:
@@ -30,7 +30,7 @@ class CapturedEncoder:
         *,
         device: str,
         number: int = 0,
-        max_passes: int = MOST_PASSES,
+        max_passes: int | None = None,
     ) -> None:
         """Bind the context to buffers for a batch.
 
@@ -40,10 +40,12 @@ class CapturedEncoder:
             shape: of a batch, (B, *input_shape), or with the surroundings of images.
             device: where the buffers are, ``cpu`` or ``cuda``.
             number: another for each that uses the same sessions, which keep a captured graph for each number.
-            max_passes: after these the steps draw the rest; with 0 they draw everything.
+            max_passes: after these the steps draw the rest, with 0 everything; by default as many as are quicker.
         """
-        self._session, self._size, self._windows, self._max_passes = session, shape[0], Windows.of(config), max_passes
-        self._buffers = _Buffers(self._size * self._windows.per_item, self._windows.num_codes, device, number)
+        self._session, self._size, self._windows = session, shape[0], Windows.of(config)
+        rows, num_codes = self._size * self._windows.per_item, self._windows.num_codes
+        self._max_passes = most_passes(rows, num_codes) if max_passes is None else max_passes
+        self._buffers = _Buffers(rows, num_codes, device, number)
         context = session("encoder_context")
         (given,) = context.get_inputs()
         kind = np.uint8 if config.modality == "image" else np.float32

@@ -15,7 +15,7 @@ import numpy as np
 
 from daps_tokenizer.backends.cuda import ALIGNMENT, Buffer, Cuda, Graph, padded
 from daps_tokenizer.config import TokenizerConfig
-from daps_tokenizer.config.code_windows import FIRST_PASSES, MORE_PASSES, MOST_PASSES, Windows
+from daps_tokenizer.config.code_windows import FIRST_PASSES, MORE_PASSES, Windows, most_passes
 
 _FLOAT_BYTES = 4  # codes are as wide as floats
 
@@ -47,10 +47,11 @@ class RecordedEncoder:
         engines: Engines,
         shape: tuple[int, ...],
         *,
-        passes: tuple[int, int, int] = (FIRST_PASSES, MORE_PASSES, MOST_PASSES),
+        passes: tuple[int, int, int] | None = None,
     ) -> None:
         """Record the context and the first passes, then a few more; both even, so that the last one writes where the
-        first one reads. ``passes`` are those in the first graph, in each one after it, and in all.
+        first one reads. ``passes`` are those in the first graph, in each one after it, and in all; by default as many
+        as are quicker than steps.
         """
         self._engines, self._size, self._windows = engines, shape[0], Windows.of(engines.config)
         self._cuda = engines.cuda
@@ -61,7 +62,7 @@ class RecordedEncoder:
         # What every engine after the context reads besides its own.
         self._shared = _addresses(memories) | {"temperature": self._temperature.address}
         self._memories = memories
-        self._passes = _Passes(self, context, passes)
+        self._passes = _Passes(self, context, passes or (FIRST_PASSES, MORE_PASSES, most_passes(*self.shape)))
         self._steps: _Steps | None = None  # until they are needed
 
     def run(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> list[np.ndarray]:

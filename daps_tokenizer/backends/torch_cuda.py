@@ -199,9 +199,11 @@ def draw_with(kind: LoopKind, recognition: RecognitionModel, draw: Draw) -> Draw
     if kind == "fused kernel":
         from daps_tokenizer.backends.triton_step import FusedDraw
 
-        on_gpu = draw.uniform.is_cuda
-        processors = torch.cuda.get_device_properties(draw.uniform.device).multi_processor_count if on_gpu else 1
-        return FusedDraw(recognition, draw, num_processors=processors)
+        if not draw.uniform.is_cuda:  # in Triton's interpreter
+            return FusedDraw(recognition, draw, num_processors=1, shared_memory=0)
+        gpu = torch.cuda.get_device_properties(draw.uniform.device)
+        memory = gpu.shared_memory_per_block_optin  # type: ignore[attr-defined]  # PyTorch's stubs leave it out
+        return FusedDraw(recognition, draw, num_processors=gpu.multi_processor_count, shared_memory=memory)
     stepped = SteppedDraw(recognition, draw)
     if draw.uniform.is_cuda:
         stepped.capture()

@@ -34,8 +34,7 @@ def _attend(
     query,
     keys,
     values,
-    rows,
-    is_row,
+    num_pairs,
     count,
     TOTAL: tl.constexpr,
     HEADS: tl.constexpr,
@@ -43,28 +42,33 @@ def _attend(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Each row's query (R, H) over the first ``count`` of its own keys and values (rows, heads, TOTAL, head_size)."""
-    query = tl.reshape(query, (ROWS, 1, HEADS, HEAD_SIZE)) * (HEAD_SIZE**-0.5)
-    heads = tl.arange(0, HEADS)[None, None, :, None]
-    items = tl.arange(0, HEAD_SIZE)[None, None, None, :]
-    places = tl.arange(0, BLOCK)
-    start = ((rows[:, None, None, None] * HEADS + heads) * TOTAL) * HEAD_SIZE + items
-    highest = tl.full((ROWS, HEADS), float("-inf"), tl.float32)
-    total = tl.zeros((ROWS, HEADS), tl.float32)
-    summed = tl.zeros((ROWS, HEADS, HEAD_SIZE), tl.float32)
+    """Each row's query (R, H) over the first ``count`` of its own keys and values (rows, heads, TOTAL, head_size).
+
+    Pairs of a row and a head are a batch of products with one query each. Triton spreads a batch over warps, so that
+    no warp waits for another in a softmax; tiles of keys and values are loaded ahead.
+    """
+    PAIRS: tl.constexpr = ROWS * HEADS
+    LOG2_E: tl.constexpr = 1.4426950408889634
+    pairs, places, items = tl.arange(0, PAIRS), tl.arange(0, BLOCK), tl.arange(0, HEAD_SIZE)
+    kind = keys.dtype.element_ty
+    query = tl.reshape(query * (HEAD_SIZE**-0.5 * LOG2_E), (PAIRS, 1, HEAD_SIZE)).to(kind)
+    tile = (pairs[:, None, None] * TOTAL + places[None, :, None]) * HEAD_SIZE + items[None, None, :]
+    is_pair = (pairs < num_pairs)[:, None, None]
+    highest = tl.full((PAIRS, 1), float("-inf"), tl.float32)
+    total = tl.zeros((PAIRS, 1), tl.float32)
+    summed = tl.zeros((PAIRS, 1, HEAD_SIZE), tl.float32)
     for first in range(0, count, BLOCK):
-        place = (first + places)[None, :, None, None]
-        seen = (place < count) & is_row[:, None, None, None]
-        offsets = start + place * HEAD_SIZE
-        key = tl.load(keys + offsets, mask=seen, other=0.0).to(tl.float32)
-        value = tl.load(values + offsets, mask=seen, other=0.0).to(tl.float32)
-        scores = tl.sum(query * key, axis=3)
-        scores = tl.where((first + places)[None, :, None] < count, scores, float("-inf"))
-        higher = tl.maximum(highest, tl.max(scores, axis=1))
-        share = tl.exp(scores - higher[:, None, :])
-        decay = tl.exp(highest - higher)
-        total = total * decay + tl.sum(share, axis=1)
-        summed = summed * decay[:, :, None] + tl.sum(share[:, :, :, None] * value, axis=1)
+        is_place = first + places < count
+        seen = is_place[None, :, None] & is_pair
+        key = tl.load(keys + first * HEAD_SIZE + tile, mask=seen, other=0.0)
+        value = tl.load(values + first * HEAD_SIZE + tile, mask=seen, other=0.0)
+        scores = tl.dot(query, tl.trans(key, (0, 2, 1)), input_precision="ieee")
+        scores = tl.where(is_place[None, None, :], scores, float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, axis=2))
+        share = tl.exp2(scores - higher[:, :, None])
+        decay = tl.exp2(highest - higher)
+        total = total * decay + tl.sum(share, axis=2)
+        summed = summed * decay[:, :, None] + tl.dot(share.to(kind), value, input_precision="ieee")
         highest = higher
     return tl.reshape(summed / total[:, :, None], (ROWS, HEADS * HEAD_SIZE))
 
@@ -108,8 +112,10 @@ def draw_rows(
     UP_COLUMNS: tl.constexpr = COLUMNS if COLUMNS < WIDE else WIDE
     LOGIT_COLUMNS: tl.constexpr = COLUMNS if COLUMNS < VOCAB else VOCAB
 
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    first_row = tl.program_id(0).to(tl.int64) * ROWS
+    rows = first_row + tl.arange(0, ROWS)
     is_row = rows < num_rows
+    num_pairs = (num_rows - tl.program_id(0) * ROWS) * HEADS  # of a row and a head
     hidden, vocab = tl.arange(0, HIDDEN), tl.arange(0, VOCAB)
     sharpness = tl.load(temperature)
     memory = num_rows.to(tl.int64) * HIDDEN  # values of all rows at one place
@@ -137,25 +143,13 @@ def draw_rows(
             tl.store(cached_keys + here, key.to(cache.dtype.element_ty), mask=is_row[:, None])
             tl.store(cached_values + here, value.to(cache.dtype.element_ty), mask=is_row[:, None])
             tl.debug_barrier()  # the whole program reads what each of its threads wrote
-            attended = _attend(
-                query, cached_keys, cached_values, rows, is_row, t + 1, COUNT, HEADS, HEAD_SIZE, ROWS, BLOCK
-            )
+            keys, values = cached_keys + first_row * COUNT * HIDDEN, cached_values + first_row * COUNT * HIDDEN
+            attended = _attend(query, keys, values, num_pairs, t + 1, COUNT, HEADS, HEAD_SIZE, ROWS, BLOCK)
             x += _dense(attended, w + 3 * SQUARE, 0, HIDDEN, HIDDEN, HIDDEN)
 
             query = _dense(_layer_norm(x, v + 2 * HIDDEN, HIDDEN, EPS), w + 4 * SQUARE, 0, HIDDEN, HIDDEN, HIDDEN)
-            attended = _attend(
-                query,
-                context_keys,
-                context_values,
-                rows,
-                is_row,
-                CONTEXT,
-                CONTEXT,
-                HEADS,
-                HEAD_SIZE,
-                ROWS,
-                BLOCK,
-            )
+            keys, values = context_keys + first_row * CONTEXT * HIDDEN, context_values + first_row * CONTEXT * HIDDEN
+            attended = _attend(query, keys, values, num_pairs, CONTEXT, CONTEXT, HEADS, HEAD_SIZE, ROWS, BLOCK)
             x += _dense(attended, w + 5 * SQUARE, 0, HIDDEN, HIDDEN, HIDDEN)
 
             normed = _layer_norm(x, v + 4 * HIDDEN, HIDDEN, EPS)
@@ -179,14 +173,15 @@ def draw_rows(
 
         # As daps_tokenizer.model.sampling.choose_codes.
         centred = logit - tl.max(logit, axis=1)[:, None]
-        probability = tl.exp(centred / tl.maximum(sharpness, 1e-6))
-        probability = probability / tl.sum(probability, axis=1)[:, None]
-        cumulative = tl.cumsum(probability, axis=1)
-        whole = tl.sum(tl.where(vocab[None, :] == VOCAB - 1, cumulative, 0.0), axis=1)
-        draw = tl.load(uniform + rows * COUNT + t, mask=is_row, other=0.0) * whole
-        below = tl.sum((cumulative <= draw[:, None]).to(tl.int32), axis=1)
-        drawn = tl.minimum(below, VOCAB - 1)
-        chosen = tl.where(sharpness > 0.0, drawn, tl.argmax(logit, axis=1).to(tl.int32))
+        chosen = tl.argmax(logit, axis=1).to(tl.int32)
+        if sharpness > 0.0:
+            probability = tl.exp(centred / tl.maximum(sharpness, 1e-6))
+            probability = probability / tl.sum(probability, axis=1)[:, None]
+            cumulative = tl.cumsum(probability, axis=1)
+            whole = tl.sum(tl.where(vocab[None, :] == VOCAB - 1, cumulative, 0.0), axis=1)
+            draw = tl.load(uniform + rows * COUNT + t, mask=is_row, other=0.0) * whole
+            below = tl.sum((cumulative <= draw[:, None]).to(tl.int32), axis=1)
+            chosen = tl.minimum(below, VOCAB - 1)
         chosen_logit = tl.sum(tl.where(vocab[None, :] == chosen[:, None], centred, 0.0), axis=1)
         log_q = chosen_logit - tl.log(tl.sum(tl.exp(centred), axis=1))
         previous = chosen.to(tl.int64)

@@ -19,15 +19,15 @@ from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, SampledCodes
 from daps_tokenizer.model.transformer import LAYER_NORM_EPS, Memory
 
-_MAX_ROWS = 16  # of one program: the height of a tensor core's tile
+_TILE = 16  # rows of a tensor core's tile, and the fewest numbers that a product sums
+# Shared memory of a data centre's GPUs from Ampere on; GeForce and RTX cards have 99 KB.
+_MUCH_MEMORY = 160 * 1024
 _MAX_VOCAB = 4096  # logits of a row are held at once
-_ELEMENTS = 8192  # of the keys that a program holds at once: 32 registers a thread
+_ELEMENTS = 8192  # of the keys that a program loads at once
 _WARPS = 8
 # Rows of a program that chooses codes: a tile's height, or more where there are enough for all multiprocessors.
 _ROWS_TO_CHOOSE, _MORE_ROWS, _MANY_ROWS = 16, 64, 16384
 _COLUMNS = 128  # of a weight matrix that are multiplied at once
-# Loads in flight: float32 weights in three stages need more shared memory than there is.
-_STAGES = {torch.float32: 1, torch.float16: 3, torch.bfloat16: 3}
 
 
 def reason_not_to_fuse(model: RecognitionModel) -> str:
@@ -41,10 +41,10 @@ def reason_not_to_fuse(model: RecognitionModel) -> str:
         "feed-forward size": block.feed_forward.up.out_features,
         "vocabulary": model.vocab_size,
     }
+    if sizes["hidden size"] // sizes["heads"] < _TILE or model.vocab_size < _TILE:
+        return "the model is too small"
     odd = [f"{name} {size}" for name, size in sizes.items() if size & (size - 1) or size > _MAX_VOCAB]
-    if odd:
-        return f"{odd[0]} is not a power of two up to {_MAX_VOCAB}"
-    return "" if sizes["hidden size"] >= 16 and model.vocab_size >= 16 else "the model is too small"
+    return f"{odd[0]} is not a power of two up to {_MAX_VOCAB}" if odd else ""
 
 
 class FusedChoice:
@@ -91,13 +91,14 @@ class FusedDraw:
     Rows that are 0 in ``unsettled`` may be left as they are.
     """
 
-    def __init__(self, model: RecognitionModel, draw: Draw, *, num_processors: int) -> None:
+    def __init__(self, model: RecognitionModel, draw: Draw, *, num_processors: int, shared_memory: int) -> None:
         """Prepare to draw with what is in ``draw`` then.
 
         Args:
             model: of which :func:`reason_not_to_fuse` says nothing.
             draw: contexts and uniforms; its context is replaced by a copy, for :meth:`set_context` to fill.
             num_processors: multiprocessors of the GPU, among which rows are spread.
+            shared_memory: bytes of it that a program may have.
         """
         rows, self._count = draw.uniform.shape
         keys = draw.context[0].keys
@@ -108,10 +109,17 @@ class FusedDraw:
         self._weights, self._vectors = _pack(model, keys.dtype)
         self._code_table = model.code_embedding.weight
         self._positions = model.positions
-        self._mlp = model.decoder_blocks[0].feed_forward.up.out_features // (self._heads * self._head_size)
+        self._hidden = self._heads * self._head_size
+        self._mlp = model.decoder_blocks[0].feed_forward.up.out_features // self._hidden
         self._logits = torch.empty(rows, model.vocab_size, device=keys.device)
         self._vocab_size = model.vocab_size
-        self.rows_per_program = min(_MAX_ROWS, triton.next_power_of_2(-(-rows // num_processors)))
+        # Shared memory holds tiles of keys and values, or of weights. What fits decides how many rows a program draws,
+        # and whether tiles are loaded two ahead (three stages), one ahead, or, in float32, when they are used.
+        much, full = shared_memory >= _MUCH_MEMORY, keys.dtype == torch.float32
+        most = max(1, min(_TILE, (2048 if much else 1024) // (2 if full else 1) // self._hidden))
+        self.rows_per_program = min(most, triton.next_power_of_2(-(-rows // num_processors)))
+        stages = 1 if full else 3 if much and self._hidden * self.rows_per_program <= 1024 else 2
+        self.options = {"num_warps": _WARPS, "num_stages": stages}
         self.temperature = torch.ones((), device=keys.device)
         self.unsettled = torch.ones(rows, dtype=torch.int32, device=keys.device)
         memories = [Memory(layer[0], layer[1]) for layer in self._context]
@@ -142,14 +150,13 @@ class FusedDraw:
             self.unsettled,
             rows,
             **self.constants(),
-            num_warps=_WARPS,
-            num_stages=_STAGES[self._weights.dtype],
+            **self.options,
         )
 
     def constants(self) -> dict[str, int | float]:
         """What the kernel is compiled for."""
-        hidden = self._heads * self._head_size
-        fitting = max(1, _ELEMENTS // (hidden * self.rows_per_program))
+        fitting = _ELEMENTS // (self._hidden * self.rows_per_program)
+        longest = triton.next_power_of_2(max(self._count, self._context_length))
         return {
             "LAYERS": len(self.draw.context),
             "HEADS": self._heads,
@@ -159,7 +166,7 @@ class FusedDraw:
             "CONTEXT": self._context_length,
             "COUNT": self._count,
             "ROWS": self.rows_per_program,
-            "BLOCK": min(fitting, triton.next_power_of_2(max(self._count, self._context_length))),
+            "BLOCK": max(_TILE, min(fitting, longest)),
             "COLUMNS": _COLUMNS,
             "EPS": LAYER_NORM_EPS,
         }

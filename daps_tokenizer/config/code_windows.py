@@ -14,11 +14,20 @@ from daps_tokenizer.config import TokenizerConfig
 _Array = TypeVar("_Array", bound=Any)
 
 # Passes over all codes (model/sampling.py) that a GPU records as one launch; how many more a launch has while rows have
-# not settled; and how many there are at most, before these rows are drawn one code after the other. Measured on test
+# not settled; and how many a large batch gets before its rows are drawn one code after the other. Measured on test
 # images (docs/notes/gpu.md): digits settle in 5, CIFAR-10 images in 4.8 on average and all but 1 of 1,000 in 16,
-# windows of photographs in 12.0 on average, 85 % in 16. On an H200 the loop costs one photograph some 20 passes, and a
-# batch of 64 some eight; for weights that need so many it was not measured which number is best.
+# windows of photographs in 12.0 on average, 85 % in 16.
 FIRST_PASSES, MORE_PASSES, MOST_PASSES = 4, 2, 16
+_FEW_CODES = 4096
+
+
+def most_passes(rows: int, num_codes: int) -> int:
+    """After how many passes over ``rows`` windows of ``num_codes`` codes the steps of a loop draw what is left.
+
+    A pass over few codes takes a GPU hardly longer than one of ``num_codes`` steps, and one pass more than there are
+    positions settles every row. On an H200 all steps take as long as 80 passes for one photograph, 11 for 64.
+    """
+    return num_codes + 1 if rows * num_codes <= _FEW_CODES else MOST_PASSES
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from daps_tokenizer.config.code_windows import FIRST_PASSES, MORE_PASSES, MOST_PASSES
+from daps_tokenizer.config.code_windows import FIRST_PASSES, MORE_PASSES, MOST_PASSES, most_passes
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, SampledCodes, choose_codes, draw_pass, most_probable, repeat_passes
 from daps_tokenizer.model.transformer import Memory
 
 _WARM_UPS = 2
+# Where more than so many of at least so many rows have not settled in the first passes, further ones settle few soon.
+_UNSETTLED, _ROWS = 0.9, 16
 
 # The last hidden states (rows, n, H), uniforms (rows, n), the temperature, and whether it is 0 -> codes.
 ChooseFromHidden = Callable[[Tensor, Tensor, Tensor, bool], SampledCodes]
@@ -45,25 +47,28 @@ class PassesDraw:
         model: RecognitionModel,
         rest: Drawer,
         *,
-        passes: tuple[int, int, int] = (FIRST_PASSES, MORE_PASSES, MOST_PASSES),
+        passes: tuple[int, int, int] | None = None,
         choose: ChooseFromHidden | None = None,
     ) -> None:
         """Prepare to draw, on the buffers of ``rest``.
 
         Args:
             model: the recognition model.
-            rest: draws rows that have not settled.
-            passes: in the first graph, in each one after it, and in all.
+            rest: draws rows that have not settled. The fused kernel, which has a tensor ``unsettled``, leaves all
+                others alone and is quick: it gets the rows where nearly all are unsettled after the first graph.
+            passes: in the first graph, in each one after it, and in all; by default what suits the rest.
             choose: chooses codes by hidden states, of models without code books; None makes logits first.
         """
-        self._first, self._more, self._most = passes
         self._choose = choose
         self.model, self.draw, self.temperature = model, rest.draw, rest.temperature
         self._rest = rest
-        rows = len(rest.draw.codes)
-        # A rest that has such a tensor itself leaves settled rows alone.
+        rows, num_codes = rest.draw.codes.shape
         own = getattr(rest, "unsettled", None)
         self.unsettled = rest.draw.codes.new_ones(rows, dtype=torch.int32) if own is None else own
+        most = MOST_PASSES if own is not None else most_passes(rows, num_codes)
+        self._first, self._more, self._most = passes or (FIRST_PASSES, MORE_PASSES, most)
+        # So many rows go to the rest at once.
+        self._many = _UNSETTLED * rows if own is not None and rows >= _ROWS else rows
         self._graphs: dict[tuple[bool, bool], torch.cuda.CUDAGraph] = {}  # by greedy, and whether codes start anew
 
     @torch.no_grad()
@@ -87,11 +92,11 @@ class PassesDraw:
     def run(self, *, greedy: bool = False) -> None:
         """Draw all positions; ``greedy`` must be whether the temperature is 0."""
         self._replay(greedy=greedy, anew=True)
-        made = self._first
-        while made < self._most and bool(self.unsettled.any()):
+        made, left = self._first, int(self.unsettled.sum())
+        while left and left <= self._many and made < self._most:
             self._replay(greedy=greedy, anew=False)
-            made += self._more
-        if bool(self.unsettled.any()):
+            made, left = made + self._more, int(self.unsettled.sum())
+        if left:
             self._rest.run()
 
     def set_context(self, context: list[Memory]) -> None:

@@ -1,6 +1,7 @@
 """What encodes on a GPU, done on the CPU without capturing: the same codes as the plain loop in batches of any size."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,11 @@ from daps_tokenizer.model.sampling import sample_codes
 from tests.model.test_stepping import TINY_WINDOWED
 from tests.settings import TINY_MLP, TINY_MOTION, TINY_SPECTRAL, TINY_SURROUNDINGS
 
+# Heads of 16 numbers, which the fused kernel takes.
+FUSED_MLP, FUSED_WINDOWED = (
+    replace(config, recognition=replace(config.recognition, hidden_size=32)) for config in (TINY_MLP, TINY_WINDOWED)
+)
+
 
 def model_and_inputs(config: TokenizerConfig, batch: int) -> tuple[Autoencoder, np.ndarray, np.ndarray]:
     torch.manual_seed(0)
@@ -28,7 +34,7 @@ def model_and_inputs(config: TokenizerConfig, batch: int) -> tuple[Autoencoder, 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize(
-    "config", [TINY_MLP, TINY_WINDOWED, TINY_MOTION, TINY_SPECTRAL], ids=lambda config: config.name
+    "config", [FUSED_MLP, FUSED_WINDOWED, TINY_MOTION, TINY_SPECTRAL], ids=lambda config: config.name
 )
 @torch.inference_mode()
 def test_codes_are_those_of_the_plain_loop(config: TokenizerConfig, temperature: float) -> None:
@@ -60,7 +66,7 @@ def test_images_come_with_and_without_their_surroundings() -> None:
 @torch.inference_mode()
 def test_a_part_of_a_batch_does_not_overwrite_the_codes_of_the_part_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_cuda, "parallel_chunk", lambda config, device: 4)
-    model, inputs, uniform = model_and_inputs(TINY_MLP, 8)
+    model, inputs, uniform = model_and_inputs(FUSED_MLP, 8)
     encoder = GpuEncoder(model, torch.float32, device="cpu")
     together = encoder.encode(inputs, uniform, 1.0)
     for rows in (slice(0, 4), slice(4, 8)):
@@ -71,7 +77,7 @@ def test_a_part_of_a_batch_does_not_overwrite_the_codes_of_the_part_before_it(mo
 
 @torch.inference_mode()
 def test_the_next_batch_does_not_overwrite_codes_that_were_returned() -> None:
-    model, inputs, uniform = model_and_inputs(TINY_MLP, 8)
+    model, inputs, uniform = model_and_inputs(FUSED_MLP, 8)
     encoder = GpuEncoder(model, torch.float32, device="cpu")
     first = encoder.encode(inputs[:4], uniform[:4], 1.0)
     codes, log_probs = first.codes.clone(), first.log_probs.clone()
@@ -84,7 +90,7 @@ def test_the_next_batch_does_not_overwrite_codes_that_were_returned() -> None:
 @torch.inference_mode()
 def test_a_kernel_that_draws_wrong_is_not_relied_on(monkeypatch: pytest.MonkeyPatch) -> None:
     triton_step = pytest.importorskip("daps_tokenizer.backends.triton_step")
-    model, inputs, uniform = model_and_inputs(TINY_MLP, 2)
+    model, inputs, uniform = model_and_inputs(FUSED_MLP, 2)
     pack = triton_step._pack
     monkeypatch.setattr(triton_step, "_pack", lambda *arguments: (pack(*arguments)[0] * 0.5, pack(*arguments)[1]))
     encoder = GpuEncoder(model, torch.float32, device="cpu")

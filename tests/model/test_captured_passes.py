@@ -1,5 +1,7 @@
 """Passes that can be captured: the same codes as the sequential loop, whether or not they settle in time."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from daps_tokenizer.hub import open_model
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.passes import PassesDraw
 from daps_tokenizer.model.recognition import RecognitionModel
-from daps_tokenizer.model.sampling import Draw, sample_codes
+from daps_tokenizer.model.sampling import Draw, SampledCodes, choose_with_log_q, sample_codes
 from daps_tokenizer.model.stepping import SteppedDraw
 from export.check import random_inputs
 from tests.model.test_stepping import TINY_WINDOWED, model_and_inputs
@@ -25,6 +27,48 @@ def test_codes_of_a_random_model_that_do_not_settle_are_left_to_the_loop(config,
     drawer.run(greedy=temperature == 0)
     assert torch.equal(model.windows.join(drawer.draw.codes, 3), expected.codes)
     torch.testing.assert_close(model.windows.join(drawer.draw.log_probs, 3), expected.log_probs)
+
+
+def drawer_and_expected(batch: int, rest: type[SteppedDraw], **options: Any) -> tuple[PassesDraw, torch.Tensor]:
+    model, x = model_and_inputs(TINY_GRID, batch)
+    context, uniform = model.context(x), torch.rand(batch, TINY_GRID.num_tokens)
+    drawer = PassesDraw(model, rest(model, Draw.allocate(model, context, uniform)), **options)
+    drawer.temperature.fill_(1.0)
+    return drawer, sample_codes(model, context, uniform, 1.0, span=1).codes
+
+
+def test_a_small_batch_gets_as_many_passes_as_settle_every_row() -> None:
+    class Never(SteppedDraw):
+        def run(self) -> None:
+            raise AssertionError("steps cost more than passes here")
+
+    drawer, expected = drawer_and_expected(3, Never)
+    drawer.run()
+    assert torch.equal(drawer.draw.codes, expected)
+
+
+@pytest.mark.parametrize(("batch", "passes_made"), [(16, 2), (15, 4)])
+def test_a_quick_rest_gets_the_rows_of_a_batch_at_once_where_nearly_all_are_unsettled(
+    batch: int, passes_made: int
+) -> None:
+    class Quick(SteppedDraw):
+        """Draws unsettled rows alone, as the fused kernel does."""
+
+        def __init__(self, model: RecognitionModel, draw: Draw) -> None:
+            super().__init__(model, draw)
+            self.unsettled = torch.ones(len(draw.codes), dtype=torch.int32)
+
+    made = 0
+
+    def choose(hidden: torch.Tensor, uniform: torch.Tensor, temperature: torch.Tensor, greedy: bool) -> SampledCodes:
+        nonlocal made
+        made += 1
+        return choose_with_log_q(drawer.model.head(hidden), uniform, temperature)
+
+    drawer, expected = drawer_and_expected(batch, Quick, passes=(2, 1, 4), choose=choose)
+    drawer.run()
+    assert made == passes_made and drawer.unsettled.any()
+    assert torch.equal(drawer.draw.codes, expected)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
