@@ -165,11 +165,15 @@ class OnnxBackend:
                 count = rows.stop - rows.start
                 size = captured_size(count)
                 shape = (size, *inputs.shape[1:])
-                if shape not in self._encoders:
-                    self._encoders[shape] = CapturedEncoder(
-                        session, self._folder.config, shape, device=self.device, number=len(self._encoders)
-                    )
-                encoded = self._encoders[shape].run(fill(inputs[rows], size), fill(uniform[rows], size), temperature)
+                try:
+                    if shape not in self._encoders:
+                        self._encoders[shape] = CapturedEncoder(
+                            session, self._folder.config, shape, device=self.device, number=len(self._encoders)
+                        )
+                    given = fill(inputs[rows], size), fill(uniform[rows], size)
+                    encoded = self._encoders[shape].run(*given, temperature)
+                except RuntimeError as error:  # ONNX Runtime's own types are such errors too
+                    raise self._device_failed(error) from error
                 parts.append([array[:count] for array in encoded])
         return join(Encoded, parts)
 
@@ -224,10 +228,7 @@ class OnnxBackend:
             results: list[np.ndarray] = session.run(list(outputs), feed)
         except Exception as error:  # ONNX Runtime's own types
             if self._kind_of_device == "cuda":
-                raise BackendError(
-                    f"device {self.device!r} cannot be used: ONNX Runtime failed there ({first_line(error)}); "
-                    "use device='cpu', or a smaller batch"
-                ) from error
+                raise self._device_failed(error) from error
             path = self._folder.path / "onnx" / f"{graph}.onnx"
             raise BackendError(
                 f"{path}: ONNX Runtime cannot run it ({first_line(error)}); "
@@ -235,6 +236,12 @@ class OnnxBackend:
             ) from error
         check_results(self._folder.config, graph, feed, dict(zip(outputs, results, strict=True)))
         return results
+
+    def _device_failed(self, error: Exception) -> BackendError:
+        return BackendError(
+            f"device {self.device!r} cannot be used: ONNX Runtime failed there ({first_line(error)}); "
+            "use device='cpu', or a smaller batch"
+        )
 
     def _session(self, graph: str, *, num_threads: int) -> Any:
         """The graph's session, loaded once; running one session from several threads is safe."""
@@ -263,7 +270,10 @@ class OnnxBackend:
             providers = None
         try:
             # Not in the caller's thread: with that option a process's first session changes the thread it is made in.
-            session = self._workers.run(lambda: onnxruntime.InferenceSession(path, options, providers=providers))
+            # Without fallback: it would print that a provider failed, and do all further work on the CPU.
+            session = self._workers.run(
+                lambda: onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
+            )
         except Exception as error:  # ONNX Runtime has its own exception types, all of them derived from this one
             if self._kind_of_device != "cpu":  # the file is as it was exported: the GPU is to blame, or its libraries
                 raise BackendError(

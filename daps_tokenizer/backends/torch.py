@@ -7,8 +7,9 @@ makes of it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -28,6 +29,25 @@ from daps_tokenizer.neighbourhoods import Objective
 
 _DEVICES = ("cpu", "cuda")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_Call = TypeVar("_Call", bound=Callable[..., Any])
+
+
+def _inference(call: _Call) -> _Call:
+    """Without gradients; a GPU that has too little memory is a BackendError."""
+
+    @wraps(call)
+    def without_gradients(*arguments: Any, **options: Any) -> Any:
+        try:
+            with torch.inference_mode():
+                return call(*arguments, **options)
+        except torch.OutOfMemoryError as error:
+            raise BackendError(
+                f"device 'cuda' cannot be used: its memory is too small ({first_line(error)}); "
+                "use a smaller batch, or device='cpu'"
+            ) from error
+
+    return cast(_Call, without_gradients)
 
 
 class TorchBackend:
@@ -103,7 +123,7 @@ class TorchBackend:
             words.append(self._gpu.info)
         return ", ".join(words)
 
-    @torch.inference_mode()
+    @_inference
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> Encoded:
         """Draw codes; ``uniform`` is (B, N) float32 in [0, 1), temperature 0 is greedy."""
         if self._gpu is not None:
@@ -118,7 +138,7 @@ class TorchBackend:
             parts.append(_arrays(sampled.codes.int(), sampled.log_probs))
         return join(Encoded, parts)
 
-    @torch.inference_mode()
+    @_inference
     def decode(self, codes: np.ndarray) -> Decoded:
         """Reconstruct from codes (B, N) or (B, rows, columns) int32."""
         parts = []
@@ -126,7 +146,7 @@ class TorchBackend:
             parts.append(_arrays(self.model.to_input_units(moments.mean), moments.mean, moments.variance))
         return join(Decoded, parts)
 
-    @torch.inference_mode()
+    @_inference
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
         """As the reconstruction of :meth:`decode`."""
         parts = [_arrays(self.model.to_input_units(moments.mean))[0] for moments in self._moments(codes)]
@@ -136,7 +156,7 @@ class TorchBackend:
         for rows in slices(len(codes), grid_chunk(self.model.config, codes, self.device)):
             yield self.model.likelihood.moments(self.model.generative(self._tensor(codes[rows])))
 
-    @torch.inference_mode()
+    @_inference
     def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
         """Score given codes (B, N), with the ``k`` ≤ V best, teacher-forced, in one parallel pass."""
         self.model.config.require_probabilities()
@@ -150,7 +170,7 @@ class TorchBackend:
             parts.append(_arrays(log_probs, log_q.topk(k).indices.int()))
         return join(Scored, parts)
 
-    @torch.inference_mode()
+    @_inference
     def likelihood(self, inputs: np.ndarray, codes: np.ndarray) -> CellLikelihood:
         """How well codes (B, N) or (B, rows, columns) explain the inputs, cell by cell."""
         parts = []
@@ -159,7 +179,7 @@ class TorchBackend:
             parts.append(_arrays(*values))
         return join(CellLikelihood, parts)
 
-    @torch.inference_mode()
+    @_inference
     def sweep_on_device(
         self, inputs: np.ndarray, codes: np.ndarray, *, objective: Objective, proposals: int
     ) -> SweptCodes | None:

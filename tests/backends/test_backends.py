@@ -182,9 +182,9 @@ def test_cuda_computes_in_float32_by_whichever_name_it_is_asked_for(
     on_cpu = onnxruntime.InferenceSession
 
     class Session(on_cpu):  # type: ignore[misc, valid-type]
-        def __init__(self, path: str, options: object, *, providers: list[object]) -> None:
+        def __init__(self, path: str, options: object, *, providers: list[object], enable_fallback: int) -> None:
             asked.extend(providers)
-            super().__init__(path, options, providers=["CPUExecutionProvider"])
+            super().__init__(path, options, providers=["CPUExecutionProvider"], enable_fallback=enable_fallback)
 
         def get_providers(self) -> list[str]:
             return ["CUDAExecutionProvider"]
@@ -258,6 +258,18 @@ def test_onnx_runtime_without_cuda_does_not_fall_back_to_the_cpu(folder: ModelFo
 def test_torch_without_cuda_does_not_fall_back_to_the_cpu(folder: ModelFolder) -> None:
     with pytest.raises(BackendError, match="device 'cuda' cannot be used: PyTorch finds no NVIDIA GPU"):
         TorchBackend.open(folder, device="cuda")
+
+
+def test_a_gpu_with_too_little_memory_is_an_error(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = TorchBackend.open(folder)
+
+    def no_memory(codes: torch.Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nand more")
+
+    monkeypatch.setattr(backend.model.generative, "forward", no_memory)
+    for call in (backend.decode, backend.reconstruct):
+        with pytest.raises(BackendError, match=r"too small \(CUDA out of memory.*2.00 GiB.\); use a smaller batch"):
+            call(codes(4))
 
 
 def test_a_missing_pytorch_is_an_error_that_says_what_to_install(folder: ModelFolder) -> None:

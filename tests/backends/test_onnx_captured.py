@@ -9,6 +9,7 @@ import pytest
 
 from daps_tokenizer.backends.onnx import OnnxBackend
 from daps_tokenizer.backends.onnx_captured import CapturedEncoder
+from daps_tokenizer.errors import BackendError
 from daps_tokenizer.hub import ModelFolder, open_model
 
 ITEMS = 6
@@ -94,3 +95,15 @@ def test_images_come_with_and_without_their_surroundings(
         expected, captured = (encode(inputs, numbers, 1.0) for encode in (backend.encode, backend._encode_captured))
         np.testing.assert_array_equal(captured.codes, expected.codes)
     assert numbers_of_graphs == [0, 1]  # with equal numbers, one would replay what was captured of the other
+
+
+def test_a_gpu_that_fails_is_an_error_and_not_the_cpu(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = OnnxBackend.open(folder)
+    assert not backend._session("decoder", num_threads=1)._enable_fallback  # to what ONNX Runtime takes after a failure
+
+    def no_memory(encoder: CapturedEncoder, *batch: Any) -> None:
+        raise RuntimeError("Failed to allocate memory for requested buffer of size 268435456\nand more")
+
+    monkeypatch.setattr(CapturedEncoder, "run", no_memory)
+    with pytest.raises(BackendError, match=r"ONNX Runtime failed there \(Failed to allocate .* a smaller batch"):
+        backend._encode_captured(images(), uniform(), 1.0)
