@@ -73,7 +73,8 @@ class CapturedStep:
             return self._on_a_side_stream(self._batch, progress)
         if self._graph is None:
             self._graph = torch.cuda.CUDAGraph()
-            self._graph.register_generator_state(self._generator)
+            if torch.__version__ < "2.14":  # a TorchVersion; later ones find the generators themselves
+                self._graph.register_generator_state(self._generator)
             with torch.cuda.graph(self._graph):  # records and does not run
                 self._metrics = self._make_step(self._batch, self._generator, progress)
         self._graph.replay()

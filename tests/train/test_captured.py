@@ -95,7 +95,8 @@ class NothingFromTheHost(TorchDispatchMode):
         result = function(*arguments, **(options or {}))
         if function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
             source = arguments[1] if function is torch.ops.aten.copy_.default else arguments[0]
-            assert source.device == result.device, f"{function} from the {source.device}"
+            if isinstance(source, torch.Tensor):  # a number is an argument of a kernel
+                assert source.device == result.device, f"{function} from the {source.device}"
         return result
 
 

@@ -132,10 +132,10 @@ class CounterfactualCredit:
         compared = self._compare(rollout, log_q)
 
         def kl_of(eta: Tensor) -> Tensor:
-            return mean_of_all(divergence(compared, improved_log_policy(compared, eta, beta)))
+            return divergence(compared, improved_log_policy(compared, eta, beta))
 
-        eta = self._trust_region.eta(lambda eta: kl_of(eta) > self._kl_target, log_q)
-        kl, log_improved = kl_of(eta), improved_log_policy(compared, eta.detach(), beta)
+        eta = self._trust_region.eta(kl_of, lambda kl: kl > self._kl_target, log_q)
+        kl, log_improved = mean_of_all(kl_of(eta)), improved_log_policy(compared, eta.detach(), beta)
         loss_theta = cross_entropy_to(compared, log_improved, rollout.logits)
         loss_eta = self._trust_region.loss(kl, self._kl_target)
         entropy = entropy_of(rollout.logits.detach()).sum(1).mean()

@@ -75,10 +75,10 @@ class WeightedSamples:
         paid = log_q_terms.detach()
 
         def ess_of(eta: Tensor) -> Tensor:
-            return mean_of_all(effective_sample_size(importance_weights(rewards, paid, eta, beta)))
+            return effective_sample_size(importance_weights(rewards, paid, eta, beta))
 
-        eta = self._trust_region.eta(lambda eta: ess_of(eta) < self._target, rewards)
-        ess = ess_of(eta)
+        eta = self._trust_region.eta(ess_of, lambda ess: ess < self._target, rewards)
+        ess = mean_of_all(ess_of(eta))
         weights = importance_weights(rewards, paid, eta.detach(), beta)
         # The terms are (B, 1 or N, K): sum over codes, average over the batch.
         loss_theta = -(weights * log_q_terms).sum(dim=(-1, -2)).mean()

@@ -25,10 +25,11 @@ def test_the_effective_sample_size_meets_its_target(seed: int, share: float, bet
     log_q = -20 - 3 * torch.rand(16, num_samples, generator=generator, dtype=torch.float64)
     target = share * num_samples
 
-    eta = solve_eta(lambda eta: effective_sample_size(importance_weights(rewards, log_q, eta, beta)) < target, rewards)
+    def measured(eta: torch.Tensor) -> torch.Tensor:
+        return effective_sample_size(importance_weights(rewards, log_q, eta, beta))
 
-    weights = importance_weights(rewards, log_q, eta, beta)
-    assert float(effective_sample_size(weights)) == pytest.approx(target, abs=1e-3)
+    eta = solve_eta(measured, lambda size: size < target, rewards)
+    assert float(measured(eta)) == pytest.approx(target, abs=1e-3)
 
 
 @pytest.mark.parametrize("credit", ["global", "local"])
@@ -49,9 +50,15 @@ def test_every_step_of_a_run_meets_the_target(credit) -> None:  # type: ignore[n
 
 
 def test_where_no_eta_moves_the_policy_too_far_the_least_is_returned() -> None:
-    never, always = (lambda eta: torch.tensor(False)), (lambda eta: torch.tensor(True))
-    assert float(solve_eta(never, torch.zeros(1))) == pytest.approx(math.exp(-7), rel=1e-3)
-    assert float(solve_eta(always, torch.zeros(1))) == pytest.approx(math.exp(18), rel=1e-3)
+    never, always = (lambda etas: etas < 0), (lambda etas: etas > 0)
+    assert float(solve_eta(torch.clone, never, torch.zeros(1))) == pytest.approx(math.exp(-7), rel=1e-3)
+    assert float(solve_eta(torch.clone, always, torch.zeros(1))) == pytest.approx(math.exp(18), rel=1e-3)
+
+
+@pytest.mark.parametrize("log_eta", [-6.9, 0.0, 3.21, 17.9])
+def test_the_eta_found_is_the_least_one(log_eta: float) -> None:
+    found = float(solve_eta(torch.log, lambda measured: measured < log_eta, torch.zeros(1)).log())
+    assert log_eta - 1e-5 <= found <= log_eta + 1.1e-4  # in float32
 
 
 def test_with_a_large_beta_weights_are_more_even_than_the_target_and_eta_is_the_least() -> None:
