@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from daps_tokenizer.backends import BackendName, open_backend
+from daps_tokenizer.backends.batching import concatenated
 from daps_tokenizer.backends.protocol import Backend
 from daps_tokenizer.backends.tiled import TiledBackend, can_be_one_grid
 from daps_tokenizer.checks import check_integer, check_number
@@ -460,7 +461,7 @@ class Tokenizer:
             return whole.reshape(*values.shape[:-2], *whole.shape[1:])
         step = max(1, _VALUES_PER_PIECE // math.prod(self.input_shape))
         pieces = [backend.reconstruct(flat[i : i + step]) for i in range(0, len(flat), step)]
-        return self._inputs.restore(np.concatenate(pieces).reshape(*values.shape[:-1], *self.input_shape), layout)
+        return self._inputs.restore(concatenated(pieces).reshape(*values.shape[:-1], *self.input_shape), layout)
 
     def decode_to_pil(self, codes: AnyCodes) -> list[Image.Image]:
         """Like :meth:`decode`, as a flat list of PIL images (mode L or RGB); of image models only.

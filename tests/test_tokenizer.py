@@ -170,6 +170,17 @@ def test_floating_point_images_have_the_codes_of_their_bytes(grid: Tokenizer) ->
         grid.encode(floats)
 
 
+def test_an_array_of_the_models_size_is_read_and_never_written_to_or_kept(grid: Tokenizer) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, *grid.input_shape), dtype=np.uint8)
+    images.flags.writeable = False
+    mirrored = images[:, :, ::-1]  # of another order in memory
+    for array in (images, mirrored):
+        codes = grid.encode(array)
+        np.testing.assert_array_equal(codes.numpy(), grid.encode(list(array)).numpy())
+        np.testing.assert_array_equal(grid.targets(array), array)
+        assert not np.shares_memory(grid.targets(array), array) and grid.decode(codes).flags.writeable
+
+
 def test_the_bytes_of_a_file_are_the_image_in_it(grid: Tokenizer) -> None:
     content = (EXAMPLES / "cat.png").read_bytes()
     assert grid.encode(content) == grid.encode([content]) == grid.encode(EXAMPLES / "cat.png")

@@ -23,6 +23,7 @@ from daps_tokenizer.backends.batching import (
     SHARED_CODES,
     as_grid,
     captured_size,
+    concatenated,
     encode_chunk,
     fill,
     grid_chunk,
@@ -184,7 +185,7 @@ class OnnxBackend:
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
         """As the reconstruction of :meth:`decode`."""
         parts = self._on_grids("decoder", ["reconstruction"], {"codes": as_grid(self._folder.config, codes)})
-        return np.concatenate([reconstruction for (reconstruction,) in parts])
+        return concatenated([reconstruction for (reconstruction,) in parts])
 
     def score(self, inputs: np.ndarray, codes: np.ndarray, k: int) -> Scored:
         """Score given codes (B, N), with the ``k`` ≤ V best; errors as of :meth:`encode`, for ``onnx/scorer.onnx``."""

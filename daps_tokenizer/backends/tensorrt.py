@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from daps_tokenizer.backends.batching import as_grid, captured_size, fill, join, own_grid, slices
+from daps_tokenizer.backends.batching import as_grid, captured_size, concatenated, fill, join, own_grid, slices
 from daps_tokenizer.backends.cuda import ALIGNMENT, Cuda
 from daps_tokenizer.backends.gpus import find_gpu
 from daps_tokenizer.backends.onnx import OnnxBackend
@@ -114,7 +114,7 @@ class TensorRTBackend:
         """As the reconstruction of :meth:`decode`."""
         if self._is_too_long(codes):
             return self._others.reconstruct(codes)
-        return np.concatenate([reconstruction for (reconstruction,) in self._decode(codes, 1)])
+        return concatenated([reconstruction for (reconstruction,) in self._decode(codes, 1)])
 
     def _is_too_long(self, codes: np.ndarray) -> bool:
         """Of a grid that is not an item's own."""

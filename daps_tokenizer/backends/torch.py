@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from daps_tokenizer.backends.batching import encode_chunk, grid_chunk, join, parallel_chunk, slices
+from daps_tokenizer.backends.batching import concatenated, encode_chunk, grid_chunk, join, parallel_chunk, slices
 from daps_tokenizer.backends.protocol import CellLikelihood, Decoded, Encoded, Scored, SweptCodes
 from daps_tokenizer.backends.torch_cuda import GpuEncoder
 from daps_tokenizer.errors import BackendError, first_line
@@ -150,7 +150,7 @@ class TorchBackend:
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
         """As the reconstruction of :meth:`decode`."""
         parts = [_arrays(self.model.to_input_units(moments.mean))[0] for moments in self._moments(codes)]
-        return np.concatenate(parts)
+        return concatenated(parts)
 
     def _moments(self, codes: np.ndarray) -> Iterator[Moments]:
         for rows in slices(len(codes), grid_chunk(self.model.config, codes, self.device)):

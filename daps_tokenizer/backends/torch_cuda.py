@@ -95,6 +95,8 @@ class _FixedSize:
         config = model.config
         kind = torch.uint8 if config.modality == "image" else torch.float32
         self._inputs = torch.zeros(shape, dtype=kind, device=device)
+        # Page-locked, from which a GPU copies by itself, and several times as fast.
+        self._staged = torch.zeros(shape, dtype=kind, pin_memory=device == "cuda")
         draw = Draw.allocate(self._recognition, self._context(), torch.rand(size, config.num_tokens, device=device))
         self._rest = draw_with("fused kernel" if fused else "captured steps", self._recognition, draw)
         choose = fused_choice(self._recognition, dtype, draw.uniform) if fused else None
@@ -110,7 +112,8 @@ class _FixedSize:
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> SampledCodes:
         """Encode ``size`` items."""
         windows, draw = self._recognition.windows, self._drawer.draw
-        self._inputs.copy_(torch.from_numpy(np.array(inputs)))  # a copy, as PyTorch warns of read-only arrays
+        self._staged.numpy()[...] = inputs  # the batch before is on the GPU, as the host has waited for its codes
+        self._inputs.copy_(self._staged, non_blocking=True)
         draw.uniform.copy_(windows.split(torch.from_numpy(np.array(uniform)), self._size))
         self._drawer.temperature.fill_(temperature)
         self._set_context()

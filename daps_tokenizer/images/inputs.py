@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import TypeGuard, get_args
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class ImageInputs:
         check_choice("fit", fit, get_args(FitMode))
         height, width, channels = self.config.input_shape
         fitted = None if fit == "tile" else Fitted(height, width, fit)
+        if fitted is not None and self._are_ready(inputs) and options.value_range is None:
+            return Batch(np.ascontiguousarray(inputs), (len(inputs),), None)
         loaded = load_images(inputs, channels=channels, value_range=options.value_range, fitted=fitted)
         if not loaded:
             return Batch(np.empty((0, *self.config.input_shape), np.uint8), (0,), None)
@@ -49,13 +51,19 @@ class ImageInputs:
         tiles = np.concatenate([image_tiles for image_tiles, _ in cut])
         return Batch(tiles, (len(loaded), layout.rows * layout.columns), layout)
 
+    def _are_ready(self, inputs: object) -> TypeGuard[np.ndarray]:
+        """Whether the images are an array as the model takes it, which is not copied: thousands take milliseconds."""
+        return (
+            isinstance(inputs, np.ndarray) and inputs.dtype == np.uint8 and inputs.shape[1:] == self.config.input_shape
+        )
+
     def targets(self, inputs: object, options: InputOptions) -> np.ndarray:
         """The images as the model sees them, (B, H, W, C) uint8: whole, and black or white where it knows no greys."""
         batch = self.prepare(inputs, options)
         seen = self.restore(batch.pieces.reshape(*batch.leading, *batch.pieces.shape[1:]), batch.layout)
         if self.config.likelihood.kind == "bernoulli":
             return np.where(seen > 127, 255, 0).astype(np.uint8)
-        return seen
+        return np.array(seen)  # a copy, as the batch may be the caller's own array
 
     def restore(self, pieces: np.ndarray, layout: TileLayout | ClipLayout | None) -> np.ndarray:
         """Images (..., height, width, C) as they are, tiles (..., T, height, width, C) put together, (..., H, W, C).
