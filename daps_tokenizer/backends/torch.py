@@ -7,6 +7,7 @@ makes of it.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from daps_tokenizer.backends.batching import concatenated, encode_chunk, grid_chunk, join, parallel_chunk, slices
+from daps_tokenizer.backends.batching import encode_chunk, grid_chunk, join, parallel_chunk, slices
 from daps_tokenizer.backends.protocol import CellLikelihood, Decoded, Encoded, Scored, SweptCodes
 from daps_tokenizer.backends.torch_cuda import GpuEncoder
 from daps_tokenizer.errors import BackendError, first_line
@@ -149,8 +150,16 @@ class TorchBackend:
     @_inference
     def reconstruct(self, codes: np.ndarray) -> np.ndarray:
         """As the reconstruction of :meth:`decode`."""
-        parts = [_arrays(self.model.to_input_units(moments.mean))[0] for moments in self._moments(codes)]
-        return concatenated(parts)
+        parts = (self.model.to_input_units(moments.mean) for moments in self._moments(codes))
+        first = next(parts)
+        if len(first) == len(codes):
+            return _arrays(first)[0]
+        whole = torch.empty((len(codes), *first.shape[1:]), dtype=first.dtype)
+        done = 0
+        for part in itertools.chain([first], parts):  # each copied from the GPU to its place
+            whole[done : done + len(part)] = part
+            done += len(part)
+        return _arrays(whole)[0]
 
     def _moments(self, codes: np.ndarray) -> Iterator[Moments]:
         for rows in slices(len(codes), grid_chunk(self.model.config, codes, self.device)):

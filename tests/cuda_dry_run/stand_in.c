@@ -38,6 +38,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *of, int device) {
     memset(of, 0, sizeof *of);
     strcpy(of->name, "none");
     of->major = 9, of->multiProcessorCount = 132, of->warpSize = 32, of->totalGlobalMem = 1ull << 36;
+    of->maxBlocksPerMultiProcessor = 32, of->regsPerMultiprocessor = 65536;
     of->maxThreadsPerBlock = 1024, of->maxThreadsPerMultiProcessor = 2048, of->regsPerBlock = 65536;
     of->sharedMemPerBlock = 49152, of->sharedMemPerBlockOptin = 232448, of->sharedMemPerMultiprocessor = 233472;
     of->maxGridSize[0] = 2147483647, of->maxGridSize[1] = of->maxGridSize[2] = 65535;
@@ -135,7 +136,7 @@ SUCCEEDS(__cudaGetKernel, cudaKernel_t *kernel, const void *function)
 SUCCEEDS(cudaFuncSetAttribute, const void *kernel, enum cudaFuncAttribute which, int value)
 cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *of, const void *kernel) {
     memset(of, 0, sizeof *of);
-    of->maxThreadsPerBlock = 1024;
+    of->maxThreadsPerBlock = 1024, of->numRegs = 32, of->ptxVersion = of->binaryVersion = 90;
     OK;
 }
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, const void *kernel, int threads,
