@@ -97,6 +97,7 @@ class _FixedSize:
         self._inputs = torch.zeros(shape, dtype=kind, device=device)
         # Page-locked, from which a GPU copies by itself, and several times as fast.
         self._staged = torch.zeros(shape, dtype=kind, pin_memory=device == "cuda")
+        self._copied = torch.cuda.Event() if device == "cuda" else None
         draw = Draw.allocate(self._recognition, self._context(), torch.rand(size, config.num_tokens, device=device))
         self._rest = draw_with("fused kernel" if fused else "captured steps", self._recognition, draw)
         choose = fused_choice(self._recognition, dtype, draw.uniform) if fused else None
@@ -112,8 +113,12 @@ class _FixedSize:
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> SampledCodes:
         """Encode ``size`` items."""
         windows, draw = self._recognition.windows, self._drawer.draw
-        self._staged.numpy()[...] = inputs  # the batch before is on the GPU, as the host has waited for its codes
+        if self._copied is not None:
+            self._copied.synchronize()  # the batch before may still be on its way
+        self._staged.numpy()[...] = inputs
         self._inputs.copy_(self._staged, non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
         draw.uniform.copy_(windows.split(torch.from_numpy(np.array(uniform)), self._size))
         self._drawer.temperature.fill_(temperature)
         self._set_context()

@@ -55,7 +55,8 @@ class PassesDraw:
         Args:
             model: the recognition model.
             rest: draws rows that have not settled. The fused kernel, which has a tensor ``unsettled``, leaves all
-                others alone and is quick: it gets the rows where nearly all are unsettled after the first graph.
+                others alone and is quick: it gets the rows where nearly all are unsettled after the first graph, and
+                from then on whole batches without a pass.
             passes: in the first graph, in each one after it, and in all; by default what suits the rest.
             choose: chooses codes by hidden states, of models without code books; None makes logits first.
         """
@@ -67,8 +68,9 @@ class PassesDraw:
         self.unsettled = rest.draw.codes.new_ones(rows, dtype=torch.int32) if own is None else own
         most = MOST_PASSES if own is not None else most_passes(rows, num_codes)
         self._first, self._more, self._most = passes or (FIRST_PASSES, MORE_PASSES, most)
-        # So many rows go to the rest at once.
+        # More rows than these go to the rest at once; whether they have, by greedy.
         self._many = _UNSETTLED * rows if own is not None and rows >= _ROWS else rows
+        self._without_passes = {True: False, False: False}
         self._graphs: dict[tuple[bool, bool], torch.cuda.CUDAGraph] = {}  # by greedy, and whether codes start anew
 
     @torch.no_grad()
@@ -91,11 +93,16 @@ class PassesDraw:
     @torch.no_grad()
     def run(self, *, greedy: bool = False) -> None:
         """Draw all positions; ``greedy`` must be whether the temperature is 0."""
+        if self._without_passes[greedy]:
+            self.unsettled.fill_(1)
+            self._rest.run()
+            return
         self._replay(greedy=greedy, anew=True)
         made, left = self._first, int(self.unsettled.sum())
         while left and left <= self._many and made < self._most:
             self._replay(greedy=greedy, anew=False)
             made, left = made + self._more, int(self.unsettled.sum())
+        self._without_passes[greedy] = left > self._many
         if left:
             self._rest.run()
 

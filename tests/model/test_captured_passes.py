@@ -66,9 +66,11 @@ def test_a_quick_rest_gets_the_rows_of_a_batch_at_once_where_nearly_all_are_unse
         return choose_with_log_q(drawer.model.head(hidden), uniform, temperature)
 
     drawer, expected = drawer_and_expected(batch, Quick, passes=(2, 1, 4), choose=choose)
-    drawer.run()
-    assert made == passes_made and drawer.unsettled.any()
-    assert torch.equal(drawer.draw.codes, expected)
+    for further in (passes_made, 0 if batch == 16 else passes_made):  # a second batch is not tried again
+        made = 0
+        drawer.run()
+        assert made == further and drawer.unsettled.any()
+        assert torch.equal(drawer.draw.codes, expected)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
