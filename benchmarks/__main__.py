@@ -15,6 +15,7 @@ COMMANDS = {
     "search": "benchmarks.search.command:search",
     "generate": "benchmarks.generate.command:generate",
     "modelling": "benchmarks.generate.modelling:modelling",
+    "gpu": "benchmarks.gpu.report:gpu",
     "large": "benchmarks.large:large",
     "faults": "benchmarks.faults:faults",
     "dataset": "benchmarks.dataset:dataset",
