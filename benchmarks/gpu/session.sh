@@ -45,6 +45,19 @@ part() { # seconds, name, command: at most these seconds, and at most what is le
 }
 
 doctor() { part 60 doctor python3 -m daps_tokenizer doctor; }
+warm() { # compile all kernels side by side, which the parts after it would do one after the other
+    local models=(daps-photo-256 daps-cifar10) dtypes=(float32 float16 bfloat16) batches=(1 64 256) model dtype batch
+    [ -n "${DRY_RUN:-}" ] && models=(daps-mnist) dtypes=(float32) batches=(1 2)
+    mkdir -p "$work/warm"
+    {
+        for model in "${models[@]}"; do for dtype in "${dtypes[@]}"; do for batch in "${batches[@]}"; do
+            echo "python3 -m benchmarks.gpu.calls --no-search --seconds 0.01 --device $device --model $model" \
+                "--dtype $dtype --batch $batch --out $work/warm/$model-$dtype-$batch.json &"
+        done; done; done
+        echo wait
+    } >"$work/warm/all.sh"
+    part 60 warm bash "$work/warm/all.sh"
+}
 parity() {
     part 120 parity python3 -m benchmarks.gpu.parity --no-drawing --device "$device" --until 100 --out "$results/parity.json" \
         ${tiny_parity[@]+"${tiny_parity[@]}"}
@@ -109,6 +122,6 @@ train() { # photographs two thirds of what is left, then CIFAR-10
 if command -v nvidia-smi >/dev/null; then
     nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,power.limit,memory.total --format=csv >"$results/gpu.csv"
 fi
-for name in ${PARTS:-doctor parity calls steps onnx drawing tests train}; do
+for name in ${PARTS:-doctor warm parity calls steps onnx drawing tests train}; do
     "$name"
 done

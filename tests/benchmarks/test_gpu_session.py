@@ -38,7 +38,7 @@ def run_session(out: Path, **environment: str) -> str:
 def test_the_session_measures_and_keeps_what_it_has(tmp_path: Path) -> None:
     out = tmp_path / "out"
     printed = run_session(out, DAPS_DATA=str(tmp_path / "none"))
-    for name in ("doctor", "parity", "calls", "steps", "onnx", "drawing"):
+    for name in ("doctor", "warm", "parity", "calls", "steps", "onnx", "drawing"):
         assert f"exit 0 of {name}" in printed, printed
     assert "== train:" in printed and "not done" in printed  # without data
     with tarfile.open(out / "results.tar") as archive:
