@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -26,7 +28,7 @@ class Group(NamedTuple):
     windows: np.ndarray
 
 
-def groups_of_codes(config: TokenizerConfig) -> list[Group]:
+def groups_of_codes(config: TokenizerConfig) -> Sequence[Group]:
     """All N positions, each in one group: lattices where the generative model is local, else one position a group."""
     return _lattices(*config.token_grid) if config.token_grid else one_at_a_time(config.num_tokens, config.num_tokens)
 
@@ -36,7 +38,8 @@ def one_at_a_time(num_tokens: int, num_values: int) -> list[Group]:
     return [Group(np.array([position]), np.ones((num_values, 1))) for position in range(num_tokens)]
 
 
-def _lattices(rows: int, columns: int) -> list[Group]:
+@functools.lru_cache(maxsize=8)  # those of a photograph take milliseconds
+def _lattices(rows: int, columns: int) -> tuple[Group, ...]:
     """Every third position in both directions, at all nine offsets; each is judged by the 3×3 codes around it."""
     row, column = np.divmod(np.arange(rows * columns), columns)
     groups = []
@@ -44,5 +47,8 @@ def _lattices(rows: int, columns: int) -> list[Group]:
         positions = np.flatnonzero((row % _SPACING == first_row) & (column % _SPACING == first_column))
         rows_away = np.abs(row[:, None] - row[positions])
         columns_away = np.abs(column[:, None] - column[positions])
-        groups.append(Group(positions, (np.maximum(rows_away, columns_away) <= _SPACING // 2).astype(np.float64)))
-    return [group for group in groups if len(group.positions)]
+        windows = (np.maximum(rows_away, columns_away) <= _SPACING // 2).astype(np.float64)
+        for array in (positions, windows):
+            array.flags.writeable = False  # every caller gets the same ones
+        groups.append(Group(positions, windows))
+    return tuple(group for group in groups if len(group.positions))

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from daps_tokenizer.backends.batching import encode_chunk, grid_chunk, join, parallel_chunk, slices
 from daps_tokenizer.backends.protocol import CellLikelihood, Decoded, Encoded, Scored, SweptCodes
 from daps_tokenizer.backends.torch_cuda import GpuEncoder
+from daps_tokenizer.backends.torch_sweeps import Sweeps
 from daps_tokenizer.errors import BackendError, first_line
 from daps_tokenizer.hub import ModelFolder
 from daps_tokenizer.model.autoencoder import Autoencoder, load_weights
 from daps_tokenizer.model.likelihoods import Moments
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import sample_codes
-from daps_tokenizer.model.sweep import whole_sweep
 from daps_tokenizer.neighbourhoods import Objective
 
 _DEVICES = ("cpu", "cuda")
@@ -68,7 +68,7 @@ class TorchBackend:
             GpuEncoder(model, dtype) if device == "cuda" and isinstance(model.recognition, RecognitionModel) else None
         )
         self._parallel_chunk = parallel_chunk(model.config, device)
-        self._sweeps_here = device == "cuda"
+        self._sweeps = Sweeps(model, device) if device == "cuda" else None
 
     @classmethod
     def open(
@@ -193,13 +193,12 @@ class TorchBackend:
         self, inputs: np.ndarray, codes: np.ndarray, *, objective: Objective, proposals: int
     ) -> SweptCodes | None:
         """A sweep of local search; the host waits once, at its end. None on a CPU, where nothing is to be gained."""
-        if not self._sweeps_here:
+        if self._sweeps is None:
             return None
-        parts = []
-        for rows in slices(len(inputs), self._parallel_chunk):
-            x, given = self._standardise(inputs[rows]), self._tensor(codes[rows]).long()
-            swept = whole_sweep(self.model, x, given, objective=objective, proposals=proposals)
-            parts.append(_arrays(swept.codes.int(), (swept.values - swept.values_before).sum(1)))
+        parts = [
+            _arrays(*self._sweeps.run(inputs[rows], codes[rows], objective, proposals))
+            for rows in slices(len(inputs), self._parallel_chunk)
+        ]
         return join(SweptCodes, parts)
 
     def _standardise(self, inputs: np.ndarray) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from daps_tokenizer.model.autoencoder import Autoencoder
-from daps_tokenizer.neighbourhoods import Group, Objective, groups_of_codes
+from daps_tokenizer.neighbourhoods import Group, Objective
 
 Evaluate = Callable[[Tensor], Tensor]
 
@@ -37,7 +37,7 @@ class DeviceGroup(NamedTuple):
 
 
 def on_device(groups: Sequence[Group], device: torch.device) -> list[DeviceGroup]:
-    return [DeviceGroup(*(torch.from_numpy(array).to(device) for array in group)) for group in groups]
+    return [DeviceGroup(*(torch.tensor(array, device=device) for array in group)) for group in groups]
 
 
 def objective_of(model: Autoencoder, x: Tensor, objective: Objective) -> Evaluate:
@@ -60,19 +60,22 @@ def most_probable_others(logits: Tensor, codes: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def whole_sweep(model: Autoencoder, x: Tensor, codes: Tensor, *, objective: Objective, proposals: int) -> Swept:
+def whole_sweep(
+    model: Autoencoder, x: Tensor, codes: Tensor, groups: Sequence[DeviceGroup], *, objective: Objective, proposals: int
+) -> Swept:
     """Every position once, with q's most probable other codes: what one sweep of ``LocalSearch`` does.
 
     Args:
         model: in evaluation mode; its recognition model has probabilities.
         x: standardised, (B, *input_shape).
         codes: (B, N) int64 to begin with.
+        groups: those of :func:`~daps_tokenizer.neighbourhoods.groups_of_codes`, on the device.
         objective: what may not become less.
         proposals: codes that are tried at a position, at most V − 1.
     """
     logits = model.recognition.logits(model.recognition.context(x), codes)
     tried = most_probable_others(logits.float(), codes, proposals)
-    return sweep(objective_of(model, x, objective), codes, tried, on_device(groups_of_codes(model.config), x.device))
+    return sweep(objective_of(model, x, objective), codes, tried, groups)
 
 
 @torch.no_grad()

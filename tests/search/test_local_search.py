@@ -11,7 +11,9 @@ from PIL import Image
 
 from daps_tokenizer import LocalSearch, Tokenizer, TokenizerConfig
 from daps_tokenizer.backends.protocol import Backend, CellLikelihood, Decoded
+from daps_tokenizer.backends import torch_sweeps
 from daps_tokenizer.backends.torch import TorchBackend
+from daps_tokenizer.backends.torch_sweeps import Sweeps
 from daps_tokenizer.errors import InputError
 from daps_tokenizer.hub import open_model
 from daps_tokenizer.model.autoencoder import Autoencoder
@@ -245,13 +247,17 @@ def test_scores_that_are_no_numbers_are_refused(grid: Backend, scores: object) -
         LocalSearch(score=lambda inputs, decoded, codes: scores).find(grid, photos(2), GRID)  # type: ignore[arg-type,return-value]
 
 
+@pytest.mark.parametrize("most_captured", [0, 10**6])  # batches that are not captured on a GPU, and that are
 @pytest.mark.parametrize("objective", ["log_likelihood", "squared_error"])
-def test_a_backend_that_sweeps_on_its_device_finds_the_same(objective: str) -> None:
+def test_a_backend_that_sweeps_on_its_device_finds_the_same(
+    objective: str, most_captured: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_sweeps, "_MOST_CAPTURED", most_captured)
     images = photos(3)
     search = LocalSearch(sweeps=2, proposals=2, objective=objective)  # type: ignore[arg-type]
     by_host = search.find(random_backend(GRID), images, GRID)
     there = random_backend(GRID)
-    there._sweeps_here = True  # as on a GPU
+    there._sweeps = Sweeps(there.model, "cpu")  # as on a GPU
     progress: list[float] = []
     on_device = search.find(there, images, GRID, on_progress=progress.append)
     np.testing.assert_array_equal(on_device.codes, by_host.codes)
@@ -268,7 +274,7 @@ def test_proposals_that_are_judged_together_are_chosen_as_one_after_the_other(na
     together = Watched(TorchBackend.open(folder))
     found = search.find(together, images, folder.config)  # type: ignore[arg-type]
     one_by_one = TorchBackend.open(folder)
-    one_by_one._sweeps_here = True
+    one_by_one._sweeps = Sweeps(one_by_one.model, "cpu")
     expected = search.find(one_by_one, images, folder.config)
     np.testing.assert_array_equal(found.codes, expected.codes)
     assert (found.codes != found.greedy).any() and found.decodes == expected.decodes
@@ -306,6 +312,6 @@ def test_no_more_is_judged_together_than_one_pass_takes(
 
 def test_what_has_to_ask_the_host_is_not_swept_on_the_device() -> None:
     there = random_backend(GRID)
-    there._sweeps_here = True
+    there._sweeps = Sweeps(there.model, "cpu")
     search = LocalSearch(score=lambda inputs, decoded, codes: -np.abs(decoded.mean).mean((1, 2, 3)), proposals=1)
     assert search.find(there, photos(1), GRID).decodes == 1 + GRID.num_tokens + 1
