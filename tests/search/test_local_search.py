@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from daps_tokenizer import LocalSearch, Tokenizer, TokenizerConfig
-from daps_tokenizer.backends.protocol import Backend, CellLikelihood, Decoded
 from daps_tokenizer.backends import torch_sweeps
+from daps_tokenizer.backends.protocol import Backend, CellLikelihood, Decoded
 from daps_tokenizer.backends.torch import TorchBackend
 from daps_tokenizer.backends.torch_sweeps import Sweeps
 from daps_tokenizer.errors import InputError
