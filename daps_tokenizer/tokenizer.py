@@ -600,7 +600,8 @@ class Tokenizer:
         if not len(batch.pieces):
             return SearchResult(self._greedy(batch), self._greedy(batch), np.zeros(0), 0, 0.0)
         backend = self._backend_for(batch.layout)
-        returned = search.find(backend, batch.pieces, self.config, on_progress=on_progress)
+        own = np.array(batch.pieces)  # a user's search may write to what it is given
+        returned = search.find(backend, own, self.config, on_progress=on_progress)
         found = check_found(returned, len(batch.pieces), self.num_tokens)
         codes, greedy = (
             self._codes.make(np.asarray(values).reshape(*batch.leading, -1), batch.layout)

@@ -180,6 +180,15 @@ def test_an_array_of_the_models_size_is_read_and_never_written_to_or_kept(grid: 
         np.testing.assert_array_equal(grid.targets(array), array)
         assert not np.shares_memory(grid.targets(array), array) and grid.decode(codes).flags.writeable
 
+    class Careless(LocalSearch):
+        def find(self, backend: Any, inputs: np.ndarray, *arguments: Any, **options: Any) -> Any:
+            inputs[...] = 0
+            return super().find(backend, inputs, *arguments, **options)
+
+    before = images.copy()
+    grid.encode(images, search=Careless())
+    np.testing.assert_array_equal(images, before)
+
 
 def test_the_bytes_of_a_file_are_the_image_in_it(grid: Tokenizer) -> None:
     content = (EXAMPLES / "cat.png").read_bytes()

@@ -51,7 +51,7 @@ warm() { # compile all kernels side by side, which the parts after it would do o
     mkdir -p "$work/warm"
     {
         for model in "${models[@]}"; do for dtype in "${dtypes[@]}"; do for batch in "${batches[@]}"; do
-            echo "python3 -m benchmarks.gpu.calls --no-search --seconds 0.01 --device $device --model $model" \
+            echo "timeout -s KILL 55 python3 -m benchmarks.gpu.calls --no-search --seconds 0.01 --device $device --model $model" \
                 "--dtype $dtype --batch $batch --out $work/warm/$model-$dtype-$batch.json &"
         done; done; done
         echo wait

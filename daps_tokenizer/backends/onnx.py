@@ -39,7 +39,7 @@ from daps_tokenizer.backends.onnx_captured import CapturedEncoder
 from daps_tokenizer.backends.plugins import PROVIDERS, find_plugin, missing_plugin, plugin_devices
 from daps_tokenizer.backends.protocol import CellLikelihood, Decoded, Encoded, Scored
 from daps_tokenizer.backends.workers import Workers
-from daps_tokenizer.errors import BackendError, ModelFileError, first_line
+from daps_tokenizer.errors import BackendError, DapsError, ModelFileError, first_line
 from daps_tokenizer.hub import ModelFolder
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -173,7 +173,10 @@ class OnnxBackend:
                         )
                     given = fill(inputs[rows], size), fill(uniform[rows], size)
                     encoded = self._encoders[shape].run(*given, temperature)
-                except RuntimeError as error:  # ONNX Runtime's own types are such errors too
+                except DapsError:
+                    raise
+                except Exception as error:  # ONNX Runtime's own types, and RuntimeError
+                    self._encoders.pop(shape, None)  # gives its memory back to a smaller batch
                     raise self._device_failed(error) from error
                 parts.append([array[:count] for array in encoded])
         return join(Encoded, parts)

@@ -108,6 +108,8 @@ class TorchBackend:
             opened = cls(model.to(device), device=device, dtype=_DTYPES[dtype])
             # A GPU may hold a model and yet run no kernel that this PyTorch was built with.
             opened.decode(np.zeros((1, folder.config.num_tokens), np.int32))
+        except BackendError:
+            raise
         except Exception as error:  # whatever CUDA, cuDNN or PyTorch say
             raise BackendError(
                 f"device 'cuda' cannot be used: PyTorch failed there ({first_line(error)}); use device='cpu'"

@@ -44,7 +44,7 @@ class GpuEncoder:
         On the CPU the same work is done without capturing it, for tests.
         """
         self._model, self._dtype, self._device = model, dtype, device
-        self.reason_not_to_fuse = _reason_not_to_fuse(model)
+        self.reason_not_to_fuse = _reason_not_to_fuse(model, dtype, device)
         self._sizes: dict[tuple[int, ...], _FixedSize] = {}
         self._lock = threading.Lock()  # buffers are shared: one call at a time
 
@@ -80,6 +80,7 @@ class GpuEncoder:
                 warnings.warn(f"not using the fused kernel: {problem}", RuntimeWarning, stacklevel=5)
                 self.reason_not_to_fuse = problem
                 fixed = _FixedSize(self._model, shape, self._dtype, self._device, fused=False)
+            fixed.find_what_is_quicker()
             self._sizes[shape] = fixed
         return self._sizes[shape]
 
@@ -138,11 +139,22 @@ class _FixedSize:
             )
             expected = self._recognition.log_prob(self._context(), codes)
             difference = float((told - expected).abs().mean())
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # Triton's compiler has many, and whatever it is, there is another way
             return f"{type(error).__name__}: {first_line(error)}"
         if difference <= _TOLERANCE[self._dtype]:
             return ""
         return f"its log-probabilities are {difference:.2g} nats per code from those of a parallel pass"
+
+    def find_what_is_quicker(self) -> None:
+        """Make no passes where they settle hardly any windows: noise shows of a model what its data does."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(self._inputs.shape, generator=generator)
+        self._inputs.copy_(noise * 255 if self._inputs.dtype == torch.uint8 else noise)
+        self._drawer.draw.uniform.copy_(torch.rand(self._drawer.draw.uniform.shape, generator=generator))
+        self._set_context()
+        self._drawer.find_what_is_quicker()
 
     def _set_context(self) -> None:
         if self._context_graph is None:
@@ -154,13 +166,22 @@ class _FixedSize:
         return self._recognition.context(self._model.standardise(self._inputs))
 
 
-def _reason_not_to_fuse(model: Autoencoder) -> str:
+def _reason_not_to_fuse(model: Autoencoder, dtype: torch.dtype, device: str) -> str:
     try:
         from daps_tokenizer.backends.triton_step import reason_not_to_fuse
     except ModuleNotFoundError:
         return "the package triton is not installed"
     assert isinstance(model.recognition, RecognitionModel)
-    return reason_not_to_fuse(model.recognition)
+    return reason_not_to_fuse(model.recognition, dtype, _shared_memory(torch.device(device)))
+
+
+def _shared_memory(device: torch.device) -> int:
+    """Bytes of it that a program may have; as much as an H200 has where kernels are interpreted."""
+    if device.type != "cuda":
+        return 232448
+    gpu = torch.cuda.get_device_properties(device)
+    bytes_: int = gpu.shared_memory_per_block_optin  # type: ignore[attr-defined]  # PyTorch's stubs leave it out
+    return bytes_
 
 
 def fused_choice(recognition: RecognitionModel, dtype: torch.dtype, uniform: Tensor) -> ChooseFromHidden | None:
@@ -178,6 +199,8 @@ def fused_choice(recognition: RecognitionModel, dtype: torch.dtype, uniform: Ten
         choose = FusedChoice(recognition, dtype)
         problems = (_problem_of_choice(choose, recognition, hidden, uniform, greedy) for greedy in (False, True))
         problem = next(filter(None, problems), "")
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # as with the fused kernel
         problem = f"{type(error).__name__}: {first_line(error)}"
     if problem:
@@ -207,11 +230,9 @@ def draw_with(kind: LoopKind, recognition: RecognitionModel, draw: Draw) -> Draw
     if kind == "fused kernel":
         from daps_tokenizer.backends.triton_step import FusedDraw
 
-        if not draw.uniform.is_cuda:  # in Triton's interpreter
-            return FusedDraw(recognition, draw, num_processors=1, shared_memory=0)
-        gpu = torch.cuda.get_device_properties(draw.uniform.device)
-        memory = gpu.shared_memory_per_block_optin  # type: ignore[attr-defined]  # PyTorch's stubs leave it out
-        return FusedDraw(recognition, draw, num_processors=gpu.multi_processor_count, shared_memory=memory)
+        device = draw.uniform.device
+        processors = torch.cuda.get_device_properties(device).multi_processor_count if draw.uniform.is_cuda else 1
+        return FusedDraw(recognition, draw, num_processors=processors, shared_memory=_shared_memory(device))
     stepped = SteppedDraw(recognition, draw)
     if draw.uniform.is_cuda:
         stepped.capture()

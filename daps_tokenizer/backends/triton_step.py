@@ -20,8 +20,8 @@ from daps_tokenizer.model.sampling import Draw, SampledCodes
 from daps_tokenizer.model.transformer import LAYER_NORM_EPS, Memory
 
 _TILE = 16  # rows of a tensor core's tile, and the fewest numbers that a product sums
-# Shared memory of a data centre's GPUs from Ampere on; GeForce and RTX cards have 99 KB.
-_MUCH_MEMORY = 160 * 1024
+_MUCH_MEMORY = 160 * 1024  # bytes of shared memory that an A100 has, and an H100; a GeForce card has 99 KB
+_OTHER_MEMORY = 4096  # of a program, beside tiles of keys and values or of weights
 _MAX_VOCAB = 4096  # logits of a row are held at once
 _ELEMENTS = 8192  # of the keys that a program loads at once
 _WARPS = 8
@@ -30,8 +30,8 @@ _ROWS_TO_CHOOSE, _MORE_ROWS, _MANY_ROWS = 16, 64, 16384
 _COLUMNS = 128  # of a weight matrix that are multiplied at once
 
 
-def reason_not_to_fuse(model: RecognitionModel) -> str:
-    """What of a model the kernel cannot do, or an empty string."""
+def reason_not_to_fuse(model: RecognitionModel, dtype: torch.dtype, shared_memory: int) -> str:
+    """What of a model the kernel cannot do in ``dtype`` with so many bytes of shared memory, or an empty string."""
     if model.code_books is not None:
         return "its code books score the codes of a position"
     block = model.decoder_blocks[0]
@@ -44,7 +44,10 @@ def reason_not_to_fuse(model: RecognitionModel) -> str:
     if sizes["hidden size"] // sizes["heads"] < _TILE or model.vocab_size < _TILE:
         return "the model is too small"
     odd = [f"{name} {size}" for name, size in sizes.items() if size & (size - 1) or size > _MAX_VOCAB]
-    return f"{odd[0]} is not a power of two up to {_MAX_VOCAB}" if odd else ""
+    if odd:
+        return f"{odd[0]} is not a power of two up to {_MAX_VOCAB}"
+    matrix = sizes["hidden size"] ** 2 * dtype.itemsize
+    return "" if matrix + _OTHER_MEMORY <= shared_memory else "a matrix of it is too large for this GPU's shared memory"
 
 
 class FusedChoice:
@@ -114,11 +117,12 @@ class FusedDraw:
         self._logits = torch.empty(rows, model.vocab_size, device=keys.device)
         self._vocab_size = model.vocab_size
         # Shared memory holds tiles of keys and values, or of weights. What fits decides how many rows a program draws,
-        # and whether tiles are loaded two ahead (three stages), one ahead, or, in float32, when they are used.
+        # and whether tiles are loaded two ahead of their use (three stages) or not ahead.
         much, full = shared_memory >= _MUCH_MEMORY, keys.dtype == torch.float32
         most = max(1, min(_TILE, (2048 if much else 1024) // (2 if full else 1) // self._hidden))
         self.rows_per_program = min(most, triton.next_power_of_2(-(-rows // num_processors)))
-        stages = 1 if full else 3 if much and self._hidden * self.rows_per_program <= 1024 else 2
+        fits_ahead = much and self._hidden <= 128 and self._hidden * self.rows_per_program <= 1024
+        stages = 1 if full else 3 if fits_ahead else 2
         self.options = {"num_warps": _WARPS, "num_stages": stages}
         self.temperature = torch.ones((), device=keys.device)
         self.unsettled = torch.ones(rows, dtype=torch.int32, device=keys.device)

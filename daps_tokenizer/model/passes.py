@@ -55,9 +55,8 @@ class PassesDraw:
         Args:
             model: the recognition model.
             rest: draws rows that have not settled. The fused kernel, which has a tensor ``unsettled``, leaves all
-                others alone and is quick: it gets the rows where nearly all are unsettled after the first graph, and
-                from then on whole batches without a pass.
-            passes: in the first graph, in each one after it, and in all; by default what suits the rest.
+                others alone and is quick.
+            passes: in the first graph, in each one after it, and in all; by default as many as suit the rest.
             choose: chooses codes by hidden states, of models without code books; None makes logits first.
         """
         self._choose = choose
@@ -68,9 +67,9 @@ class PassesDraw:
         self.unsettled = rest.draw.codes.new_ones(rows, dtype=torch.int32) if own is None else own
         most = MOST_PASSES if own is not None else most_passes(rows, num_codes)
         self._first, self._more, self._most = passes or (FIRST_PASSES, MORE_PASSES, most)
-        # More rows than these go to the rest at once; whether they have, by greedy.
-        self._many = _UNSETTLED * rows if own is not None and rows >= _ROWS else rows
-        self._without_passes = {True: False, False: False}
+        # One pass more than there are positions settles every row, and a few rows are too few to judge by.
+        self._rest_may_be_quicker = rows >= _ROWS and most <= num_codes
+        self._without_passes = {True: False, False: False}  # by greedy
         self._graphs: dict[tuple[bool, bool], torch.cuda.CUDAGraph] = {}  # by greedy, and whether codes start anew
 
     @torch.no_grad()
@@ -91,6 +90,18 @@ class PassesDraw:
                 self._graphs[greedy, anew] = graph
 
     @torch.no_grad()
+    def find_what_is_quicker(self) -> None:
+        """Leave all rows to the rest from now on where the first passes settle hardly any of them.
+
+        Judged by the context and the uniform numbers that are there. It is done once, so that codes do not depend on
+        what was drawn before: in half precision, passes and the rest differ in some.
+        """
+        for greedy in self._without_passes if self._rest_may_be_quicker else ():
+            self.temperature.fill_(0.0 if greedy else 1.0)
+            self._replay(greedy=greedy, anew=True)
+            self._without_passes[greedy] = int(self.unsettled.sum()) > _UNSETTLED * len(self.unsettled)
+
+    @torch.no_grad()
     def run(self, *, greedy: bool = False) -> None:
         """Draw all positions; ``greedy`` must be whether the temperature is 0."""
         if self._without_passes[greedy]:
@@ -98,12 +109,11 @@ class PassesDraw:
             self._rest.run()
             return
         self._replay(greedy=greedy, anew=True)
-        made, left = self._first, int(self.unsettled.sum())
-        while left and left <= self._many and made < self._most:
+        made = self._first
+        while made < self._most and bool(self.unsettled.any()):
             self._replay(greedy=greedy, anew=False)
-            made, left = made + self._more, int(self.unsettled.sum())
-        self._without_passes[greedy] = left > self._many
-        if left:
+            made += self._more
+        if bool(self.unsettled.any()):
             self._rest.run()
 
     def set_context(self, context: list[Memory]) -> None:

@@ -107,3 +107,4 @@ def test_a_gpu_that_fails_is_an_error_and_not_the_cpu(folder: ModelFolder, monke
     monkeypatch.setattr(CapturedEncoder, "run", no_memory)
     with pytest.raises(BackendError, match=r"ONNX Runtime failed there \(Failed to allocate .* a smaller batch"):
         backend._encode_captured(images(), uniform(), 1.0)
+    assert not backend._encoders  # its buffers are free again

@@ -128,6 +128,23 @@ print(compiled.metadata.shared, "mma" in compiled.asm["ptx"])
     assert int(shared) <= 227 * 1024 and (uses_tensor_cores == "True") == (kind == "bf16")
 
 
+@pytest.mark.parametrize(
+    ("hidden_size", "dtype", "memory", "reason"),
+    [
+        (128, torch.float32, ADA, ""),
+        (256, torch.bfloat16, HOPPER, ""),
+        (256, torch.float32, HOPPER, "too large for this GPU's shared memory"),
+        (256, torch.bfloat16, ADA, "too large for this GPU's shared memory"),
+        (16, torch.float32, HOPPER, "the model is too small"),
+        (96, torch.float32, HOPPER, "hidden size 96 is not a power of two"),
+    ],
+)
+def test_models_that_it_cannot_draw_are_refused(hidden_size: int, dtype: torch.dtype, memory: int, reason: str) -> None:
+    config = replace(TINY_GRID, recognition=replace(TINY_GRID.recognition, hidden_size=hidden_size, num_heads=2))
+    told = triton_step.reason_not_to_fuse(model_and_inputs(config, 1)[0], dtype, memory)
+    assert reason in told and bool(told) == bool(reason)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="in the interpreter, where a product of one row is exact")
 def test_in_half_precision_it_draws_by_nearly_the_same_policy() -> None:
     model, x = model_and_inputs(WINDOWED, 3)

@@ -10,14 +10,14 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 kept=${DAPS_DRY_RUN:-/tmp/daps-cuda-dry-run}
 mkdir -p "$kept/torch-driver"
-if [ ! -d "$kept/torch" ]; then
+kept=$(cd "$kept" && pwd)
+if [ ! -f "$kept/torch.installed" ]; then
     python3 -m venv "$kept/torch"
     "$kept/torch/bin/python" -m pip install -q "$root[torch]" accelerate pyyaml matplotlib
+    "$kept/torch/bin/python" -m pip install -q --no-deps --target "$kept/headers" nvidia-cuda-runtime nvidia-cuda-crt
+    touch "$kept/torch.installed"
 fi
-if [ ! -d "$kept/headers" ]; then
-    python3 -m pip install -q --no-deps --target "$kept/headers" nvidia-cuda-runtime nvidia-cuda-crt
-fi
-include=$(dirname "$(find "$kept/headers" -name cuda_runtime_api.h | head -1)")
+include=$(dirname "$(find -L "$kept/headers" -name cuda_runtime_api.h | head -1)")
 site=$("$kept/torch/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # Functions that are asked for and that no stand-in has: each succeeds.
