@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from daps_tokenizer.config.code_windows import MOST_PASSES
 from daps_tokenizer.errors import ConfigError
+from daps_tokenizer.model.capturing import on_a_side_stream
 from train.methods import Batch
 from train.methods.daps import DAPS
 
@@ -70,7 +71,8 @@ class CapturedStep:
         if self._device.type != "cuda":
             return self._make_step(self._batch, self._generator, progress)
         if self._steps <= _EAGER_STEPS:
-            return self._on_a_side_stream(self._batch, progress)
+            with on_a_side_stream():
+                return self._make_step(self._batch, self._generator, progress)
         if self._graph is None:
             self._graph = torch.cuda.CUDAGraph()
             if torch.__version__ < "2.14":  # a TorchVersion; later ones find the generators themselves
@@ -79,12 +81,3 @@ class CapturedStep:
                 self._metrics = self._make_step(self._batch, self._generator, progress)
         self._graph.replay()
         return self._metrics
-
-    def _on_a_side_stream(self, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """As capturing does it, so that what is allocated once is allocated for that stream."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            metrics = self._make_step(batch, self._generator, progress)
-        torch.cuda.current_stream().wait_stream(stream)
-        return metrics

@@ -19,6 +19,7 @@ from torch import Tensor
 from daps_tokenizer.backends.batching import captured_size, fill, parallel_chunk, slices
 from daps_tokenizer.errors import first_line
 from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.capturing import capture
 from daps_tokenizer.model.passes import ChooseFromHidden, Drawer, PassesDraw
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, SampledCodes, choose_codes
@@ -107,9 +108,7 @@ class _FixedSize:
         if device == "cuda":
             self._drawer.capture()
             torch.cuda.synchronize()  # the context was computed above: what capturing must not load is loaded
-            self._context_graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._context_graph, capture_error_mode="thread_local"):
-                self._drawer.set_context(self._context())
+            self._context_graph = capture(lambda: self._drawer.set_context(self._context()))
 
     def encode(self, inputs: np.ndarray, uniform: np.ndarray, temperature: float) -> SampledCodes:
         """Encode ``size`` items."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from daps_tokenizer.backends.batching import captured_size, fill
 from daps_tokenizer.model.autoencoder import Autoencoder
+from daps_tokenizer.model.capturing import capture, on_a_side_stream
 from daps_tokenizer.model.sweep import on_device, whole_sweep
 from daps_tokenizer.neighbourhoods import Objective, groups_of_codes
 
@@ -82,20 +84,13 @@ class _CapturedSweep:
         kind = torch.uint8 if sweeps._model.config.modality == "image" else torch.float32
         self._inputs = torch.zeros(shape, dtype=kind, device=device)
         self._codes = torch.zeros(shape[0], num_tokens, dtype=torch.long, device=device)
-        self._sweep = lambda: sweeps.sweep(self._inputs, self._codes, objective, proposals)
+        self._sweep = partial(sweeps.sweep, self._inputs, self._codes, objective, proposals)
         self._graph: torch.cuda.CUDAGraph | None = None
-        if device.type != "cuda":
-            return
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries allocate their workspaces outside of the graph
-            for _ in range(_WARM_UPS):
-                self._sweep()
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate meanwhile; only what this one does is captured.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._swept = self._sweep()
+        if device.type == "cuda":
+            with on_a_side_stream():
+                for _ in range(_WARM_UPS):
+                    self._sweep()
+            self._graph = capture(self._keep)
 
     def run(self, inputs: np.ndarray, codes: np.ndarray) -> SweptItems:
         """New tensors of what a sweep finds; the next call writes to the same buffers."""
@@ -105,3 +100,6 @@ class _CapturedSweep:
             return self._sweep()
         self._graph.replay()
         return SweptItems(*(values.clone() for values in self._swept))
+
+    def _keep(self) -> None:
+        self._swept = self._sweep()

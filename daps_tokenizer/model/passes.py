@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from daps_tokenizer.config.code_windows import FIRST_PASSES, MORE_PASSES, MOST_PASSES, most_passes
+from daps_tokenizer.model.capturing import capture, on_a_side_stream
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, SampledCodes, choose_codes, draw_pass, most_probable, repeat_passes
 from daps_tokenizer.model.transformer import Memory
@@ -76,18 +77,11 @@ class PassesDraw:
     def capture(self) -> None:
         """Capture the passes, for greedy codes and for samples, so that :meth:`run` replays them; on a GPU only."""
         for greedy in (True, False):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # libraries allocate their workspaces outside of the graphs
+            with on_a_side_stream():
                 for _ in range(_WARM_UPS):
                     self._passes(greedy=greedy, anew=False)
-            torch.cuda.current_stream().wait_stream(stream)
             for anew in (True, False):
-                graph = torch.cuda.CUDAGraph()
-                # Other threads may allocate meanwhile; only what this one does is captured.
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                    self._passes(greedy=greedy, anew=anew)
-                self._graphs[greedy, anew] = graph
+                self._graphs[greedy, anew] = capture(partial(self._passes, greedy=greedy, anew=anew))
 
     @torch.no_grad()
     def find_what_is_quicker(self) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 
 import torch
 
+from daps_tokenizer.model.capturing import capture, on_a_side_stream
 from daps_tokenizer.model.recognition import RecognitionModel
 from daps_tokenizer.model.sampling import Draw, draw_position
 from daps_tokenizer.model.transformer import Memory
@@ -69,19 +70,12 @@ class SteppedDraw:
     @torch.no_grad()
     def capture(self) -> None:
         """Capture the steps, so that :meth:`run` replays them; on a GPU only."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries allocate their workspaces outside of the graphs
+        with on_a_side_stream():
             for _ in range(_WARM_UPS):
                 self._restart()
                 self._draw_once(self._stretches[0])
-        torch.cuda.current_stream().wait_stream(stream)
         pool = torch.cuda.graph_pool_handle()  # graphs run one after the other and can share their scratch memory
-        for stretch in self._stretches:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # see passes.py
-                self._draw_once(stretch)
-            self._graphs.append(graph)
+        self._graphs = [capture(partial(self._draw_once, stretch), pool=pool) for stretch in self._stretches]
 
     @torch.no_grad()
     def run(self) -> None:
