@@ -94,7 +94,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def refuse_cuda(session: type) -> object:
     """ONNX Runtime where CUDA's libraries are missing: it carries on with the CPU."""
 
-    def open_session(path: Path, options: object, *, providers: list[object]) -> object:
+    def open_session(path: Path, options: object, *, providers: list[object], enable_fallback: int) -> object:
         return session(path, options, providers=["CPUExecutionProvider"])
 
     return open_session
