@@ -56,9 +56,8 @@ class Sweeps:
             if key not in self._captured:
                 self._captured[key] = _CapturedSweep(self, shape, codes.shape[1], objective, proposals, self._device)
             swept = self._captured[key].run(fill(inputs, size), fill(codes, size))
-            if (
-                self._device.type == "cuda"
-            ):  # a thread with another stream may write to the buffers as soon as it is let
+            if self._device.type == "cuda":
+                # A thread with another stream may write to the buffers as soon as it is let.
                 torch.cuda.current_stream().synchronize()
         return SweptItems(*(values[: len(inputs)] for values in swept))
 
