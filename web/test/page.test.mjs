@@ -11,7 +11,7 @@ import { hasChromium, launch, serve, watched } from "./browser.mjs";
 
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const SITE = process.env.DAPS_SITE ?? `${ROOT}site`;
-const PATIENCE = Number(process.env.DAPS_PATIENCE ?? 120_000); // ms, of a machine that is busy
+const PATIENCE = Number(process.env.DAPS_PATIENCE ?? 300_000); // ms, of a machine that is busy
 const skip = hasChromium ? false : "no Chromium: set $CHROMIUM or install Debian's";
 
 /** @param {string} name @returns {Promise<any>} */
