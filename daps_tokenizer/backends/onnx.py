@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import threading
 from collections.abc import Sequence
 from functools import partial
@@ -69,6 +70,7 @@ class OnnxBackend:
         self.info = f"onnxruntime {onnxruntime.__version__} by {self._provider}, {num_threads} threads, float32"
         self._sessions: dict[tuple[str, int], Any] = {}
         self._encoders: dict[tuple[int, ...], CapturedEncoder] = {}
+        self._numbers = itertools.count()  # of encoders; one that failed does not leave its own to another
         self._workers = Workers(num_threads)
         self._lock = threading.Lock()
         self._encoder_lock = threading.Lock()  # they have buffers of their own: one call at a time
@@ -169,7 +171,7 @@ class OnnxBackend:
                 try:
                     if shape not in self._encoders:
                         self._encoders[shape] = CapturedEncoder(
-                            session, self._folder.config, shape, device=self.device, number=len(self._encoders)
+                            session, self._folder.config, shape, device=self.device, number=next(self._numbers)
                         )
                     given = fill(inputs[rows], size), fill(uniform[rows], size)
                     encoded = self._encoders[shape].run(*given, temperature)

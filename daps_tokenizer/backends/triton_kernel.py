@@ -45,7 +45,7 @@ def _attend(
     """Each row's query (R, H) over the first ``count`` of its own keys and values (rows, heads, TOTAL, head_size).
 
     Pairs of a row and a head are a batch of products with one query each. Triton spreads a batch over warps, so that
-    no warp waits for another in a softmax; tiles of keys and values are loaded ahead.
+    no warp waits for another in a softmax; with three stages, tiles of keys and values are loaded ahead of their use.
     """
     PAIRS: tl.constexpr = ROWS * HEADS
     LOG2_E: tl.constexpr = 1.4426950408889634

@@ -20,7 +20,7 @@ def on_a_side_stream() -> Iterator[None]:
 
 
 def capture(work: Callable[[], object], *, pool: Any = None) -> torch.cuda.CUDAGraph:
-    """Record ``work``, which is not done; what it returns lies in the graph's memory from the first replay on.
+    """Record ``work``, which is not done yet; what it makes is in the graph's memory after each replay.
 
     Args:
         work: with fixed shapes, on buffers that stay; it reads nothing on the host.

@@ -1,5 +1,6 @@
 """Encoding in ONNX Runtime as on a GPU, graph by graph on buffers that stay, here with the provider of the CPU."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,27 @@ def test_a_gpu_that_fails_is_an_error_and_not_the_cpu(folder: ModelFolder, monke
     with pytest.raises(BackendError, match=r"ONNX Runtime failed there \(Failed to allocate .* a smaller batch"):
         backend._encode_captured(images(), uniform(), 1.0)
     assert not backend._encoders  # its buffers are free again
+
+
+def test_an_encoder_that_failed_leaves_its_number_to_no_other(
+    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With equal numbers, one would replay what was captured of the other."""
+    numbers, runs = list[int](), CapturedEncoder.run
+
+    def made(*given: Any, number: int, **options: Any) -> CapturedEncoder:
+        numbers.append(number)
+        return CapturedEncoder(*given, number=number, **options)
+
+    def fails_on_two(encoder: CapturedEncoder, inputs: np.ndarray, *others: Any) -> list[np.ndarray]:
+        if len(inputs) == 2:
+            raise RuntimeError("no memory")
+        return runs(encoder, inputs, *others)
+
+    monkeypatch.setattr("daps_tokenizer.backends.onnx.CapturedEncoder", made)
+    monkeypatch.setattr(CapturedEncoder, "run", fails_on_two)
+    backend = OnnxBackend.open(folder)
+    for count in (2, 1, 4):
+        with pytest.raises(BackendError) if count == 2 else contextlib.nullcontext():
+            backend._encode_captured(images()[:count], uniform()[:count], 1.0)
+    assert numbers == [0, 1, 2]
